@@ -1,0 +1,1 @@
+//! Users, devices, tokens, keys and account data.

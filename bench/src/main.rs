@@ -1,0 +1,2 @@
+//! The load and benchmark command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Wake-ups and ephemeral state, in memory or in Redis.

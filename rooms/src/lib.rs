@@ -1,0 +1,1 @@
+//! Events, authorization, state, membership, receipts and typing.

@@ -1,0 +1,1 @@
+//! The SwiftChat homeserver as a library, for whole-server tests.

@@ -1,0 +1,2 @@
+//! The SwiftChat homeserver.
+fn main() {}

@@ -1,0 +1,1 @@
+//! What is new for this user since this token.

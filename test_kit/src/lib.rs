@@ -1,0 +1,1 @@
+//! Whole servers in a test: spawn, drive, break.

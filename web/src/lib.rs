@@ -1,0 +1,1 @@
+//! The axum pieces that the doors share.
