@@ -1,1 +1,24 @@
 //! The vocabulary of the house: identifiers, limits, events, clock and randomness; no I/O.
+//!
+//! Every other crate speaks in these words. Nothing here reads a file, a socket or a database.
+
+mod canonical;
+mod clock;
+mod event_format;
+pub mod limits;
+mod local_servers;
+mod membership;
+mod numbers;
+mod pdu;
+mod random;
+mod stream_token;
+
+pub use canonical::{CanonicalError, canonical_object};
+pub use clock::Clock;
+pub use event_format::{ClientEvent, Unsigned};
+pub use local_servers::{KeyPair, KeyPairError, LocalServer, LocalServers};
+pub use membership::Membership;
+pub use numbers::{EventNr, NodeNr, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
+pub use pdu::{Pdu, PduError};
+pub use random::Random;
+pub use stream_token::{EphemeralPosition, StreamToken, TokenError};

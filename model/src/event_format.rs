@@ -1,0 +1,169 @@
+//! Events as clients see them, spliced from the stored JSON without parsing it whole.
+
+use std::sync::Arc;
+
+use ruma::{EventId, RoomId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// The fields of a stored event that clients see, borrowed from its JSON. Client-Server API, "Room event format".
+#[derive(Debug, Deserialize)]
+pub struct ClientEvent<'a> {
+    #[serde(borrow)]
+    content: &'a RawValue,
+    #[serde(borrow)]
+    origin_server_ts: &'a RawValue,
+    #[serde(borrow)]
+    sender: &'a RawValue,
+    #[serde(borrow)]
+    state_key: Option<&'a RawValue>,
+    #[serde(borrow, rename = "type")]
+    event_type: &'a RawValue,
+    #[serde(borrow)]
+    redacts: Option<&'a RawValue>,
+}
+
+/// What the server adds to an event for one reader. Client-Server API, "UnsignedData".
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Unsigned {
+    /// Milliseconds since the event was made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub age: Option<i64>,
+    /// The reader's membership at the time of the event.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub membership: Option<&'static str>,
+    /// For a state event, the content that it replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prev_content: Option<Arc<RawValue>>,
+    /// For a state event, the event that it replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replaces_state: Option<String>,
+    /// Who sent the event that it replaced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prev_sender: Option<String>,
+    /// The redaction, when it was redacted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub redacted_because: Option<Arc<RawValue>>,
+    /// For the device that sent it, its transaction id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transaction_id: Option<String>,
+    /// Bundled aggregations. Client-Server API, "Aggregations of child events".
+    #[serde(rename = "m.relations", skip_serializing_if = "Option::is_none")]
+    pub relations: Option<Arc<RawValue>>,
+}
+
+impl Unsigned {
+    fn is_empty(&self) -> bool {
+        self.age.is_none()
+            && self.membership.is_none()
+            && self.prev_content.is_none()
+            && self.replaces_state.is_none()
+            && self.prev_sender.is_none()
+            && self.redacted_because.is_none()
+            && self.transaction_id.is_none()
+            && self.relations.is_none()
+    }
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    content: &'a RawValue,
+    event_id: &'a EventId,
+    origin_server_ts: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redacts: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    room_id: Option<&'a RoomId>,
+    sender: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_key: Option<&'a RawValue>,
+    #[serde(rename = "type")]
+    event_type: &'a RawValue,
+    #[serde(skip_serializing_if = "Unsigned::is_empty")]
+    unsigned: &'a Unsigned,
+}
+
+#[derive(Serialize)]
+struct Stripped<'a> {
+    content: &'a RawValue,
+    sender: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_key: Option<&'a RawValue>,
+    #[serde(rename = "type")]
+    event_type: &'a RawValue,
+}
+
+impl<'a> ClientEvent<'a> {
+    /// Finds the fields in the JSON of a stored event.
+    ///
+    /// # Errors
+    ///
+    /// When the text is not an event: it was damaged.
+    pub fn of(json: &'a str) -> Result<Self, serde_json::Error> {
+        serde_json::from_str(json)
+    }
+
+    /// The event for `/messages` and the like with its room, for `/sync` (`room_id` is `None`) without.
+    ///
+    /// A redaction shows its target both at the top level and, since the specification asks it for older clients, in
+    /// whichever place the stored event has it. Room Version 11, "Moving the redacts property".
+    #[must_use]
+    pub fn to_json(&self, event_id: &EventId, room_id: Option<&RoomId>, unsigned: &Unsigned) -> Box<RawValue> {
+        #[derive(Deserialize)]
+        struct Content<'a> {
+            #[serde(borrow)]
+            redacts: Option<&'a RawValue>,
+        }
+        let redacts = self.redacts.or_else(|| {
+            (self.event_type.get() == "\"m.room.redaction\"")
+                .then(|| serde_json::from_str::<Content<'_>>(self.content.get()).ok()?.redacts)?
+        });
+        let shown = Shown {
+            content: self.content,
+            event_id,
+            origin_server_ts: self.origin_server_ts,
+            redacts,
+            room_id,
+            sender: self.sender,
+            state_key: self.state_key,
+            event_type: self.event_type,
+            unsigned,
+        };
+        serde_json::value::to_raw_value(&shown).expect("strings and ready-made JSON serialize")
+    }
+
+    /// The event as someone sees it who is not in the room yet. Client-Server API, "Stripped state".
+    #[must_use]
+    pub fn to_stripped(&self) -> Box<RawValue> {
+        let stripped = Stripped {
+            content: self.content,
+            sender: self.sender,
+            state_key: self.state_key,
+            event_type: self.event_type,
+        };
+        serde_json::value::to_raw_value(&stripped).expect("ready-made JSON serializes")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{event_id, room_id};
+
+    use super::*;
+
+    const STORED: &str = r#"{"auth_events":["$a"],"content":{"body":"hi"},"depth":3,"hashes":{"sha256":"x"},"origin_server_ts":5,"prev_events":["$p"],"room_id":"!r:x","sender":"@a:x","signatures":{},"type":"m.room.message"}"#;
+
+    #[test]
+    fn a_client_sees_neither_hashes_nor_the_graph() {
+        let event = ClientEvent::of(STORED).unwrap();
+        let unsigned = Unsigned { transaction_id: Some("t".to_owned()), ..Unsigned::default() };
+        assert_eq!(
+            event.to_json(event_id!("$e"), Some(room_id!("!r:x")), &unsigned).get(),
+            r#"{"content":{"body":"hi"},"event_id":"$e","origin_server_ts":5,"room_id":"!r:x","sender":"@a:x","type":"m.room.message","unsigned":{"transaction_id":"t"}}"#
+        );
+        assert_eq!(
+            event.to_stripped().get(),
+            r#"{"content":{"body":"hi"},"sender":"@a:x","type":"m.room.message"}"#
+        );
+    }
+}

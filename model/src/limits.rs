@@ -1,0 +1,30 @@
+//! The bounds that the specification sets, and those that we set where it is silent.
+
+/// Largest event, in bytes of canonical JSON. Client-Server API, "Size limits".
+pub const EVENT_BYTES_MAX: usize = 65_536;
+
+/// Longest identifier (user, room, event id, alias), event type and state key, in bytes. Client-Server API, "Size limits".
+pub const ID_BYTES_MAX: usize = 255;
+
+/// Largest request body of an endpoint that does not say otherwise, in bytes.
+///
+/// Room for an event of the largest size, escaped and with its wrapping, and for a large key upload.
+pub const BODY_BYTES_MAX: usize = 1_048_576;
+
+/// Deepest nesting of JSON that we read. `serde_json` refuses more.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// Most `prev_events` of an event. Server-Server API, "PDUs".
+pub const PREV_EVENTS_MAX: usize = 20;
+
+/// Most `auth_events` of an event. Server-Server API, "PDUs".
+pub const AUTH_EVENTS_MAX: usize = 10;
+
+/// Largest depth of an event: the largest integer of canonical JSON. Server-Server API, "PDUs".
+pub const DEPTH_MAX: i64 = (1 << 53) - 1;
+
+/// Most events that one answer of `/messages`, `/context` and one room of `/sync` carry.
+pub const TIMELINE_EVENTS_MAX: usize = 1_000;
+
+/// Longest transaction id, in bytes.
+pub const TRANSACTION_ID_BYTES_MAX: usize = 255;
