@@ -1,1 +1,20 @@
-//! The axum pieces that the doors share.
+//! The axum pieces that the doors share: requests and answers in ruma's types, errors, who asks, rate limits, routing.
+//!
+//! A handler reads top to bottom: who asks, what they ask, one call to the rules, the answer. Everything that is the same for all
+//! endpoints (bodies, tokens, limits, CORS, panics, unknown routes) is done here, once.
+
+mod client_address;
+mod error;
+mod finish;
+mod json;
+mod rate_limits;
+mod routes;
+mod ruma_types;
+
+pub use client_address::ClientAddress;
+pub use error::MatrixError;
+pub use finish::finish;
+pub use json::ReadyJson;
+pub use rate_limits::{Rate, RateLimitOptions, RateLimits};
+pub use routes::{RumaHandler, RumaRoutes};
+pub use ruma_types::Ruma;

@@ -1,0 +1,179 @@
+//! The table from our errors to the errors of the Matrix specification. There is no other.
+
+use std::{error::Error as StdError, time::Duration};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use bytes::BytesMut;
+use http::{HeaderValue, StatusCode, header};
+use ruma::api::{
+    OutgoingResponseExt as _,
+    error::{
+        Error as RumaError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody,
+        UnknownTokenErrorData,
+    },
+};
+use tracing::error;
+
+/// An error as a client sees it. Client-Server API, "Standard error response".
+#[derive(Clone, Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct MatrixError(Box<RumaError>);
+
+impl MatrixError {
+    /// An error of any kind, with a sentence that says what went wrong.
+    pub fn new(status: StatusCode, kind: ErrorKind, message: impl Into<String>) -> Self {
+        let body = ErrorBody::Standard(StandardErrorBody::new(kind, message.into()));
+        Self(Box::new(RumaError::new(status, body)))
+    }
+
+    /// An answer with a body of its own shape, such as the 401 of user-interactive authentication.
+    #[must_use]
+    pub fn json(status: StatusCode, body: serde_json::Value) -> Self {
+        Self(Box::new(RumaError::new(status, ErrorBody::Json(body))))
+    }
+
+    /// The status of the answer.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.0.status_code
+    }
+
+    /// The kind, unless the body is of its own shape.
+    #[must_use]
+    pub fn kind(&self) -> Option<&ErrorKind> {
+        self.0.error_kind()
+    }
+
+    /// 403 `M_FORBIDDEN`.
+    pub fn forbidden(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorKind::Forbidden, message)
+    }
+
+    /// 403 `M_GUEST_ACCESS_FORBIDDEN`. Client-Server API, "Guest Access".
+    #[must_use]
+    pub fn guest_access_forbidden() -> Self {
+        Self::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, "guests may not do this")
+    }
+
+    /// 404 `M_NOT_FOUND`.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::NotFound, message)
+    }
+
+    /// 400 `M_BAD_JSON`: JSON of another shape than the endpoint's.
+    pub fn bad_json(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadJson, message)
+    }
+
+    /// 400 `M_NOT_JSON`.
+    pub fn not_json(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::NotJson, message)
+    }
+
+    /// 400 `M_MISSING_PARAM`.
+    pub fn missing_param(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::MissingParam, message)
+    }
+
+    /// 400 `M_INVALID_PARAM`.
+    pub fn invalid_param(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidParam, message)
+    }
+
+    /// 413 `M_TOO_LARGE`.
+    #[must_use]
+    pub fn too_large(bytes_max: usize) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, format!("larger than {bytes_max} bytes"))
+    }
+
+    /// 401 `M_MISSING_TOKEN`. Client-Server API, "Client Authentication".
+    #[must_use]
+    pub fn missing_token() -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::MissingToken, "this needs an access token")
+    }
+
+    /// 401 `M_UNKNOWN_TOKEN`; with `soft_logout` the client keeps its session. Client-Server API, "Soft logout".
+    #[must_use]
+    pub fn unknown_token(soft_logout: bool) -> Self {
+        let mut data = UnknownTokenErrorData::new();
+        data.soft_logout = soft_logout;
+        Self::new(StatusCode::UNAUTHORIZED, ErrorKind::UnknownToken(data), "the access token is unknown or has expired")
+    }
+
+    /// 404 `M_UNRECOGNIZED`: no such endpoint.
+    #[must_use]
+    pub fn unrecognized() -> Self {
+        Self::new(StatusCode::NOT_FOUND, ErrorKind::Unrecognized, "unrecognized request")
+    }
+
+    /// 405 `M_UNRECOGNIZED`: the endpoint has other methods.
+    #[must_use]
+    pub fn method_not_allowed() -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::Unrecognized, "unrecognized method")
+    }
+
+    /// 429 `M_LIMIT_EXCEEDED`, with how long to wait. Client-Server API, "Rate limiting".
+    #[must_use]
+    pub fn limit_exceeded(wait: Duration) -> Self {
+        let mut data = LimitExceededErrorData::new();
+        data.retry_after = Some(RetryAfter::Delay(wait.max(Duration::from_millis(1))));
+        Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data), "too many requests")
+    }
+
+    /// 500 `M_UNKNOWN` for a failure of ours: logged here, once, with its causes; the client learns nothing of them.
+    #[must_use]
+    pub fn internal(failure: &(dyn StdError + 'static)) -> Self {
+        let mut causes = failure.to_string();
+        let mut source = failure.source();
+        while let Some(cause) = source {
+            causes = format!("{causes}: {cause}");
+            source = cause.source();
+        }
+        error!(error = causes, "a request failed for a reason of ours");
+        Self::internal_answer()
+    }
+
+    /// The answer of [`MatrixError::internal`], for what has been logged already.
+    pub(crate) fn internal_answer() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Unknown, "internal server error")
+    }
+}
+
+impl From<storage::Error> for MatrixError {
+    fn from(error: storage::Error) -> Self {
+        match error {
+            storage::Error::Closed => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown, "the server is shutting down")
+            }
+            other => Self::internal(&other),
+        }
+    }
+}
+
+impl IntoResponse for MatrixError {
+    fn into_response(self) -> Response {
+        let wait = match self.kind() {
+            Some(ErrorKind::LimitExceeded(LimitExceededErrorData {
+                retry_after: Some(RetryAfter::Delay(wait)),
+                ..
+            })) => Some(wait.as_millis().div_ceil(1000)),
+            _ => None,
+        };
+        match (*self.0).try_into_http_response::<BytesMut>() {
+            Ok(mut response) => {
+                // Rounded up: who comes back at that time finds room. Ruma rounds down, to 0 even.
+                if let Some(seconds) = wait.and_then(|seconds| HeaderValue::try_from(seconds.to_string()).ok()) {
+                    response.headers_mut().insert(header::RETRY_AFTER, seconds);
+                }
+                response.map(|body| Body::from(body.freeze())).into_response()
+            }
+            Err(error) => {
+                error!(%error, "an error could not be written as JSON");
+                StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            }
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! How many requests a user or an address may make.
+
+use std::{
+    hash::Hash,
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter, clock::Clock as GovernorClock, middleware::NoOpMiddleware, nanos::Nanos,
+    state::keyed::DashMapStateStore,
+};
+use http::request::Parts;
+use model::Clock;
+use ruma::OwnedUserId;
+
+use crate::{ClientAddress, MatrixError};
+
+/// Most users or addresses that are counted at once. Beyond it those that have been quiet are forgotten, then new ones share a count.
+const KEYS_MAX: usize = 100_000;
+
+/// A steady rate and what may come at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests a second, in the long run.
+    pub per_second: NonZeroU32,
+    /// Requests at once after a pause.
+    pub burst: NonZeroU32,
+}
+
+/// The limits in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimitOptions {
+    /// Of one user: what changes something, and what the specification limits.
+    pub user: Rate,
+    /// Of one address: the same for requests without a token, such as logging in and registering.
+    pub address: Rate,
+}
+
+/// The counters. Cheap to clone; clones share them. They belong to this process.
+#[derive(Clone)]
+pub struct RateLimits(Option<Arc<Limiters>>);
+
+struct Limiters {
+    users: Limiter<OwnedUserId>,
+    addresses: Limiter<IpAddr>,
+}
+
+struct Limiter<K: Hash + Eq + Clone> {
+    counts: RateLimiter<K, DashMapStateStore<K>, ModelClock, NoOpMiddleware<Nanos>>,
+    overflow: K,
+    /// When quiet keys were last forgotten.
+    cleaned_at_ms: AtomicI64,
+}
+
+/// Whose requests count together: put into a request by the one who authenticated it.
+#[derive(Clone, Debug)]
+pub(crate) struct RateLimitedUser(pub(crate) Option<OwnedUserId>);
+
+impl RateLimits {
+    /// Counts from now on by `options`; without, nothing is limited.
+    #[must_use]
+    pub fn new(options: Option<RateLimitOptions>, clock: &Clock) -> Self {
+        Self(options.map(|options| {
+            let nobody = ruma::owned_user_id!("@overflow:server.invalid");
+            let users = Limiter::new(options.user, clock, nobody);
+            let addresses = Limiter::new(options.address, clock, IpAddr::from([0, 0, 0, 0]));
+            Arc::new(Limiters { users, addresses })
+        }))
+    }
+
+    /// No limits.
+    #[must_use]
+    pub const fn off() -> Self {
+        Self(None)
+    }
+
+    /// Counts the request, if it is one that counts.
+    ///
+    /// # Errors
+    ///
+    /// `M_LIMIT_EXCEEDED` when its user, or for want of one its address, has made too many.
+    pub(crate) fn check(&self, parts: &Parts, counts: bool) -> Result<(), MatrixError> {
+        let (Some(limiters), true) = (&self.0, counts) else { return Ok(()) };
+        let outcome = match parts.extensions.get() {
+            Some(RateLimitedUser(Some(user_id))) => limiters.users.check(user_id),
+            // An application service may not be limited.
+            Some(RateLimitedUser(None)) => Ok(()),
+            None => match parts.extensions.get() {
+                Some(ClientAddress(Some(address))) => limiters.addresses.check(&network(*address)),
+                _ => Ok(()),
+            },
+        };
+        outcome.map_err(MatrixError::limit_exceeded)
+    }
+}
+
+/// What counts as one address: of IPv6 a network of 64 bits, which is what one household has.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let [a, b, c, d, ..] = v6.segments();
+            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
+        }
+        v4 => v4,
+    }
+}
+
+impl<K: Hash + Eq + Clone> Limiter<K> {
+    fn new(rate: Rate, clock: &Clock, overflow: K) -> Self {
+        let quota = Quota::per_second(rate.per_second).allow_burst(rate.burst);
+        Self {
+            counts: RateLimiter::new(quota, DashMapStateStore::default(), ModelClock(clock.clone())),
+            overflow,
+            cleaned_at_ms: AtomicI64::new(0),
+        }
+    }
+
+    fn check(&self, key: &K) -> Result<(), Duration> {
+        let now_ms = self.counts.clock().0.now_ms();
+        // Forgetting walks through all keys: not for each request of a flood.
+        if self.counts.len() > KEYS_MAX && self.cleaned_at_ms.swap(now_ms, Ordering::Relaxed) / 1000 != now_ms / 1000 {
+            self.counts.retain_recent();
+        }
+        let key = if self.counts.len() > KEYS_MAX { &self.overflow } else { key };
+        self.counts.check_key(key).map_err(|not_until| not_until.wait_time_from(self.counts.clock().now()))
+    }
+}
+
+/// The house's clock as governor wants it.
+#[derive(Clone, Debug)]
+struct ModelClock(Clock);
+
+impl GovernorClock for ModelClock {
+    type Instant = Nanos;
+
+    fn now(&self) -> Nanos {
+        Duration::from_millis(u64::try_from(self.0.now_ms()).unwrap_or(0)).into()
+    }
+}

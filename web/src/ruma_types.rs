@@ -1,0 +1,100 @@
+//! Requests and answers in ruma's types.
+
+use std::time::Duration;
+
+use axum::{
+    body::Body,
+    extract::{FromRef, FromRequest, RawPathParams, Request},
+    response::{IntoResponse, Response},
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, header};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use model::limits::BODY_BYTES_MAX;
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt as _, OutgoingResponse, OutgoingResponseExt as _,
+    error::{DeserializationError, FromHttpRequestError},
+};
+use serde_json::error::Category;
+
+use crate::{MatrixError, RateLimits};
+
+/// Longest that a client may take to send its body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// As an argument: the request of an endpoint, complete and of the right shape. As a result: its answer.
+///
+/// As an argument it must be the last one: it reads the body. What is wrong is answered as the specification has it (Client-Server
+/// API, "Standard error response"): not JSON or broken UTF-8 `M_NOT_JSON`, JSON of another shape `M_BAD_JSON`, a missing query
+/// parameter `M_MISSING_PARAM`, a bad value in path or query `M_INVALID_PARAM`, more than [`BODY_BYTES_MAX`] `M_TOO_LARGE`, too many
+/// requests `M_LIMIT_EXCEEDED`. A `POST` or `DELETE` without a body counts as one with `{}`, as clients rely on.
+#[derive(Clone, Debug)]
+pub struct Ruma<T>(pub T);
+
+impl<S, T> FromRequest<S> for Ruma<T>
+where
+    S: Send + Sync,
+    T: IncomingRequest,
+    RateLimits: FromRef<S>,
+{
+    type Rejection = MatrixError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, MatrixError> {
+        let (mut parts, body) = request.into_parts();
+        RateLimits::from_ref(state).check(&parts, T::METHOD != Method::GET || T::RATE_LIMITED)?;
+        let arguments = <RawPathParams as axum::extract::FromRequestParts<S>>::from_request_parts(&mut parts, state)
+            .await
+            .map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))?;
+        let arguments: Vec<&str> = arguments.iter().map(|(_, value)| value).collect();
+        let body = if T::METHOD == Method::GET { Bytes::new() } else { read(&parts.headers, body).await? };
+        let is_empty_json =
+            body.is_empty() && matches!(T::METHOD, Method::POST | Method::DELETE) && is_json(&parts.headers);
+        let body = if is_empty_json { b"{}".as_slice() } else { &body };
+        let request = http::Request::from_parts(parts, body);
+        T::try_from_http_request(request, &arguments).map(Self).map_err(|error| not_understood(&error))
+    }
+}
+
+/// Whether the body counts as JSON: clients may leave the type out (Client-Server API, "API Standards").
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return true };
+    content_type.as_bytes().get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/json"))
+}
+
+async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, MatrixError> {
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
+        return Err(MatrixError::too_large(BODY_BYTES_MAX));
+    }
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(MatrixError::too_large(BODY_BYTES_MAX)),
+        Ok(Err(_)) => Err(MatrixError::not_json("the body ended before it was complete")),
+        Err(_) => Err(MatrixError::not_json("the body did not arrive in time")),
+    }
+}
+
+fn not_understood(error: &FromHttpRequestError) -> MatrixError {
+    let FromHttpRequestError::Deserialization(error) = error else { return MatrixError::method_not_allowed() };
+    match error {
+        DeserializationError::Json(json) => match json.classify() {
+            Category::Data => MatrixError::bad_json(json.to_string()),
+            Category::Io | Category::Syntax | Category::Eof => MatrixError::not_json(json.to_string()),
+        },
+        DeserializationError::Utf8(utf8) => MatrixError::not_json(utf8.to_string()),
+        // Of a missing parameter the parser tells in its text only.
+        DeserializationError::Query(query) if query.to_string().starts_with("missing field") => {
+            MatrixError::missing_param(query.to_string().replacen("missing field", "missing parameter", 1))
+        }
+        other => MatrixError::invalid_param(other.to_string()),
+    }
+}
+
+impl<T: OutgoingResponse> IntoResponse for Ruma<T> {
+    fn into_response(self) -> Response {
+        match self.0.try_into_http_response::<BytesMut>() {
+            Ok(response) => response.map(|body| Body::from(body.freeze())).into_response(),
+            Err(error) => MatrixError::internal(&error).into_response(),
+        }
+    }
+}
