@@ -158,11 +158,14 @@ mod tests {
         assert!(!format!("{key:?}").contains(&key.to_text()[10..]), "the secret is not shown");
     }
 
-    /// The test vector of the specification: Appendices, "Cryptographic Test Vectors".
+    /// The test vector of the specification. Appendices, "Cryptographic Test Vectors", "JSON Signing".
     #[test]
-    fn the_signing_key_of_the_specification_gives_its_public_key() {
+    fn the_signing_key_of_the_specification_signs_as_it_says() {
         let key = KeyPair::from_text("ed25519 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").unwrap();
-        assert_eq!(key.public_key(), "XGX0JRS2Af3be3knz2fBiRbApjm2Dh61gXDJA8kcJNI");
+        assert_eq!(
+            signatures::KeyPair::sign(&key, b"{}").base64(),
+            "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"
+        );
         for text in ["", "ed25519 1", "ed25519 1 AAAA", "rsa 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1"] {
             assert!(KeyPair::from_text(text).is_err(), "{text}");
         }

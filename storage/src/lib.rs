@@ -1,1 +1,166 @@
 //! The database: all SQL, the committer and the migrations.
+//!
+//! [`Storage`] is the one handle. What clients learn by stream is written by [`Storage::commit`], which takes plain data
+//! and gives it a place in the one ordered stream; everything else is written in short transactions of its own. Reads
+//! are functions of `Storage` in the file of their tables.
+
+mod commit;
+mod committer;
+mod db;
+mod error;
+mod events;
+mod group;
+mod maintenance;
+mod migrate;
+mod numbers;
+mod packed;
+mod room_reads;
+mod rooms;
+mod rows;
+mod state_map;
+mod statement;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+
+use std::{path::PathBuf, sync::Arc};
+
+use model::{Clock, Position, Random};
+use tokio::sync::{broadcast, watch};
+
+pub use self::{
+    commit::{
+        Commit, CommitError, Committed, MembershipChange, NewAccountData, NewEvent, NewReceipt, NewRoom, NewToDevice,
+        NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+    },
+    committer::{Item, Published},
+    error::Error,
+    events::StoredEvent,
+    room_reads::{MemberRow, ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
+    rooms::{AliasRow, RoomHead, RoomRow},
+    state_map::{NewNodes, StateKey, StateNode},
+};
+use self::{committer::Committer, db::Db, numbers::Numbers, state_map::StateNodes};
+
+/// Where the data is.
+#[derive(Clone, Debug)]
+pub enum Options {
+    /// One file on this machine.
+    Sqlite {
+        /// The database file; its folder exists.
+        path: PathBuf,
+        /// Most connections that read at once.
+        read_connections: u32,
+    },
+    /// A PostgreSQL server, version 14 or newer.
+    Postgres {
+        /// `postgres://user:password@host/database`.
+        url: String,
+        /// Most connections of this process.
+        connections: u32,
+    },
+}
+
+/// The database, shared by everything in this process. Cheap to clone.
+#[derive(Clone)]
+pub struct Storage(Arc<Inner>);
+
+struct Inner {
+    db: Db,
+    clock: Clock,
+    random: Random,
+    numbers: Numbers,
+    state_nodes: StateNodes,
+    event_cache: events::EventCache,
+    committer: Committer,
+    published: watch::Sender<Position>,
+    stream: broadcast::Sender<Arc<Published>>,
+}
+
+impl Storage {
+    /// Opens the database, brings its schema up to date and starts the committer.
+    ///
+    /// # Errors
+    ///
+    /// When the database cannot be reached or has a newer schema.
+    pub async fn open(options: Options, clock: Clock, random: Random) -> Result<Self, Error> {
+        let db = Db::open(&options).await?;
+        migrate::migrate(&db, clock.now_ms()).await?;
+        maintenance::make_partitions(&db, clock.now_ms()).await?;
+        let (published, _) = watch::channel(committer::newest_position(&db).await?);
+        let (stream, _) = broadcast::channel(committer::PUBLISHED_KEPT);
+        let process = random.alphanumeric(12);
+        let event_cache = events::EventCache::new();
+        let committer = Committer::start(committer::Parts {
+            db: db.clone(),
+            clock: clock.clone(),
+            process,
+            published: published.clone(),
+            stream: stream.clone(),
+            events: event_cache.clone(),
+        });
+        let numbers = Numbers::new(db.clone());
+        let state_nodes = StateNodes::new(db.clone());
+        Ok(Self(Arc::new(Inner { db, clock, random, numbers, state_nodes, event_cache, committer, published, stream })))
+    }
+
+    /// Makes a commit durable and gives it its place in the stream.
+    ///
+    /// It passes whole or not at all. Returns when a power loss cannot undo it.
+    ///
+    /// # Errors
+    ///
+    /// [`CommitError`] says what to do: build it anew, answer with what exists, or give up.
+    pub async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        self.0.committer.commit(commit).await
+    }
+
+    /// The newest position that readers may see: all at or below it is durable and in the database.
+    #[must_use]
+    pub fn published(&self) -> Position {
+        *self.0.published.borrow()
+    }
+
+    /// Waits until `position` is published.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`] when the server ends.
+    pub async fn wait_published(&self, position: Position) -> Result<(), Error> {
+        let mut published = self.0.published.subscribe();
+        published.wait_for(|newest| *newest >= position).await.map(|_| ()).map_err(|_| Error::Closed)
+    }
+
+    /// What this process commits from now on, in order. A receiver that falls behind reads the database instead.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Published>> {
+        self.0.stream.subscribe()
+    }
+
+    /// The clock of this deployment.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// The randomness of this deployment.
+    #[must_use]
+    pub fn random(&self) -> &Random {
+        &self.0.random
+    }
+
+    /// Finishes what is queued, then closes the database. Later commits are refused.
+    pub async fn close(&self) {
+        self.0.committer.close().await;
+        self.0.db.close().await;
+    }
+
+    pub(crate) fn db(&self) -> &Db {
+        &self.0.db
+    }
+}
+
+impl std::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Storage").field("published", &self.published()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,272 @@
+//! What is to be written, as plain data.
+
+use std::sync::Arc;
+
+use model::{EventNr, Membership, NodeNr, Pdu, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
+
+use crate::{Error, StateNode};
+
+/// What passes whole or not at all. Each part that clients learn of gets a position, in the order of the fields.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// Events of one room.
+    pub room: Option<RoomCommit>,
+    /// Read receipts.
+    pub receipts: Vec<NewReceipt>,
+    /// Account data of users.
+    pub account_data: Vec<NewAccountData>,
+    /// Messages to devices.
+    pub to_device: Vec<NewToDevice>,
+    /// Users whose devices or keys changed.
+    pub device_lists: Vec<UserNr>,
+    /// Users whose profile changed.
+    pub profiles: Vec<UserNr>,
+    /// What a client calls these requests, so that none is done twice.
+    pub transactions: Vec<NewTransaction>,
+}
+
+/// Events of one room, built upon each other, and what they change.
+#[derive(Clone, Debug)]
+pub struct RoomCommit {
+    /// The room.
+    pub room_nr: RoomNr,
+    /// For a room that does not exist yet.
+    pub new_room: Option<NewRoom>,
+    /// The state that the events were built upon; the commit fails when the room has another by now.
+    pub expected_state: NodeNr,
+    /// The room's state after the events.
+    pub state: NodeNr,
+    /// The first free number of a state node after `state_nodes`.
+    pub next_node: NodeNr,
+    /// The largest depth in the room.
+    pub depth: i64,
+    /// The events in order.
+    pub events: Vec<NewEvent>,
+    /// Forward extremities that have a successor now.
+    pub extremities_used: Vec<EventNr>,
+    /// New forward extremities.
+    pub extremities_added: Vec<EventNr>,
+    /// New nodes of the room's state map.
+    pub state_nodes: Vec<(NodeNr, Arc<StateNode>)>,
+    /// What changed in the current state, one for each live state event, in order.
+    pub state_changes: Vec<StateChange>,
+    /// The summary of the room after the events, when it changed. Its counts are kept by the committer.
+    pub summary: Option<RoomSummary>,
+    /// Events that the events redact.
+    pub redactions: Vec<Redaction>,
+    /// Aliases that the room gets.
+    pub aliases: Vec<(String, UserNr)>,
+    /// The servers in whose directory the room is listed from the start.
+    pub listed_on: Option<OwnedServerName>,
+}
+
+/// A room that does not exist yet.
+#[derive(Clone, Debug)]
+pub struct NewRoom {
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+}
+
+/// Where an event stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Placement {
+    /// In the timeline: it gets the next position.
+    Live,
+    /// Known, but not where it belongs in the graph.
+    Outlier,
+    /// Forbidden by its own past. Server-Server API, "Rejection".
+    Rejected,
+    /// Forbidden by the current state. Server-Server API, "Soft failure".
+    SoftFailed,
+}
+
+/// An event to be written.
+#[derive(Clone, Debug)]
+pub struct NewEvent {
+    /// Its number.
+    pub nr: EventNr,
+    /// The event.
+    pub pdu: Arc<Pdu>,
+    /// Its sender.
+    pub sender_nr: UserNr,
+    /// Its type.
+    pub type_nr: TypeNr,
+    /// Its state key, for a state event.
+    pub state_key_nr: Option<StateKeyNr>,
+    /// The state after it.
+    pub state: NodeNr,
+    /// The state event that it replaced.
+    pub replaces: Option<EventNr>,
+    /// The events before it.
+    pub prev: Vec<EventNr>,
+    /// The events that allow it.
+    pub auth: Vec<EventNr>,
+    /// Where it stands.
+    pub placement: Placement,
+    /// The device and transaction id that sent it, shown to that device only.
+    pub transaction: Option<TransactionKey>,
+}
+
+/// A change of the current state by a live event.
+#[derive(Clone, Debug)]
+pub struct StateChange {
+    /// The event's type.
+    pub type_nr: TypeNr,
+    /// Its state key.
+    pub state_key_nr: StateKeyNr,
+    /// The event.
+    pub event_nr: EventNr,
+    /// For `m.room.member`, what that does to the user.
+    pub membership: Option<MembershipChange>,
+}
+
+/// A user's membership changed.
+#[derive(Clone, Debug)]
+pub struct MembershipChange {
+    /// The user.
+    pub user_nr: UserNr,
+    /// The user's server.
+    pub server: OwnedServerName,
+    /// Whether the user is ours.
+    pub is_local: bool,
+    /// What the user was in the room before.
+    pub before: Option<Membership>,
+    /// What the user is now.
+    pub after: Membership,
+}
+
+/// What a room shows of itself: projected from its state.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RoomSummary {
+    /// `m.room.name`.
+    pub name: Option<String>,
+    /// `m.room.topic`.
+    pub topic: Option<String>,
+    /// `m.room.avatar`.
+    pub avatar_url: Option<String>,
+    /// `m.room.canonical_alias`.
+    pub canonical_alias: Option<String>,
+    /// The type in `m.room.create`.
+    pub room_type: Option<String>,
+    /// The algorithm in `m.room.encryption`.
+    pub encryption: Option<String>,
+    /// `m.room.join_rules`.
+    pub join_rule: String,
+    /// `m.room.history_visibility`.
+    pub history_visibility: String,
+    /// `m.room.guest_access`.
+    pub guest_access: String,
+}
+
+/// An event loses its content.
+#[derive(Clone, Debug)]
+pub struct Redaction {
+    /// The event that loses its content.
+    pub event_nr: EventNr,
+    /// What is left of it: its redacted form, in canonical JSON.
+    pub json: Arc<str>,
+    /// The redaction event.
+    pub by: EventNr,
+}
+
+/// A user has read a room up to an event.
+#[derive(Clone, Debug)]
+pub struct NewReceipt {
+    /// The room.
+    pub room_nr: RoomNr,
+    /// The reader.
+    pub user_nr: UserNr,
+    /// `m.read`, `m.read.private`.
+    pub receipt_type: String,
+    /// The thread: `main`, the id of a thread root, or empty for an unthreaded receipt.
+    pub thread: String,
+    /// The event.
+    pub event_id: OwnedEventId,
+    /// When, in milliseconds since 1970.
+    pub at_ms: i64,
+}
+
+/// A piece of account data.
+#[derive(Clone, Debug)]
+pub struct NewAccountData {
+    /// Whose.
+    pub user_nr: UserNr,
+    /// In which room; zero for none.
+    pub room_nr: RoomNr,
+    /// Its type.
+    pub event_type: String,
+    /// Its content, a JSON object.
+    pub content: String,
+}
+
+/// A message to one device.
+#[derive(Clone, Debug)]
+pub struct NewToDevice {
+    /// Whose device.
+    pub user_nr: UserNr,
+    /// Which device.
+    pub device_id: String,
+    /// The event as the device gets it: JSON with sender, type and content.
+    pub message: Arc<str>,
+}
+
+/// How a device names a request of its own. Client-Server API, "Transaction identifiers".
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TransactionKey {
+    /// Who asked.
+    pub user_nr: UserNr,
+    /// From which device; empty for an application service.
+    pub device_id: String,
+    /// The endpoint with its path parameters.
+    pub scope: String,
+    /// The id that the device chose.
+    pub transaction_id: String,
+}
+
+/// A request that must not be done twice.
+#[derive(Clone, Debug)]
+pub struct NewTransaction {
+    /// Its name.
+    pub key: TransactionKey,
+    /// The event that came of it.
+    pub event_nr: Option<EventNr>,
+}
+
+/// A commit has its place.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// The position of its last part. All of it is seen by who reads up to there.
+    pub position: Position,
+}
+
+/// Why a commit was not written; nothing of it was.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum CommitError {
+    /// The room's state is another by now: load the head again and build anew.
+    #[error("the room has changed")]
+    StateChanged,
+    /// Some of the requests were done before: leave them out, answer with their events.
+    #[error("the request was done before")]
+    Replayed(Vec<(TransactionKey, Option<OwnedEventId>)>),
+    /// Some of the events are stored already.
+    #[error("an event exists already")]
+    EventExists,
+    /// The room, or an alias of it, exists already.
+    #[error("the room or its alias exists already")]
+    RoomExists,
+    /// Too much is waiting: try again later.
+    #[error("too much is waiting to be written")]
+    Busy,
+    /// The database failed. When the connection broke during the commit, it may have been written: load heads again.
+    #[error("the database failed")]
+    Storage(#[source] Arc<Error>),
+}
+
+impl From<Error> for CommitError {
+    fn from(error: Error) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}

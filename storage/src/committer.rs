@@ -1,0 +1,422 @@
+//! The committer: one task that writes commits in groups and gives them their places in the stream.
+//!
+//! Commits that arrive while a group is being flushed make up the next group, at most one of a room. A group is one
+//! transaction of a few statements:
+//! 1. *Order*: take the order lock (PostgreSQL: an advisory lock, in a statement of its own; SQLite: `BEGIN IMMEDIATE`).
+//! 2. *Check* each commit against what is stored; it passes whole or fails alone.
+//! 3. *Write* all that passed.
+//! 4. *Make durable, publish, answer.* SQLite syncs as it commits. PostgreSQL commits without waiting, which frees the
+//!    order lock, then one empty durable transaction on the same connection makes this and all before it durable.
+//!
+//! Event ids and transaction ids are not looked up first: they are inserted, and when some existed the group is undone
+//! and tried again with a look at each. That is rare, and the common group saves two queries.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+
+use model::{Clock, EventNr, NodeNr, Position, RoomNr, UserNr};
+use ruma::EventId;
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Commit, CommitError, Committed, Error, StoredEvent, TransactionKey,
+    db::{Db, Tx, args},
+    events::EventCache,
+    group::{GroupWriter, count_positions, kinds_of},
+    packed::unpack_events,
+    rows::Rows,
+    statement::statements,
+};
+
+/// Most commits that wait; more are refused with [`CommitError::Busy`].
+const WAITING_MAX: usize = 4_096;
+/// Most commits of one group: bounds how long the order lock is held.
+const GROUP_COMMITS_MAX: usize = 512;
+/// Most events of one group, unless a single commit has more.
+const GROUP_EVENTS_MAX: usize = 1_000;
+/// How many groups a slow receiver of the stream may be behind before it has to read the database.
+pub(crate) const PUBLISHED_KEPT: usize = 1_024;
+/// The number of the order lock of a PostgreSQL database; it means nothing.
+const ORDER_LOCK: i64 = 0x7377_6966_7402;
+
+statements! {
+    NEWEST_POSITION = ["SELECT coalesce(max(position), 0) FROM commits"];
+    LOCK_ORDER = [(either "SELECT $1" "SELECT pg_advisory_xact_lock($1)")];
+    ASYNC_COMMIT = [(either "SELECT 1" "SET LOCAL synchronous_commit = off")];
+    DURABLE = [(either "SELECT 1" "SELECT pg_logical_emit_message(true, 'swiftchat', '')::text")];
+
+    GET_HEADS = ["
+        SELECT room_nr, state_node, next_node, depth, extremities FROM room_heads WHERE room_nr", (in_list 1)];
+    FIND_TRANSACTIONS = ["
+        SELECT t.user_nr, t.device_id, t.scope, t.transaction_id, e.event_id
+          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 scope text, 4 transaction_id text]), "
+          JOIN transaction_ids t ON t.user_nr = r.user_nr AND t.device_id = r.device_id
+               AND t.scope = r.scope AND t.transaction_id = r.transaction_id
+          LEFT JOIN events e ON e.event_nr = t.event_nr"];
+    FIND_EVENT_IDS = ["SELECT event_id FROM events WHERE event_id", (in_list 1)];
+    FIND_ROOMS = ["SELECT room_id FROM rooms WHERE room_id", (in_list 1)];
+    FIND_ALIASES = ["SELECT alias FROM aliases WHERE alias", (in_list 1)];
+
+    INSERT_COMMIT = ["
+        INSERT INTO commits (position, first, epoch, process, kinds, at_ms)
+        SELECT newest + $1, newest + 1, $2, $3, $4, $5 FROM (SELECT coalesce(max(position), 0) AS newest FROM commits) AS c
+        RETURNING first"];
+}
+
+/// A part of a published group, in the order of positions.
+#[derive(Clone, Debug)]
+pub enum Item {
+    /// A live event of a room.
+    Event(Arc<StoredEvent>),
+    /// A receipt in a room.
+    Receipt(RoomNr, UserNr),
+    /// Account data of a user.
+    AccountData(UserNr),
+    /// A message to a device.
+    ToDevice(UserNr, String),
+    /// A user's devices or keys changed.
+    DeviceList(UserNr),
+    /// A user's profile changed.
+    Profile(UserNr),
+}
+
+/// What a group of this process put into the stream.
+#[derive(Debug)]
+pub struct Published {
+    /// The newest position before the group, of any process.
+    pub previous: Position,
+    /// The position of its last part.
+    pub position: Position,
+    /// Its parts with their positions.
+    pub items: Vec<(Position, Item)>,
+}
+
+/// What the committer works with.
+pub(crate) struct Parts {
+    pub(crate) db: Db,
+    pub(crate) clock: Clock,
+    pub(crate) process: String,
+    pub(crate) published: watch::Sender<Position>,
+    pub(crate) stream: broadcast::Sender<Arc<Published>>,
+    pub(crate) events: EventCache,
+}
+
+/// The handle to the committer's task.
+pub(crate) struct Committer {
+    queue: mpsc::Sender<Waiting>,
+    closing: CancellationToken,
+    task: Mutex<Option<tokio::task::JoinHandle<()>>>,
+}
+
+struct Waiting {
+    commit: Commit,
+    answer: oneshot::Sender<Result<Committed, CommitError>>,
+}
+
+/// The newest position in the database.
+pub(crate) async fn newest_position(db: &Db) -> Result<Position, Error> {
+    db.read_one(&NEWEST_POSITION, args![]).await?.map_or(Ok(Position(0)), |row| row.nr(0))
+}
+
+impl Committer {
+    pub(crate) fn start(parts: Parts) -> Self {
+        let (queue, receiver) = mpsc::channel(WAITING_MAX);
+        let closing = CancellationToken::new();
+        let task = tokio::spawn(run(parts, receiver, closing.clone()));
+        Self { queue, closing, task: Mutex::new(Some(task)) }
+    }
+
+    pub(crate) async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
+        if self.closing.is_cancelled() {
+            return Err(Error::Closed.into());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.queue.try_send(Waiting { commit, answer }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => CommitError::Busy,
+            mpsc::error::TrySendError::Closed(_) => Error::Closed.into(),
+        })?;
+        answered.await.unwrap_or_else(|_| Err(Error::Closed.into()))
+    }
+
+    /// Writes what is queued and ends the task.
+    pub(crate) async fn close(&self) {
+        self.closing.cancel();
+        if let Some(task) = self.task.lock().await.take() {
+            let _ = task.await;
+        }
+    }
+}
+
+async fn run(parts: Parts, mut queue: mpsc::Receiver<Waiting>, closing: CancellationToken) {
+    // Commits whose room is in the running group wait here, in order.
+    let mut later: VecDeque<Waiting> = VecDeque::new();
+    loop {
+        if later.is_empty() {
+            tokio::select! {
+                next = queue.recv() => match next {
+                    Some(waiting) => later.push_back(waiting),
+                    None => return,
+                },
+                () = closing.cancelled() => match queue.try_recv() {
+                    Ok(waiting) => later.push_back(waiting),
+                    Err(_) => return,
+                },
+            }
+        }
+        while later.len() < WAITING_MAX {
+            match queue.try_recv() {
+                Ok(waiting) => later.push_back(waiting),
+                Err(_) => break,
+            }
+        }
+        let group = take_group(&mut later);
+        write_group(&parts, group).await;
+    }
+}
+
+/// Takes the next group off the queue: in order, at most one commit of a room.
+fn take_group(later: &mut VecDeque<Waiting>) -> Vec<Waiting> {
+    let mut group = Vec::new();
+    let mut rooms = HashSet::new();
+    let mut events = 0;
+    let mut rest = VecDeque::new();
+    while let Some(waiting) = later.pop_front() {
+        let room = waiting.commit.room.as_ref();
+        let count = room.map_or(0, |room| room.events.len());
+        let full = group.len() >= GROUP_COMMITS_MAX || (events > 0 && events + count > GROUP_EVENTS_MAX);
+        if full || room.is_some_and(|room| rooms.contains(&room.room_nr)) {
+            // What waits for the same room later must not overtake it.
+            rooms.extend(room.map(|room| room.room_nr));
+            rest.push_back(waiting);
+        } else {
+            rooms.extend(room.map(|room| room.room_nr));
+            events += count;
+            group.push(waiting);
+        }
+    }
+    *later = rest;
+    group
+}
+
+async fn write_group(parts: &Parts, group: Vec<Waiting>) {
+    let mut results: Vec<Option<CommitError>> = group.iter().map(|_| None).collect();
+    let commits: Vec<&Commit> = group.iter().map(|waiting| &waiting.commit).collect();
+    let mut outcome = try_group(parts, &commits, &mut results, false).await;
+    if matches!(outcome, Ok(None)) {
+        outcome = try_group(parts, &commits, &mut results, true).await;
+    }
+    match outcome {
+        Ok(Some(written)) => {
+            publish(parts, written.published);
+            for ((waiting, failed), position) in group.into_iter().zip(results).zip(written.positions) {
+                let _ = waiting.answer.send(failed.map_or(Ok(Committed { position }), Err));
+            }
+        }
+        Ok(None) => {
+            // Something existed both times that the look at each did not find.
+            tracing::error!("a group of commits collided with stored rows that its check does not see");
+            for waiting in group {
+                let _ = waiting.answer.send(Err(CommitError::EventExists));
+            }
+        }
+        Err(error) => {
+            tracing::error!(commits = group.len(), error = %full_text(&error), "a group of commits could not be written");
+            let error = CommitError::from(error);
+            for (waiting, failed) in group.into_iter().zip(results) {
+                let _ = waiting.answer.send(Err(failed.unwrap_or_else(|| error.clone())));
+            }
+        }
+    }
+}
+
+fn full_text(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+fn publish(parts: &Parts, published: Option<Published>) {
+    let Some(published) = published else { return };
+    for (_, item) in &published.items {
+        if let Item::Event(event) = item {
+            parts.events.insert(event.clone());
+        }
+    }
+    let position = published.position;
+    let _ = parts.stream.send(Arc::new(published));
+    parts.published.send_if_modified(|newest| {
+        let newer = position > *newest;
+        if newer {
+            *newest = position;
+        }
+        newer
+    });
+}
+
+struct Written {
+    published: Option<Published>,
+    /// The last position of each commit of the group; zero for one that failed.
+    positions: Vec<Position>,
+}
+
+/// The head of a room as it is stored.
+pub(crate) struct StoredHead {
+    pub(crate) state: NodeNr,
+    pub(crate) next_node: NodeNr,
+    pub(crate) depth: i64,
+    pub(crate) extremities: Vec<EventNr>,
+}
+
+/// Writes a group in one transaction. Gives nothing, and has written nothing, when a row existed that was not looked for.
+async fn try_group(
+    parts: &Parts,
+    commits: &[&Commit],
+    failed: &mut [Option<CommitError>],
+    look_at_each: bool,
+) -> Result<Option<Written>, Error> {
+    let mut tx = parts.db.begin().await?;
+    // 1. Order.
+    if matches!(tx, Tx::Postgres(_)) {
+        tx.execute(&ASYNC_COMMIT, args![]).await?;
+        tx.fetch(&LOCK_ORDER, args![ORDER_LOCK]).await?;
+    }
+    // 2. Check.
+    let heads = read_heads(&mut tx, commits).await?;
+    for (commit, failed) in commits.iter().zip(failed.iter_mut()) {
+        *failed = None;
+        if let Some(room) = &commit.room {
+            let stored = heads.get(&room.room_nr).map(|head| head.state);
+            let expected = room.new_room.is_none().then_some(room.expected_state);
+            if stored != expected {
+                *failed = Some(CommitError::StateChanged);
+            }
+        }
+    }
+    if look_at_each {
+        check_transactions(&mut tx, commits, failed).await?;
+        check_existing(&mut tx, commits, failed).await?;
+    }
+    let passing: Vec<(usize, &Commit)> =
+        commits.iter().enumerate().filter(|(i, _)| failed[*i].is_none()).map(|(i, c)| (i, *c)).collect();
+    let mut positions = vec![Position(0); commits.len()];
+    let count: i64 = passing.iter().map(|(_, commit)| count_positions(commit)).sum();
+    if passing.is_empty() {
+        tx.rollback().await?;
+        return Ok(Some(Written { published: None, positions }));
+    }
+    // 3. Write. A commit of transaction ids alone takes a position all the same: it is answered by one.
+    let now_ms = parts.clock.now_ms();
+    let kinds = passing.iter().fold(0, |kinds, (_, commit)| kinds | kinds_of(commit));
+    let row = tx.fetch_one(&INSERT_COMMIT, args![count.max(1), 0_i64, parts.process.as_str(), kinds, now_ms]).await?;
+    let first: i64 = row.ok_or_else(|| Error::Damaged("no position".to_owned()))?.get(0)?;
+    let mut writer = GroupWriter::new(first, now_ms);
+    for (index, commit) in &passing {
+        writer.add(commit, heads.get(&commit.room.as_ref().map_or(RoomNr(0), |room| room.room_nr)));
+        positions[*index] = Position(writer.newest().max(first));
+    }
+    if !writer.write(&mut tx).await? {
+        tx.rollback().await?;
+        return Ok(None);
+    }
+    // 4. Make durable.
+    let is_postgres = matches!(tx, Tx::Postgres(_));
+    tx.commit().await?;
+    if is_postgres {
+        parts.db.write(&DURABLE, args![]).await?;
+    }
+    let position = Position(writer.newest().max(first));
+    let published = Published { previous: Position(first - 1), position, items: writer.items };
+    Ok(Some(Written { published: Some(published), positions }))
+}
+
+async fn read_heads(tx: &mut Tx, commits: &[&Commit]) -> Result<HashMap<RoomNr, StoredHead>, Error> {
+    let rooms: Vec<i64> = commits.iter().filter_map(|commit| commit.room.as_ref()).map(|room| room.room_nr.0).collect();
+    let mut heads = HashMap::with_capacity(rooms.len());
+    if rooms.is_empty() {
+        return Ok(heads);
+    }
+    for row in tx.fetch(&GET_HEADS, args![rooms]).await? {
+        let room_nr = row.nr(0)?;
+        let extremities = unpack_events(&row.get::<Vec<u8>>(4)?)
+            .ok_or_else(|| Error::Damaged(format!("extremities of room {room_nr}")))?;
+        heads.insert(room_nr, StoredHead { state: row.nr(1)?, next_node: row.nr(2)?, depth: row.get(3)?, extremities });
+    }
+    Ok(heads)
+}
+
+/// Fails the commits with requests that were done before, or twice in this group.
+async fn check_transactions(
+    tx: &mut Tx,
+    commits: &[&Commit],
+    failed: &mut [Option<CommitError>],
+) -> Result<(), Error> {
+    let keys: Vec<&TransactionKey> =
+        commits.iter().flat_map(|commit| &commit.transactions).map(|transaction| &transaction.key).collect();
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let rows = Rows::new()
+        .bigint(keys.iter().map(|key| key.user_nr.0))
+        .text(keys.iter().map(|key| key.device_id.clone()))
+        .text(keys.iter().map(|key| key.scope.clone()))
+        .text(keys.iter().map(|key| key.transaction_id.clone()));
+    let mut known = HashMap::new();
+    for row in tx.fetch(&FIND_TRANSACTIONS, rows).await? {
+        let key = TransactionKey {
+            user_nr: row.nr(0)?,
+            device_id: row.get(1)?,
+            scope: row.get(2)?,
+            transaction_id: row.get(3)?,
+        };
+        let event_id = row.get::<Option<String>>(4)?.and_then(|id| EventId::parse(id).ok());
+        known.insert(key, event_id);
+    }
+    let mut seen = HashSet::new();
+    for (commit, failed) in commits.iter().zip(failed.iter_mut()) {
+        let replayed: Vec<_> = commit
+            .transactions
+            .iter()
+            .filter_map(|transaction| known.get_key_value(&transaction.key))
+            .map(|(key, event_id)| (key.clone(), event_id.clone()))
+            .collect();
+        if !replayed.is_empty() {
+            *failed = Some(CommitError::Replayed(replayed));
+        } else if commit.transactions.iter().any(|transaction| !seen.insert(&transaction.key)) {
+            // Its twin in this group goes first; asked again, it will be found as done.
+            *failed = Some(CommitError::StateChanged);
+        }
+    }
+    Ok(())
+}
+
+/// Fails the commits with events, rooms or aliases that exist.
+async fn check_existing(tx: &mut Tx, commits: &[&Commit], failed: &mut [Option<CommitError>]) -> Result<(), Error> {
+    let rooms = || commits.iter().filter_map(|commit| commit.room.as_ref());
+    let event_ids: Vec<String> =
+        rooms().flat_map(|room| &room.events).map(|event| event.pdu.event_id.as_str().to_owned()).collect();
+    let room_ids: Vec<String> =
+        rooms().filter_map(|room| room.new_room.as_ref()).map(|room| room.room_id.as_str().to_owned()).collect();
+    let aliases: Vec<String> = rooms().flat_map(|room| &room.aliases).map(|(alias, _)| alias.clone()).collect();
+    let mut known: [HashSet<String>; 3] = Default::default();
+    for ((statement, names), known) in
+        [(&FIND_EVENT_IDS, event_ids), (&FIND_ROOMS, room_ids), (&FIND_ALIASES, aliases)].into_iter().zip(&mut known)
+    {
+        for row in tx.fetch(statement, args![names]).await? {
+            known.insert(row.get(0)?);
+        }
+    }
+    for (commit, failed) in commits.iter().zip(failed.iter_mut()).filter(|(_, failed)| failed.is_none()) {
+        let Some(room) = &commit.room else { continue };
+        let [events, rooms, aliases] = &mut known;
+        if room.new_room.as_ref().is_some_and(|new| !rooms.insert(new.room_id.to_string()))
+            || room.aliases.iter().any(|(alias, _)| !aliases.insert(alias.clone()))
+        {
+            *failed = Some(CommitError::RoomExists);
+        } else if room.events.iter().any(|event| !events.insert(event.pdu.event_id.to_string())) {
+            *failed = Some(CommitError::EventExists);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,355 @@
+//! The two databases behind one face: connections, transactions, parameters and rows.
+
+use std::{str::FromStr, time::Duration};
+
+use futures_util::TryStreamExt as _;
+use sqlx::{
+    Decode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type,
+    postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
+    query::Query,
+    sqlite::{
+        SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+    },
+};
+
+use crate::{
+    Error, Options,
+    rows::{Column, Rows},
+    statement::Statement,
+};
+
+/// Most prepared statements that one connection keeps.
+const STATEMENTS_CACHED: usize = 500;
+
+/// The database.
+#[derive(Clone)]
+pub(crate) enum Db {
+    /// One file: one connection writes, the others read.
+    Sqlite { writer: SqlitePool, readers: SqlitePool, checkpointer: SqlitePool },
+    /// A server.
+    Postgres { pool: PgPool },
+}
+
+/// A parameter of a statement.
+#[derive(Clone, Debug)]
+pub(crate) enum Arg {
+    Int(Option<i64>),
+    Text(Option<String>),
+    Bytes(Option<Vec<u8>>),
+    Bool(bool),
+    /// For the piece `(in_list n)`.
+    Ints(Vec<i64>),
+    /// For the piece `(in_list n)`.
+    Texts(Vec<String>),
+}
+
+macro_rules! arg_from {
+    ($($from:ty => |$value:ident| $arg:expr;)*) => {$(
+        impl From<$from> for Arg {
+            fn from($value: $from) -> Self {
+                $arg
+            }
+        }
+    )*};
+}
+
+arg_from! {
+    i64 => |value| Self::Int(Some(value));
+    Option<i64> => |value| Self::Int(value);
+    &str => |value| Self::Text(Some(value.to_owned()));
+    &String => |value| Self::Text(Some(value.clone()));
+    String => |value| Self::Text(Some(value));
+    Option<String> => |value| Self::Text(value);
+    Option<&str> => |value| Self::Text(value.map(str::to_owned));
+    Vec<u8> => |value| Self::Bytes(Some(value));
+    Option<Vec<u8>> => |value| Self::Bytes(value);
+    bool => |value| Self::Bool(value);
+    Vec<i64> => |value| Self::Ints(value);
+    Vec<String> => |value| Self::Texts(value);
+    model::EventNr => |value| Self::Int(Some(value.0));
+    model::RoomNr => |value| Self::Int(Some(value.0));
+    model::UserNr => |value| Self::Int(Some(value.0));
+    model::TypeNr => |value| Self::Int(Some(value.0));
+    model::StateKeyNr => |value| Self::Int(Some(value.0));
+    model::NodeNr => |value| Self::Int(Some(value.0));
+    model::Position => |value| Self::Int(Some(value.0));
+}
+
+/// The parameters of a statement, in order: `args![user_nr, "text", Some(3)]`.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => { vec![$($crate::db::Arg::from($value)),*] };
+}
+pub(crate) use args;
+
+/// The parameters of a statement: single values, or many rows.
+pub(crate) enum Args {
+    Values(Vec<Arg>),
+    Rows(Rows),
+}
+
+impl From<Vec<Arg>> for Args {
+    fn from(values: Vec<Arg>) -> Self {
+        Self::Values(values)
+    }
+}
+
+impl From<Rows> for Args {
+    fn from(rows: Rows) -> Self {
+        Self::Rows(rows)
+    }
+}
+
+/// A row of an answer.
+pub(crate) enum Row {
+    Sqlite(SqliteRow),
+    Postgres(PgRow),
+}
+
+/// A Rust type that both databases give.
+pub(crate) trait FromColumn:
+    for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres>
+{
+}
+
+impl<T> FromColumn for T where
+    T: for<'r> Decode<'r, Sqlite> + Type<Sqlite> + for<'r> Decode<'r, Postgres> + Type<Postgres>
+{
+}
+
+impl Row {
+    /// The value of the column at `index`, counted from zero.
+    pub(crate) fn get<T: FromColumn>(&self, index: usize) -> Result<T, Error> {
+        Ok(match self {
+            Self::Sqlite(row) => row.try_get_unchecked(index)?,
+            Self::Postgres(row) => row.try_get(index)?,
+        })
+    }
+
+    /// A column of numbers as one of the number types.
+    pub(crate) fn nr<T: From<i64>>(&self, index: usize) -> Result<T, Error> {
+        self.get::<i64>(index).map(T::from)
+    }
+
+    /// The same, or nothing.
+    pub(crate) fn maybe_nr<T: From<i64>>(&self, index: usize) -> Result<Option<T>, Error> {
+        Ok(self.get::<Option<i64>>(index)?.map(T::from))
+    }
+}
+
+impl Db {
+    /// Opens the database and its pools; runs no migrations.
+    pub(crate) async fn open(options: &Options) -> Result<Self, Error> {
+        match options {
+            Options::Sqlite { path, read_connections } => {
+                let connect = SqliteConnectOptions::new()
+                    .filename(path)
+                    .journal_mode(SqliteJournalMode::Wal)
+                    .synchronous(SqliteSynchronous::Full)
+                    .busy_timeout(Duration::from_secs(10))
+                    .statement_cache_capacity(STATEMENTS_CACHED)
+                    .row_buffer_size(200)
+                    .pragma("temp_store", "memory")
+                    .pragma("mmap_size", "268435456");
+                // Checkpoints are a task of their own: a commit must not wait for one.
+                let write = connect.clone().create_if_missing(true).pragma("wal_autocheckpoint", "0");
+                let writer = SqlitePoolOptions::new()
+                    .max_connections(1)
+                    .min_connections(1)
+                    .acquire_timeout(Duration::from_secs(30))
+                    .idle_timeout(None)
+                    .max_lifetime(None)
+                    .test_before_acquire(false)
+                    .connect_with(write)
+                    .await?;
+                let readers = SqlitePoolOptions::new()
+                    .max_connections(*read_connections)
+                    .acquire_timeout(Duration::from_secs(30))
+                    .test_before_acquire(false)
+                    .connect_lazy_with(connect.clone().read_only(true));
+                let checkpointer = SqlitePoolOptions::new()
+                    .max_connections(1)
+                    .connect_lazy_with(connect.pragma("wal_autocheckpoint", "0"));
+                Ok(Self::Sqlite { writer, readers, checkpointer })
+            }
+            Options::Postgres { url, connections } => {
+                let connect = PgConnectOptions::from_str(url)?
+                    .application_name("swiftchat")
+                    .statement_cache_capacity(STATEMENTS_CACHED);
+                let pool = PgPoolOptions::new()
+                    .max_connections(*connections)
+                    .acquire_timeout(Duration::from_secs(30))
+                    .connect_with(connect)
+                    .await?;
+                Ok(Self::Postgres { pool })
+            }
+        }
+    }
+
+    /// Runs one statement that only reads, on a connection of its own.
+    pub(crate) async fn read(&self, statement: &Statement, args: impl Into<Args>) -> Result<Vec<Row>, Error> {
+        match self {
+            Self::Sqlite { readers, .. } => fetch_sqlite(readers, statement, args.into()).await,
+            Self::Postgres { pool } => fetch_postgres(pool, statement, args.into()).await,
+        }
+    }
+
+    /// The first row of [`Db::read`].
+    pub(crate) async fn read_one(&self, statement: &Statement, args: impl Into<Args>) -> Result<Option<Row>, Error> {
+        Ok(self.read(statement, args).await?.into_iter().next())
+    }
+
+    /// Runs one statement that writes, durable when it returns; gives how many rows it touched.
+    pub(crate) async fn write(&self, statement: &Statement, args: impl Into<Args>) -> Result<u64, Error> {
+        match self {
+            Self::Sqlite { writer, .. } => {
+                Ok(bind_sqlite(statement, args.into()).execute(writer).await.map_err(|e| named(statement, e))?.rows_affected())
+            }
+            Self::Postgres { pool } => {
+                Ok(bind_postgres(statement, args.into()).execute(pool).await.map_err(|e| named(statement, e))?.rows_affected())
+            }
+        }
+    }
+
+    /// Starts a transaction that writes. On SQLite it holds the one writer: keep it under 10 ms and 500 rows.
+    pub(crate) async fn begin(&self) -> Result<Tx, Error> {
+        Ok(match self {
+            Self::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            Self::Postgres { pool } => Tx::Postgres(pool.begin().await?),
+        })
+    }
+
+    /// Starts a transaction that only reads, and sees one moment of the database. Keep it under a second.
+    pub(crate) async fn snapshot(&self) -> Result<Tx, Error> {
+        Ok(match self {
+            Self::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),
+            Self::Postgres { pool } => {
+                Tx::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
+            }
+        })
+    }
+
+    /// Closes all connections when they are idle.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Sqlite { writer, readers, checkpointer } => {
+                readers.close().await;
+                checkpointer.close().await;
+                writer.close().await;
+            }
+            Self::Postgres { pool } => pool.close().await,
+        }
+    }
+}
+
+/// A transaction; dropping it rolls it back.
+pub(crate) enum Tx {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Tx {
+    /// Runs a statement and gives its rows.
+    pub(crate) async fn fetch(&mut self, statement: &Statement, args: impl Into<Args>) -> Result<Vec<Row>, Error> {
+        match self {
+            Self::Sqlite(tx) => fetch_sqlite(&mut **tx, statement, args.into()).await,
+            Self::Postgres(tx) => fetch_postgres(&mut **tx, statement, args.into()).await,
+        }
+    }
+
+    /// The first row of [`Tx::fetch`].
+    pub(crate) async fn fetch_one(&mut self, statement: &Statement, args: impl Into<Args>) -> Result<Option<Row>, Error> {
+        Ok(self.fetch(statement, args).await?.into_iter().next())
+    }
+
+    /// Runs a statement and gives how many rows it touched.
+    pub(crate) async fn execute(&mut self, statement: &Statement, args: impl Into<Args>) -> Result<u64, Error> {
+        Ok(match self {
+            Self::Sqlite(tx) => bind_sqlite(statement, args.into())
+                .execute(&mut **tx)
+                .await
+                .map_err(|e| named(statement, e))?
+                .rows_affected(),
+            Self::Postgres(tx) => bind_postgres(statement, args.into())
+                .execute(&mut **tx)
+                .await
+                .map_err(|e| named(statement, e))?
+                .rows_affected(),
+        })
+    }
+
+    /// Makes it count; durable when it returns, unless the transaction itself chose otherwise.
+    pub(crate) async fn commit(self) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(tx) => tx.commit().await?,
+            Self::Postgres(tx) => tx.commit().await?,
+        }
+        Ok(())
+    }
+
+    /// Undoes it.
+    pub(crate) async fn rollback(self) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(tx) => tx.rollback().await?,
+            Self::Postgres(tx) => tx.rollback().await?,
+        }
+        Ok(())
+    }
+}
+
+async fn fetch_sqlite<'e, E>(on: E, statement: &Statement, args: Args) -> Result<Vec<Row>, Error>
+where
+    E: sqlx::Executor<'e, Database = Sqlite>,
+{
+    let rows = bind_sqlite(statement, args).fetch(on).map_ok(Row::Sqlite);
+    rows.try_collect().await.map_err(|error| named(statement, error))
+}
+
+async fn fetch_postgres<'e, E>(on: E, statement: &Statement, args: Args) -> Result<Vec<Row>, Error>
+where
+    E: sqlx::Executor<'e, Database = Postgres>,
+{
+    let rows = bind_postgres(statement, args).fetch(on).map_ok(Row::Postgres);
+    rows.try_collect().await.map_err(|error| named(statement, error))
+}
+
+fn named(statement: &Statement, error: sqlx::Error) -> Error {
+    Error::Statement { statement: statement.name, source: error }
+}
+
+fn bind_sqlite(statement: &Statement, args: Args) -> Query<'static, Sqlite, SqliteArguments> {
+    let query = sqlx::query(statement.sqlite);
+    match args {
+        Args::Values(values) => values.into_iter().fold(query, |query, value| match value {
+            Arg::Int(value) => query.bind(value),
+            Arg::Text(value) => query.bind(value),
+            Arg::Bytes(value) => query.bind(value),
+            Arg::Bool(value) => query.bind(value),
+            Arg::Ints(values) => query.bind(serde_json::to_string(&values).expect("numbers serialize")),
+            Arg::Texts(values) => query.bind(serde_json::to_string(&values).expect("texts serialize")),
+        }),
+        Args::Rows(rows) => match rows.to_sqlite() {
+            (json, None) => query.bind(json),
+            (json, Some(blob)) => query.bind(json).bind(blob),
+        },
+    }
+}
+
+fn bind_postgres(statement: &Statement, args: Args) -> Query<'static, Postgres, PgArguments> {
+    let query = sqlx::query(statement.postgres);
+    match args {
+        Args::Values(values) => values.into_iter().fold(query, |query, value| match value {
+            Arg::Int(value) => query.bind(value),
+            Arg::Text(value) => query.bind(value),
+            Arg::Bytes(value) => query.bind(value),
+            Arg::Bool(value) => query.bind(value),
+            Arg::Ints(values) => query.bind(values),
+            Arg::Texts(values) => query.bind(values),
+        }),
+        Args::Rows(rows) => rows.columns.into_iter().fold(query, |query, column| match column {
+            Column::Bigint(values) => query.bind(values),
+            Column::Text(values) => query.bind(values),
+            Column::Boolean(values) => query.bind(values),
+            Column::Bytea(values) => query.bind(values),
+        }),
+    }
+}

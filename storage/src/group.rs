@@ -1,0 +1,522 @@
+//! The rows of one group of commits, gathered from all of them, then written with one statement a table.
+
+use std::{collections::HashMap, sync::Arc};
+
+use model::{EventNr, Membership, NodeNr, Position, RoomNr};
+
+use crate::{
+    Commit, Error, RoomCommit, StateNode, StoredEvent,
+    commit::{MembershipChange, NewEvent, Placement, StateChange},
+    committer::{Item, StoredHead},
+    db::{Tx, args},
+    events::{FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
+    packed::pack_events,
+    rows::Rows,
+    statement::statements,
+};
+
+/// What a commit is about, as bits of `commits.kinds`.
+pub(crate) mod kinds {
+    pub(crate) const EVENTS: i64 = 1;
+    pub(crate) const RECEIPTS: i64 = 2;
+    pub(crate) const ACCOUNT_DATA: i64 = 4;
+    pub(crate) const TO_DEVICE: i64 = 8;
+    pub(crate) const DEVICE_LISTS: i64 = 16;
+    pub(crate) const PROFILES: i64 = 32;
+}
+
+statements! {
+    INSERT_ROOMS = ["
+        INSERT INTO rooms (room_nr, room_id, version)
+        SELECT room_nr, room_id, version FROM", (rows [1 room_nr bigint, 2 room_id text, 3 version text]), "
+         WHERE TRUE ON CONFLICT DO NOTHING"];
+    UPSERT_HEADS = ["
+        INSERT INTO room_heads (room_nr, state_node, next_node, depth, position, extremities)
+        SELECT room_nr, state_node, next_node, depth, position, extremities
+          FROM", (rows [1 room_nr bigint, 2 state_node bigint, 3 next_node bigint, 4 depth bigint, 5 position bigint,
+                        6 extremities bytea]), "
+         WHERE TRUE
+            ON CONFLICT (room_nr) DO UPDATE
+           SET state_node = excluded.state_node, next_node = excluded.next_node, depth = excluded.depth,
+               position = excluded.position, extremities = excluded.extremities"];
+    INSERT_EVENTS = ["
+        INSERT INTO events (event_nr, event_id, room_nr, position, anchor, step, sender_nr, type_nr, state_key_nr, depth,
+                            state_node, replaces, body_month, flags, prev, auth)
+        SELECT event_nr, event_id, room_nr, position, position, CASE WHEN position IS NULL THEN NULL ELSE 0 END, sender_nr,
+               type_nr, state_key_nr, depth, state_node, replaces, body_month, flags, prev, auth
+          FROM", (rows [1 event_nr bigint, 2 event_id text, 3 room_nr bigint, 4 position bigint, 5 sender_nr bigint,
+                        6 type_nr bigint, 7 state_key_nr bigint, 8 depth bigint, 9 state_node bigint, 10 replaces bigint,
+                        11 body_month bigint, 12 flags bigint, 13 prev bytea, 14 auth bytea]), "
+         WHERE TRUE ON CONFLICT (event_id) DO NOTHING"];
+    INSERT_BODIES = ["
+        INSERT INTO event_bodies (month, event_nr, body)
+        SELECT month, event_nr, body FROM", (rows [1 month bigint, 2 event_nr bigint, 3 body bytea])];
+    INSERT_NODES = ["
+        INSERT INTO state_nodes (room_nr, node_nr, node)
+        SELECT room_nr, node_nr, node FROM", (rows [1 room_nr bigint, 2 node_nr bigint, 3 node bytea])];
+    INSERT_STATE_CHANGES = ["
+        INSERT INTO state_changes (position, room_nr, type_nr, state_key_nr, event_nr)
+        SELECT position, room_nr, type_nr, state_key_nr, event_nr
+          FROM", (rows [1 position bigint, 2 room_nr bigint, 3 type_nr bigint, 4 state_key_nr bigint, 5 event_nr bigint])];
+    UPSERT_MEMBERSHIPS = ["
+        INSERT INTO memberships (room_nr, user_nr, membership, event_nr, position, is_local, forgotten)
+        SELECT room_nr, user_nr, membership, event_nr, position, is_local, FALSE
+          FROM", (rows [1 room_nr bigint, 2 user_nr bigint, 3 membership bigint, 4 event_nr bigint, 5 position bigint,
+                        6 is_local boolean]), "
+         WHERE TRUE
+            ON CONFLICT (room_nr, user_nr) DO UPDATE
+           SET membership = excluded.membership, event_nr = excluded.event_nr, position = excluded.position,
+               forgotten = FALSE"];
+    INSERT_MEMBERSHIP_LOG = ["
+        INSERT INTO membership_log (user_nr, room_nr, position, membership)
+        SELECT user_nr, room_nr, position, membership
+          FROM", (rows [1 user_nr bigint, 2 room_nr bigint, 3 position bigint, 4 membership bigint])];
+    UPSERT_ROOM_SERVERS = ["
+        INSERT INTO room_servers (room_nr, server, joined)
+        SELECT room_nr, server, joined FROM", (rows [1 room_nr bigint, 2 server text, 3 joined bigint]), "
+         WHERE TRUE
+            ON CONFLICT (room_nr, server) DO UPDATE SET joined = room_servers.joined + excluded.joined"];
+    DELETE_ROOM_SERVERS = ["DELETE FROM room_servers WHERE joined <= 0 AND room_nr", (in_list 1)];
+    UPSERT_SUMMARIES = ["
+        INSERT INTO room_summary (room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule,
+                                  history_visibility, guest_access, joined, invited)
+        SELECT room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule, history_visibility,
+               guest_access, 0, 0
+          FROM", (rows [1 room_nr bigint, 2 name text, 3 topic text, 4 avatar_url text, 5 canonical_alias text,
+                        6 room_type text, 7 encryption text, 8 join_rule text, 9 history_visibility text,
+                        10 guest_access text]), "
+         WHERE TRUE
+            ON CONFLICT (room_nr) DO UPDATE
+           SET name = excluded.name, topic = excluded.topic, avatar_url = excluded.avatar_url,
+               canonical_alias = excluded.canonical_alias, room_type = excluded.room_type,
+               encryption = excluded.encryption, join_rule = excluded.join_rule,
+               history_visibility = excluded.history_visibility, guest_access = excluded.guest_access"];
+    ADD_COUNTS = ["
+        UPDATE room_summary SET joined = room_summary.joined + r.joined, invited = room_summary.invited + r.invited
+          FROM", (rows [1 room_nr bigint, 2 joined bigint, 3 invited bigint]), "
+         WHERE room_summary.room_nr = r.room_nr"];
+    INSERT_ALIASES = ["
+        INSERT INTO aliases (alias, room_nr, creator_nr, created_at_ms)
+        SELECT alias, room_nr, creator_nr, created_at_ms
+          FROM", (rows [1 alias text, 2 room_nr bigint, 3 creator_nr bigint, 4 created_at_ms bigint]), "
+         WHERE TRUE ON CONFLICT DO NOTHING"];
+    INSERT_DIRECTORY = ["
+        INSERT INTO directory (server, room_nr)
+        SELECT server, room_nr FROM", (rows [1 server text, 2 room_nr bigint]), " WHERE TRUE ON CONFLICT DO NOTHING"];
+    REDACT_EVENTS = ["
+        UPDATE events SET redacted_by = r.by FROM", (rows [1 event_nr bigint, 2 by bigint]), "
+         WHERE events.event_nr = r.event_nr"];
+    REDACT_BODIES = ["
+        UPDATE event_bodies SET body = r.body FROM", (rows [1 event_nr bigint, 2 body bytea]), ", events
+         WHERE events.event_nr = r.event_nr AND event_bodies.event_nr = r.event_nr
+           AND event_bodies.month = events.body_month"];
+    INSERT_TRANSACTIONS = ["
+        INSERT INTO transaction_ids (user_nr, device_id, scope, transaction_id, event_nr, at_ms)
+        SELECT user_nr, device_id, scope, transaction_id, event_nr, at_ms
+          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 scope text, 4 transaction_id text, 5 event_nr bigint,
+                        6 at_ms bigint]), "
+         WHERE TRUE ON CONFLICT DO NOTHING"];
+    UPSERT_RECEIPTS = ["
+        INSERT INTO receipts (room_nr, user_nr, receipt_type, thread, event_id, at_ms, position)
+        SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position
+          FROM", (rows [1 room_nr bigint, 2 user_nr bigint, 3 receipt_type text, 4 thread text, 5 event_id text,
+                        6 at_ms bigint, 7 position bigint]), "
+         WHERE TRUE
+            ON CONFLICT (room_nr, user_nr, receipt_type, thread) DO UPDATE
+           SET event_id = excluded.event_id, at_ms = excluded.at_ms, position = excluded.position"];
+    UPSERT_ACCOUNT_DATA = ["
+        INSERT INTO account_data (user_nr, room_nr, type, content, position)
+        SELECT user_nr, room_nr, type, content, position
+          FROM", (rows [1 user_nr bigint, 2 room_nr bigint, 3 type text, 4 content text, 5 position bigint]), "
+         WHERE TRUE
+            ON CONFLICT (user_nr, room_nr, type) DO UPDATE
+           SET content = excluded.content, position = excluded.position"];
+    INSERT_TO_DEVICE = ["
+        INSERT INTO to_device (position, user_nr, device_id, message)
+        SELECT position, user_nr, device_id, message
+          FROM", (rows [1 position bigint, 2 user_nr bigint, 3 device_id text, 4 message text])];
+    INSERT_DEVICE_LISTS = ["
+        INSERT INTO device_list_changes (position, user_nr)
+        SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
+}
+
+/// How many positions a commit takes.
+pub(crate) fn count_positions(commit: &Commit) -> i64 {
+    let events = commit.room.as_ref().map_or(0, |room| live(room).count());
+    (events
+        + commit.receipts.len()
+        + commit.account_data.len()
+        + commit.to_device.len()
+        + commit.device_lists.len()
+        + commit.profiles.len()) as i64
+}
+
+fn live(room: &RoomCommit) -> impl Iterator<Item = &NewEvent> {
+    room.events.iter().filter(|event| event.placement == Placement::Live)
+}
+
+/// What a commit is about.
+pub(crate) fn kinds_of(commit: &Commit) -> i64 {
+    let bit = |has: bool, bit: i64| if has { bit } else { 0 };
+    bit(commit.room.is_some(), kinds::EVENTS)
+        | bit(!commit.receipts.is_empty(), kinds::RECEIPTS)
+        | bit(!commit.account_data.is_empty(), kinds::ACCOUNT_DATA)
+        | bit(!commit.to_device.is_empty(), kinds::TO_DEVICE)
+        | bit(!commit.device_lists.is_empty(), kinds::DEVICE_LISTS)
+        | bit(!commit.profiles.is_empty(), kinds::PROFILES)
+}
+
+/// The rows of a group.
+pub(crate) struct GroupWriter<'a> {
+    next: i64,
+    now_ms: i64,
+    /// The parts of the group with their positions, for those who listen.
+    pub(crate) items: Vec<(Position, Item)>,
+    rooms: Vec<&'a RoomCommit>,
+    heads: Vec<(RoomNr, StoredHead, Position)>,
+    events: Vec<(Option<Position>, i64, &'a NewEvent)>,
+    nodes: Vec<(RoomNr, NodeNr, &'a Arc<StateNode>)>,
+    state_changes: Vec<(Position, RoomNr, &'a StateChange)>,
+    memberships: Vec<(Position, RoomNr, EventNr, &'a MembershipChange)>,
+    commits: Vec<&'a Commit>,
+    receipts: Vec<Position>,
+    account_data: Vec<Position>,
+    to_device: Vec<Position>,
+    device_lists: Vec<Position>,
+}
+
+impl<'a> GroupWriter<'a> {
+    /// A writer whose first part gets position `first`.
+    pub(crate) fn new(first: i64, now_ms: i64) -> Self {
+        Self {
+            next: first,
+            now_ms,
+            items: Vec::new(),
+            rooms: Vec::new(),
+            heads: Vec::new(),
+            events: Vec::new(),
+            nodes: Vec::new(),
+            state_changes: Vec::new(),
+            memberships: Vec::new(),
+            commits: Vec::new(),
+            receipts: Vec::new(),
+            account_data: Vec::new(),
+            to_device: Vec::new(),
+            device_lists: Vec::new(),
+        }
+    }
+
+    /// The position of the last part so far.
+    pub(crate) fn newest(&self) -> i64 {
+        self.next - 1
+    }
+
+    fn take(&mut self, item: Item) -> Position {
+        let position = Position(self.next);
+        self.next += 1;
+        self.items.push((position, item));
+        position
+    }
+
+    /// Adds a commit that has passed its check; `head` is its room's as it is stored.
+    pub(crate) fn add(&mut self, commit: &'a Commit, head: Option<&StoredHead>) {
+        if let Some(room) = &commit.room {
+            self.add_room(room, head);
+        }
+        for receipt in &commit.receipts {
+            let position = self.take(Item::Receipt(receipt.room_nr, receipt.user_nr));
+            self.receipts.push(position);
+        }
+        for data in &commit.account_data {
+            let position = self.take(Item::AccountData(data.user_nr));
+            self.account_data.push(position);
+        }
+        for message in &commit.to_device {
+            let position = self.take(Item::ToDevice(message.user_nr, message.device_id.clone()));
+            self.to_device.push(position);
+        }
+        for user in &commit.device_lists {
+            let position = self.take(Item::DeviceList(*user));
+            self.device_lists.push(position);
+        }
+        for user in &commit.profiles {
+            self.take(Item::Profile(*user));
+        }
+        self.commits.push(commit);
+    }
+
+    fn add_room(&mut self, room: &'a RoomCommit, head: Option<&StoredHead>) {
+        let month = body_month(self.now_ms);
+        let mut positions = HashMap::new();
+        for event in &room.events {
+            let month = if event.state_key_nr.is_some() { 0 } else { month };
+            let position = (event.placement == Placement::Live).then(|| {
+                let stored = StoredEvent::of_new(event, room.room_nr, Some(Position(self.next)), month);
+                self.take(Item::Event(Arc::new(stored)))
+            });
+            positions.extend(position.map(|position| (event.nr, position)));
+            self.events.push((position, month, event));
+        }
+        self.nodes.extend(room.state_nodes.iter().map(|(nr, node)| (room.room_nr, *nr, node)));
+        for change in &room.state_changes {
+            let Some(position) = positions.get(&change.event_nr) else { continue };
+            self.state_changes.push((*position, room.room_nr, change));
+            if let Some(membership) = &change.membership {
+                self.memberships.push((*position, room.room_nr, change.event_nr, membership));
+            }
+        }
+        // Another process may have added messages since these events were built: its extremities stay beside ours.
+        let mut extremities = head.map(|head| head.extremities.clone()).unwrap_or_default();
+        extremities.retain(|nr| !room.extremities_used.contains(nr));
+        extremities.extend(room.extremities_added.iter().filter(|nr| !room.extremities_used.contains(nr)));
+        let merged = StoredHead {
+            state: room.state,
+            next_node: NodeNr(room.next_node.0.max(head.map_or(0, |head| head.next_node.0))),
+            depth: room.depth.max(head.map_or(0, |head| head.depth)),
+            extremities,
+        };
+        self.heads.push((room.room_nr, merged, Position(self.newest())));
+        self.rooms.push(room);
+    }
+
+    /// Writes all rows; `false` when an event, a room, an alias or a transaction existed already: roll back.
+    pub(crate) async fn write(&self, tx: &mut Tx) -> Result<bool, Error> {
+        let complete = self.write_rooms(tx).await? && self.write_transactions(tx).await?;
+        if complete {
+            self.write_projections(tx).await?;
+            self.write_streams(tx).await?;
+        }
+        Ok(complete)
+    }
+
+    async fn write_rooms(&self, tx: &mut Tx) -> Result<bool, Error> {
+        if self.rooms.is_empty() {
+            return Ok(true);
+        }
+        let new: Vec<_> = self.rooms.iter().filter_map(|room| Some((room.room_nr, room.new_room.as_ref()?))).collect();
+        let rows = Rows::new()
+            .bigint(new.iter().map(|(nr, _)| nr.0))
+            .text(new.iter().map(|(_, room)| room.room_id.to_string()))
+            .text(new.iter().map(|(_, room)| room.version.to_string()));
+        if !insert_new(tx, &INSERT_ROOMS, rows).await? {
+            return Ok(false);
+        }
+        let events = &self.events;
+        let rows = Rows::new()
+            .bigint(events.iter().map(|(_, _, event)| event.nr.0))
+            .text(events.iter().map(|(_, _, event)| event.pdu.event_id.to_string()))
+            .bigint(self.rooms.iter().flat_map(|room| room.events.iter().map(|_| room.room_nr.0)))
+            .bigint(events.iter().map(|(position, _, _)| position.map(|position| position.0)))
+            .bigint(events.iter().map(|(_, _, event)| event.sender_nr.0))
+            .bigint(events.iter().map(|(_, _, event)| event.type_nr.0))
+            .bigint(events.iter().map(|(_, _, event)| event.state_key_nr.map(|nr| nr.0)))
+            .bigint(events.iter().map(|(_, _, event)| event.pdu.depth))
+            .bigint(events.iter().map(|(_, _, event)| event.state.0))
+            .bigint(events.iter().map(|(_, _, event)| event.replaces.map(|nr| nr.0)))
+            .bigint(events.iter().map(|(_, month, _)| *month))
+            .bigint(events.iter().map(|(_, _, event)| flags_of(event.placement)))
+            .bytea(events.iter().map(|(_, _, event)| pack_events(&event.prev)))
+            .bytea(events.iter().map(|(_, _, event)| pack_events(&event.auth)));
+        if !insert_new(tx, &INSERT_EVENTS, rows).await? {
+            return Ok(false);
+        }
+        let rows = Rows::new()
+            .bigint(events.iter().map(|(_, month, _)| *month))
+            .bigint(events.iter().map(|(_, _, event)| event.nr.0))
+            .bytea(events.iter().map(|(_, _, event)| encode_body(&event.pdu.json)));
+        tx.execute(&INSERT_BODIES, rows).await?;
+        let rows = Rows::new()
+            .bigint(self.heads.iter().map(|(nr, _, _)| nr.0))
+            .bigint(self.heads.iter().map(|(_, head, _)| head.state.0))
+            .bigint(self.heads.iter().map(|(_, head, _)| head.next_node.0))
+            .bigint(self.heads.iter().map(|(_, head, _)| head.depth))
+            .bigint(self.heads.iter().map(|(_, _, position)| position.0))
+            .bytea(self.heads.iter().map(|(_, head, _)| pack_events(&head.extremities)));
+        tx.execute(&UPSERT_HEADS, rows).await?;
+        let aliases: Vec<_> =
+            self.rooms.iter().flat_map(|room| room.aliases.iter().map(|alias| (room.room_nr, alias))).collect();
+        let rows = Rows::new()
+            .text(aliases.iter().map(|(_, (alias, _))| alias.clone()))
+            .bigint(aliases.iter().map(|(nr, _)| nr.0))
+            .bigint(aliases.iter().map(|(_, (_, creator))| creator.0))
+            .bigint(aliases.iter().map(|_| self.now_ms));
+        insert_new(tx, &INSERT_ALIASES, rows).await
+    }
+
+    async fn write_transactions(&self, tx: &mut Tx) -> Result<bool, Error> {
+        let transactions: Vec<_> = self.commits.iter().flat_map(|commit| &commit.transactions).collect();
+        let rows = Rows::new()
+            .bigint(transactions.iter().map(|transaction| transaction.key.user_nr.0))
+            .text(transactions.iter().map(|transaction| transaction.key.device_id.clone()))
+            .text(transactions.iter().map(|transaction| transaction.key.scope.clone()))
+            .text(transactions.iter().map(|transaction| transaction.key.transaction_id.clone()))
+            .bigint(transactions.iter().map(|transaction| transaction.event_nr.map(|nr| nr.0)))
+            .bigint(transactions.iter().map(|_| self.now_ms));
+        insert_new(tx, &INSERT_TRANSACTIONS, rows).await
+    }
+
+    async fn write_projections(&self, tx: &mut Tx) -> Result<(), Error> {
+        let rows = Rows::new()
+            .bigint(self.nodes.iter().map(|(room, _, _)| room.0))
+            .bigint(self.nodes.iter().map(|(_, nr, _)| nr.0))
+            .bytea(self.nodes.iter().map(|(_, _, node)| node.to_bytes()));
+        insert(tx, &INSERT_NODES, rows).await?;
+        let changes = &self.state_changes;
+        let rows = Rows::new()
+            .bigint(changes.iter().map(|(position, _, _)| position.0))
+            .bigint(changes.iter().map(|(_, room, _)| room.0))
+            .bigint(changes.iter().map(|(_, _, change)| change.type_nr.0))
+            .bigint(changes.iter().map(|(_, _, change)| change.state_key_nr.0))
+            .bigint(changes.iter().map(|(_, _, change)| change.event_nr.0));
+        insert(tx, &INSERT_STATE_CHANGES, rows).await?;
+        let summaries: Vec<_> =
+            self.rooms.iter().filter_map(|room| Some((room.room_nr, room.summary.as_ref()?))).collect();
+        let rows = Rows::new()
+            .bigint(summaries.iter().map(|(nr, _)| nr.0))
+            .text(summaries.iter().map(|(_, summary)| summary.name.clone()))
+            .text(summaries.iter().map(|(_, summary)| summary.topic.clone()))
+            .text(summaries.iter().map(|(_, summary)| summary.avatar_url.clone()))
+            .text(summaries.iter().map(|(_, summary)| summary.canonical_alias.clone()))
+            .text(summaries.iter().map(|(_, summary)| summary.room_type.clone()))
+            .text(summaries.iter().map(|(_, summary)| summary.encryption.clone()))
+            .text(summaries.iter().map(|(_, summary)| summary.join_rule.clone()))
+            .text(summaries.iter().map(|(_, summary)| summary.history_visibility.clone()))
+            .text(summaries.iter().map(|(_, summary)| summary.guest_access.clone()));
+        insert(tx, &UPSERT_SUMMARIES, rows).await?;
+        self.write_memberships(tx).await?;
+        let listed: Vec<_> =
+            self.rooms.iter().filter_map(|room| Some((room.room_nr, room.listed_on.as_ref()?))).collect();
+        let rows = Rows::new()
+            .text(listed.iter().map(|(_, server)| server.to_string()))
+            .bigint(listed.iter().map(|(nr, _)| nr.0));
+        insert(tx, &INSERT_DIRECTORY, rows).await?;
+        let redactions: Vec<_> = self.rooms.iter().flat_map(|room| &room.redactions).collect();
+        let rows = Rows::new()
+            .bigint(redactions.iter().map(|redaction| redaction.event_nr.0))
+            .bigint(redactions.iter().map(|redaction| redaction.by.0));
+        insert(tx, &REDACT_EVENTS, rows).await?;
+        let rows = Rows::new()
+            .bigint(redactions.iter().map(|redaction| redaction.event_nr.0))
+            .bytea(redactions.iter().map(|redaction| encode_body(&redaction.json)));
+        insert(tx, &REDACT_BODIES, rows).await
+    }
+
+    async fn write_memberships(&self, tx: &mut Tx) -> Result<(), Error> {
+        if self.memberships.is_empty() {
+            return Ok(());
+        }
+        // A statement may touch a row once: the last membership of a user in the group counts.
+        let mut last = HashMap::new();
+        let mut counts: HashMap<RoomNr, (i64, i64)> = HashMap::new();
+        let mut servers: HashMap<(RoomNr, &str), i64> = HashMap::new();
+        for entry @ (_, room, _, change) in &self.memberships {
+            last.insert((*room, change.user_nr), entry);
+            let (joined, invited) = counts.entry(*room).or_default();
+            let step = |membership| i64::from(change.after == membership) - i64::from(change.before == Some(membership));
+            *joined += step(Membership::Join);
+            *invited += step(Membership::Invite);
+            *servers.entry((*room, change.server.as_str())).or_default() += step(Membership::Join);
+        }
+        let mut last: Vec<_> = last.into_values().collect();
+        last.sort_unstable_by_key(|(position, ..)| *position);
+        let rows = Rows::new()
+            .bigint(last.iter().map(|(_, room, _, _)| room.0))
+            .bigint(last.iter().map(|(_, _, _, change)| change.user_nr.0))
+            .bigint(last.iter().map(|(_, _, _, change)| change.after.code()))
+            .bigint(last.iter().map(|(_, _, event, _)| event.0))
+            .bigint(last.iter().map(|(position, ..)| position.0))
+            .boolean(last.iter().map(|(_, _, _, change)| change.is_local));
+        tx.execute(&UPSERT_MEMBERSHIPS, rows).await?;
+        let all = &self.memberships;
+        let rows = Rows::new()
+            .bigint(all.iter().map(|(_, _, _, change)| change.user_nr.0))
+            .bigint(all.iter().map(|(_, room, _, _)| room.0))
+            .bigint(all.iter().map(|(position, ..)| position.0))
+            .bigint(all.iter().map(|(_, _, _, change)| change.after.code()));
+        tx.execute(&INSERT_MEMBERSHIP_LOG, rows).await?;
+        let mut counts: Vec<_> = counts.into_iter().filter(|(_, change)| *change != (0, 0)).collect();
+        counts.sort_unstable();
+        let rows = Rows::new()
+            .bigint(counts.iter().map(|(room, _)| room.0))
+            .bigint(counts.iter().map(|(_, (joined, _))| *joined))
+            .bigint(counts.iter().map(|(_, (_, invited))| *invited));
+        insert(tx, &ADD_COUNTS, rows).await?;
+        let mut servers: Vec<_> = servers.into_iter().filter(|(_, joined)| *joined != 0).collect();
+        servers.sort_unstable();
+        let rows = Rows::new()
+            .bigint(servers.iter().map(|((room, _), _)| room.0))
+            .text(servers.iter().map(|((_, server), _)| (*server).to_owned()))
+            .bigint(servers.iter().map(|(_, joined)| *joined));
+        insert(tx, &UPSERT_ROOM_SERVERS, rows).await?;
+        let left: Vec<i64> = servers.iter().filter(|(_, joined)| *joined < 0).map(|((room, _), _)| room.0).collect();
+        if !left.is_empty() {
+            tx.execute(&DELETE_ROOM_SERVERS, args![left]).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_streams(&self, tx: &mut Tx) -> Result<(), Error> {
+        // A statement may touch a row once: of two for the same key, the later counts.
+        let mut receipts = HashMap::new();
+        for (receipt, position) in self.commits.iter().flat_map(|commit| &commit.receipts).zip(&self.receipts) {
+            let key = (receipt.room_nr, receipt.user_nr, &receipt.receipt_type, &receipt.thread);
+            receipts.insert(key, (receipt, *position));
+        }
+        let receipts: Vec<_> = receipts.into_values().collect();
+        let rows = Rows::new()
+            .bigint(receipts.iter().map(|(receipt, _)| receipt.room_nr.0))
+            .bigint(receipts.iter().map(|(receipt, _)| receipt.user_nr.0))
+            .text(receipts.iter().map(|(receipt, _)| receipt.receipt_type.clone()))
+            .text(receipts.iter().map(|(receipt, _)| receipt.thread.clone()))
+            .text(receipts.iter().map(|(receipt, _)| receipt.event_id.to_string()))
+            .bigint(receipts.iter().map(|(receipt, _)| receipt.at_ms))
+            .bigint(receipts.iter().map(|(_, position)| position.0));
+        insert(tx, &UPSERT_RECEIPTS, rows).await?;
+        let mut data = HashMap::new();
+        for (new, position) in self.commits.iter().flat_map(|commit| &commit.account_data).zip(&self.account_data) {
+            data.insert((new.user_nr, new.room_nr, &new.event_type), (new, *position));
+        }
+        let data: Vec<_> = data.into_values().collect();
+        let rows = Rows::new()
+            .bigint(data.iter().map(|(new, _)| new.user_nr.0))
+            .bigint(data.iter().map(|(new, _)| new.room_nr.0))
+            .text(data.iter().map(|(new, _)| new.event_type.clone()))
+            .text(data.iter().map(|(new, _)| new.content.clone()))
+            .bigint(data.iter().map(|(_, position)| position.0));
+        insert(tx, &UPSERT_ACCOUNT_DATA, rows).await?;
+        let messages: Vec<_> = self.commits.iter().flat_map(|commit| &commit.to_device).collect();
+        let rows = Rows::new()
+            .bigint(self.to_device.iter().map(|position| position.0))
+            .bigint(messages.iter().map(|message| message.user_nr.0))
+            .text(messages.iter().map(|message| message.device_id.clone()))
+            .text(messages.iter().map(|message| message.message.to_string()));
+        insert(tx, &INSERT_TO_DEVICE, rows).await?;
+        let rows = Rows::new()
+            .bigint(self.device_lists.iter().map(|position| position.0))
+            .bigint(self.commits.iter().flat_map(|commit| &commit.device_lists).map(|user| user.0));
+        insert(tx, &INSERT_DEVICE_LISTS, rows).await
+    }
+}
+
+/// Inserts the rows, if there are any.
+async fn insert(tx: &mut Tx, statement: &crate::statement::Statement, rows: Rows) -> Result<(), Error> {
+    if rows.len() > 0 {
+        tx.execute(statement, rows).await?;
+    }
+    Ok(())
+}
+
+/// Inserts the rows, if there are any; whether all of them were new.
+async fn insert_new(tx: &mut Tx, statement: &crate::statement::Statement, rows: Rows) -> Result<bool, Error> {
+    let count = rows.len() as u64;
+    Ok(count == 0 || tx.execute(statement, rows).await? == count)
+}
+
+fn flags_of(placement: Placement) -> i64 {
+    match placement {
+        Placement::Live => 0,
+        Placement::Outlier => FLAG_OUTLIER,
+        Placement::Rejected => FLAG_REJECTED,
+        Placement::SoftFailed => FLAG_SOFT_FAILED,
+    }
+}

@@ -1,0 +1,84 @@
+//! What keeps the database in shape: partitions ahead of time, checkpoints, and rows that have had their time.
+
+use std::time::Duration;
+
+use sqlx::{AssertSqlSafe, Executor as _};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Error, Storage,
+    db::{Db, args},
+    events::body_month,
+    statement::statements,
+};
+
+/// How long a transaction id is remembered: a client that repeats a request later sends it anew.
+const TRANSACTION_IDS_KEPT_MS: i64 = 2 * 24 * 3_600_000;
+/// Most rows that one clean-up statement deletes: the SQLite writer is held for milliseconds only.
+const CLEANED_AT_ONCE: i64 = 500;
+/// How often the write-ahead log goes into the SQLite file. A commit never waits for it.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+/// How often old rows are cleaned away.
+const CLEAN_EVERY: Duration = Duration::from_secs(600);
+
+statements! {
+    CHECKPOINT = [(either "PRAGMA wal_checkpoint(PASSIVE)" "SELECT 1")];
+    DELETE_OLD_TRANSACTIONS = ["
+        DELETE FROM transaction_ids WHERE (user_nr, device_id, scope, transaction_id) IN
+               (SELECT user_nr, device_id, scope, transaction_id FROM transaction_ids WHERE at_ms < $1 LIMIT $2)"];
+    DELETE_OLD_COMMITS = ["
+        DELETE FROM commits WHERE position IN
+               (SELECT position FROM commits WHERE at_ms < $1 AND position < (SELECT max(position) FROM commits) LIMIT $2)"];
+}
+
+/// Makes the partitions of this month and the next two on PostgreSQL.
+pub(crate) async fn make_partitions(db: &Db, now_ms: i64) -> Result<(), Error> {
+    let Db::Postgres { pool } = db else { return Ok(()) };
+    let month = body_month(now_ms);
+    for month in month..month + 3 {
+        let text = format!(
+            "CREATE TABLE IF NOT EXISTS event_bodies_m{month} PARTITION OF event_bodies FOR VALUES FROM ({month}) TO ({})",
+            month + 1
+        );
+        pool.execute(AssertSqlSafe(text)).await?;
+    }
+    Ok(())
+}
+
+impl Storage {
+    /// Keeps the database in shape until `stop`; run it as one task of the process.
+    pub async fn maintain(&self, stop: CancellationToken) {
+        let mut checkpoint = tokio::time::interval(CHECKPOINT_EVERY);
+        let mut clean = tokio::time::interval(CLEAN_EVERY);
+        loop {
+            let done = tokio::select! {
+                () = stop.cancelled() => return,
+                _ = checkpoint.tick() => self.checkpoint().await,
+                _ = clean.tick() => self.clean().await,
+            };
+            if let Err(error) = done {
+                tracing::warn!(error = &error as &dyn std::error::Error, "maintenance of the database failed; it is tried again");
+            }
+        }
+    }
+
+    async fn checkpoint(&self) -> Result<(), Error> {
+        // On a reader's connection: the writer goes on meanwhile.
+        if let Db::Sqlite { checkpointer, .. } = self.db() {
+            sqlx::query(CHECKPOINT.sqlite).execute(checkpointer).await?;
+        }
+        Ok(())
+    }
+
+    async fn clean(&self) -> Result<(), Error> {
+        let now_ms = self.clock().now_ms();
+        make_partitions(self.db(), now_ms).await?;
+        let before = now_ms - TRANSACTION_IDS_KEPT_MS;
+        for statement in [&DELETE_OLD_TRANSACTIONS, &DELETE_OLD_COMMITS] {
+            while self.db().write(statement, args![before, CLEANED_AT_ONCE]).await? == CLEANED_AT_ONCE as u64 {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+}

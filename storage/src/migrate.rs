@@ -1,0 +1,126 @@
+//! The schema, brought up to date at start-up.
+
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, Row as _};
+
+use crate::{Error, db::Db};
+
+/// One step of the schema. One text serves both databases, or one each.
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
+}
+
+macro_rules! migration {
+    ($version:literal, $name:literal) => {
+        Migration {
+            version: $version,
+            name: $name,
+            sqlite: include_str!(concat!("../../migrations/", $name, ".sql")),
+            postgres: include_str!(concat!("../../migrations/", $name, ".sql")),
+        }
+    };
+    ($version:literal, $name:literal, each) => {
+        Migration {
+            version: $version,
+            name: $name,
+            sqlite: include_str!(concat!("../../migrations/", $name, ".sqlite.sql")),
+            postgres: include_str!(concat!("../../migrations/", $name, ".postgres.sql")),
+        }
+    };
+}
+
+/// All steps, oldest first. A step that was released never changes.
+const MIGRATIONS: &[Migration] = &[migration!(1, "0001_rooms"), migration!(2, "0002_bodies", each)];
+
+/// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.
+const MIGRATION_LOCK: i64 = 0x7377_6966_7401;
+
+const VERSIONS_TABLE: &str = "CREATE TABLE IF NOT EXISTS schema_versions (
+    version BIGINT NOT NULL PRIMARY KEY, name TEXT NOT NULL, at_ms BIGINT NOT NULL)";
+
+/// Brings the schema up to date, each step in a transaction of its own, under a lock.
+///
+/// # Errors
+///
+/// [`Error::SchemaTooNew`] when a newer program was here before.
+pub(crate) async fn migrate(db: &Db, now_ms: i64) -> Result<(), Error> {
+    match db {
+        Db::Sqlite { writer, .. } => {
+            let mut connection = writer.acquire().await?;
+            connection.execute(VERSIONS_TABLE).await?;
+            loop {
+                let mut tx = connection.begin_with("BEGIN IMMEDIATE").await?;
+                let found: i64 = tx.fetch_one("SELECT coalesce(max(version), 0) FROM schema_versions").await?.get(0);
+                let Some(step) = next_step(found)? else { return Ok(()) };
+                tx.execute(sqlx::raw_sql(AssertSqlSafe(for_sqlite(step.sqlite)))).await?;
+                sqlx::query("INSERT INTO schema_versions (version, name, at_ms) VALUES ($1, $2, $3)")
+                    .bind(step.version)
+                    .bind(step.name)
+                    .bind(now_ms)
+                    .execute(&mut *tx)
+                    .await?;
+                tx.commit().await?;
+                tracing::info!(schema.version = step.version, "upgraded the database to schema {}", step.name);
+            }
+        }
+        Db::Postgres { pool } => loop {
+            let mut tx = pool.begin().await?;
+            sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *tx).await?;
+            tx.execute(VERSIONS_TABLE).await?;
+            let found: i64 = tx.fetch_one("SELECT coalesce(max(version), 0) FROM schema_versions").await?.get(0);
+            let Some(step) = next_step(found)? else { return Ok(tx.commit().await?) };
+            tx.execute(sqlx::raw_sql(AssertSqlSafe(for_postgres(step.postgres)))).await?;
+            sqlx::query("INSERT INTO schema_versions (version, name, at_ms) VALUES ($1, $2, $3)")
+                .bind(step.version)
+                .bind(step.name)
+                .bind(now_ms)
+                .execute(&mut *tx)
+                .await?;
+            tx.commit().await?;
+            tracing::info!(schema.version = step.version, "upgraded the database to schema {}", step.name);
+        },
+    }
+}
+
+fn next_step(found: i64) -> Result<Option<&'static Migration>, Error> {
+    let known = MIGRATIONS.last().map_or(0, |step| step.version);
+    if found > known {
+        return Err(Error::SchemaTooNew { found, known });
+    }
+    Ok(MIGRATIONS.iter().find(|step| step.version > found))
+}
+
+/// The words of `migrations/` that SQLite says otherwise.
+fn for_sqlite(text: &str) -> String {
+    text.replace("BYTEA", "BLOB")
+        .replace("BIGINT PRIMARY KEY", "INTEGER PRIMARY KEY")
+        .replace(") CLUSTERED;", ") WITHOUT ROWID;")
+        .replace(") HOT;", ");")
+}
+
+/// The words of `migrations/` that PostgreSQL says otherwise.
+fn for_postgres(text: &str) -> String {
+    text.replace(") CLUSTERED;", ");").replace(") HOT;", ") WITH (fillfactor = 70);")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_file_in_migrations_is_run() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../migrations");
+        let files: BTreeSet<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .map(|name| name.split('.').next().unwrap().to_owned())
+            .collect();
+        let known: BTreeSet<String> = MIGRATIONS.iter().map(|step| step.name.to_owned()).collect();
+        assert_eq!(files, known);
+        assert!(MIGRATIONS.iter().zip(1..).all(|(step, version)| step.version == version));
+    }
+}

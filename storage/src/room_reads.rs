@@ -1,0 +1,305 @@
+//! What readers ask of rooms: members, timelines, receipts.
+
+use std::collections::HashMap;
+
+use model::{EventNr, Membership, Position, RoomNr, UserNr};
+
+use crate::{
+    Error, Storage,
+    db::{Row, args},
+    statement::statements,
+};
+
+statements! {
+    GET_MEMBERSHIP = ["
+        SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
+         WHERE room_nr = $1 AND user_nr = $2"];
+    LIST_MEMBERS = ["
+        SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
+         WHERE room_nr = $1 ORDER BY position, user_nr"];
+    LIST_MEMBERS_OF_KIND = ["
+        SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
+         WHERE room_nr = $1 AND membership = $2 ORDER BY position, user_nr LIMIT $3"];
+    LIST_LOCAL_JOINED = ["
+        SELECT user_nr FROM memberships WHERE room_nr = $1 AND membership = 3 AND is_local ORDER BY user_nr"];
+    LIST_ROOMS_OF_USER = ["
+        SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
+         WHERE user_nr = $1 ORDER BY room_nr"];
+    SHARE_ROOM = ["
+        SELECT 1 FROM memberships a JOIN memberships b ON b.room_nr = a.room_nr AND b.user_nr = $2 AND b.membership = 3
+         WHERE a.user_nr = $1 AND a.membership = 3 LIMIT 1"];
+    SET_FORGOTTEN = ["
+        UPDATE memberships SET forgotten = TRUE WHERE room_nr = $1 AND user_nr = $2 AND membership IN (0, 4)"];
+    LIST_MEMBERSHIP_LOG = ["
+        SELECT position, membership FROM membership_log WHERE user_nr = $1 AND room_nr = $2 ORDER BY position"];
+
+    TIMELINE_BACKWARD = ["
+        SELECT event_nr, anchor, step FROM events
+         WHERE room_nr = $1 AND anchor IS NOT NULL AND (anchor, step) < ($2, $3) AND (anchor, step) > ($4, $5)
+         ORDER BY anchor DESC, step DESC LIMIT $6"];
+    TIMELINE_FORWARD = ["
+        SELECT event_nr, anchor, step FROM events
+         WHERE room_nr = $1 AND anchor IS NOT NULL AND (anchor, step) > ($2, $3) AND (anchor, step) < ($4, $5)
+         ORDER BY anchor, step LIMIT $6"];
+    LIST_EVENTS_AFTER = ["
+        SELECT event_nr FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"];
+    STATE_AT = ["
+        SELECT state_node FROM events WHERE room_nr = $1 AND anchor IS NOT NULL AND anchor <= $2
+         ORDER BY anchor DESC, step DESC LIMIT 1"];
+    LIST_CHANGED_ROOMS = ["
+        SELECT room_nr FROM room_heads WHERE position > $1 AND room_nr", (in_list 2)];
+
+    LIST_RECEIPTS = ["
+        SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
+         WHERE position > $1 AND position <= $2 AND room_nr", (in_list 3), " ORDER BY position"];
+    GET_RECEIPT = ["
+        SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
+         WHERE room_nr = $1 AND user_nr = $2 AND receipt_type = $3 AND thread = $4"];
+}
+
+/// What a user is to a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomMembership {
+    /// The room.
+    pub room_nr: RoomNr,
+    /// The user.
+    pub user_nr: UserNr,
+    /// The membership.
+    pub membership: Membership,
+    /// The member event.
+    pub event_nr: EventNr,
+    /// When it became so.
+    pub position: Position,
+    /// Whether the user has forgotten the room. Client-Server API, "Forgetting rooms".
+    pub forgotten: bool,
+}
+
+/// The same under the name that lists of members use.
+pub type MemberRow = RoomMembership;
+
+/// A receipt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReceiptRow {
+    /// The room.
+    pub room_nr: RoomNr,
+    /// The reader.
+    pub user_nr: UserNr,
+    /// `m.read`, `m.read.private`, `m.fully_read`.
+    pub receipt_type: String,
+    /// The thread, or empty.
+    pub thread: String,
+    /// The event.
+    pub event_id: String,
+    /// When it was read, in milliseconds since 1970.
+    pub at_ms: i64,
+    /// Its place in the stream.
+    pub position: Position,
+}
+
+/// A place in a room's timeline.
+pub type TimelinePlace = (Position, i64);
+
+/// Which way to go through a timeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimelineDirection {
+    /// From newer to older events.
+    Backward,
+    /// From older to newer events.
+    Forward,
+}
+
+fn membership_of(row: &Row) -> Result<RoomMembership, Error> {
+    Ok(RoomMembership {
+        room_nr: row.nr(0)?,
+        user_nr: row.nr(1)?,
+        membership: Membership::from_code(row.get(2)?),
+        event_nr: row.nr(3)?,
+        position: row.nr(4)?,
+        forgotten: row.get(5)?,
+    })
+}
+
+fn receipt_of(row: &Row) -> Result<ReceiptRow, Error> {
+    Ok(ReceiptRow {
+        room_nr: row.nr(0)?,
+        user_nr: row.nr(1)?,
+        receipt_type: row.get(2)?,
+        thread: row.get(3)?,
+        event_id: row.get(4)?,
+        at_ms: row.get(5)?,
+        position: row.nr(6)?,
+    })
+}
+
+impl Storage {
+    /// What a user is to a room; nothing when they never were anything to it.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_membership(&self, room_nr: RoomNr, user_nr: UserNr) -> Result<Option<RoomMembership>, Error> {
+        self.db().read_one(&GET_MEMBERSHIP, args![room_nr, user_nr]).await?.map(|row| membership_of(&row)).transpose()
+    }
+
+    /// All that are or were something to a room, oldest change first.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_members(&self, room_nr: RoomNr) -> Result<Vec<MemberRow>, Error> {
+        self.db().read(&LIST_MEMBERS, args![room_nr]).await?.iter().map(membership_of).collect()
+    }
+
+    /// The members of one kind, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_members_of_kind(
+        &self,
+        room_nr: RoomNr,
+        membership: Membership,
+        limit: u32,
+    ) -> Result<Vec<MemberRow>, Error> {
+        let args = args![room_nr, membership.code(), i64::from(limit)];
+        self.db().read(&LIST_MEMBERS_OF_KIND, args).await?.iter().map(membership_of).collect()
+    }
+
+    /// The joined members of a room who are ours.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_local_joined(&self, room_nr: RoomNr) -> Result<Vec<UserNr>, Error> {
+        self.db().read(&LIST_LOCAL_JOINED, args![room_nr]).await?.iter().map(|row| row.nr(0)).collect()
+    }
+
+    /// All rooms that a user is or was something to, by number.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_rooms_of_user(&self, user_nr: UserNr) -> Result<Vec<RoomMembership>, Error> {
+        self.db().read(&LIST_ROOMS_OF_USER, args![user_nr]).await?.iter().map(membership_of).collect()
+    }
+
+    /// Whether two users are joined to a room together.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn share_room(&self, a: UserNr, b: UserNr) -> Result<bool, Error> {
+        Ok(self.db().read_one(&SHARE_ROOM, args![a, b]).await?.is_some())
+    }
+
+    /// Forgets a room for a user who has left it or is banned; `false` when the user is anything else to it.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn forget_room(&self, room_nr: RoomNr, user_nr: UserNr) -> Result<bool, Error> {
+        Ok(self.db().write(&SET_FORGOTTEN, args![room_nr, user_nr]).await? == 1)
+    }
+
+    /// What a user was to a room since when, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_membership_log(
+        &self,
+        room_nr: RoomNr,
+        user_nr: UserNr,
+    ) -> Result<Vec<(Position, Membership)>, Error> {
+        let rows = self.db().read(&LIST_MEMBERSHIP_LOG, args![user_nr, room_nr]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, Membership::from_code(row.get(1)?)))).collect()
+    }
+
+    /// Events of a room's timeline strictly between two places, from `from` towards `to`, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_timeline(
+        &self,
+        room_nr: RoomNr,
+        direction: TimelineDirection,
+        from: TimelinePlace,
+        to: TimelinePlace,
+        limit: u32,
+    ) -> Result<Vec<(EventNr, TimelinePlace)>, Error> {
+        let statement = match direction {
+            TimelineDirection::Backward => &TIMELINE_BACKWARD,
+            TimelineDirection::Forward => &TIMELINE_FORWARD,
+        };
+        let args = args![room_nr, from.0, from.1, to.0, to.1, i64::from(limit)];
+        let rows = self.db().read(statement, args).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, (row.nr(1)?, row.get(2)?)))).collect()
+    }
+
+    /// Live events of all rooms after a position up to another, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_events_after(&self, after: Position, upto: Position, limit: u32) -> Result<Vec<EventNr>, Error> {
+        let rows = self.db().read(&LIST_EVENTS_AFTER, args![after, upto, i64::from(limit)]).await?;
+        rows.iter().map(|row| row.nr(0)).collect()
+    }
+
+    /// The room's state at a position: after the newest event at or below it; the empty state before the first.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_state_at(&self, room_nr: RoomNr, position: Position) -> Result<model::NodeNr, Error> {
+        let row = self.db().read_one(&STATE_AT, args![room_nr, position]).await?;
+        row.map_or(Ok(model::NodeNr(0)), |row| row.nr(0))
+    }
+
+    /// Which of the rooms have an event after a position.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_changed_rooms(&self, rooms: &[RoomNr], after: Position) -> Result<Vec<RoomNr>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
+        self.db().read(&LIST_CHANGED_ROOMS, args![after, numbers]).await?.iter().map(|row| row.nr(0)).collect()
+    }
+
+    /// The receipts in rooms that changed after a position, up to another; those of one room together.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_receipts(
+        &self,
+        rooms: &[RoomNr],
+        after: Position,
+        upto: Position,
+    ) -> Result<HashMap<RoomNr, Vec<ReceiptRow>>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
+        let mut receipts: HashMap<RoomNr, Vec<ReceiptRow>> = HashMap::new();
+        for row in self.db().read(&LIST_RECEIPTS, args![after, upto, numbers]).await? {
+            let receipt = receipt_of(&row)?;
+            receipts.entry(receipt.room_nr).or_default().push(receipt);
+        }
+        Ok(receipts)
+    }
+
+    /// A user's receipt in a room, of a type and a thread.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_receipt(
+        &self,
+        room_nr: RoomNr,
+        user_nr: UserNr,
+        receipt_type: &str,
+        thread: &str,
+    ) -> Result<Option<ReceiptRow>, Error> {
+        let row = self.db().read_one(&GET_RECEIPT, args![room_nr, user_nr, receipt_type, thread]).await?;
+        row.map(|row| receipt_of(&row)).transpose()
+    }
+}

@@ -1,0 +1,213 @@
+//! Rooms, what the next event of each builds upon, and their aliases.
+
+use std::collections::HashMap;
+
+use model::{EventNr, NodeNr, Position, RoomNr, UserNr};
+use ruma::{OwnedRoomId, RoomId, RoomVersionId};
+
+use crate::{
+    Error, RoomSummary, Storage,
+    db::{Row, args},
+    packed::unpack_events,
+    statement::statements,
+};
+
+statements! {
+    FIND_ROOM = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id = $1"];
+    GET_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_nr", (in_list 1)];
+    GET_HEAD = ["SELECT state_node, next_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
+    GET_SUMMARIES = ["
+        SELECT room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule, history_visibility,
+               guest_access, joined, invited
+          FROM room_summary WHERE room_nr", (in_list 1)];
+    FIND_ALIAS = ["SELECT alias, room_nr, creator_nr FROM aliases WHERE alias = $1"];
+    LIST_ALIASES = ["SELECT alias, room_nr, creator_nr FROM aliases WHERE room_nr = $1 ORDER BY alias"];
+    INSERT_ALIAS = ["
+        INSERT INTO aliases (alias, room_nr, creator_nr, created_at_ms) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"];
+    DELETE_ALIAS = ["DELETE FROM aliases WHERE alias = $1"];
+    INSERT_LISTED = ["INSERT INTO directory (server, room_nr) VALUES ($1, $2) ON CONFLICT DO NOTHING"];
+    DELETE_LISTED = ["DELETE FROM directory WHERE server = $1 AND room_nr = $2"];
+    FIND_LISTED = ["SELECT room_nr FROM directory WHERE server = $1 AND room_nr = $2"];
+    LIST_SERVERS = ["SELECT server FROM room_servers WHERE room_nr = $1 ORDER BY joined DESC, server LIMIT $2"];
+}
+
+/// A room.
+#[derive(Clone, Debug)]
+pub struct RoomRow {
+    /// Its number.
+    pub nr: RoomNr,
+    /// Its id.
+    pub id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+}
+
+/// What the next event of a room builds upon.
+#[derive(Clone, Debug)]
+pub struct RoomHead {
+    /// The current state.
+    pub state: NodeNr,
+    /// The first free number of a state node.
+    pub next_node: NodeNr,
+    /// The largest depth.
+    pub depth: i64,
+    /// The position of the newest event.
+    pub position: Position,
+    /// The events that no event follows yet.
+    pub extremities: Vec<EventNr>,
+}
+
+/// An alias of a room on a local server.
+#[derive(Clone, Debug)]
+pub struct AliasRow {
+    /// The alias.
+    pub alias: String,
+    /// The room.
+    pub room_nr: RoomNr,
+    /// Who made it.
+    pub creator_nr: UserNr,
+}
+
+fn room_of(row: &Row) -> Result<RoomRow, Error> {
+    let nr: RoomNr = row.nr(0)?;
+    let damaged = |_| Error::Damaged(format!("room {nr}"));
+    let id = RoomId::parse(row.get::<String>(1)?).map_err(damaged)?;
+    Ok(RoomRow { nr, id, version: RoomVersionId::try_from(row.get::<String>(2)?).map_err(damaged)? })
+}
+
+fn alias_of(row: &Row) -> Result<AliasRow, Error> {
+    Ok(AliasRow { alias: row.get(0)?, room_nr: row.nr(1)?, creator_nr: row.nr(2)? })
+}
+
+impl Storage {
+    /// The room of an id, if it is stored.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn find_room(&self, room_id: &RoomId) -> Result<Option<RoomRow>, Error> {
+        self.db().read_one(&FIND_ROOM, args![room_id.as_str()]).await?.map(|row| room_of(&row)).transpose()
+    }
+
+    /// The rooms of those numbers.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_rooms(&self, rooms: &[RoomNr]) -> Result<HashMap<RoomNr, RoomRow>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
+        let rows = self.db().read(&GET_ROOMS, args![numbers]).await?;
+        rows.iter().map(room_of).map(|room| room.map(|room| (room.nr, room))).collect()
+    }
+
+    /// What the next event of a room builds upon.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_head(&self, room_nr: RoomNr) -> Result<Option<RoomHead>, Error> {
+        let Some(row) = self.db().read_one(&GET_HEAD, args![room_nr]).await? else { return Ok(None) };
+        let extremities = unpack_events(&row.get::<Vec<u8>>(4)?)
+            .ok_or_else(|| Error::Damaged(format!("extremities of room {room_nr}")))?;
+        Ok(Some(RoomHead {
+            state: row.nr(0)?,
+            next_node: row.nr(1)?,
+            depth: row.get(2)?,
+            position: row.nr(3)?,
+            extremities,
+        }))
+    }
+
+    /// What rooms show of themselves, with how many members are joined and invited.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_summaries(&self, rooms: &[RoomNr]) -> Result<HashMap<RoomNr, (RoomSummary, u64, u64)>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
+        let rows = self.db().read(&GET_SUMMARIES, args![numbers]).await?;
+        rows.iter()
+            .map(|row| {
+                let summary = RoomSummary {
+                    name: row.get(1)?,
+                    topic: row.get(2)?,
+                    avatar_url: row.get(3)?,
+                    canonical_alias: row.get(4)?,
+                    room_type: row.get(5)?,
+                    encryption: row.get(6)?,
+                    join_rule: row.get(7)?,
+                    history_visibility: row.get(8)?,
+                    guest_access: row.get(9)?,
+                };
+                let count = |index| row.get::<i64>(index).map(|count| u64::try_from(count).unwrap_or(0));
+                Ok((row.nr(0)?, (summary, count(10)?, count(11)?)))
+            })
+            .collect()
+    }
+
+    /// The room that an alias of ours points to.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn find_alias(&self, alias: &str) -> Result<Option<AliasRow>, Error> {
+        self.db().read_one(&FIND_ALIAS, args![alias]).await?.map(|row| alias_of(&row)).transpose()
+    }
+
+    /// The aliases that a room has here, sorted.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_aliases(&self, room_nr: RoomNr) -> Result<Vec<AliasRow>, Error> {
+        self.db().read(&LIST_ALIASES, args![room_nr]).await?.iter().map(alias_of).collect()
+    }
+
+    /// Makes an alias; `false` when it exists already, whatever it points to.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn insert_alias(&self, alias: &str, room_nr: RoomNr, creator_nr: UserNr) -> Result<bool, Error> {
+        let now_ms = self.clock().now_ms();
+        Ok(self.db().write(&INSERT_ALIAS, args![alias, room_nr, creator_nr, now_ms]).await? == 1)
+    }
+
+    /// Removes an alias; `false` when there was none.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_alias(&self, alias: &str) -> Result<bool, Error> {
+        Ok(self.db().write(&DELETE_ALIAS, args![alias]).await? == 1)
+    }
+
+    /// Whether the directory of a local server shows a room.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn is_listed(&self, server: &str, room_nr: RoomNr) -> Result<bool, Error> {
+        Ok(self.db().read_one(&FIND_LISTED, args![server, room_nr]).await?.is_some())
+    }
+
+    /// Shows or hides a room in the directory of a local server.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn set_listed(&self, server: &str, room_nr: RoomNr, listed: bool) -> Result<(), Error> {
+        let statement = if listed { &INSERT_LISTED } else { &DELETE_LISTED };
+        self.db().write(statement, args![server, room_nr]).await.map(|_| ())
+    }
+
+    /// The servers with joined members of a room, those with most first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_servers(&self, room_nr: RoomNr, limit: u32) -> Result<Vec<String>, Error> {
+        let rows = self.db().read(&LIST_SERVERS, args![room_nr, i64::from(limit)]).await?;
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+}
