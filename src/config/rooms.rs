@@ -1,0 +1,27 @@
+//! `[rooms]`: rooms made here.
+
+use ruma::RoomVersionId;
+use serde::{Deserialize, Deserializer, de::Error as _};
+
+/// Rooms made here.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoomsConfig {
+    /// The version of rooms whose maker asks for none, `"1"` to `"12"`. Default: `"12"`.
+    #[serde(deserialize_with = "known_version")]
+    pub default_version: RoomVersionId,
+}
+
+impl Default for RoomsConfig {
+    fn default() -> Self {
+        Self { default_version: RoomVersionId::V12 }
+    }
+}
+
+fn known_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RoomVersionId, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    match text.parse::<u32>() {
+        Ok(1..=12) => RoomVersionId::try_from(text.as_str()).map_err(D::Error::custom),
+        _ => Err(D::Error::custom(format!("`{text}` is not a room version: expected \"1\" to \"12\""))),
+    }
+}
