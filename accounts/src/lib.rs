@@ -1,1 +1,5 @@
 //! Users, devices, tokens, keys and account data.
+
+mod requester;
+
+pub use self::requester::Requester;
