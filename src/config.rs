@@ -109,6 +109,7 @@ impl Config {
                 return Err(format!("`server.names`: {name} is there twice"));
             }
         }
+        crate::log::filter(&self.server.log)?;
         let is_open = self.accounts.registration == Some(Registration::Open);
         if is_open && !self.all_listeners_on_loopback() && !self.unsafe_options.open_registration {
             return Err("`accounts.registration` is \"open\" and not all listeners are for this machine alone: strangers and \

@@ -1,2 +1,78 @@
 //! The SwiftChat homeserver.
-fn main() {}
+
+mod command_line;
+
+use std::{
+    io::{Write as _, stdout},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use command_line::{Command, CommandLine};
+use swiftchat::{
+    Overrides, Server,
+    config::{self, Config},
+    log, welcome,
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let command_line = CommandLine::parse();
+    match run(command_line).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("swiftchat: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command_line: CommandLine) -> anyhow::Result<()> {
+    let config = load(command_line.config.as_deref())?;
+    match command_line.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve(config).await,
+        Command::CheckConfig => {
+            println!("The configuration is good.");
+            Ok(())
+        }
+    }
+}
+
+fn load(file: Option<&Path>) -> anyhow::Result<Config> {
+    // A variable that is not UTF-8 is none of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    Ok(config::load(file, environment)?)
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    log::start(&config.server).map_err(anyhow::Error::msg)?;
+    // Before anything else: a signal during the start must not be missed.
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for signals")?;
+    let server = tokio::select! {
+        server = Server::start(config.clone(), Overrides::default()) => server?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let program = std::env::args().next().unwrap_or_else(|| "swiftchat".to_owned());
+    // Nobody may be reading: that is no reason to end.
+    let _ = writeln!(stdout(), "{}", welcome::text(&server, &config, &program));
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("ending");
+    tokio::select! {
+        () = server.shutdown() => Ok(()),
+        _ = terminate.recv() => anyhow::bail!("ended at once by a second signal"),
+        _ = interrupt.recv() => anyhow::bail!("ended at once by a second signal"),
+    }
+}

@@ -1,0 +1,52 @@
+//! Why a server cannot start.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+/// Why a server cannot start. The texts are for the one who starts it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder is not usable.
+    #[error("cannot {action} {path}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// Another server has the data folder.
+    #[error("another swiftchat is running with the data folder {0}; end it first, or set `server.data_folder`")]
+    DataFolderInUse(PathBuf),
+    /// A signing key cannot be read.
+    #[error("{path} does not hold a signing key")]
+    SigningKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: model::KeyPairError,
+    },
+    /// A certificate cannot be used.
+    #[error("the certificate {certificate} with the key {key} cannot be used: {reason}")]
+    Certificate {
+        /// The certificate's file.
+        certificate: PathBuf,
+        /// The key's file.
+        key: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// An address is not free.
+    #[error(
+        "cannot listen on {address}; is another server running there? `listeners` in the configuration sets the address"
+    )]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// The database cannot be used.
+    #[error("cannot open the database")]
+    Storage(#[from] storage::Error),
+}

@@ -1,0 +1,96 @@
+//! The signing key of each server name, one file each in the data folder.
+//!
+//! The form is the one line that other homeservers use too, so that a server can be moved here with its key. `docs/decisions`
+//! says why files.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{ErrorKind, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+};
+
+use model::{KeyPair, LocalServer, LocalServers, Random};
+use ruma::{OwnedServerName, ServerName};
+use tracing::info;
+
+use crate::{Error, data_folder};
+
+/// Reads the keys of `names`, and makes those that are not there.
+pub(crate) fn open(folder: &Path, names: Vec<OwnedServerName>, random: &Random) -> Result<LocalServers, Error> {
+    let folder = data_folder::make(&folder.join("signing_keys"))?;
+    let servers = names.into_iter().map(|name| {
+        let key = open_one(&folder, &name, random)?;
+        Ok(LocalServer { name, key })
+    });
+    Ok(LocalServers::new(servers.collect::<Result<_, Error>>()?))
+}
+
+fn open_one(folder: &Path, name: &ServerName, random: &Random) -> Result<KeyPair, Error> {
+    let path = folder.join(format!("{name}.key"));
+    let failed = |action| {
+        let path = path.clone();
+        move |source| Error::File { action, path, source }
+    };
+    match fs::read_to_string(&path) {
+        Ok(text) => return KeyPair::from_text(&text).map_err(|source| Error::SigningKey { path, source }),
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read the signing key")(error)),
+    }
+    // Written whole under another name first: a crash, or a second process, must not leave or see half a key.
+    let new = folder.join(format!("{name}.{}.new", random.alphanumeric(8)));
+    let write = |key: &KeyPair| {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(key.to_text().as_bytes())?;
+        file.sync_all()?;
+        let linked = fs::hard_link(&new, &path);
+        fs::remove_file(&new)?;
+        fs::File::open(folder)?.sync_all()?;
+        linked
+    };
+    match write(&KeyPair::generate(random)) {
+        Ok(()) => info!(server.name = %name, "made a signing key for {name}; keep it, and back up {}", path.display()),
+        // Another process was faster: its key counts.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(failed("write the signing key")(error)),
+    }
+    let text = fs::read_to_string(&path).map_err(failed("read the signing key"))?;
+    KeyPair::from_text(&text).map_err(|source| Error::SigningKey { path, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use ruma::{owned_server_name, server_name};
+
+    use super::*;
+
+    #[test]
+    fn each_name_has_a_key_of_its_own_that_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let names = || vec![owned_server_name!("one.example"), owned_server_name!("[::1]:8448")];
+        let random = Random::seeded(1);
+        let ids = |servers: &LocalServers| -> Vec<String> {
+            servers.iter().map(|server| format!("{} {}", server.name, server.key.public_key())).collect()
+        };
+        let made = open(folder.path(), names(), &random).unwrap();
+        assert_eq!(ids(&made), ids(&open(folder.path(), names(), &random).unwrap()));
+        assert_ne!(ids(&made)[0].split(' ').next_back(), ids(&made)[1].split(' ').next_back());
+        assert_eq!(made.primary(), server_name!("one.example"));
+        let files: Vec<_> = fs::read_dir(folder.path().join("signing_keys")).unwrap().map(Result::unwrap).collect();
+        assert_eq!(files.len(), 2, "{files:?}");
+        for file in files {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+    }
+
+    #[test]
+    fn a_damaged_key_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("signing_keys")).unwrap();
+        fs::write(folder.path().join("signing_keys/localhost.key"), "ed25519").unwrap();
+        let opened = open(folder.path(), vec![owned_server_name!("localhost")], &Random::seeded(1));
+        assert!(matches!(opened, Err(Error::SigningKey { .. })));
+    }
+}
