@@ -1,0 +1,3 @@
+//! Tests of whole servers, and of the house itself.
+
+mod levels;
