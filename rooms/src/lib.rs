@@ -1,1 +1,103 @@
 //! Events, authorization, state, membership, receipts and typing.
+//!
+//! [`Rooms`] is the one handle. Only this crate decides whether an event is allowed.
+
+mod create;
+mod draft;
+mod error;
+mod head;
+mod membership;
+mod read;
+mod send;
+mod timeline;
+mod turn;
+mod visibility;
+
+use std::sync::Arc;
+
+use model::{LocalServers, RoomNr};
+use moka::sync::Cache;
+use ruma::{RoomId, RoomVersionId};
+use storage::{RoomRow, Storage};
+
+pub use self::{
+    create::{NewRoomRequest, Preset},
+    draft::Draft,
+    error::Error,
+    read::Member,
+    timeline::{Context, Page, TimelineToken},
+    visibility::Reader,
+};
+use self::turn::Turn;
+
+/// Most rooms whose turn and head are in memory.
+const TURNS_CACHED: u64 = 20_000;
+
+/// What the deployment decides about rooms.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The version of new rooms that do not ask for one.
+    pub default_version: RoomVersionId,
+}
+
+/// The rooms of this deployment. Cheap to clone.
+#[derive(Clone)]
+pub struct Rooms(Arc<Inner>);
+
+struct Inner {
+    storage: Storage,
+    servers: LocalServers,
+    options: Options,
+    turns: Cache<RoomNr, Arc<Turn>>,
+    rows: Cache<ruma::OwnedRoomId, Arc<RoomRow>>,
+}
+
+impl Rooms {
+    /// The rooms in a database, for the server names that are ours.
+    #[must_use]
+    pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
+        let (turns, rows) = (Cache::new(TURNS_CACHED), Cache::new(TURNS_CACHED));
+        Self(Arc::new(Inner { storage, servers, options, turns, rows }))
+    }
+
+    /// The version of new rooms that do not ask for one.
+    #[must_use]
+    pub fn default_version(&self) -> &RoomVersionId {
+        &self.0.options.default_version
+    }
+
+    /// The server names that are ours.
+    #[must_use]
+    pub fn servers(&self) -> &LocalServers {
+        &self.0.servers
+    }
+
+    /// The room of an id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RoomUnknown`] when we know no such room.
+    pub async fn room(&self, room_id: &RoomId) -> Result<Arc<RoomRow>, Error> {
+        if let Some(row) = self.0.rows.get(room_id) {
+            return Ok(row);
+        }
+        let row = self.storage().find_room(room_id).await?.ok_or(Error::RoomUnknown)?;
+        let row = Arc::new(row);
+        self.0.rows.insert(room_id.to_owned(), row.clone());
+        Ok(row)
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.0.storage
+    }
+
+    fn turn(&self, room_nr: RoomNr) -> Arc<Turn> {
+        self.0.turns.get_with(room_nr, || Arc::new(Turn::default()))
+    }
+}
+
+impl std::fmt::Debug for Rooms {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rooms").field("servers", &self.0.servers).finish_non_exhaustive()
+    }
+}

@@ -347,11 +347,7 @@ async fn read_heads(tx: &mut Tx, commits: &[&Commit]) -> Result<HashMap<RoomNr, 
 }
 
 /// Fails the commits with requests that were done before, or twice in this group.
-async fn check_transactions(
-    tx: &mut Tx,
-    commits: &[&Commit],
-    failed: &mut [Option<CommitError>],
-) -> Result<(), Error> {
+async fn check_transactions(tx: &mut Tx, commits: &[&Commit], failed: &mut [Option<CommitError>]) -> Result<(), Error> {
     let keys: Vec<&TransactionKey> =
         commits.iter().flat_map(|commit| &commit.transactions).map(|transaction| &transaction.key).collect();
     if keys.is_empty() {

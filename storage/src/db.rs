@@ -201,12 +201,16 @@ impl Db {
     /// Runs one statement that writes, durable when it returns; gives how many rows it touched.
     pub(crate) async fn write(&self, statement: &Statement, args: impl Into<Args>) -> Result<u64, Error> {
         match self {
-            Self::Sqlite { writer, .. } => {
-                Ok(bind_sqlite(statement, args.into()).execute(writer).await.map_err(|e| named(statement, e))?.rows_affected())
-            }
-            Self::Postgres { pool } => {
-                Ok(bind_postgres(statement, args.into()).execute(pool).await.map_err(|e| named(statement, e))?.rows_affected())
-            }
+            Self::Sqlite { writer, .. } => Ok(bind_sqlite(statement, args.into())
+                .execute(writer)
+                .await
+                .map_err(|e| named(statement, e))?
+                .rows_affected()),
+            Self::Postgres { pool } => Ok(bind_postgres(statement, args.into())
+                .execute(pool)
+                .await
+                .map_err(|e| named(statement, e))?
+                .rows_affected()),
         }
     }
 
@@ -257,7 +261,11 @@ impl Tx {
     }
 
     /// The first row of [`Tx::fetch`].
-    pub(crate) async fn fetch_one(&mut self, statement: &Statement, args: impl Into<Args>) -> Result<Option<Row>, Error> {
+    pub(crate) async fn fetch_one(
+        &mut self,
+        statement: &Statement,
+        args: impl Into<Args>,
+    ) -> Result<Option<Row>, Error> {
         Ok(self.fetch(statement, args).await?.into_iter().next())
     }
 

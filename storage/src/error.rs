@@ -18,7 +18,9 @@ pub enum Error {
     #[error("damaged data: {0}")]
     Damaged(String),
     /// The schema is newer than this program.
-    #[error("the database has schema version {found}, which this version of swiftchat (schema {known}) does not know; start the newer version that upgraded it")]
+    #[error(
+        "the database has schema version {found}, which this version of swiftchat (schema {known}) does not know; start the newer version that upgraded it"
+    )]
     SchemaTooNew {
         /// The version that the database has.
         found: i64,
@@ -28,12 +30,4 @@ pub enum Error {
     /// The server is ending; nothing was written.
     #[error("the server is shutting down")]
     Closed,
-}
-
-impl Error {
-    /// Whether a unique key exists already.
-    pub(crate) fn is_unique_violation(&self) -> bool {
-        let (Self::Database(source) | Self::Statement { source, .. }) = self else { return false };
-        source.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
-    }
 }

@@ -412,7 +412,8 @@ impl<'a> GroupWriter<'a> {
         for entry @ (_, room, _, change) in &self.memberships {
             last.insert((*room, change.user_nr), entry);
             let (joined, invited) = counts.entry(*room).or_default();
-            let step = |membership| i64::from(change.after == membership) - i64::from(change.before == Some(membership));
+            let step =
+                |membership| i64::from(change.after == membership) - i64::from(change.before == Some(membership));
             *joined += step(Membership::Join);
             *invited += step(Membership::Invite);
             *servers.entry((*room, change.server.as_str())).or_default() += step(Membership::Join);

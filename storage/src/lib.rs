@@ -4,16 +4,21 @@
 //! and gives it a place in the one ordered stream; everything else is written in short transactions of its own. Reads
 //! are functions of `Storage` in the file of their tables.
 
+mod account_data;
 mod commit;
 mod committer;
 mod db;
+mod devices;
 mod error;
 mod events;
+mod filters;
 mod group;
+mod keys;
 mod maintenance;
 mod migrate;
 mod numbers;
 mod packed;
+mod profiles;
 mod room_reads;
 mod rooms;
 mod rows;
@@ -21,6 +26,10 @@ mod state_map;
 mod statement;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod to_device;
+mod tokens;
+mod uia_sessions;
+mod users;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -28,16 +37,22 @@ use model::{Clock, Position, Random};
 use tokio::sync::{broadcast, watch};
 
 pub use self::{
+    account_data::AccountDataRow,
     commit::{
         Commit, CommitError, Committed, MembershipChange, NewAccountData, NewEvent, NewReceipt, NewRoom, NewToDevice,
         NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
     committer::{Item, Published},
+    devices::{DeviceRow, DeviceSeen},
     error::Error,
     events::StoredEvent,
+    keys::{DeviceKeysRow, KeyRow, KeySignatureRow},
     room_reads::{MemberRow, ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateNode},
+    tokens::{AccessTokenRow, NewSession, Refreshed, SecretHash},
+    uia_sessions::UiaSessionRow,
+    users::{NewUser, UserRow},
 };
 use self::{committer::Committer, db::Db, numbers::Numbers, state_map::StateNodes};
 
@@ -111,7 +126,14 @@ impl Storage {
     ///
     /// [`CommitError`] says what to do: build it anew, answer with what exists, or give up.
     pub async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        self.0.committer.commit(commit).await
+        let nodes: Vec<_> =
+            commit.room.iter().flat_map(|room| room.state_nodes.iter().map(|(nr, _)| (room.room_nr, *nr))).collect();
+        let result = self.0.committer.commit(commit).await;
+        if result.is_err() {
+            // Their numbers will be given to other nodes.
+            self.0.state_nodes.forget(&nodes);
+        }
+        result
     }
 
     /// The newest position that readers may see: all at or below it is durable and in the database.

@@ -57,7 +57,10 @@ impl Storage {
                 _ = clean.tick() => self.clean().await,
             };
             if let Err(error) = done {
-                tracing::warn!(error = &error as &dyn std::error::Error, "maintenance of the database failed; it is tried again");
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "maintenance of the database failed; it is tried again"
+                );
             }
         }
     }

@@ -99,7 +99,13 @@ impl Block {
 }
 
 impl Names {
-    fn new(db: Db, kind: &'static str, insert: &'static Statement, find: &'static Statement, get: &'static Statement) -> Self {
+    fn new(
+        db: Db,
+        kind: &'static str,
+        insert: &'static Statement,
+        find: &'static Statement,
+        get: &'static Statement,
+    ) -> Self {
         let cache = || Cache::new(NAMES_CACHED);
         Self { block: Block::new(db, kind), insert, find, get, numbers: cache(), names: Cache::new(NAMES_CACHED) }
     }

@@ -97,10 +97,8 @@ mod tests {
 
     #[test]
     fn sqlite_gets_one_json_text_and_one_blob() {
-        let rows = Rows::new()
-            .bigint([1, 2])
-            .text([Some("a\"".to_owned()), None])
-            .bytea([b"xy".to_vec(), b"z".to_vec()]);
+        let rows =
+            Rows::new().bigint([1, 2]).text([Some("a\"".to_owned()), None]).bytea([b"xy".to_vec(), b"z".to_vec()]);
         assert_eq!(rows.to_sqlite(), (r#"[[0,1,"a\"",[1,2]],[1,2,null,[3,1]]]"#.to_owned(), Some(b"xyz".to_vec())));
     }
 }

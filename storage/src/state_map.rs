@@ -168,6 +168,13 @@ impl StateNodes {
         Self { db, cache }
     }
 
+    /// Forgets nodes that were not stored after all.
+    pub(crate) fn forget(&self, nodes: &[(RoomNr, NodeNr)]) {
+        for node in nodes {
+            self.cache.invalidate(node);
+        }
+    }
+
     /// The nodes of those numbers, in one query at most.
     async fn get(&self, room_nr: RoomNr, nodes: &[NodeNr]) -> Result<HashMap<NodeNr, Arc<StateNode>>, Error> {
         let mut found = HashMap::with_capacity(nodes.len());
@@ -357,7 +364,10 @@ impl Storage {
                     match &*self.node(room_nr, child.nr).await? {
                         StateNode::Leaf(leaf) => entries.extend_from_slice(leaf),
                         StateNode::Inner(_) => {
-                            return Err(Error::Damaged(format!("state node {} of room {room_nr} is too deep", child.nr)));
+                            return Err(Error::Damaged(format!(
+                                "state node {} of room {room_nr} is too deep",
+                                child.nr
+                            )));
                         }
                     }
                 }

@@ -52,7 +52,9 @@ macro_rules! sqlite_column {
     ($n:literal $name:ident bytea) => {
         concat!("substr($2, value->>'$[", $n, "][0]', value->>'$[", $n, "][1]') AS ", stringify!($name))
     };
-    ($n:literal $name:ident $kind:ident) => { concat!("value->>", $n, " AS ", stringify!($name)) };
+    ($n:literal $name:ident $kind:ident) => {
+        concat!("value->>", $n, " AS ", stringify!($name))
+    };
 }
 
 macro_rules! postgres_piece {

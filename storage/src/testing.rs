@@ -61,6 +61,8 @@ impl TestDatabase {
     ///
     /// When that fails.
     pub async fn open(&self) -> crate::Storage {
-        crate::Storage::open(self.options.clone(), Clock::system(), Random::system()).await.expect("the test database opens")
+        crate::Storage::open(self.options.clone(), Clock::system(), Random::system())
+            .await
+            .expect("the test database opens")
     }
 }

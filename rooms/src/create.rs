@@ -1,0 +1,256 @@
+//! Making a room. Client-Server API, "Creation".
+
+use accounts::Requester;
+use model::canonical_object;
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId,
+    events::TimelineEventType,
+};
+use serde_json::{Value, json, value::RawValue};
+use storage::{Commit, CommitError, NewRoom, RoomRow};
+
+use crate::{
+    Draft, Error, Rooms,
+    head::{Built, Head, random_room_id},
+    turn::room_commit,
+};
+
+/// Most events that a request to make a room may ask for.
+const EVENTS_MAX: usize = 1_000;
+
+/// A set of rules for a new room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Preset {
+    /// By invitation only.
+    PrivateChat,
+    /// By invitation only, and who is invited has the power of who made it.
+    TrustedPrivateChat,
+    /// Open to all.
+    PublicChat,
+}
+
+/// What a new room shall be.
+#[derive(Clone, Debug)]
+pub struct NewRoomRequest {
+    /// Its version; the default one if none is given.
+    pub version: Option<RoomVersionId>,
+    /// Its rules.
+    pub preset: Preset,
+    /// Whether the directory shows it.
+    pub listed: bool,
+    /// Its alias on the server of who makes it.
+    pub alias: Option<OwnedRoomAliasId>,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its topic.
+    pub topic: Option<String>,
+    /// Who is invited.
+    pub invite: Vec<OwnedUserId>,
+    /// Whether the invitations say that it is a direct chat.
+    pub is_direct: bool,
+    /// More content of `m.room.create`.
+    pub creation_content: Option<Box<RawValue>>,
+    /// State that it starts with: type, state key, content.
+    pub initial_state: Vec<(String, String, Box<RawValue>)>,
+    /// Content of `m.room.power_levels` that replaces the preset's, key by key.
+    pub power_level_content_override: Option<Box<RawValue>>,
+}
+
+impl Rooms {
+    /// Makes a room with all that was asked, or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AliasInUse`], [`Error::UnsupportedVersion`], [`Error::InvalidRoomState`], [`Error::BadEvent`]: the
+    /// requester's fault, nothing was made.
+    pub async fn create_room(&self, requester: &Requester, request: NewRoomRequest) -> Result<OwnedRoomId, Error> {
+        let version = request.version.clone().unwrap_or_else(|| self.default_version().clone());
+        let rules = version.rules().ok_or_else(|| Error::UnsupportedVersion(version.to_string()))?;
+        if request.initial_state.len() + request.invite.len() > EVENTS_MAX {
+            return Err(Error::InvalidParam(format!("a room starts with at most {EVENTS_MAX} events")));
+        }
+        let server = requester.user_id.server_name();
+        if let Some(alias) = &request.alias {
+            if alias.server_name() != server {
+                return Err(Error::InvalidParam("an alias is made on your own server".to_owned()));
+            }
+            if self.storage().find_alias(alias.as_str()).await?.is_some() {
+                return Err(Error::AliasInUse);
+            }
+        }
+        let drafts = self.first_events(requester, &request, &version)?;
+        let storage = self.storage();
+        let row = RoomRow {
+            nr: storage.take_room_nr().await?,
+            id: random_room_id(storage.random(), server)?,
+            version: version.clone(),
+        };
+        let mut head = Head::new(row, rules);
+        let mut built = Built::default();
+        let numbers = storage.take_event_nrs(drafts.len()).await?;
+        for (index, (draft, nr)) in drafts.iter().zip(numbers).enumerate() {
+            let made = head.build(storage, &self.0.servers, draft, nr, &mut built).await;
+            made.map_err(|error| match error {
+                Error::NotAllowed(rule) => Error::InvalidRoomState(rule),
+                other => other,
+            })?;
+            if index == 0 {
+                // Version 12 rooms are named by their create event.
+                let id = built.events[0].pdu.room_id.clone();
+                head.row = RoomRow { id, ..(*head.row).clone() }.into();
+            }
+        }
+        let mut room = room_commit(&head, built);
+        room.new_room = Some(NewRoom { room_id: head.row.id.clone(), version });
+        room.extremities_used.clear();
+        room.summary = Some(head.summary.clone());
+        room.aliases = request.alias.iter().map(|alias| (alias.to_string(), requester.user_nr)).collect();
+        room.listed_on = request.listed.then(|| server.to_owned());
+        match storage.commit(Commit { room: Some(room), ..Commit::default() }).await {
+            Ok(_) => Ok(head.row.id.clone()),
+            Err(CommitError::RoomExists | CommitError::EventExists) => Err(Error::AliasInUse),
+            Err(CommitError::Storage(source)) => Err(Error::Storage(source)),
+            Err(_) => Err(Error::Busy),
+        }
+    }
+
+    /// The events of a new room, in the order of the specification. Client-Server API, "POST /createRoom".
+    fn first_events(
+        &self,
+        requester: &Requester,
+        request: &NewRoomRequest,
+        version: &RoomVersionId,
+    ) -> Result<Vec<Draft>, Error> {
+        let rules = version.rules().ok_or_else(|| Error::UnsupportedVersion(version.to_string()))?;
+        let creator = &requester.user_id;
+        let mut drafts = Vec::new();
+        let mut add = |event_type: &str, state_key: &str, content: CanonicalJsonObject| {
+            let draft = Draft::new(creator.clone(), requester.user_nr, TimelineEventType::from(event_type), content);
+            drafts.push(draft.with_state_key(state_key));
+        };
+        let read = |json: &RawValue| canonical_object(json).map_err(|error| Error::BadEvent(error.to_string()));
+
+        // 1. The create event.
+        let mut create = request.creation_content.as_deref().map(read).transpose()?.unwrap_or_default();
+        create.insert("room_version".to_owned(), CanonicalJsonValue::String(version.to_string()));
+        create.remove("creator");
+        if !rules.authorization.use_room_create_sender {
+            create.insert("creator".to_owned(), CanonicalJsonValue::String(creator.to_string()));
+        }
+        let trusted = request.preset == Preset::TrustedPrivateChat;
+        if rules.authorization.additional_room_creators {
+            if trusted {
+                let creators = create
+                    .entry("additional_creators".to_owned())
+                    .or_insert_with(|| CanonicalJsonValue::Array(Vec::new()));
+                let CanonicalJsonValue::Array(creators) = creators else {
+                    return Err(Error::BadEvent("`additional_creators` is a list of user ids".to_owned()));
+                };
+                for user in &request.invite {
+                    let user = CanonicalJsonValue::String(user.to_string());
+                    if !creators.contains(&user) {
+                        creators.push(user);
+                    }
+                }
+            }
+        }
+        let named_creators: Vec<String> = match create.get("additional_creators") {
+            Some(CanonicalJsonValue::Array(ids)) => ids.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect(),
+            _ => Vec::new(),
+        };
+        add("m.room.create", "", create);
+
+        // 2. Whoever makes the room is in it.
+        add("m.room.member", creator.as_str(), object(json!({"membership": "join"}))?);
+
+        // 3. Power levels.
+        let mut levels = json!({
+            "users": {}, "users_default": 0, "events_default": 0, "state_default": 50,
+            "ban": 50, "kick": 50, "redact": 50, "invite": if request.preset == Preset::PublicChat { 50 } else { 0 },
+            "historical": 100,
+            "events": {
+                "m.room.name": 50, "m.room.power_levels": 100, "m.room.history_visibility": 100,
+                "m.room.canonical_alias": 50, "m.room.avatar": 50, "m.room.server_acl": 100, "m.room.encryption": 100,
+                "m.room.tombstone": if rules.authorization.explicitly_privilege_room_creators { 150 } else { 100 },
+            },
+        });
+        // Version 12: creators have all power, and the levels must not name them.
+        if !rules.authorization.explicitly_privilege_room_creators {
+            levels["users"][creator.as_str()] = json!(100);
+            if trusted {
+                for user in &request.invite {
+                    levels["users"][user.as_str()] = json!(100);
+                }
+            }
+        }
+        let mut levels = object(levels)?;
+        if let Some(replace) = &request.power_level_content_override {
+            levels.extend(read(replace)?);
+        }
+        if let Some(CanonicalJsonValue::Object(users)) = levels.get("users")
+            && rules.authorization.explicitly_privilege_room_creators
+            && users.keys().any(|user| user == creator.as_str() || named_creators.contains(user))
+        {
+            return Err(Error::InvalidRoomState("power levels must not name the room's creators".to_owned()));
+        }
+        add("m.room.power_levels", "", levels);
+
+        // 4. The alias.
+        if let Some(alias) = &request.alias {
+            add("m.room.canonical_alias", "", object(json!({"alias": alias}))?);
+        }
+
+        // 5. The preset, where the initial state does not say otherwise.
+        let (join_rule, guest_access) = match request.preset {
+            Preset::PublicChat => ("public", "forbidden"),
+            Preset::PrivateChat | Preset::TrustedPrivateChat => ("invite", "can_join"),
+        };
+        let by_preset = [
+            ("m.room.join_rules", json!({"join_rule": join_rule})),
+            ("m.room.history_visibility", json!({"history_visibility": "shared"})),
+            ("m.room.guest_access", json!({"guest_access": guest_access})),
+        ];
+        for (event_type, content) in by_preset {
+            let given = request.initial_state.iter().any(|(given, key, _)| given == event_type && key.is_empty());
+            if !given {
+                add(event_type, "", object(content)?);
+            }
+        }
+
+        // 6. The initial state.
+        for (event_type, state_key, content) in &request.initial_state {
+            if event_type == "m.room.create" {
+                return Err(Error::InvalidParam("`m.room.create` is not initial state; use `creation_content`".to_owned()));
+            }
+            add(event_type, state_key, read(content)?);
+        }
+
+        // 7. Name and topic.
+        if let Some(name) = &request.name {
+            add("m.room.name", "", object(json!({"name": name}))?);
+        }
+        if let Some(topic) = &request.topic {
+            let content = json!({"topic": topic, "m.topic": {"m.text": [{"body": topic}]}});
+            add("m.room.topic", "", object(content)?);
+        }
+
+        // 8. Invitations.
+        for user in request.invite.iter().filter(|user| *user != creator) {
+            let mut content = json!({"membership": "invite"});
+            if request.is_direct {
+                content["is_direct"] = json!(true);
+            }
+            add("m.room.member", user.as_str(), object(content)?);
+        }
+        Ok(drafts)
+    }
+}
+
+/// JSON of ours as canonical JSON.
+pub(crate) fn object(value: Value) -> Result<CanonicalJsonObject, Error> {
+    match CanonicalJsonValue::try_from(value) {
+        Ok(CanonicalJsonValue::Object(object)) => Ok(object),
+        Ok(_) => Err(Error::BadEvent("not an object".to_owned())),
+        Err(error) => Err(Error::BadEvent(error.to_string())),
+    }
+}

@@ -1,0 +1,70 @@
+//! An event that somebody wants to send, before it has a place in the room.
+
+use model::{UserNr, canonical_object};
+use ruma::{
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, events::TimelineEventType,
+};
+use serde_json::value::RawValue;
+use storage::TransactionKey;
+
+use crate::Error;
+
+/// An event to be sent: what its sender decides. The rest follows from the room.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    pub(crate) sender: OwnedUserId,
+    pub(crate) sender_nr: UserNr,
+    pub(crate) event_type: TimelineEventType,
+    pub(crate) state_key: Option<String>,
+    pub(crate) content: CanonicalJsonObject,
+    pub(crate) redacts: Option<OwnedEventId>,
+    pub(crate) transaction: Option<TransactionKey>,
+    pub(crate) timestamp: Option<MilliSecondsSinceUnixEpoch>,
+}
+
+impl Draft {
+    /// An event of a sender.
+    #[must_use]
+    pub fn new(sender: OwnedUserId, sender_nr: UserNr, event_type: TimelineEventType, content: CanonicalJsonObject) -> Self {
+        let (state_key, redacts, transaction, timestamp) = (None, None, None, None);
+        Self { sender, sender_nr, event_type, state_key, content, redacts, transaction, timestamp }
+    }
+
+    /// An event of a requester, with content as the client sent it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadEvent`] when the content is no object of canonical JSON.
+    pub fn of_client(requester: &accounts::Requester, event_type: TimelineEventType, content: &RawValue) -> Result<Self, Error> {
+        let content = canonical_object(content).map_err(|error| Error::BadEvent(format!("the content is {error}")))?;
+        Ok(Self::new(requester.user_id.clone(), requester.user_nr, event_type, content))
+    }
+
+    /// Makes it a state event.
+    #[must_use]
+    pub fn with_state_key(mut self, state_key: impl Into<String>) -> Self {
+        self.state_key = Some(state_key.into());
+        self
+    }
+
+    /// Makes it the redaction of an event.
+    #[must_use]
+    pub fn redacting(mut self, event_id: OwnedEventId) -> Self {
+        self.redacts = Some(event_id);
+        self
+    }
+
+    /// Names the request, so that it is done once. Client-Server API, "Transaction identifiers".
+    #[must_use]
+    pub fn with_transaction(mut self, transaction: TransactionKey) -> Self {
+        self.transaction = Some(transaction);
+        self
+    }
+
+    /// Gives it a time of the sender's choice; application services may. Application Service API, "Timestamp massaging".
+    #[must_use]
+    pub fn with_timestamp(mut self, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Self {
+        self.timestamp = timestamp;
+        self
+    }
+}

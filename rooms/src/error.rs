@@ -1,0 +1,65 @@
+//! What can go wrong with a room.
+
+use std::sync::Arc;
+
+/// Why something was not done to a room.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No such room here, or none that the requester may know of; 404 `M_NOT_FOUND`.
+    #[error("the room is not known to this server")]
+    RoomUnknown,
+    /// No such event, or none that the requester may see; 404 `M_NOT_FOUND`.
+    #[error("the event was not found")]
+    EventUnknown,
+    /// No state of that type and key; 404 `M_NOT_FOUND`.
+    #[error("the room has no such state")]
+    StateUnknown,
+    /// No such alias; 404 `M_NOT_FOUND`.
+    #[error("the room alias was not found")]
+    AliasUnknown,
+    /// The requester is not, or was never, a member; 403 `M_FORBIDDEN`.
+    #[error("you are not a member of this room")]
+    NotMember,
+    /// The rules of the room forbid it; 403 `M_FORBIDDEN`.
+    #[error("{0}")]
+    NotAllowed(String),
+    /// The room lets no guests in; 403 `M_GUEST_ACCESS_FORBIDDEN`.
+    #[error("this room lets no guests in")]
+    GuestsForbidden,
+    /// The event has no canonical form, or not the shape of its type; 400 `M_BAD_JSON`.
+    #[error("{0}")]
+    BadEvent(String),
+    /// A parameter makes no sense; 400 `M_INVALID_PARAM`.
+    #[error("{0}")]
+    InvalidParam(String),
+    /// The event would be larger than events may be; 413 `M_TOO_LARGE`.
+    #[error("the event is larger than 65536 bytes")]
+    TooLarge,
+    /// The alias is taken; 400 `M_ROOM_IN_USE` at creation, 409 `M_UNKNOWN` in the directory.
+    #[error("the room alias is already taken")]
+    AliasInUse,
+    /// The alias does not point to the room; 400 `M_BAD_ALIAS`.
+    #[error("the alias {0} does not point to this room")]
+    BadAlias(String),
+    /// We do not know that version; 400 `M_UNSUPPORTED_ROOM_VERSION`.
+    #[error("this server does not support room version {0}")]
+    UnsupportedVersion(String),
+    /// The room would break its own rules from the start; 400 `M_INVALID_ROOM_STATE`.
+    #[error("the room cannot be made like this: {0}")]
+    InvalidRoomState(String),
+    /// The room is on servers that cannot be asked yet; 404 `M_NOT_FOUND`.
+    #[error("none of our servers is in that room, and joining over federation is not built yet")]
+    NotLocal,
+    /// Too much is waiting to be written, or the room changed again and again; 503, try again later.
+    #[error("the server is busy; try again in a moment")]
+    Busy,
+    /// Ours; 500, logged at the door.
+    #[error("storage failed")]
+    Storage(#[source] Arc<storage::Error>),
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}

@@ -1,0 +1,448 @@
+//! What the next event of a room is built upon, and the building of it.
+
+use std::{collections::HashMap, sync::Arc};
+
+use model::{EventNr, LocalServers, Membership, NodeNr, Pdu, limits};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId,
+    canonical_json::redact,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
+    signatures,
+    state_res,
+};
+use serde::Deserialize;
+use storage::{
+    MembershipChange, NewEvent, NewNodes, Placement, Redaction, RoomRow, RoomSummary, StateChange, StateKey, Storage,
+    StoredEvent,
+};
+
+use crate::{Draft, Error};
+
+/// A room as it will be after the events that were built so far.
+pub(crate) struct Head {
+    pub(crate) row: Arc<RoomRow>,
+    pub(crate) rules: RoomVersionRules,
+    /// The state that is stored, which the commit expects.
+    pub(crate) stored_state: NodeNr,
+    pub(crate) state: NodeNr,
+    pub(crate) next_node: NodeNr,
+    pub(crate) depth: i64,
+    pub(crate) extremities: Vec<(EventNr, OwnedEventId)>,
+    pub(crate) summary: RoomSummary,
+    /// Events that were built but are not stored.
+    built: HashMap<EventNr, Arc<Pdu>>,
+}
+
+/// What the events that were built need in the database.
+#[derive(Default)]
+pub(crate) struct Built {
+    pub(crate) events: Vec<NewEvent>,
+    pub(crate) nodes: NewNodes,
+    pub(crate) state_changes: Vec<StateChange>,
+    pub(crate) redactions: Vec<Redaction>,
+    pub(crate) extremities_used: Vec<EventNr>,
+    pub(crate) summary_changed: bool,
+}
+
+impl Head {
+    /// The head of a room that exists.
+    pub(crate) async fn load(storage: &Storage, row: Arc<RoomRow>) -> Result<Self, Error> {
+        let head = storage.get_head(row.nr).await?.ok_or(Error::RoomUnknown)?;
+        let events = storage.get_events(&head.extremities).await?;
+        let extremities =
+            head.extremities.iter().filter_map(|nr| Some((*nr, events.get(nr)?.pdu.event_id.clone()))).collect();
+        let summary = storage.get_summaries(&[row.nr]).await?.remove(&row.nr).map(|(summary, ..)| summary);
+        Ok(Self {
+            rules: row.version.rules().ok_or_else(|| Error::UnsupportedVersion(row.version.to_string()))?,
+            stored_state: head.state,
+            state: head.state,
+            next_node: head.next_node,
+            depth: head.depth,
+            extremities,
+            summary: summary.unwrap_or_default(),
+            built: HashMap::new(),
+            row,
+        })
+    }
+
+    /// The head of a room that does not exist yet.
+    pub(crate) fn new(row: RoomRow, rules: RoomVersionRules) -> Self {
+        Self {
+            row: Arc::new(row),
+            rules,
+            stored_state: NodeNr(0),
+            state: NodeNr(0),
+            next_node: NodeNr(1),
+            depth: 0,
+            extremities: Vec::new(),
+            // What a room is without the events that say so. Client-Server API, "m.room.join_rules" and the others.
+            summary: RoomSummary {
+                join_rule: "invite".to_owned(),
+                history_visibility: "shared".to_owned(),
+                guest_access: "forbidden".to_owned(),
+                ..RoomSummary::default()
+            },
+            built: HashMap::new(),
+        }
+    }
+
+    /// The head is stored as it is.
+    pub(crate) fn committed(&mut self) {
+        self.stored_state = self.state;
+        self.built.clear();
+    }
+
+    /// The state event of a type and key, stored or built.
+    pub(crate) async fn state_event(
+        &self,
+        storage: &Storage,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<(EventNr, Arc<Pdu>)>, Error> {
+        let Some(key) = storage.find_state_key(event_type, state_key).await? else { return Ok(None) };
+        self.event_of_key(storage, key).await
+    }
+
+    async fn event_of_key(&self, storage: &Storage, key: StateKey) -> Result<Option<(EventNr, Arc<Pdu>)>, Error> {
+        let Some(nr) = storage.get_state_event(self.row.nr, self.state, key).await? else { return Ok(None) };
+        if let Some(pdu) = self.built.get(&nr) {
+            return Ok(Some((nr, pdu.clone())));
+        }
+        let event = storage.get_event(nr).await?.ok_or(Error::EventUnknown)?;
+        Ok(Some((nr, event.pdu.clone())))
+    }
+
+    /// Builds an event upon this head: authorizes, hashes and signs it, and moves the head on.
+    ///
+    /// Nothing changes when it fails. Gives the event's id; a state event that changes nothing gives the one that stands.
+    pub(crate) async fn build(
+        &mut self,
+        storage: &Storage,
+        servers: &LocalServers,
+        draft: &Draft,
+        nr: EventNr,
+        out: &mut Built,
+    ) -> Result<OwnedEventId, Error> {
+        let content = serde_json::value::to_raw_value(&draft.content).map_err(|e| Error::BadEvent(e.to_string()))?;
+        // The state that the rules ask for, and the event that this one replaces.
+        let auth_types = state_res::auth_types_for_event(
+            &draft.event_type,
+            &draft.sender,
+            draft.state_key.as_deref(),
+            &content,
+            &self.rules.authorization,
+        )
+        .map_err(Error::BadEvent)?;
+        let mut auth_state: HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)> = HashMap::new();
+        for (event_type, state_key) in auth_types {
+            if let Some(found) = self.state_event(storage, &event_type.to_string(), &state_key).await? {
+                auth_state.insert((event_type, state_key), found);
+            }
+        }
+        let auth: Vec<(EventNr, Arc<Pdu>)> = auth_state.values().cloned().collect();
+        // Version 12 leaves the create event out of the list; the rules need it all the same.
+        let create_key = (StateEventType::RoomCreate, String::new());
+        if draft.event_type != TimelineEventType::RoomCreate && !auth_state.contains_key(&create_key) {
+            let create = self.state_event(storage, "m.room.create", "").await?.ok_or(Error::RoomUnknown)?;
+            auth_state.insert(create_key, create);
+        }
+        let replaced = match &draft.state_key {
+            Some(state_key) => self.state_event(storage, &draft.event_type.to_string(), state_key).await?,
+            None => None,
+        };
+        if let Some((_, old)) = &replaced
+            && old.sender == draft.sender
+            && old.content.get() == content.get()
+        {
+            return Ok(old.event_id.clone());
+        }
+        let redacted = self.redaction_target(storage, draft, &auth_state).await?;
+
+        let pdu = self.sign(storage, servers, draft, &auth)?;
+        self.authorize(&pdu, &auth, &auth_state)?;
+        let redaction = redacted.map(|target| redact_event(&target, &self.rules, nr)).transpose()?;
+
+        let type_nr = storage.type_nr(&pdu.event_type.to_string()).await?;
+        let mut state_key_nr = None;
+        if let Some(state_key) = &pdu.state_key {
+            let key = (type_nr, storage.state_key_nr(state_key).await?);
+            self.state = storage
+                .change_state(self.row.nr, self.state, key, Some(nr), &mut self.next_node, &mut out.nodes)
+                .await?;
+            state_key_nr = Some(key.1);
+            let membership = membership_change(storage, servers, &pdu, replaced.as_ref().map(|(_, old)| &**old)).await?;
+            out.state_changes.push(StateChange { type_nr, state_key_nr: key.1, event_nr: nr, membership });
+            out.summary_changed |= apply_to_summary(&mut self.summary, &pdu);
+        }
+        out.redactions.extend(redaction);
+        let prev = self.extremities.iter().take(limits::PREV_EVENTS_MAX).map(|(nr, _)| *nr).collect::<Vec<_>>();
+        out.extremities_used.extend(&prev);
+        self.extremities.retain(|(nr, _)| !prev.contains(nr));
+        self.extremities.push((nr, pdu.event_id.clone()));
+        self.depth = pdu.depth;
+        let pdu = Arc::new(pdu);
+        self.built.insert(nr, pdu.clone());
+        let event_id = pdu.event_id.clone();
+        out.events.push(NewEvent {
+            nr,
+            sender_nr: draft.sender_nr,
+            type_nr,
+            state_key_nr,
+            state: self.state,
+            replaces: replaced.map(|(nr, _)| nr),
+            prev,
+            auth: auth.iter().map(|(nr, _)| *nr).collect(),
+            placement: Placement::Live,
+            transaction: draft.transaction.clone(),
+            pdu,
+        });
+        Ok(event_id)
+    }
+
+    /// Puts the event together and signs it. Room Versions, "Event format"; Server-Server API, "Signing Events".
+    fn sign(
+        &self,
+        storage: &Storage,
+        servers: &LocalServers,
+        draft: &Draft,
+        auth: &[(EventNr, Arc<Pdu>)],
+    ) -> Result<Pdu, Error> {
+        let server = servers
+            .get(draft.sender.server_name())
+            .ok_or_else(|| Error::NotAllowed(format!("{} is not a user of this server", draft.sender)))?;
+        let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
+        let references = |ids: Vec<&OwnedEventId>| {
+            let reference = |id: &&OwnedEventId| match self.rules.events_reference_format {
+                EventsReferenceFormatVersion::V1 => {
+                    // The hash beside the id is not checked by anyone; versions 1 and 2 want something there.
+                    CanonicalJsonValue::Array(vec![text(id.as_str()), CanonicalJsonValue::Object(CanonicalJsonObject::new())])
+                }
+                _ => text(id.as_str()),
+            };
+            CanonicalJsonValue::Array(ids.iter().map(reference).collect())
+        };
+        let origin_server_ts = draft.timestamp.unwrap_or_else(|| storage.clock().now());
+        let depth = (self.depth + 1).min(limits::DEPTH_MAX);
+        let mut object = CanonicalJsonObject::new();
+        let is_create = draft.event_type == TimelineEventType::RoomCreate;
+        if !(is_create && self.rules.authorization.room_create_event_id_as_room_id) {
+            object.insert("room_id".to_owned(), text(self.row.id.as_str()));
+        }
+        if self.rules.event_id_format == EventIdFormatVersion::V1 {
+            let id = format!("${}:{}", storage.random().alphanumeric(18), server.name);
+            object.insert("event_id".to_owned(), CanonicalJsonValue::String(id));
+        }
+        if let Some(state_key) = &draft.state_key {
+            object.insert("state_key".to_owned(), text(state_key));
+        }
+        let mut content = draft.content.clone();
+        if let Some(redacts) = &draft.redacts {
+            // Room Version 11, "Moving the redacts property of m.room.redaction events to a content property".
+            let place = if self.rules.redaction.content_field_redacts { &mut content } else { &mut object };
+            place.insert("redacts".to_owned(), text(redacts.as_str()));
+        }
+        object.insert("type".to_owned(), CanonicalJsonValue::String(draft.event_type.to_string()));
+        object.insert("sender".to_owned(), text(draft.sender.as_str()));
+        object.insert("content".to_owned(), CanonicalJsonValue::Object(content));
+        let prev = self.extremities.iter().take(limits::PREV_EVENTS_MAX).map(|(_, id)| id).collect();
+        object.insert("prev_events".to_owned(), references(prev));
+        object.insert("auth_events".to_owned(), references(auth.iter().map(|(_, pdu)| &pdu.event_id).collect()));
+        object.insert("depth".to_owned(), CanonicalJsonValue::Integer(depth.try_into().unwrap_or(ruma::Int::MAX)));
+        let ts: i64 = origin_server_ts.get().into();
+        object.insert("origin_server_ts".to_owned(), CanonicalJsonValue::Integer(ts.try_into().unwrap_or(ruma::Int::MAX)));
+        signatures::hash_and_sign_event(server.name.as_str(), &server.key, &mut object, &self.rules.redaction)
+            .map_err(|error| match error {
+                signatures::JsonError::PduTooLarge => Error::TooLarge,
+                other => Error::BadEvent(other.to_string()),
+            })?;
+        Pdu::from_canonical(&object, &self.rules).map_err(|error| {
+            let size = serde_json::to_string(&object).map_or(0, |json| json.len());
+            if size > limits::EVENT_BYTES_MAX - 1 { Error::TooLarge } else { Error::BadEvent(error.to_string()) }
+        })
+    }
+
+    /// The authorization rules of the room's version. Server-Server API, "Authorization rules".
+    fn authorize(
+        &self,
+        pdu: &Pdu,
+        auth: &[(EventNr, Arc<Pdu>)],
+        state: &HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)>,
+    ) -> Result<(), Error> {
+        let create = state.get(&(StateEventType::RoomCreate, String::new())).map(|(_, pdu)| pdu);
+        let by_id = |id: &EventId| {
+            auth.iter().map(|(_, pdu)| pdu).chain(create).find(|pdu| pdu.event_id == id).map(|pdu| &**pdu)
+        };
+        state_res::check_state_independent_auth_rules(&self.rules.authorization, pdu, by_id)
+            .map_err(Error::NotAllowed)?;
+        let by_key =
+            |event_type: &StateEventType, key: &str| Some(&*state.get(&(event_type.clone(), key.to_owned()))?.1);
+        state_res::check_state_dependent_auth_rules(&self.rules.authorization, pdu, by_key).map_err(Error::NotAllowed)
+    }
+
+    /// The event that a redaction redacts, if the sender may. Room Version 3, "Handling redactions".
+    async fn redaction_target(
+        &self,
+        storage: &Storage,
+        draft: &Draft,
+        state: &HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)>,
+    ) -> Result<Option<Arc<StoredEvent>>, Error> {
+        if draft.event_type != TimelineEventType::RoomRedaction {
+            return Ok(None);
+        }
+        let Some(event_id) = &draft.redacts else {
+            return Err(Error::BadEvent("a redaction names the event that it redacts".to_owned()));
+        };
+        let target = storage.find_event(event_id).await?.filter(|event| event.room_nr == self.row.nr);
+        let target = target.ok_or(Error::EventUnknown)?;
+        if target.pdu.event_type == TimelineEventType::RoomCreate {
+            return Err(Error::NotAllowed("the event that made the room cannot be redacted".to_owned()));
+        }
+        if target.pdu.sender != draft.sender {
+            let levels = power_levels(&self.rules, state)?;
+            if !levels.user_can_redact(&draft.sender) {
+                return Err(Error::NotAllowed("you may not redact events of others in this room".to_owned()));
+            }
+        }
+        Ok(Some(target))
+    }
+}
+
+/// Answers questions about power in a room, creators included.
+pub(crate) struct Power {
+    levels: Option<serde_json::Value>,
+    creators: Vec<ruma::OwnedUserId>,
+    privileged: bool,
+}
+
+impl Power {
+    pub(crate) fn of_user(&self, user_id: &ruma::UserId) -> i64 {
+        if self.privileged && self.creators.iter().any(|creator| creator == user_id) {
+            return i64::MAX;
+        }
+        match &self.levels {
+            None => if self.creators.iter().any(|creator| creator == user_id) { 100 } else { 0 },
+            Some(levels) => read_level(&levels["users"][user_id.as_str()])
+                .or_else(|| read_level(&levels["users_default"]))
+                .unwrap_or(0),
+        }
+    }
+
+    /// The level that an action such as `redact`, `invite`, `kick`, `ban` needs.
+    pub(crate) fn needed(&self, action: &str, default: i64) -> i64 {
+        self.levels.as_ref().and_then(|levels| read_level(&levels[action])).unwrap_or(default)
+    }
+
+    pub(crate) fn user_can_redact(&self, user_id: &ruma::UserId) -> bool {
+        self.of_user(user_id) >= self.needed("redact", 50)
+    }
+}
+
+// Before version 10 a level may be a string of digits.
+fn read_level(value: &serde_json::Value) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
+}
+
+pub(crate) fn power_levels(
+    rules: &RoomVersionRules,
+    state: &HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)>,
+) -> Result<Power, Error> {
+    let get = |event_type| state.get(&(event_type, String::new())).map(|(_, pdu)| pdu);
+    let create = get(StateEventType::RoomCreate).ok_or(Error::RoomUnknown)?;
+    let creators = state_res::events::RoomCreateEvent::new(&**create)
+        .creators(&rules.authorization)
+        .map_err(Error::InvalidRoomState)?;
+    let levels = get(StateEventType::RoomPowerLevels)
+        .map(|pdu| serde_json::from_str(pdu.content.get()).map_err(|error| Error::InvalidRoomState(error.to_string())))
+        .transpose()?;
+    Ok(Power {
+        levels,
+        creators: creators.into_iter().collect(),
+        privileged: rules.authorization.explicitly_privilege_room_creators,
+    })
+}
+
+/// What a member event does to its user.
+async fn membership_change(
+    storage: &Storage,
+    servers: &LocalServers,
+    pdu: &Pdu,
+    old: Option<&Pdu>,
+) -> Result<Option<MembershipChange>, Error> {
+    if pdu.event_type != TimelineEventType::RoomMember {
+        return Ok(None);
+    }
+    let user_id = pdu.state_key.as_deref().and_then(|key| ruma::UserId::parse(key).ok());
+    let user_id = user_id.ok_or_else(|| Error::BadEvent("the state key of a member event is a user id".to_owned()))?;
+    let after = membership_of(pdu).ok_or_else(|| Error::BadEvent("unknown membership".to_owned()))?;
+    Ok(Some(MembershipChange {
+        user_nr: storage.user_nr(&user_id).await?,
+        server: user_id.server_name().to_owned(),
+        is_local: servers.has_user(&user_id),
+        before: old.and_then(membership_of),
+        after,
+    }))
+}
+
+/// The membership in a member event.
+pub(crate) fn membership_of(pdu: &Pdu) -> Option<Membership> {
+    #[derive(Deserialize)]
+    struct Content {
+        membership: String,
+    }
+    Membership::from_word(&serde_json::from_str::<Content>(pdu.content.get()).ok()?.membership)
+}
+
+/// Takes over what a state event says of the room; whether it said anything of this kind.
+fn apply_to_summary(summary: &mut RoomSummary, pdu: &Pdu) -> bool {
+    #[derive(Deserialize, Default)]
+    #[serde(default)]
+    struct Content {
+        name: Option<String>,
+        topic: Option<String>,
+        url: Option<String>,
+        alias: Option<String>,
+        join_rule: Option<String>,
+        history_visibility: Option<String>,
+        guest_access: Option<String>,
+        algorithm: Option<String>,
+        #[serde(rename = "type")]
+        room_type: Option<String>,
+    }
+    if pdu.state_key.as_deref() != Some("") {
+        return false;
+    }
+    // A value of another type counts as absent, here as for clients.
+    let content: Content = serde_json::from_str(pdu.content.get()).unwrap_or_default();
+    let some = |text: Option<String>| text.filter(|text| !text.is_empty());
+    match pdu.event_type.to_string().as_str() {
+        "m.room.create" => summary.room_type = content.room_type,
+        "m.room.name" => summary.name = some(content.name),
+        "m.room.topic" => summary.topic = some(content.topic),
+        "m.room.avatar" => summary.avatar_url = some(content.url),
+        "m.room.canonical_alias" => summary.canonical_alias = some(content.alias),
+        "m.room.join_rules" => summary.join_rule = content.join_rule.unwrap_or_else(|| "invite".to_owned()),
+        "m.room.history_visibility" => {
+            summary.history_visibility = content.history_visibility.unwrap_or_else(|| "shared".to_owned());
+        }
+        "m.room.guest_access" => summary.guest_access = content.guest_access.unwrap_or_else(|| "forbidden".to_owned()),
+        // Encryption that was on stays on. Client-Server API, "m.room.encryption".
+        "m.room.encryption" => summary.encryption = content.algorithm.or(summary.encryption.take()),
+        _ => return false,
+    }
+    true
+}
+
+/// What is left of an event. Room Versions, "Redactions".
+fn redact_event(target: &StoredEvent, rules: &RoomVersionRules, by: EventNr) -> Result<Redaction, Error> {
+    let object: CanonicalJsonObject =
+        serde_json::from_str(&target.pdu.json).map_err(|error| Error::BadEvent(error.to_string()))?;
+    let redacted = redact(object, &rules.redaction, None).map_err(|error| Error::BadEvent(error.to_string()))?;
+    let json = serde_json::to_string(&redacted).map_err(|error| Error::BadEvent(error.to_string()))?;
+    Ok(Redaction { event_nr: target.nr, json: json.into(), by })
+}
+
+/// The id of a room made now: in version 12 that of its create event, before that a random one.
+pub(crate) fn random_room_id(random: &model::Random, server: &ruma::ServerName) -> Result<OwnedRoomId, Error> {
+    ruma::RoomId::parse(format!("!{}:{server}", random.alphanumeric(18))).map_err(|e| Error::BadEvent(e.to_string()))
+}

@@ -1,0 +1,178 @@
+//! Coming and going. Client-Server API, "Room membership".
+
+use accounts::Requester;
+use model::Membership;
+use ruma::{CanonicalJsonValue, OwnedRoomId, RoomId, UserId, events::TimelineEventType};
+use serde_json::json;
+
+use crate::{Draft, Error, Rooms, create::object};
+
+impl Rooms {
+    /// Joins a room; joining it twice changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] when the join rules forbid it; [`Error::RoomUnknown`].
+    pub async fn join(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        reason: Option<&str>,
+    ) -> Result<OwnedRoomId, Error> {
+        let room = self.room(room_id).await?;
+        let current = self.storage().get_membership(room.nr, requester.user_nr).await?;
+        if current.is_some_and(|row| row.membership == Membership::Join) {
+            return Ok(room.id.clone());
+        }
+        self.check_guest(requester, &room).await?;
+        self.set_membership(requester, room_id, &requester.user_id, Membership::Join, reason).await?;
+        Ok(room.id.clone())
+    }
+
+    /// Invites a user.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] when the requester may not, or the user is in the room or banned.
+    pub async fn invite(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        user_id: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        self.room_for(requester, room_id).await?;
+        if !self.servers().has_user(user_id) {
+            return Err(Error::NotLocal);
+        }
+        self.set_membership(requester, room_id, user_id, Membership::Invite, reason).await
+    }
+
+    /// Leaves a room, or refuses an invitation; leaving it twice changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`] when there is nothing to leave.
+    pub async fn leave(&self, requester: &Requester, room_id: &RoomId, reason: Option<&str>) -> Result<(), Error> {
+        let room = self.room_for(requester, room_id).await?;
+        let current = self.storage().get_membership(room.nr, requester.user_nr).await?;
+        match current.map(|row| row.membership) {
+            Some(Membership::Leave) => Ok(()),
+            None => Err(Error::NotMember),
+            Some(_) => self.set_membership(requester, room_id, &requester.user_id, Membership::Leave, reason).await,
+        }
+    }
+
+    /// Removes a user from a room, or takes an invitation back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] when the requester may not, or the user is not in the room.
+    pub async fn kick(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        user_id: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        self.expect_target(requester, room_id, user_id, &[Membership::Join, Membership::Invite, Membership::Knock])
+            .await?;
+        self.set_membership(requester, room_id, user_id, Membership::Leave, reason).await
+    }
+
+    /// Bans a user, whether in the room or not.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] when the requester may not.
+    pub async fn ban(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        user_id: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        self.room_for(requester, room_id).await?;
+        self.set_membership(requester, room_id, user_id, Membership::Ban, reason).await
+    }
+
+    /// Lifts a ban.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] when the requester may not, or the user is not banned.
+    pub async fn unban(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        user_id: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        self.expect_target(requester, room_id, user_id, &[Membership::Ban]).await?;
+        self.set_membership(requester, room_id, user_id, Membership::Leave, reason).await
+    }
+
+    /// Forgets a room that the requester has left. Client-Server API, "Leaving rooms".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] while the requester is in the room; [`Error::NotMember`] if they never were.
+    pub async fn forget(&self, requester: &Requester, room_id: &RoomId) -> Result<(), Error> {
+        let room = self.room_for(requester, room_id).await?;
+        if self.storage().forget_room(room.nr, requester.user_nr).await? {
+            Ok(())
+        } else {
+            Err(Error::InvalidParam("leave the room before forgetting it".to_owned()))
+        }
+    }
+
+    async fn expect_target(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        user_id: &UserId,
+        allowed: &[Membership],
+    ) -> Result<(), Error> {
+        let room = self.room_for(requester, room_id).await?;
+        let row = match self.storage().find_user_nr(user_id).await? {
+            Some(user_nr) => self.storage().get_membership(room.nr, user_nr).await?,
+            None => None,
+        };
+        if row.is_some_and(|row| allowed.contains(&row.membership)) {
+            Ok(())
+        } else {
+            let words: Vec<&str> = allowed.iter().map(|membership| membership.as_str()).collect();
+            Err(Error::NotAllowed(format!("{user_id} has none of these memberships in the room: {}", words.join(", "))))
+        }
+    }
+
+    /// Guests come in only where the room says so. Client-Server API, "Guest Access".
+    async fn check_guest(&self, requester: &Requester, room: &storage::RoomRow) -> Result<(), Error> {
+        if requester.is_guest {
+            let summary = self.storage().get_summaries(&[room.nr]).await?.remove(&room.nr);
+            if !summary.is_some_and(|(summary, ..)| summary.guest_access == "can_join") {
+                return Err(Error::GuestsForbidden);
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn set_membership(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        user_id: &UserId,
+        membership: Membership,
+        reason: Option<&str>,
+    ) -> Result<(), Error> {
+        let room = self.room(room_id).await?;
+        let mut content = object(json!({"membership": membership.as_str()}))?;
+        if let Some(reason) = reason {
+            content.insert("reason".to_owned(), CanonicalJsonValue::String(reason.to_owned()));
+        }
+        let draft =
+            Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomMember, content)
+                .with_state_key(user_id.as_str());
+        self.submit(&room, draft).await.map(|_| ())
+    }
+}

@@ -1,0 +1,259 @@
+//! Reading a room: its state, its members, single events, and events as clients see them.
+
+use std::{collections::HashMap, sync::Arc};
+
+use accounts::Requester;
+use model::{ClientEvent, EventNr, Membership, NodeNr, Unsigned, UserNr};
+use ruma::{EventId, OwnedUserId, RoomId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use storage::{RoomRow, StoredEvent};
+
+use crate::{Error, Reader, Rooms};
+
+/// A joined member with their name and picture in the room.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// Their name in the room.
+    pub display_name: Option<String>,
+    /// Their picture in the room.
+    pub avatar_url: Option<String>,
+}
+
+impl Rooms {
+    /// The state event of a room of now.
+    pub(crate) async fn find_state(
+        &self,
+        room: &RoomRow,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, Error> {
+        let Some(head) = self.storage().get_head(room.nr).await? else { return Ok(None) };
+        self.find_state_at(room, head.state, event_type, state_key).await
+    }
+
+    async fn find_state_at(
+        &self,
+        room: &RoomRow,
+        state: NodeNr,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, Error> {
+        let Some(key) = self.storage().find_state_key(event_type, state_key).await? else { return Ok(None) };
+        match self.storage().get_state_event(room.nr, state, key).await? {
+            Some(nr) => Ok(self.storage().get_event(nr).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// The state that a reader sees: the current one, or that of when they left.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn state_for(&self, reader: &Reader) -> Result<NodeNr, Error> {
+        match reader.left_at() {
+            Some(left) => {
+                let event = self.storage().get_event(left.event_nr).await?.ok_or(Error::EventUnknown)?;
+                Ok(event.state)
+            }
+            None => Ok(self.storage().get_head(reader.room.nr).await?.ok_or(Error::RoomUnknown)?.state),
+        }
+    }
+
+    /// One state event as the requester sees it. Client-Server API, "GET /rooms/{roomId}/state/{eventType}/{stateKey}".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::StateUnknown`], [`Error::NotMember`].
+    pub async fn state_event(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        event_type: &str,
+        state_key: &str,
+    ) -> Result<(Reader, Arc<StoredEvent>), Error> {
+        let reader = self.reader(requester, room_id).await?;
+        let state = self.state_for(&reader).await?;
+        let event = self.find_state_at(&reader.room, state, event_type, state_key).await?;
+        Ok((reader, event.ok_or(Error::StateUnknown)?))
+    }
+
+    /// The whole state as the requester sees it. Client-Server API, "GET /rooms/{roomId}/state".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`].
+    pub async fn full_state(&self, requester: &Requester, room_id: &RoomId) -> Result<Vec<Box<RawValue>>, Error> {
+        let reader = self.reader(requester, room_id).await?;
+        let state = self.state_for(&reader).await?;
+        let events = self.events_of_state(&reader.room, state).await?;
+        self.render(&reader, &events, true).await
+    }
+
+    /// The events of a state, by number.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn events_of_state(&self, room: &RoomRow, state: NodeNr) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let entries = self.storage().list_state(room.nr, state).await?;
+        let numbers: Vec<EventNr> = entries.iter().map(|(_, nr)| *nr).collect();
+        let found = self.storage().get_events(&numbers).await?;
+        let mut events: Vec<_> = found.into_values().collect();
+        events.sort_unstable_by_key(|event| event.nr);
+        Ok(events)
+    }
+
+    /// The member events of a room at a state. Client-Server API, "GET /rooms/{roomId}/members".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`].
+    pub async fn members(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        at: Option<model::Position>,
+        wanted: impl Fn(Membership) -> bool,
+    ) -> Result<Vec<Box<RawValue>>, Error> {
+        let reader = self.reader(requester, room_id).await?;
+        let mut state = self.state_for(&reader).await?;
+        if let Some(at) = at
+            && reader.left_at().is_none_or(|left| at < left.position)
+        {
+            state = self.storage().get_state_at(reader.room.nr, at).await?;
+        }
+        let member_nr = self.storage().type_nr("m.room.member").await?;
+        let entries = self.storage().list_state(reader.room.nr, state).await?;
+        let numbers: Vec<EventNr> =
+            entries.iter().filter(|((type_nr, _), _)| *type_nr == member_nr).map(|(_, nr)| *nr).collect();
+        let mut events: Vec<_> = self.storage().get_events(&numbers).await?.into_values().collect();
+        events.retain(|event| crate::head::membership_of(&event.pdu).is_some_and(&wanted));
+        events.sort_unstable_by_key(|event| event.nr);
+        self.render(&reader, &events, true).await
+    }
+
+    /// The joined members. Client-Server API, "GET /rooms/{roomId}/joined_members".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`] for all but joined members.
+    pub async fn joined_members(&self, requester: &Requester, room_id: &RoomId) -> Result<Vec<Member>, Error> {
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Content {
+            displayname: Option<String>,
+            avatar_url: Option<String>,
+        }
+        let reader = self.reader(requester, room_id).await?;
+        if !reader.is_joined() {
+            return Err(Error::NotMember);
+        }
+        let rows = self.storage().list_members_of_kind(reader.room.nr, Membership::Join, u32::MAX).await?;
+        let numbers: Vec<EventNr> = rows.iter().map(|row| row.event_nr).collect();
+        let users: Vec<UserNr> = rows.iter().map(|row| row.user_nr).collect();
+        let events = self.storage().get_events(&numbers).await?;
+        let mut names = self.storage().user_ids(&users).await?;
+        let mut members = Vec::with_capacity(rows.len());
+        for row in rows {
+            let Some(user_id) = names.remove(&row.user_nr) else { continue };
+            let content: Content = events
+                .get(&row.event_nr)
+                .and_then(|event| serde_json::from_str(event.pdu.content.get()).ok())
+                .unwrap_or_default();
+            members.push(Member { user_id, display_name: content.displayname, avatar_url: content.avatar_url });
+        }
+        Ok(members)
+    }
+
+    /// The rooms that the requester is joined to. Client-Server API, "GET /joined_rooms".
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn joined_rooms(&self, requester: &Requester) -> Result<Vec<ruma::OwnedRoomId>, Error> {
+        let rows = self.storage().list_rooms_of_user(requester.user_nr).await?;
+        let joined: Vec<_> =
+            rows.iter().filter(|row| row.membership == Membership::Join).map(|row| row.room_nr).collect();
+        let rooms = self.storage().get_rooms(&joined).await?;
+        Ok(joined.iter().filter_map(|nr| rooms.get(nr)).map(|room| room.id.clone()).collect())
+    }
+
+    /// One event, if the requester may see it. Client-Server API, "GET /rooms/{roomId}/event/{eventId}".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EventUnknown`], also for what the requester may not see.
+    pub async fn event(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Reader, Arc<StoredEvent>), Error> {
+        let reader = self.reader(requester, room_id).await?;
+        let event = self.storage().find_event(event_id).await?;
+        let event = event.filter(|event| event.room_nr == reader.room.nr).ok_or(Error::EventUnknown)?;
+        let event = self.visible(&reader, vec![event]).await?.pop().ok_or(Error::EventUnknown)?;
+        Ok((reader, event))
+    }
+
+    /// Events as clients see them, with what the server adds for this reader: at most three queries for all.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn render(
+        &self,
+        reader: &Reader,
+        events: &[Arc<StoredEvent>],
+        with_room_id: bool,
+    ) -> Result<Vec<Box<RawValue>>, Error> {
+        let storage = self.storage();
+        let related: Vec<EventNr> =
+            events.iter().flat_map(|event| [event.replaces, event.redacted_by]).flatten().collect();
+        let related = if related.is_empty() { HashMap::new() } else { storage.get_events(&related).await? };
+        let own: Vec<EventNr> =
+            events.iter().filter(|event| event.sender_nr == reader.user_nr).map(|event| event.nr).collect();
+        let mut transactions = HashMap::new();
+        let mut unknown = Vec::new();
+        for event in events.iter().filter(|event| event.sender_nr == reader.user_nr) {
+            match &event.transaction {
+                Some((device, id)) if *device == reader.device => drop(transactions.insert(event.nr, id.clone())),
+                Some(_) => {}
+                None => unknown.push(event.nr),
+            }
+        }
+        if !own.is_empty() && !unknown.is_empty() {
+            transactions.extend(storage.find_event_transactions(reader.user_nr, &reader.device, &unknown).await?);
+        }
+        let room_id = with_room_id.then_some(&*reader.room.id);
+        let now_ms = storage.clock().now_ms();
+        let mut rendered = Vec::with_capacity(events.len());
+        for event in events {
+            let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
+            let mut unsigned = Unsigned {
+                age: Some((now_ms - sent_ms).max(0)),
+                transaction_id: transactions.remove(&event.nr),
+                ..Unsigned::default()
+            };
+            if let Some(old) = event.replaces.and_then(|nr| related.get(&nr)) {
+                unsigned.prev_content = Some(old.pdu.content.clone().into());
+                unsigned.prev_sender = Some(old.pdu.sender.to_string());
+                unsigned.replaces_state = Some(old.pdu.event_id.to_string());
+            }
+            if let Some(redaction) = event.redacted_by.and_then(|nr| related.get(&nr)) {
+                let json = client_event(redaction)?.to_json(&redaction.pdu.event_id, room_id, &Unsigned::default());
+                unsigned.redacted_because = Some(json.into());
+            }
+            rendered.push(client_event(event)?.to_json(&event.pdu.event_id, room_id, &unsigned));
+        }
+        Ok(rendered)
+    }
+}
+
+fn client_event(event: &StoredEvent) -> Result<ClientEvent<'_>, Error> {
+    ClientEvent::of(&event.pdu.json).map_err(|_| storage::Error::Damaged(format!("event {}", event.nr)).into())
+}

@@ -1,0 +1,154 @@
+//! Sending what a member sends.
+
+use std::sync::Arc;
+
+use accounts::Requester;
+use model::limits;
+use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, TransactionId, events::TimelineEventType};
+use serde_json::value::RawValue;
+use storage::{RoomRow, TransactionKey};
+
+use crate::{Draft, Error, Rooms};
+
+impl Rooms {
+    /// Sends a message event; durable when it returns. The same transaction id gives the same event again.
+    ///
+    /// Client-Server API, "PUT /rooms/{roomId}/send/{eventType}/{txnId}".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`], [`Error::BadEvent`], [`Error::TooLarge`]: the sender's fault, nothing was sent.
+    pub async fn send_message(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        event_type: TimelineEventType,
+        transaction_id: &TransactionId,
+        content: &RawValue,
+        timestamp: Option<MilliSecondsSinceUnixEpoch>,
+    ) -> Result<OwnedEventId, Error> {
+        let room = self.room_for(requester, room_id).await?;
+        check_type(&event_type)?;
+        let key = transaction(requester, &room, &format!("send/{event_type}"), transaction_id)?;
+        let draft = Draft::of_client(requester, event_type, content)?.with_transaction(key).with_timestamp(timestamp);
+        self.submit(&room, draft).await
+    }
+
+    /// Sends a state event. Client-Server API, "PUT /rooms/{roomId}/state/{eventType}/{stateKey}".
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::send_message`].
+    pub async fn send_state(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        event_type: TimelineEventType,
+        state_key: &str,
+        content: &RawValue,
+        timestamp: Option<MilliSecondsSinceUnixEpoch>,
+    ) -> Result<OwnedEventId, Error> {
+        let room = self.room_for(requester, room_id).await?;
+        check_type(&event_type)?;
+        if state_key.len() > limits::ID_BYTES_MAX {
+            return Err(Error::InvalidParam("a state key has at most 255 bytes".to_owned()));
+        }
+        if event_type == TimelineEventType::RoomCanonicalAlias {
+            self.check_canonical_aliases(&room, content).await?;
+        }
+        let draft = Draft::of_client(requester, event_type, content)?.with_state_key(state_key).with_timestamp(timestamp);
+        self.submit(&room, draft).await
+    }
+
+    /// Redacts an event. Client-Server API, "Redactions".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EventUnknown`], [`Error::NotAllowed`]: nothing was redacted.
+    pub async fn redact(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+        transaction_id: &TransactionId,
+        reason: Option<&str>,
+    ) -> Result<OwnedEventId, Error> {
+        let room = self.room_for(requester, room_id).await?;
+        let key = transaction(requester, &room, &format!("redact/{event_id}"), transaction_id)?;
+        let mut content = ruma::CanonicalJsonObject::new();
+        if let Some(reason) = reason {
+            content.insert("reason".to_owned(), ruma::CanonicalJsonValue::String(reason.to_owned()));
+        }
+        let draft =
+            Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomRedaction, content)
+                .redacting(event_id.to_owned())
+                .with_transaction(key);
+        self.submit(&room, draft).await
+    }
+
+    /// The room, for somebody who wants to write into it: whoever is nothing to it learns nothing of it.
+    pub(crate) async fn room_for(&self, requester: &Requester, room_id: &RoomId) -> Result<Arc<RoomRow>, Error> {
+        let room = self.room(room_id).await.map_err(|error| match error {
+            // As for a room that exists: strangers cannot tell the two apart.
+            Error::RoomUnknown => Error::NotMember,
+            other => other,
+        })?;
+        if self.storage().get_membership(room.nr, requester.user_nr).await?.is_none() {
+            return Err(Error::NotMember);
+        }
+        Ok(room)
+    }
+
+    /// New aliases in `m.room.canonical_alias` must point to the room. Client-Server API, "m.room.canonical_alias".
+    async fn check_canonical_aliases(&self, room: &RoomRow, content: &RawValue) -> Result<(), Error> {
+        #[derive(serde::Deserialize, Default)]
+        #[serde(default)]
+        struct Content {
+            alias: Option<String>,
+            alt_aliases: Vec<String>,
+        }
+        let read = |json: &RawValue| serde_json::from_str::<Content>(json.get());
+        let new = read(content).map_err(|error| Error::BadEvent(error.to_string()))?;
+        let old = self.find_state(room, "m.room.canonical_alias", "").await?;
+        let old = old.and_then(|event| read(&event.pdu.content).ok()).unwrap_or_default();
+        for alias in new.alias.iter().chain(&new.alt_aliases) {
+            if old.alias.as_ref() == Some(alias) || old.alt_aliases.contains(alias) {
+                continue;
+            }
+            ruma::RoomAliasId::parse(alias).map_err(|_| Error::InvalidParam(format!("`{alias}` is not a room alias")))?;
+            let points_here = self.storage().find_alias(alias).await?.is_some_and(|row| row.room_nr == room.nr);
+            if !points_here {
+                return Err(Error::BadAlias(alias.clone()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_type(event_type: &TimelineEventType) -> Result<(), Error> {
+    let bytes = event_type.to_string().len();
+    if bytes > limits::ID_BYTES_MAX {
+        return Err(Error::InvalidParam("an event type has at most 255 bytes".to_owned()));
+    }
+    if *event_type == TimelineEventType::RoomCreate {
+        return Err(Error::NotAllowed("a room is made once".to_owned()));
+    }
+    Ok(())
+}
+
+fn transaction(
+    requester: &Requester,
+    room: &RoomRow,
+    endpoint: &str,
+    transaction_id: &TransactionId,
+) -> Result<TransactionKey, Error> {
+    if transaction_id.as_str().len() > limits::TRANSACTION_ID_BYTES_MAX {
+        return Err(Error::InvalidParam("a transaction id has at most 255 bytes".to_owned()));
+    }
+    Ok(TransactionKey {
+        user_nr: requester.user_nr,
+        device_id: requester.device().to_owned(),
+        scope: format!("{}/{endpoint}", room.nr),
+        transaction_id: transaction_id.to_string(),
+    })
+}

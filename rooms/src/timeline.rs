@@ -1,0 +1,198 @@
+//! Paging through a room, and what lies around an event.
+
+use std::{fmt, str::FromStr, sync::Arc};
+
+use accounts::Requester;
+use model::{NodeNr, Position, StreamToken};
+use ruma::{EventId, RoomId};
+use storage::{StoredEvent, TimelineDirection, TimelinePlace};
+
+use crate::{Error, Reader, Rooms};
+
+/// How many rows are read to fill a page of visible events, as a multiple of the page.
+const READ_FACTOR: u32 = 4;
+
+/// A place between two events of a timeline, as clients hold it: `t1_<anchor>_<step>`, right after that place.
+///
+/// A token of `/sync` is one too: the place after everything at its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimelineToken(pub TimelinePlace);
+
+impl fmt::Display for TimelineToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "t1_{:x}_{}", self.0.0.0, self.0.1)
+    }
+}
+
+impl FromStr for TimelineToken {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let bad = || Error::InvalidParam("this is not a token that this server gave out".to_owned());
+        if let Some(rest) = text.strip_prefix("t1_") {
+            let (anchor, step) = rest.split_once('_').ok_or_else(bad)?;
+            let anchor = i64::from_str_radix(anchor, 16).map_err(|_| bad())?;
+            return Ok(Self((Position(anchor), step.parse().map_err(|_| bad())?)));
+        }
+        let token: StreamToken = text.parse().map_err(|_| bad())?;
+        Ok(Self((token.position, 0)))
+    }
+}
+
+/// A page of a timeline.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Who reads.
+    pub reader: Reader,
+    /// The events, in the direction of the reading.
+    pub events: Vec<Arc<StoredEvent>>,
+    /// Where the page begins.
+    pub start: TimelineToken,
+    /// Where the next page begins; nothing at the end of what there is.
+    pub end: Option<TimelineToken>,
+}
+
+/// What lies around an event.
+#[derive(Clone, Debug)]
+pub struct Context {
+    /// Who reads.
+    pub reader: Reader,
+    /// The event.
+    pub event: Arc<StoredEvent>,
+    /// The events before it, newest first.
+    pub before: Vec<Arc<StoredEvent>>,
+    /// The events after it, oldest first.
+    pub after: Vec<Arc<StoredEvent>>,
+    /// Where the events before begin.
+    pub start: TimelineToken,
+    /// Where the events after end.
+    pub end: TimelineToken,
+    /// The state after the last event.
+    pub state: NodeNr,
+}
+
+impl Rooms {
+    /// A page of a room's timeline. Client-Server API, "GET /rooms/{roomId}/messages".
+    ///
+    /// `wanted` filters; rows are read until the page is full, the end is reached, or enough was looked at (the page is
+    /// short then, but has an `end`).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`], [`Error::InvalidParam`] for a token of another kind.
+    pub async fn messages(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        direction: TimelineDirection,
+        from: Option<&str>,
+        to: Option<&str>,
+        limit: u32,
+        wanted: impl Fn(&StoredEvent) -> bool,
+    ) -> Result<Page, Error> {
+        let reader = self.reader(requester, room_id).await?;
+        let newest = reader.left_at().map_or_else(|| self.storage().published(), |left| left.position);
+        let end_of_timeline = (newest, i64::MAX);
+        let start = match (from, direction) {
+            (Some(from), _) => from.parse()?,
+            (None, TimelineDirection::Backward) => TimelineToken((newest, 0)),
+            (None, TimelineDirection::Forward) => TimelineToken((Position(0), 0)),
+        };
+        let to = to.map(TimelineToken::from_str).transpose()?;
+        let (events, end) = match direction {
+            TimelineDirection::Backward => {
+                // The token is right after its place, so that place itself is the first one read.
+                let from = (start.0.0.min(newest), start.0.1.saturating_add(1));
+                let stop = to.map_or((Position(i64::MIN), 0), |to| to.0);
+                self.fill(&reader, direction, from, stop, limit, wanted).await?
+            }
+            TimelineDirection::Forward => {
+                let stop = to.map_or(end_of_timeline, |to| (to.0.0, to.0.1.saturating_add(1))).min(end_of_timeline);
+                self.fill(&reader, direction, start.0, stop, limit, wanted).await?
+            }
+        };
+        Ok(Page { reader, events, start, end })
+    }
+
+    /// Reads visible events until there are `limit`, and says where to go on.
+    async fn fill(
+        &self,
+        reader: &Reader,
+        direction: TimelineDirection,
+        from: TimelinePlace,
+        stop: TimelinePlace,
+        limit: u32,
+        wanted: impl Fn(&StoredEvent) -> bool,
+    ) -> Result<(Vec<Arc<StoredEvent>>, Option<TimelineToken>), Error> {
+        let mut events = Vec::new();
+        let mut place = from;
+        for _ in 0..READ_FACTOR {
+            let read = limit.max(10);
+            let rows = self.storage().list_timeline(reader.room.nr, direction, place, stop, read).await?;
+            let at_end = rows.len() < read as usize;
+            let numbers: Vec<_> = rows.iter().map(|(nr, _)| *nr).collect();
+            let found = self.storage().get_events(&numbers).await?;
+            let page = numbers.iter().filter_map(|nr| found.get(nr).cloned()).filter(|event| wanted(event)).collect();
+            for event in self.visible(reader, page).await? {
+                events.push(event);
+                if events.len() == limit as usize {
+                    let last = events.last().and_then(|event| event.place).unwrap_or(place);
+                    return Ok((events, Some(token_after(direction, last))));
+                }
+            }
+            if at_end {
+                return Ok((events, None));
+            }
+            place = rows.last().map_or(place, |(_, place)| *place);
+        }
+        Ok((events, Some(token_after(direction, place))))
+    }
+
+    /// What lies around an event. Client-Server API, "GET /rooms/{roomId}/context/{eventId}".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::EventUnknown`], also for what the requester may not see.
+    pub async fn context(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+        limit: u32,
+        wanted: impl Fn(&StoredEvent) -> bool + Copy,
+    ) -> Result<Context, Error> {
+        let (reader, event) = self.event(requester, room_id, event_id).await?;
+        let place = event.place.ok_or(Error::EventUnknown)?;
+        let newest = reader.left_at().map_or_else(|| self.storage().published(), |left| left.position);
+        let (half_before, half_after) = (limit / 2, limit - limit / 2);
+        let backward = TimelineDirection::Backward;
+        let mut before = (Vec::new(), None);
+        if half_before > 0 {
+            before = self.fill(&reader, backward, place, (Position(i64::MIN), 0), half_before, wanted).await?;
+        }
+        let mut after = (Vec::new(), None);
+        if half_after > 0 {
+            let stop = (newest, i64::MAX);
+            after = self.fill(&reader, TimelineDirection::Forward, place, stop, half_after, wanted).await?;
+        }
+        let oldest = before.0.last().and_then(|event| event.place).unwrap_or(place);
+        let last = after.0.last().unwrap_or(&event);
+        Ok(Context {
+            start: token_after(backward, oldest),
+            end: TimelineToken(last.place.unwrap_or(place)),
+            state: last.state,
+            before: before.0,
+            after: after.0,
+            reader,
+            event,
+        })
+    }
+}
+
+/// Where to go on after an event: tokens are right after their place, so going back means the place before it.
+fn token_after(direction: TimelineDirection, place: TimelinePlace) -> TimelineToken {
+    match direction {
+        TimelineDirection::Forward => TimelineToken(place),
+        TimelineDirection::Backward => TimelineToken((place.0, place.1.saturating_sub(1))),
+    }
+}

@@ -1,0 +1,200 @@
+//! A room's turn: what waits is built together, in order, one group at a time.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ruma::OwnedEventId;
+use storage::{Commit, CommitError, NewTransaction, RoomCommit, RoomRow};
+use tokio::sync::oneshot;
+
+use crate::{
+    Draft, Error, Rooms,
+    head::{Built, Head},
+};
+
+/// Most events that are built in one turn.
+const BUILT_AT_ONCE: usize = 100;
+/// Most events that wait for one room; more are refused with [`Error::Busy`].
+const WAITING_MAX: usize = 2_000;
+/// How often a turn is built again when another process was faster.
+const TRIES: usize = 3;
+
+/// The queue of a room, and its head.
+#[derive(Default)]
+pub(crate) struct Turn {
+    /// What waits. Held for moments only; taken while holding `head`.
+    waiting: Mutex<VecDeque<Waiting>>,
+    /// The room's head; whoever holds it has the turn, across the commit: that is what a turn is.
+    head: tokio::sync::Mutex<Option<Head>>,
+}
+
+struct Waiting {
+    draft: Draft,
+    answer: oneshot::Sender<Result<OwnedEventId, Error>>,
+}
+
+impl Rooms {
+    /// Sends an event; durable when it returns. The same transaction gives the same event again.
+    pub(crate) async fn submit(&self, room: &Arc<RoomRow>, draft: Draft) -> Result<OwnedEventId, Error> {
+        let turn = self.turn(room.nr);
+        let (answer, mut answered) = oneshot::channel();
+        {
+            let mut waiting = turn.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.len() >= WAITING_MAX {
+                return Err(Error::Busy);
+            }
+            waiting.push_back(Waiting { draft, answer });
+        }
+        // Whoever gets the turn first does the work of all that wait. It runs as a task of its own, so that a client who
+        // hangs up does not stop the others' events half-way.
+        loop {
+            let head = tokio::select! {
+                biased;
+                result = &mut answered => return result.unwrap_or(Err(Error::Busy)),
+                head = turn.head.lock() => head,
+            };
+            drop(head);
+            let (rooms, turn, room) = (self.clone(), turn.clone(), room.clone());
+            let work = tokio::spawn(async move { rooms.take_turn(&turn, &room).await });
+            let _ = work.await;
+            if let Ok(result) = answered.try_recv() {
+                return result;
+            }
+        }
+    }
+
+    async fn take_turn(&self, turn: &Turn, room: &Arc<RoomRow>) {
+        let mut head = turn.head.lock().await;
+        let mut group: Vec<Waiting> = {
+            let mut waiting = turn.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = waiting.len().min(BUILT_AT_ONCE);
+            waiting.drain(..count).collect()
+        };
+        for try_nr in 1.. {
+            if group.is_empty() {
+                return;
+            }
+            match self.build_and_commit(&mut head, room, &group).await {
+                Ok(results) => {
+                    for (waiting, result) in group.into_iter().zip(results) {
+                        let _ = waiting.answer.send(result);
+                    }
+                    return;
+                }
+                Err(CommitError::Replayed(known)) => {
+                    // Done before: those get the event of then, the others are built again.
+                    *head = None;
+                    let (done, rest): (Vec<_>, Vec<_>) = group.into_iter().partition(|waiting| {
+                        known.iter().any(|(key, _)| waiting.draft.transaction.as_ref() == Some(key))
+                    });
+                    for waiting in done {
+                        let event_id = known
+                            .iter()
+                            .find(|(key, _)| waiting.draft.transaction.as_ref() == Some(key))
+                            .and_then(|(_, event_id)| event_id.clone());
+                        let _ = waiting.answer.send(event_id.ok_or(Error::EventUnknown));
+                    }
+                    group = rest;
+                }
+                Err(CommitError::StateChanged | CommitError::EventExists) if try_nr < TRIES => *head = None,
+                Err(error) => {
+                    *head = None;
+                    let error = match error {
+                        CommitError::Storage(source) => Error::Storage(source),
+                        _ => Error::Busy,
+                    };
+                    for waiting in group {
+                        let _ = waiting.answer.send(Err(error.clone()));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Builds a group of events upon the head and commits them together; one result each.
+    async fn build_and_commit(
+        &self,
+        head: &mut Option<Head>,
+        room: &Arc<RoomRow>,
+        group: &[Waiting],
+    ) -> Result<Vec<Result<OwnedEventId, Error>>, CommitError> {
+        let all = |error: Error| Ok(group.iter().map(|_| Err(error.clone())).collect());
+        let mut current = match head.take() {
+            Some(head) => head,
+            None => match Head::load(self.storage(), room.clone()).await {
+                Ok(head) => head,
+                Err(error) => return all(error),
+            },
+        };
+        let numbers = self.storage().take_event_nrs(group.len()).await?;
+        let mut built = Built::default();
+        let mut results: Vec<Result<OwnedEventId, Error>> = Vec::with_capacity(group.len());
+        let mut transactions: Vec<NewTransaction> = Vec::new();
+        for (waiting, nr) in group.iter().zip(numbers) {
+            let draft = &waiting.draft;
+            // The same request twice in one turn: the second gets the first one's event.
+            if let Some(key) = &draft.transaction
+                && let Some(first) = group.iter().position(|other| other.draft.transaction.as_ref() == Some(key))
+                && let Some(result) = results.get(first)
+            {
+                results.push(result.clone());
+                continue;
+            }
+            let before = built.events.len();
+            let result = current.build(self.storage(), &self.0.servers, draft, nr, &mut built).await;
+            if result.is_ok()
+                && let Some(key) = &draft.transaction
+            {
+                let event_nr = if built.events.len() > before { Some(nr) } else { self.standing(&result).await? };
+                transactions.push(NewTransaction { key: key.clone(), event_nr });
+            }
+            results.push(result);
+        }
+        if built.events.is_empty() && transactions.is_empty() {
+            *head = Some(current);
+            return Ok(results);
+        }
+        let redacted: Vec<_> = built.redactions.iter().map(|redaction| redaction.event_nr).collect();
+        let commit = Commit { room: Some(room_commit(&current, built)), transactions, ..Commit::default() };
+        self.storage().commit(commit).await?;
+        for nr in redacted {
+            self.storage().forget_event(nr);
+        }
+        current.committed();
+        *head = Some(current);
+        Ok(results)
+    }
+
+    /// The number of a state event that stood already.
+    async fn standing(&self, result: &Result<OwnedEventId, Error>) -> Result<Option<model::EventNr>, CommitError> {
+        match result {
+            Ok(event_id) => Ok(self.storage().find_event_nr(event_id).await?),
+            Err(_) => Ok(None),
+        }
+    }
+}
+
+/// What was built upon a head, as the committer takes it.
+pub(crate) fn room_commit(head: &Head, built: Built) -> RoomCommit {
+    let added = head.extremities.iter().map(|(nr, _)| *nr);
+    RoomCommit {
+        room_nr: head.row.nr,
+        new_room: None,
+        expected_state: head.stored_state,
+        state: head.state,
+        next_node: head.next_node,
+        depth: head.depth,
+        extremities_added: added.filter(|nr| built.events.iter().any(|event| event.nr == *nr)).collect(),
+        extremities_used: built.extremities_used,
+        events: built.events,
+        state_nodes: built.nodes.nodes,
+        state_changes: built.state_changes,
+        summary: built.summary_changed.then(|| head.summary.clone()),
+        redactions: built.redactions,
+        aliases: Vec::new(),
+        listed_on: None,
+    }
+}

@@ -1,0 +1,189 @@
+//! Rooms on both databases.
+
+use accounts::Requester;
+use model::{KeyPair, LocalServer, LocalServers, Random};
+use rooms::{Error, NewRoomRequest, Options, Preset, Rooms};
+use ruma::{RoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
+use serde_json::{json, value::to_raw_value};
+use storage::{Storage, TimelineDirection, testing::TestDatabase};
+
+struct House {
+    storage: Storage,
+    rooms: Rooms,
+}
+
+impl House {
+    async fn open(database: &TestDatabase) -> Self {
+        let storage = database.open().await;
+        let key = KeyPair::generate(&Random::seeded(1));
+        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+        let options = Options { default_version: RoomVersionId::V12 };
+        Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
+    }
+
+    async fn user(&self, name: &str) -> Requester {
+        let user_id = UserId::parse(format!("@{name}:hs")).unwrap();
+        Requester {
+            user_nr: self.storage.user_nr(&user_id).await.unwrap(),
+            user_id,
+            device_id: Some("D".into()),
+            is_guest: false,
+            is_admin: false,
+        }
+    }
+
+    async fn say(&self, who: &Requester, room: &RoomId, txn: &str, body: &str) -> Result<ruma::OwnedEventId, Error> {
+        let content = to_raw_value(&json!({"msgtype": "m.text", "body": body})).unwrap();
+        self.rooms.send_message(who, room, TimelineEventType::RoomMessage, txn.into(), &content, None).await
+    }
+
+    async fn bodies(&self, who: &Requester, room: &RoomId) -> Vec<String> {
+        let page =
+            self.rooms.messages(who, room, TimelineDirection::Forward, None, None, 500, |_| true).await.unwrap();
+        page.events
+            .iter()
+            .filter_map(|event| {
+                let content: serde_json::Value = serde_json::from_str(event.pdu.content.get()).ok()?;
+                content["body"].as_str().map(str::to_owned)
+            })
+            .collect()
+    }
+}
+
+fn room(preset: Preset) -> NewRoomRequest {
+    NewRoomRequest {
+        version: None,
+        preset,
+        listed: false,
+        alias: None,
+        name: Some("Room".to_owned()),
+        topic: None,
+        invite: Vec::new(),
+        is_direct: false,
+        creation_content: None,
+        initial_state: Vec::new(),
+        power_level_content_override: None,
+    }
+}
+
+/// Versions 1 to 12 differ in ids, references, redactions and creators; people talk in all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_talk_in_rooms_of_every_version() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, bob) = (house.user("alice").await, house.user("bob").await);
+        for version in 1..=12 {
+            let version = RoomVersionId::try_from(version.to_string()).unwrap();
+            let request = NewRoomRequest { version: Some(version), ..room(Preset::PrivateChat) };
+            let id = house.rooms.create_room(&alice, request).await.unwrap();
+            assert!(matches!(house.rooms.join(&bob, &id, None).await, Err(Error::NotAllowed(_))));
+            house.rooms.invite(&alice, &id, &bob.user_id, None).await.unwrap();
+            house.rooms.join(&bob, &id, None).await.unwrap();
+            house.say(&alice, &id, "1", "hello").await.unwrap();
+            let second = house.say(&bob, &id, "1", "hi").await.unwrap();
+            assert_eq!(house.say(&bob, &id, "1", "hi").await.unwrap(), second, "the same transaction, the same event");
+            assert_eq!(house.bodies(&bob, &id).await, ["hello", "hi"]);
+            house.rooms.redact(&alice, &id, &second, "r".into(), Some("no")).await.unwrap();
+            assert_eq!(house.bodies(&bob, &id).await, ["hello"]);
+            house.rooms.ban(&alice, &id, &bob.user_id, None).await.unwrap();
+            assert!(matches!(house.say(&bob, &id, "2", "still here").await, Err(Error::NotAllowed(_))));
+            assert!(house.rooms.ban(&bob, &id, &alice.user_id, None).await.is_err());
+        }
+        house.storage.close().await;
+    }
+}
+
+/// What was sent before a crash of the process is there after it, with the same head to build upon.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_goes_on_after_a_restart() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let alice = house.user("alice").await;
+        let id = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        house.say(&alice, &id, "1", "before").await.unwrap();
+        drop(house);
+        let house = House::open(&database).await;
+        let alice = house.user("alice").await;
+        house.say(&alice, &id, "2", "after").await.unwrap();
+        assert_eq!(house.bodies(&alice, &id).await, ["before", "after"]);
+    }
+}
+
+/// Many at once: each is answered with its own event, and each event is there once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_sends_and_nothing_is_lost_or_doubled() {
+    for database in TestDatabase::each().await {
+        let house = std::sync::Arc::new(House::open(&database).await);
+        let alice = house.user("alice").await;
+        let id = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        let sends = (0..200).map(|n| {
+            let (house, alice, id) = (house.clone(), alice.clone(), id.clone());
+            tokio::spawn(async move { house.say(&alice, &id, &n.to_string(), &n.to_string()).await.unwrap() })
+        });
+        let mut ids = std::collections::HashSet::new();
+        for send in sends.collect::<Vec<_>>() {
+            assert!(ids.insert(send.await.unwrap()));
+        }
+        let mut bodies: Vec<usize> =
+            house.bodies(&alice, &id).await.iter().map(|body| body.parse().unwrap()).collect();
+        bodies.sort_unstable();
+        assert_eq!(bodies, (0..200).collect::<Vec<_>>());
+    }
+}
+
+/// Two processes on one database must not make each other lose, and the stream stays in one order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_send_into_one_room_on_postgres() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let one = House::open(&database).await;
+    let two = House::open(&database).await;
+    let alice = one.user("alice").await;
+    let id = one.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+    for n in 0..20 {
+        let (first, second) = (format!("one {n}"), format!("two {n}"));
+        let (a, b) = tokio::join!(one.say(&alice, &id, &first, &first), two.say(&alice, &id, &second, &second));
+        a.unwrap();
+        b.unwrap();
+        if n % 5 == 0 {
+            let topic = to_raw_value(&json!({"topic": n.to_string()})).unwrap();
+            let house = if n % 2 == 0 { &one } else { &two };
+            house.rooms.send_state(&alice, &id, TimelineEventType::RoomTopic, "", &topic, None).await.unwrap();
+        }
+    }
+    let third = House::open(&database).await;
+    assert_eq!(third.bodies(&alice, &id).await.len(), 40);
+}
+
+/// Client-Server API, "Room history visibility": each word lets in whom it says.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn history_is_shown_to_whom_its_visibility_says() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, bob, eve) = (house.user("alice").await, house.user("bob").await, house.user("eve").await);
+        let expected = [
+            ("world_readable", vec!["early", "invited", "joined"]),
+            ("shared", vec!["early", "invited", "joined"]),
+            ("invited", vec!["invited", "joined"]),
+            ("joined", vec!["joined"]),
+        ];
+        for (visibility, bodies) in expected {
+            let content = to_raw_value(&json!({"history_visibility": visibility})).unwrap();
+            let initial_state = vec![("m.room.history_visibility".to_owned(), String::new(), content)];
+            let request = NewRoomRequest { initial_state, ..room(Preset::PrivateChat) };
+            let id = house.rooms.create_room(&alice, request).await.unwrap();
+            house.say(&alice, &id, "1", "early").await.unwrap();
+            house.rooms.invite(&alice, &id, &bob.user_id, None).await.unwrap();
+            house.say(&alice, &id, "2", "invited").await.unwrap();
+            house.rooms.join(&bob, &id, None).await.unwrap();
+            house.say(&alice, &id, "3", "joined").await.unwrap();
+            assert_eq!(house.bodies(&bob, &id).await, bodies, "{visibility}");
+            house.rooms.leave(&bob, &id, None).await.unwrap();
+            house.say(&alice, &id, "4", "gone").await.unwrap();
+            if visibility != "world_readable" {
+                assert_eq!(house.bodies(&bob, &id).await, bodies, "{visibility}, after leaving");
+                let read = house.rooms.messages(&eve, &id, TimelineDirection::Backward, None, None, 10, |_| true).await;
+                assert!(matches!(read, Err(Error::NotMember)), "a stranger");
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Account data. It is written by commits only.
+
+use model::{Position, RoomNr, UserNr};
+
+use crate::{
+    Error, Storage,
+    db::{Row, args},
+    statement::statements,
+};
+
+statements! {
+    GET_DATA = ["SELECT content FROM account_data WHERE user_nr = $1 AND room_nr = $2 AND type = $3"];
+    LIST_DATA = ["
+        SELECT room_nr, type, content, position FROM account_data
+         WHERE user_nr = $1 AND position > $2 AND position <= $3 ORDER BY position"];
+    LIST_ROOM_DATA = ["
+        SELECT room_nr, type, content, position FROM account_data
+         WHERE user_nr = $1 AND room_nr = $2 ORDER BY type"];
+}
+
+/// A piece of account data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountDataRow {
+    /// In which room; zero for none.
+    pub room_nr: RoomNr,
+    /// Its type.
+    pub event_type: String,
+    /// Its content, a JSON object.
+    pub content: String,
+    /// When it last changed.
+    pub position: Position,
+}
+
+fn data(row: &Row) -> Result<AccountDataRow, Error> {
+    Ok(AccountDataRow { room_nr: row.nr(0)?, event_type: row.get(1)?, content: row.get(2)?, position: row.nr(3)? })
+}
+
+impl Storage {
+    /// A user's account data of one type, in a room or (zero) in none.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_account_data(
+        &self,
+        user: UserNr,
+        room: RoomNr,
+        event_type: &str,
+    ) -> Result<Option<String>, Error> {
+        self.db().read_one(&GET_DATA, args![user, room, event_type]).await?.map(|row| row.get(0)).transpose()
+    }
+
+    /// What changed of a user's account data, everywhere, after a position and up to another.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_account_data(
+        &self,
+        user: UserNr,
+        after: Position,
+        to: Position,
+    ) -> Result<Vec<AccountDataRow>, Error> {
+        self.db().read(&LIST_DATA, args![user, after, to]).await?.iter().map(data).collect()
+    }
+
+    /// A user's account data in one room, or (zero) in none.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_account_data_of_room(&self, user: UserNr, room: RoomNr) -> Result<Vec<AccountDataRow>, Error> {
+        self.db().read(&LIST_ROOM_DATA, args![user, room]).await?.iter().map(data).collect()
+    }
+}

@@ -1,0 +1,172 @@
+//! Devices of users.
+
+use model::UserNr;
+
+use crate::{
+    Error, Storage,
+    db::{Row, Tx, args},
+    rows::Rows,
+    statement::statements,
+};
+
+statements! {
+    /// A device that is known keeps its name.
+    UPSERT_DEVICE = ["
+        INSERT INTO devices (user_nr, device_id, display_name, created_at_ms, last_seen_at_ms, last_seen_ip)
+        VALUES ($1, $2, $3, $4, $4, $5)
+        ON CONFLICT (user_nr, device_id) DO UPDATE
+           SET last_seen_at_ms = excluded.last_seen_at_ms, last_seen_ip = excluded.last_seen_ip"];
+    LIST_DEVICES = ["
+        SELECT device_id, display_name, created_at_ms, last_seen_at_ms, last_seen_ip
+          FROM devices WHERE user_nr = $1 ORDER BY created_at_ms, device_id"];
+    GET_DEVICE = ["
+        SELECT device_id, display_name, created_at_ms, last_seen_at_ms, last_seen_ip
+          FROM devices WHERE user_nr = $1 AND device_id = $2"];
+    UPDATE_NAME = ["UPDATE devices SET display_name = $3 WHERE user_nr = $1 AND device_id = $2"];
+    UPDATE_SEEN = ["
+        UPDATE devices SET last_seen_at_ms = r.at_ms, last_seen_ip = coalesce(r.ip, last_seen_ip)
+          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 at_ms bigint, 4 ip text]), "
+         WHERE devices.user_nr = r.user_nr AND devices.device_id = r.device_id"];
+    DELETE_DEVICES = ["DELETE FROM devices WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_ACCESS_TOKENS = ["DELETE FROM access_tokens WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_REFRESH_TOKENS = ["DELETE FROM refresh_tokens WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_DEVICE_KEYS = ["DELETE FROM device_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_TO_DEVICE = ["DELETE FROM to_device WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1 AND target", (in_list 2)];
+}
+
+/// A device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceRow {
+    /// Its id.
+    pub device_id: String,
+    /// What the user calls it.
+    pub display_name: Option<String>,
+    /// When it first logged in.
+    pub created_at_ms: i64,
+    /// When it was last heard of, give or take some minutes.
+    pub last_seen_at_ms: Option<i64>,
+    /// From where.
+    pub last_seen_ip: Option<String>,
+}
+
+/// A device was heard of.
+#[derive(Clone, Debug)]
+pub struct DeviceSeen {
+    /// Whose.
+    pub user_nr: UserNr,
+    /// Which.
+    pub device_id: String,
+    /// When.
+    pub at_ms: i64,
+    /// From where.
+    pub ip: Option<String>,
+}
+
+fn device(row: &Row) -> Result<DeviceRow, Error> {
+    Ok(DeviceRow {
+        device_id: row.get(0)?,
+        display_name: row.get(1)?,
+        created_at_ms: row.get(2)?,
+        last_seen_at_ms: row.get(3)?,
+        last_seen_ip: row.get(4)?,
+    })
+}
+
+/// Makes a device if there is none.
+pub(crate) async fn upsert_device(
+    tx: &mut Tx,
+    user_nr: UserNr,
+    device_id: &str,
+    display_name: Option<String>,
+    now_ms: i64,
+    ip: Option<String>,
+) -> Result<(), Error> {
+    tx.execute(&UPSERT_DEVICE, args![user_nr, device_id, display_name, now_ms, ip]).await.map(drop)
+}
+
+impl Storage {
+    /// A user's devices, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_devices(&self, user_nr: UserNr) -> Result<Vec<DeviceRow>, Error> {
+        self.db().read(&LIST_DEVICES, args![user_nr]).await?.iter().map(device).collect()
+    }
+
+    /// A device.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_device(&self, user_nr: UserNr, device_id: &str) -> Result<Option<DeviceRow>, Error> {
+        self.db().read_one(&GET_DEVICE, args![user_nr, device_id]).await?.map(|row| device(&row)).transpose()
+    }
+
+    /// Makes a device without a token, as application services do; tells whether it is new.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn insert_device(&self, user_nr: UserNr, device_id: &str, name: Option<String>) -> Result<(), Error> {
+        let now_ms = self.clock().now_ms();
+        let mut tx = self.db().begin().await?;
+        upsert_device(&mut tx, user_nr, device_id, name, now_ms, None).await?;
+        tx.commit().await
+    }
+
+    /// Gives a device a name; tells whether there is such a device.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn update_device_name(&self, user_nr: UserNr, id: &str, name: Option<String>) -> Result<bool, Error> {
+        Ok(self.db().write(&UPDATE_NAME, args![user_nr, id, name]).await? == 1)
+    }
+
+    /// Notes when and from where devices were last heard of.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn update_devices_seen(&self, seen: &[DeviceSeen]) -> Result<(), Error> {
+        if seen.is_empty() {
+            return Ok(());
+        }
+        let rows = Rows::new()
+            .bigint(seen.iter().map(|one| one.user_nr.0))
+            .text(seen.iter().map(|one| one.device_id.clone()))
+            .bigint(seen.iter().map(|one| one.at_ms))
+            .text(seen.iter().map(|one| one.ip.clone()));
+        self.db().write(&UPDATE_SEEN, rows).await.map(drop)
+    }
+
+    /// Deletes devices with their tokens, keys and messages; tells how many there were.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_devices(&self, user_nr: UserNr, device_ids: &[String]) -> Result<u64, Error> {
+        if device_ids.is_empty() {
+            return Ok(0);
+        }
+        let mut tx = self.db().begin().await?;
+        let count = tx.execute(&DELETE_DEVICES, args![user_nr, device_ids.to_vec()]).await?;
+        for statement in [
+            &DELETE_ACCESS_TOKENS,
+            &DELETE_REFRESH_TOKENS,
+            &DELETE_DEVICE_KEYS,
+            &DELETE_ONE_TIME_KEYS,
+            &DELETE_FALLBACK_KEYS,
+            &DELETE_TO_DEVICE,
+            &DELETE_SIGNATURES,
+        ] {
+            tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
+        }
+        tx.commit().await?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,306 @@
+//! End-to-end encryption keys of devices and users, as the JSON that was uploaded.
+
+use std::collections::HashMap;
+
+use model::UserNr;
+
+use crate::{Error, Storage, db::args, rows::Rows, statement::statements};
+
+statements! {
+    UPSERT_DEVICE_KEYS = ["
+        INSERT INTO device_keys (user_nr, device_id, keys) VALUES ($1, $2, $3)
+        ON CONFLICT (user_nr, device_id) DO UPDATE SET keys = excluded.keys WHERE device_keys.keys <> excluded.keys"];
+    LIST_DEVICE_KEYS = ["
+        SELECT k.user_nr, k.device_id, k.keys, d.display_name
+          FROM device_keys k LEFT JOIN devices d ON d.user_nr = k.user_nr AND d.device_id = k.device_id
+         WHERE k.user_nr", (in_list 1), " ORDER BY k.user_nr, k.device_id"];
+    GET_DEVICE_KEYS = ["SELECT keys FROM device_keys WHERE user_nr = $1 AND device_id = $2"];
+    LIST_CROSS_SIGNING = ["
+        SELECT user_nr, usage, key FROM cross_signing_keys WHERE user_nr", (in_list 1), " ORDER BY user_nr, usage"];
+    UPSERT_CROSS_SIGNING = ["
+        INSERT INTO cross_signing_keys (user_nr, usage, key) VALUES ($1, $2, $3)
+        ON CONFLICT (user_nr, usage) DO UPDATE SET key = excluded.key"];
+    LIST_SIGNATURES = ["
+        SELECT s.user_nr, s.target, s.signer_nr, n.user_id, s.key_id, s.signature
+          FROM key_signatures s JOIN user_numbers n ON n.user_nr = s.signer_nr
+         WHERE s.user_nr", (in_list 1), " AND (s.signer_nr = s.user_nr OR s.signer_nr = $2)
+         ORDER BY s.user_nr, s.target, s.signer_nr, s.key_id"];
+    UPSERT_SIGNATURES = ["
+        INSERT INTO key_signatures (user_nr, target, signer_nr, key_id, signature)
+        SELECT user_nr, target, signer_nr, key_id, signature
+          FROM", (rows [1 user_nr bigint, 2 target text, 3 signer_nr bigint, 4 key_id text, 5 signature text]), "
+         WHERE TRUE
+            ON CONFLICT (user_nr, target, signer_nr, key_id) DO UPDATE SET signature = excluded.signature"];
+
+    LIST_ONE_TIME_KEYS = ["
+        SELECT algorithm, key_id, key FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND key_id", (in_list 3), "
+         ORDER BY algorithm, key_id"];
+    INSERT_ONE_TIME_KEYS = ["
+        INSERT INTO one_time_keys (user_nr, device_id, algorithm, key_id, key, uploaded_at_ms)
+        SELECT user_nr, device_id, algorithm, key_id, key, uploaded_at_ms
+          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text, 4 key_id text, 5 key text,
+                        6 uploaded_at_ms bigint]), "
+         WHERE TRUE ON CONFLICT DO NOTHING"];
+    COUNT_ONE_TIME_KEYS = ["
+        SELECT algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2
+         GROUP BY algorithm ORDER BY algorithm"];
+    /// The oldest first; another claim that is under way is passed by.
+    CLAIM_ONE_TIME_KEY = ["
+        DELETE FROM one_time_keys
+         WHERE user_nr = $1 AND device_id = $2 AND algorithm = $3 AND key_id =
+               (SELECT key_id FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND algorithm = $3
+                 ORDER BY uploaded_at_ms, key_id LIMIT 1", (either "" " FOR UPDATE SKIP LOCKED"), ")
+        RETURNING key_id, key"];
+    USE_FALLBACK_KEY = ["
+        UPDATE fallback_keys SET used = TRUE WHERE user_nr = $1 AND device_id = $2 AND algorithm = $3
+        RETURNING key_id, key"];
+    UPSERT_FALLBACK_KEY = ["
+        INSERT INTO fallback_keys (user_nr, device_id, algorithm, key_id, key, used) VALUES ($1, $2, $3, $4, $5, FALSE)
+        ON CONFLICT (user_nr, device_id, algorithm) DO UPDATE
+           SET used = (fallback_keys.used AND fallback_keys.key_id = excluded.key_id AND fallback_keys.key = excluded.key),
+               key_id = excluded.key_id, key = excluded.key"];
+    LIST_UNUSED_FALLBACK = ["
+        SELECT algorithm FROM fallback_keys WHERE user_nr = $1 AND device_id = $2 AND NOT used ORDER BY algorithm"];
+}
+
+/// A key with the words it is known by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyRow {
+    /// Such as `signed_curve25519`.
+    pub algorithm: String,
+    /// Such as `AAAAHQ`.
+    pub key_id: String,
+    /// The key, JSON.
+    pub key: String,
+}
+
+/// The keys of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceKeysRow {
+    /// Whose.
+    pub user_nr: UserNr,
+    /// Which device.
+    pub device_id: String,
+    /// The keys, a JSON object.
+    pub keys: String,
+    /// The device's name.
+    pub display_name: Option<String>,
+}
+
+/// A signature that was added to a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySignatureRow {
+    /// Whose key.
+    pub user_nr: UserNr,
+    /// The device, or the public part of a master key.
+    pub target: String,
+    /// Who signed.
+    pub signer_nr: UserNr,
+    /// Who signed; ignored when written.
+    pub signer: String,
+    /// With which key, `ed25519:<id>`.
+    pub key_id: String,
+    /// The signature.
+    pub signature: String,
+}
+
+fn numbers(users: &[UserNr]) -> Vec<i64> {
+    users.iter().map(|user| user.0).collect()
+}
+
+impl Storage {
+    /// Writes a device's keys; tells whether they changed.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn upsert_device_keys(&self, user_nr: UserNr, device_id: &str, keys: &str) -> Result<bool, Error> {
+        Ok(self.db().write(&UPSERT_DEVICE_KEYS, args![user_nr, device_id, keys]).await? == 1)
+    }
+
+    /// A device's keys.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_device_keys(&self, user_nr: UserNr, device_id: &str) -> Result<Option<String>, Error> {
+        self.db().read_one(&GET_DEVICE_KEYS, args![user_nr, device_id]).await?.map(|row| row.get(0)).transpose()
+    }
+
+    /// The keys of all devices of users.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_device_keys(&self, users: &[UserNr]) -> Result<Vec<DeviceKeysRow>, Error> {
+        let rows = self.db().read(&LIST_DEVICE_KEYS, args![numbers(users)]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(DeviceKeysRow {
+                    user_nr: row.nr(0)?,
+                    device_id: row.get(1)?,
+                    keys: row.get(2)?,
+                    display_name: row.get(3)?,
+                })
+            })
+            .collect()
+    }
+
+    /// The cross-signing keys of users: whose, the usage, the key.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_cross_signing_keys(&self, users: &[UserNr]) -> Result<Vec<(UserNr, String, String)>, Error> {
+        let rows = self.db().read(&LIST_CROSS_SIGNING, args![numbers(users)]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?, row.get(2)?))).collect()
+    }
+
+    /// Writes cross-signing keys of a user: pairs of usage and key.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn upsert_cross_signing_keys(&self, user_nr: UserNr, keys: &[(&str, String)]) -> Result<(), Error> {
+        let mut tx = self.db().begin().await?;
+        for (usage, key) in keys {
+            tx.execute(&UPSERT_CROSS_SIGNING, args![user_nr, *usage, key]).await?;
+        }
+        tx.commit().await
+    }
+
+    /// The signatures that were added to keys of users by themselves, and by `viewer`: those of others are nobody else's business.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_key_signatures(&self, users: &[UserNr], viewer: UserNr) -> Result<Vec<KeySignatureRow>, Error> {
+        let rows = self.db().read(&LIST_SIGNATURES, args![numbers(users), viewer]).await?;
+        rows.iter()
+            .map(|row| {
+                Ok(KeySignatureRow {
+                    user_nr: row.nr(0)?,
+                    target: row.get(1)?,
+                    signer_nr: row.nr(2)?,
+                    signer: row.get(3)?,
+                    key_id: row.get(4)?,
+                    signature: row.get(5)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Writes signatures.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn upsert_key_signatures(&self, signatures: &[KeySignatureRow]) -> Result<(), Error> {
+        if signatures.is_empty() {
+            return Ok(());
+        }
+        let rows = Rows::new()
+            .bigint(signatures.iter().map(|one| one.user_nr.0))
+            .text(signatures.iter().map(|one| one.target.clone()))
+            .bigint(signatures.iter().map(|one| one.signer_nr.0))
+            .text(signatures.iter().map(|one| one.key_id.clone()))
+            .text(signatures.iter().map(|one| one.signature.clone()));
+        self.db().write(&UPSERT_SIGNATURES, rows).await.map(drop)
+    }
+
+    /// Adds one-time keys; those that are there already stay. Gives back those whose name is taken by another key: then nothing
+    /// is written.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn insert_one_time_keys(
+        &self,
+        user_nr: UserNr,
+        device_id: &str,
+        keys: &[KeyRow],
+    ) -> Result<Vec<KeyRow>, Error> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now_ms = self.clock().now_ms();
+        let ids: Vec<String> = keys.iter().map(|key| key.key_id.clone()).collect();
+        let mut tx = self.db().begin().await?;
+        let stored: HashMap<(String, String), String> = tx
+            .fetch(&LIST_ONE_TIME_KEYS, args![user_nr, device_id, ids])
+            .await?
+            .iter()
+            .map(|row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))
+            .collect::<Result<_, Error>>()?;
+        let differs = |key: &&KeyRow| {
+            stored.get(&(key.algorithm.clone(), key.key_id.clone())).is_some_and(|stored| *stored != key.key)
+        };
+        let conflicts: Vec<KeyRow> = keys.iter().filter(differs).cloned().collect();
+        if !conflicts.is_empty() {
+            return Ok(conflicts);
+        }
+        let rows = Rows::new()
+            .bigint(keys.iter().map(|_| user_nr.0))
+            .text(keys.iter().map(|_| device_id.to_owned()))
+            .text(keys.iter().map(|key| key.algorithm.clone()))
+            .text(keys.iter().map(|key| key.key_id.clone()))
+            .text(keys.iter().map(|key| key.key.clone()))
+            .bigint(keys.iter().map(|_| now_ms));
+        tx.execute(&INSERT_ONE_TIME_KEYS, rows).await?;
+        tx.commit().await?;
+        Ok(Vec::new())
+    }
+
+    /// How many one-time keys a device has left, by algorithm.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn count_one_time_keys(&self, user_nr: UserNr, device_id: &str) -> Result<Vec<(String, u64)>, Error> {
+        let rows = self.db().read(&COUNT_ONE_TIME_KEYS, args![user_nr, device_id]).await?;
+        rows.iter().map(|row| Ok((row.get(0)?, row.get::<i64>(1)?.unsigned_abs()))).collect()
+    }
+
+    /// The algorithms of a device's fallback keys that nobody has used yet.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_unused_fallback_keys(&self, user_nr: UserNr, device_id: &str) -> Result<Vec<String>, Error> {
+        self.db().read(&LIST_UNUSED_FALLBACK, args![user_nr, device_id]).await?.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// Writes a device's fallback keys, one of an algorithm, instead of those it had.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn upsert_fallback_keys(&self, user_nr: UserNr, device_id: &str, keys: &[KeyRow]) -> Result<(), Error> {
+        let mut tx = self.db().begin().await?;
+        for KeyRow { algorithm, key_id, key } in keys {
+            tx.execute(&UPSERT_FALLBACK_KEY, args![user_nr, device_id, algorithm, key_id, key]).await?;
+        }
+        tx.commit().await
+    }
+
+    /// Claims a one-time key of a device: nobody gets it again. When there is none left, its fallback key, which stays.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn claim_one_time_key(
+        &self,
+        user_nr: UserNr,
+        device_id: &str,
+        algorithm: &str,
+    ) -> Result<Option<KeyRow>, Error> {
+        let args = || args![user_nr, device_id, algorithm];
+        let mut tx = self.db().begin().await?;
+        let mut row = tx.fetch_one(&CLAIM_ONE_TIME_KEY, args()).await?;
+        if row.is_none() {
+            row = tx.fetch_one(&USE_FALLBACK_KEY, args()).await?;
+        }
+        tx.commit().await?;
+        row.map(|row| Ok(KeyRow { algorithm: algorithm.to_owned(), key_id: row.get(0)?, key: row.get(1)? })).transpose()
+    }
+}

@@ -1,0 +1,83 @@
+//! Profiles: fields of a user, each a JSON value.
+
+use model::UserNr;
+
+use crate::{Error, Storage, db::args, statement::statements};
+
+statements! {
+    LIST_FIELDS = ["SELECT field, value FROM profiles WHERE user_nr = $1 ORDER BY field"];
+    LIST_MANY = ["SELECT user_nr, field, value FROM profiles WHERE user_nr", (in_list 1), " ORDER BY user_nr, field"];
+    GET_FIELD = ["SELECT value FROM profiles WHERE user_nr = $1 AND field = $2"];
+    UPSERT_FIELD = ["
+        INSERT INTO profiles (user_nr, field, value) VALUES ($1, $2, $3)
+        ON CONFLICT (user_nr, field) DO UPDATE SET value = excluded.value"];
+    DELETE_FIELD = ["DELETE FROM profiles WHERE user_nr = $1 AND field = $2"];
+    LOCK_USER = ["SELECT user_nr FROM users WHERE user_nr = $1", (for_update)];
+    SIZE_WITHOUT = ["
+        SELECT CAST(coalesce(sum(length(field) + length(value) + 4), 0) AS BIGINT)
+          FROM profiles WHERE user_nr = $1 AND field <> $2"];
+}
+
+impl Storage {
+    /// All fields of a user with their JSON values.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_profile(&self, user_nr: UserNr) -> Result<Vec<(String, String)>, Error> {
+        let rows = self.db().read(&LIST_FIELDS, args![user_nr]).await?;
+        rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
+    }
+
+    /// All fields of several users.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_profiles(&self, users: &[UserNr]) -> Result<Vec<(UserNr, String, String)>, Error> {
+        let users: Vec<i64> = users.iter().map(|user| user.0).collect();
+        let rows = self.db().read(&LIST_MANY, args![users]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?, row.get(2)?))).collect()
+    }
+
+    /// One field of a user, a JSON value.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_profile_field(&self, user_nr: UserNr, field: &str) -> Result<Option<String>, Error> {
+        self.db().read_one(&GET_FIELD, args![user_nr, field]).await?.map(|row| row.get(0)).transpose()
+    }
+
+    /// Writes a field; tells whether the profile, with it, is at most `bytes_max` large: if not, nothing is written.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn upsert_profile_field(
+        &self,
+        user_nr: UserNr,
+        field: &str,
+        value: &str,
+        bytes_max: usize,
+    ) -> Result<bool, Error> {
+        let mut tx = self.db().begin().await?;
+        tx.fetch(&LOCK_USER, args![user_nr]).await?;
+        let others: i64 = tx.fetch_one(&SIZE_WITHOUT, args![user_nr, field]).await?.map_or(Ok(0), |row| row.get(0))?;
+        if usize::try_from(others).unwrap_or(usize::MAX).saturating_add(field.len() + value.len() + 4) > bytes_max {
+            return Ok(false);
+        }
+        tx.execute(&UPSERT_FIELD, args![user_nr, field, value]).await?;
+        tx.commit().await?;
+        Ok(true)
+    }
+
+    /// Deletes a field; tells whether it was there.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_profile_field(&self, user_nr: UserNr, field: &str) -> Result<bool, Error> {
+        Ok(self.db().write(&DELETE_FIELD, args![user_nr, field]).await? == 1)
+    }
+}
