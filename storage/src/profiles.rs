@@ -14,7 +14,7 @@ statements! {
     DELETE_FIELD = ["DELETE FROM profiles WHERE user_nr = $1 AND field = $2"];
     LOCK_USER = ["SELECT user_nr FROM users WHERE user_nr = $1", (for_update)];
     SIZE_WITHOUT = ["
-        SELECT CAST(coalesce(sum(length(field) + length(value) + 4), 0) AS BIGINT)
+        SELECT CAST(coalesce(sum(octet_length(field) + octet_length(value) + 4), 0) AS BIGINT)
           FROM profiles WHERE user_nr = $1 AND field <> $2"];
 }
 
