@@ -1,1 +1,7 @@
 //! Wake-ups and ephemeral state, in memory or in Redis.
+//!
+//! Carries *that* something happened, never *what*: that is in the database. A message that is lost costs a second.
+
+mod typing;
+
+pub use typing::{Typing, TypingChange};
