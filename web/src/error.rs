@@ -136,6 +136,12 @@ impl MatrixError {
         Self::internal_answer()
     }
 
+    /// 503 `M_UNKNOWN`: the server ends; another one, or this one later, will answer.
+    #[must_use]
+    pub fn shutting_down() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown, "the server is shutting down")
+    }
+
     /// The answer of [`MatrixError::internal`], for what has been logged already.
     pub(crate) fn internal_answer() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Unknown, "internal server error")
@@ -145,10 +151,32 @@ impl MatrixError {
 impl From<storage::Error> for MatrixError {
     fn from(error: storage::Error) -> Self {
         match error {
-            storage::Error::Closed => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown, "the server is shutting down")
-            }
+            storage::Error::Closed => Self::shutting_down(),
             other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<rooms::Error> for MatrixError {
+    fn from(error: rooms::Error) -> Self {
+        use rooms::Error as E;
+        let message = error.to_string();
+        match error {
+            E::RoomUnknown | E::EventUnknown | E::StateUnknown | E::AliasUnknown | E::NotLocal => {
+                Self::not_found(message)
+            }
+            E::NotMember | E::NotAllowed(_) => Self::forbidden(message),
+            E::GuestsForbidden => Self::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message),
+            E::BadEvent(_) => Self::bad_json(message),
+            E::InvalidParam(_) => Self::invalid_param(message),
+            E::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message),
+            E::AliasInUse => Self::new(StatusCode::CONFLICT, ErrorKind::Unknown, message),
+            E::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
+            E::UnsupportedVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
+            E::InvalidRoomState(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message),
+            E::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown, message),
+            E::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),
+            E::Storage(_) => Self::internal(&error),
         }
     }
 }
