@@ -1,1 +1,16 @@
 //! Whole servers in a test: spawn, drive, break.
+
+pub mod conformance;
+mod eventually;
+pub mod fuzz;
+mod http;
+mod server;
+mod user;
+
+pub use self::{
+    http::{Answer, Failure, Http, encode},
+    server::{ServerOptions, TestServer},
+    user::{TestUser, register, register_guest},
+};
+#[doc(hidden)]
+pub use {storage::testing::TestDatabase, tokio};

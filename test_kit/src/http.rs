@@ -1,0 +1,183 @@
+//! A plain HTTP client that sends what it is told, well-formed or not.
+
+use std::{fmt, time::Duration};
+
+use ::http::{Method, Request, StatusCode, Uri, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+
+/// Longest wait for an answer: far beyond what any request may take, so that running into it means a hang.
+const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Sends requests to one server.
+#[derive(Clone, Debug)]
+pub struct Http {
+    base: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// What a server answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status code.
+    pub status: StatusCode,
+    /// The `Content-Type`, or nothing.
+    pub content_type: String,
+    /// The whole body.
+    pub bytes: Bytes,
+}
+
+/// No answer came.
+#[derive(Debug)]
+pub enum Failure {
+    /// The request cannot be written as HTTP at all; it was not sent.
+    NotHttp(String),
+    /// The connection ended first.
+    Connection(String),
+    /// It took too long.
+    Hang,
+}
+
+impl Http {
+    /// A client for the server at `base`, such as `http://127.0.0.1:8008`.
+    #[must_use]
+    pub fn new(base: &str) -> Self {
+        Self {
+            base: base.trim_end_matches('/').to_owned(),
+            client: Client::builder(TokioExecutor::new()).build(HttpConnector::new()),
+        }
+    }
+
+    /// The URL in front of every path.
+    #[must_use]
+    pub fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// Sends `body` as it is; `path` includes the query.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure`] when no answer came.
+    pub async fn send(
+        &self,
+        method: &str,
+        path: &[u8],
+        token: Option<&str>,
+        content_type: Option<&str>,
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, Failure> {
+        let not_http = |error: &dyn fmt::Display| Failure::NotHttp(error.to_string());
+        let uri = [self.base.as_bytes(), path].concat();
+        let mut request = Request::builder()
+            .method(Method::from_bytes(method.as_bytes()).map_err(|error| not_http(&error))?)
+            .uri(Uri::from_maybe_shared(uri).map_err(|error| not_http(&error))?);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(content_type) = content_type {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let request = request.body(Full::new(body.into())).map_err(|error| not_http(&error))?;
+        let answer = async {
+            let answer = self.client.request(request).await.map_err(|error| Failure::Connection(chain(&error)))?;
+            let status = answer.status();
+            let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+            let content_type = content_type.unwrap_or_default().to_owned();
+            let bytes = answer.into_body().collect().await.map_err(|error| Failure::Connection(chain(&error)))?;
+            Ok(Answer { status, content_type, bytes: bytes.to_bytes() })
+        };
+        tokio::time::timeout(WAIT_MAX, answer).await.unwrap_or(Err(Failure::Hang))
+    }
+
+    /// Sends `body` as JSON; null sends none.
+    ///
+    /// # Panics
+    ///
+    /// When no answer came.
+    pub async fn request(&self, method: &str, path: &str, token: Option<&str>, body: &Value) -> Answer {
+        let (content_type, bytes) = match body {
+            Value::Null => (None, Vec::new()),
+            body => (Some("application/json"), body.to_string().into_bytes()),
+        };
+        match self.send(method, path.as_bytes(), token, content_type, bytes).await {
+            Ok(answer) => answer,
+            Err(failure) => panic!("{method} {path}: {failure:?}"),
+        }
+    }
+}
+
+impl Answer {
+    /// The body as JSON; null when it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    /// The `errcode`, or nothing.
+    #[must_use]
+    pub fn errcode(&self) -> String {
+        self.json()["errcode"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The body of a success.
+    ///
+    /// # Panics
+    ///
+    /// When it is none.
+    #[track_caller]
+    #[expect(clippy::must_use_candidate, reason = "a check as well as a value")]
+    pub fn ok(&self) -> Value {
+        assert!(self.status.is_success(), "expected success, got {self}");
+        self.json()
+    }
+
+    /// Checks that this is the error `errcode` with `status`.
+    ///
+    /// # Panics
+    ///
+    /// When it is something else.
+    #[track_caller]
+    pub fn is_error(&self, status: u16, errcode: &str) {
+        assert_eq!((self.status.as_u16(), self.errcode().as_str()), (status, errcode), "got {self}");
+    }
+
+    /// Whether the server does not know the path, or not with this method. Client-Server API, "Common error codes".
+    #[must_use]
+    pub fn is_unrecognized(&self) -> bool {
+        matches!(self.status.as_u16(), 404 | 405) && self.errcode() == "M_UNRECOGNIZED"
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = String::from_utf8_lossy(&self.bytes);
+        write!(f, "{} {}", self.status, text.chars().take(500).collect::<String>())
+    }
+}
+
+/// Encodes one segment of a path, or one value of a query.
+#[must_use]
+pub fn encode(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,140 @@
+//! A whole server in this process.
+
+use std::net::SocketAddr;
+
+use model::{Clock, Random};
+use storage::{Options, testing::TestDatabase};
+use swiftchat::{
+    Overrides, Server,
+    config::{Config, Database, ListenerConfig, Registration},
+};
+
+use crate::{Http, TestUser};
+
+/// The shared secret with which tests make administrators.
+pub(crate) const SHARED_SECRET: &str = "the shared secret of the tests";
+
+/// A server on a free port of loopback, with a database and a data folder of its own that are gone with it.
+///
+/// Anyone may register, guests are welcome, passwords are hashed cheaply and nothing is rate limited.
+#[derive(Debug)]
+pub struct TestServer {
+    http: Http,
+    options: ServerOptions,
+    server: Option<Server>,
+    database: TestDatabase,
+    folder: tempfile::TempDir,
+}
+
+/// How a test wants its server.
+#[derive(Clone, Debug)]
+pub struct ServerOptions {
+    /// The configuration, but for listener, data folder and database.
+    pub config: Config,
+    /// Where time comes from.
+    pub clock: Clock,
+    /// Where chance comes from.
+    pub random: Random,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        let mut config = Config::default();
+        config.accounts.registration = Some(Registration::Open);
+        config.accounts.guests = true;
+        config.accounts.registration_shared_secret = Some(SHARED_SECRET.to_owned());
+        config.unsafe_options.cheap_password_hashing = true;
+        config.unsafe_options.rate_limits_off = true;
+        config.client_api.public_url = Some("https://matrix.example.org".to_owned());
+        Self { config, clock: Clock::system(), random: Random::system() }
+    }
+}
+
+impl TestServer {
+    /// One on SQLite.
+    pub async fn start() -> Self {
+        Self::with(ServerOptions::default()).await
+    }
+
+    /// One on SQLite, as `options` say.
+    pub async fn with(options: ServerOptions) -> Self {
+        Self::on(TestDatabase::sqlite(), options).await
+    }
+
+    /// One on PostgreSQL, if there is one for tests; says so when not.
+    pub async fn on_postgres() -> Option<Self> {
+        Some(Self::on(TestDatabase::postgres().await?, ServerOptions::default()).await)
+    }
+
+    /// One on this database.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn on(database: TestDatabase, options: ServerOptions) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let server = start(&database, &folder, &options).await;
+        let http = Http::new(&url(&server));
+        Self { http, options, server: Some(server), database, folder }
+    }
+
+    /// Ends the server in order and starts it again on the same database and data folder, at another port.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn restart(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown().await;
+        }
+        let server = start(&self.database, &self.folder, &self.options).await;
+        self.http = Http::new(&url(&server));
+        self.server = Some(server);
+    }
+
+    /// A client for it.
+    #[must_use]
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
+    /// The clock it runs by.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.options.clock
+    }
+
+    /// Registers a user.
+    pub async fn user(&self, name: &str) -> TestUser {
+        crate::register(&self.http, name).await
+    }
+
+    /// Registers a guest.
+    pub async fn guest(&self) -> TestUser {
+        crate::register_guest(&self.http).await
+    }
+
+    /// Ends it in order.
+    pub async fn shutdown(mut self) {
+        if let Some(server) = self.server.take() {
+            server.shutdown().await;
+        }
+    }
+}
+
+async fn start(database: &TestDatabase, folder: &tempfile::TempDir, options: &ServerOptions) -> Server {
+    let mut config = options.config.clone();
+    config.server.data_folder = folder.path().to_owned();
+    config.listeners = vec![ListenerConfig { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..Default::default() }];
+    config.storage.database = match &database.options {
+        // An absolute path stays what it is when it is joined to the data folder.
+        Options::Sqlite { path, .. } => Database::Sqlite(path.clone()),
+        Options::Postgres { url, .. } => Database::Postgres(url.clone()),
+    };
+    let overrides = Overrides { clock: options.clock.clone(), random: options.random.clone() };
+    Server::start(config, overrides).await.expect("the server starts")
+}
+
+fn url(server: &Server) -> String {
+    server.addresses().first().expect("a listener").to_string()
+}
