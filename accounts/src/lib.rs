@@ -1,5 +1,108 @@
 //! Users, devices, tokens, keys and account data.
+//!
+//! [`Accounts`] is the one handle. What clients learn by stream (account data, to-device messages, device lists, profiles) goes
+//! through `storage`'s committer; users, tokens and keys are short transactions of their own.
 
+mod app_services;
+mod deactivate;
+mod devices;
+mod error;
+mod options;
+mod passwords;
+mod profiles;
+mod register;
 mod requester;
+mod secrets;
+mod sessions;
+mod shared_secret;
+mod uiaa;
 
-pub use self::requester::Requester;
+use std::sync::Arc;
+
+use model::LocalServers;
+use ruma::ServerName;
+use storage::Storage;
+
+pub use self::{
+    app_services::{AppService, Namespace},
+    error::Error,
+    options::{Options, Registration},
+    register::{NewAccount, RegisteredUser},
+    requester::Requester,
+    sessions::{LoggedIn, SessionRequest},
+    shared_secret::SharedSecretRegistration,
+    uiaa::Completed,
+};
+use self::{passwords::Passwords, sessions::Sessions, shared_secret::Nonces};
+
+/// Accounts of this deployment. Cheap to clone.
+#[derive(Clone)]
+pub struct Accounts(Arc<Inner>);
+
+struct Inner {
+    storage: Storage,
+    servers: LocalServers,
+    options: Options,
+    passwords: Passwords,
+    sessions: Sessions,
+    nonces: Nonces,
+}
+
+impl Accounts {
+    /// The accounts in a database, of the server names that are ours.
+    #[must_use]
+    pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
+        let passwords = Passwords::new(storage.random().clone(), options.cheap_password_hashing);
+        Self(Arc::new(Inner { storage, servers, passwords, options, sessions: Sessions::new(), nonces: Nonces::new() }))
+    }
+
+    /// Does what is put off, until `stop` ends: notes when devices were last heard of. Run it as one task of the process.
+    pub async fn run(&self, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            tokio::select! {
+                () = &mut stop => break,
+                () = tokio::time::sleep(sessions::SEEN_WRITTEN_EVERY) => self.write_seen().await,
+            }
+        }
+        self.write_seen().await;
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn storage(&self) -> &Storage {
+        &self.0.storage
+    }
+
+    /// The server names that are ours.
+    #[must_use]
+    pub fn servers(&self) -> &LocalServers {
+        &self.0.servers
+    }
+
+    /// The options in force.
+    #[must_use]
+    pub fn options(&self) -> &Options {
+        &self.0.options
+    }
+
+    /// Which of our server names a request means by its `Host`: the one of that name, with or without a port, or else the first.
+    #[must_use]
+    pub fn server_of_host(&self, host: Option<&str>) -> &ServerName {
+        let servers = &self.0.servers;
+        let Some(host) = host.map(str::to_ascii_lowercase) else { return servers.primary() };
+        let without_port = host.rsplit_once(':').map_or(&*host, |(name, _)| name);
+        let is_meant = |name: &&ServerName| name.as_str() == host || name.as_str() == without_port;
+        servers.iter().map(|server| &*server.name).find(is_meant).unwrap_or(servers.primary())
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.0.storage.clock().now_ms()
+    }
+}
+
+impl std::fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Accounts").finish_non_exhaustive()
+    }
+}

@@ -1,9 +1,13 @@
 //! Who asks.
 
+use std::sync::Arc;
+
 use model::UserNr;
 use ruma::{OwnedDeviceId, OwnedUserId};
 
-/// Somebody who has shown a valid access token. Exists only after that check.
+use crate::AppService;
+
+/// Somebody who has shown a valid access token. Exists only after that check. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Requester {
     /// The user.
@@ -16,6 +20,8 @@ pub struct Requester {
     pub is_guest: bool,
     /// Whether the user administers this server.
     pub is_admin: bool,
+    /// The application service that asks in the user's name.
+    pub app_service: Option<Arc<AppService>>,
 }
 
 impl Requester {

@@ -1,0 +1,22 @@
+//! Closing an account for good.
+
+use storage::Commit;
+
+use crate::{Accounts, Error, Requester};
+
+impl Accounts {
+    /// Closes the requester's account: devices, tokens, keys and profile are gone, the name stays taken. Client-Server API,
+    /// "Account deactivation". The stream of profiles and device lists tells the rest of the server, which leaves the rooms.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn deactivate(&self, requester: &Requester, erase: bool) -> Result<(), Error> {
+        let user_nr = requester.user_nr;
+        self.0.storage.deactivate_user(user_nr, erase).await?;
+        self.forget_user(user_nr);
+        let changes = Commit { device_lists: vec![user_nr], profiles: vec![user_nr], ..Commit::default() };
+        self.0.storage.commit(changes).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,153 @@
+//! Profiles, with fields of any name. Client-Server API, "Profiles".
+
+use model::UserNr;
+use ruma::UserId;
+use serde_json::{Map, Value};
+use storage::Commit;
+
+use crate::{Accounts, Error};
+
+/// Largest profile, in bytes of JSON. Client-Server API, "Profiles".
+pub(crate) const PROFILE_BYTES_MAX: usize = 65_536;
+/// Longest name of a field, in bytes.
+const FIELD_BYTES_MAX: usize = 255;
+
+impl Accounts {
+    /// All fields of a user of ours.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such user, or no longer.
+    pub async fn profile(&self, user_id: &UserId) -> Result<Map<String, Value>, Error> {
+        let user_nr = self.active_user(user_id).await?;
+        let fields = self.0.storage.list_profile(user_nr).await?;
+        Ok(fields.into_iter().filter_map(|(field, value)| Some((field, serde_json::from_str(&value).ok()?))).collect())
+    }
+
+    /// One field of a user of ours.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such user or no such field.
+    pub async fn profile_field(&self, user_id: &UserId, field: &str) -> Result<Value, Error> {
+        let user_nr = self.active_user(user_id).await?;
+        let value = self.0.storage.get_profile_field(user_nr, field).await?.ok_or(Error::NotFound("profile field"))?;
+        serde_json::from_str(&value).map_err(|_| Error::NotFound("profile field"))
+    }
+
+    /// Name and avatar of a user, for member events: absent where there are none, and for users of other servers.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn member_profile(&self, user_nr: UserNr) -> Result<(Option<String>, Option<String>), Error> {
+        let mut fields = self.0.storage.list_profile(user_nr).await?;
+        let mut text = |name: &str| {
+            let at = fields.iter().position(|(field, _)| field == name)?;
+            serde_json::from_str(&fields.swap_remove(at).1).ok()
+        };
+        Ok((text("displayname"), text("avatar_url")))
+    }
+
+    /// Sets a field, and tells who follows profiles.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`], [`Error::KeyTooLarge`], [`Error::ProfileTooLarge`].
+    pub async fn set_profile_field(&self, user_nr: UserNr, field: &str, value: &Value) -> Result<(), Error> {
+        check_name(field)?;
+        check_value(field, value)?;
+        let text = value.to_string();
+        if !self.0.storage.upsert_profile_field(user_nr, field, &text, PROFILE_BYTES_MAX).await? {
+            return Err(Error::ProfileTooLarge(PROFILE_BYTES_MAX));
+        }
+        self.tell_profile(user_nr).await
+    }
+
+    /// Deletes a field, if it is there, and tells who follows profiles.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`], [`Error::KeyTooLarge`].
+    pub async fn delete_profile_field(&self, user_nr: UserNr, field: &str) -> Result<(), Error> {
+        check_name(field)?;
+        if self.0.storage.delete_profile_field(user_nr, field).await? {
+            self.tell_profile(user_nr).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell_profile(&self, user_nr: UserNr) -> Result<(), Error> {
+        self.0.storage.commit(Commit { profiles: vec![user_nr], ..Commit::default() }).await?;
+        Ok(())
+    }
+
+    /// The number of a user of ours who has not left for good.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn active_user(&self, user_id: &UserId) -> Result<UserNr, Error> {
+        let user = self.0.storage.get_user(user_id).await?.filter(|user| user.deactivated_at_ms.is_none());
+        Ok(user.ok_or(Error::NotFound("user"))?.user_nr)
+    }
+}
+
+/// Names follow the common namespaced identifier grammar. Appendices, "Common Namespaced Identifier Grammar".
+fn check_name(field: &str) -> Result<(), Error> {
+    if field.len() > FIELD_BYTES_MAX {
+        return Err(Error::KeyTooLarge(FIELD_BYTES_MAX));
+    }
+    let starts = field.bytes().next().is_some_and(|first| first.is_ascii_lowercase());
+    let is_legal = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte);
+    if !starts || !field.bytes().all(is_legal) {
+        let rule = "the name of a profile field starts with a-z and has a-z, 0-9, and . _ -";
+        return Err(Error::InvalidParam(rule.to_owned()));
+    }
+    Ok(())
+}
+
+fn check_value(field: &str, value: &Value) -> Result<(), Error> {
+    let wrong = |rule: &str| Err(Error::InvalidParam(format!("`{field}` {rule}")));
+    match (field, value) {
+        ("displayname", Value::String(name)) if name.len() <= 1_024 => Ok(()),
+        ("displayname", _) => wrong("is a text of at most 1024 bytes"),
+        ("avatar_url", Value::String(url)) if url.is_empty() => Ok(()),
+        ("avatar_url", Value::String(url)) if url.len() <= 1_000 && <&ruma::MxcUri>::from(url.as_str()).is_valid() => {
+            Ok(())
+        }
+        ("avatar_url", _) => wrong("is an mxc:// URI"),
+        ("m.tz", Value::String(zone)) if !zone.is_empty() && zone.len() <= 255 => Ok(()),
+        ("m.tz", _) => wrong("is the name of a time zone"),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn field_names_follow_the_grammar() {
+        for name in ["displayname", "m.tz", "org.example.language", "a"] {
+            assert!(check_name(name).is_ok(), "{name}");
+        }
+        for name in ["", "M.tz", ".a", "a b", "1a", "ä"] {
+            assert!(matches!(check_name(name), Err(Error::InvalidParam(_))), "{name}");
+        }
+        assert!(matches!(check_name(&"a".repeat(256)), Err(Error::KeyTooLarge(_))));
+    }
+
+    #[test]
+    fn the_specified_fields_have_their_types() {
+        assert!(check_value("displayname", &json!("Alice")).is_ok());
+        assert!(check_value("displayname", &json!(1)).is_err());
+        assert!(check_value("avatar_url", &json!("mxc://a.test/abc")).is_ok());
+        assert!(check_value("avatar_url", &json!("https://a.test/abc")).is_err());
+        assert!(check_value("m.tz", &json!("Europe/Berlin")).is_ok());
+        assert!(check_value("m.tz", &json!(null)).is_err());
+        assert!(check_value("org.example.x", &json!({"a": [1]})).is_ok());
+    }
+}
