@@ -15,6 +15,7 @@ use ruma::api::{
         UnknownTokenErrorData,
     },
 };
+use serde_json::json;
 use tracing::error;
 
 /// An error as a client sees it. Client-Server API, "Standard error response".
@@ -142,6 +143,12 @@ impl MatrixError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown, "the server is shutting down")
     }
 
+    /// 503 `M_UNKNOWN`: too much is waiting; trying again in a moment helps.
+    #[must_use]
+    pub fn busy() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown, "the server is busy; try again in a moment")
+    }
+
     /// The answer of [`MatrixError::internal`], for what has been logged already.
     pub(crate) fn internal_answer() -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, ErrorKind::Unknown, "internal server error")
@@ -153,6 +160,60 @@ impl From<storage::Error> for MatrixError {
         match error {
             storage::Error::Closed => Self::shutting_down(),
             other => Self::internal(&other),
+        }
+    }
+}
+
+impl From<accounts::Error> for MatrixError {
+    fn from(error: accounts::Error) -> Self {
+        use accounts::Error as E;
+        let bad_request = |kind, message| Self::new(StatusCode::BAD_REQUEST, kind, message);
+        let message = error.to_string();
+        match error {
+            E::UnknownToken { soft_logout } => Self::unknown_token(soft_logout),
+            // Client-Server API, "Account locking": the client keeps its session.
+            E::UserLocked => {
+                let body = json!({"errcode": "M_USER_LOCKED", "error": message, "soft_logout": true});
+                Self::json(StatusCode::UNAUTHORIZED, body)
+            }
+            E::UserDeactivated => Self::new(StatusCode::FORBIDDEN, ErrorKind::UserDeactivated, message),
+            E::UnknownDevice => bad_request(ErrorKind::UnknownDevice, message),
+            E::Forbidden(_) => Self::forbidden(message),
+            E::GuestForbidden => Self::guest_access_forbidden(),
+            E::AuthenticationNeeded(info) => match serde_json::to_value(&*info) {
+                Ok(body) => Self::json(StatusCode::UNAUTHORIZED, body),
+                Err(error) => Self::internal(&error),
+            },
+            E::UserInUse => bad_request(ErrorKind::UserInUse, message),
+            E::InvalidUsername(_) => bad_request(ErrorKind::InvalidUsername, message),
+            E::Exclusive(_) => bad_request(ErrorKind::Exclusive, message),
+            E::WeakPassword(_) => bad_request(ErrorKind::WeakPassword, message),
+            E::NotFound(_) => Self::not_found(message),
+            E::InvalidParam(_) => Self::invalid_param(message),
+            E::BadJson(_) => Self::bad_json(message),
+            E::MissingParam(_) => Self::missing_param(message),
+            E::InvalidSignature(_) => {
+                Self::json(StatusCode::BAD_REQUEST, json!({"errcode": "M_INVALID_SIGNATURE", "error": message}))
+            }
+            E::Unknown(_) => bad_request(ErrorKind::Unknown, message),
+            E::TooLarge(bytes_max) => Self::too_large(bytes_max),
+            E::ProfileTooLarge(_) => bad_request(ErrorKind::ProfileTooLarge, message),
+            E::KeyTooLarge(_) => bad_request(ErrorKind::KeyTooLarge, message),
+            E::OwnEndpoint => Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message),
+            E::Busy => Self::busy(),
+            E::Storage(error) => error.into(),
+            E::Commit(_) | E::Hashing(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<sync::Error> for MatrixError {
+    fn from(error: sync::Error) -> Self {
+        match error {
+            sync::Error::BadToken => Self::invalid_param(error.to_string()),
+            sync::Error::Rooms(error) => error.into(),
+            sync::Error::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),
+            sync::Error::Storage(_) => Self::internal(&error),
         }
     }
 }
@@ -174,7 +235,7 @@ impl From<rooms::Error> for MatrixError {
             E::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
             E::UnsupportedVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
             E::InvalidRoomState(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message),
-            E::Busy => Self::new(StatusCode::SERVICE_UNAVAILABLE, ErrorKind::Unknown, message),
+            E::Busy => Self::busy(),
             E::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),
             E::Storage(_) => Self::internal(&error),
         }

@@ -8,6 +8,7 @@ mod error;
 mod finish;
 mod json;
 mod rate_limits;
+mod requester;
 mod routes;
 mod ruma_types;
 
@@ -16,5 +17,6 @@ pub use error::MatrixError;
 pub use finish::finish;
 pub use json::ReadyJson;
 pub use rate_limits::{Rate, RateLimitOptions, RateLimits};
+pub use requester::{AccessToken, OptionalRequester, Requester, RequesterOrGuest};
 pub use routes::{RumaHandler, RumaRoutes};
 pub use ruma_types::Ruma;
