@@ -4,4 +4,4 @@
 
 mod typing;
 
-pub use typing::{Typing, TypingChange};
+pub use typing::{TYPING_MS_MAX, Typing, TypingChange};

@@ -138,6 +138,10 @@ mod tests {
         assert_eq!(typing.changes(&[room], seen), [TypingChange { room_nr: room, users: vec![bob] }]);
         typing.set(room, bob, None);
         assert_eq!(typing.changes(&[room, RoomNr(2)], seen), [TypingChange { room_nr: room, users: vec![] }]);
-        assert_eq!(typing.changes(&[room], EphemeralPosition::default()), [], "nobody types: nothing to tell a new reader");
+        assert_eq!(
+            typing.changes(&[room], EphemeralPosition::default()),
+            [],
+            "nobody types: nothing to tell a new reader"
+        );
     }
 }

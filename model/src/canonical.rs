@@ -38,7 +38,8 @@ mod tests {
 
     #[test]
     fn numbers_outside_of_canonical_json_are_refused() {
-        for json in ["{\"a\":1.5}", "{\"a\":9007199254740992}", "{\"a\":[{\"b\":1e300}]}", "{\"a\":-9007199254740992}"] {
+        for json in ["{\"a\":1.5}", "{\"a\":9007199254740992}", "{\"a\":[{\"b\":1e300}]}", "{\"a\":-9007199254740992}"]
+        {
             assert!(matches!(read(json), Err(CanonicalError::BadNumber)), "{json}");
         }
         assert!(read("{\"a\":9007199254740991}").is_ok());

@@ -161,9 +161,6 @@ mod tests {
             event.to_json(event_id!("$e"), Some(room_id!("!r:x")), &unsigned).get(),
             r#"{"content":{"body":"hi"},"event_id":"$e","origin_server_ts":5,"room_id":"!r:x","sender":"@a:x","type":"m.room.message","unsigned":{"transaction_id":"t"}}"#
         );
-        assert_eq!(
-            event.to_stripped().get(),
-            r#"{"content":{"body":"hi"},"sender":"@a:x","type":"m.room.message"}"#
-        );
+        assert_eq!(event.to_stripped().get(), r#"{"content":{"body":"hi"},"sender":"@a:x","type":"m.room.message"}"#);
     }
 }

@@ -76,7 +76,8 @@ mod tests {
 
     #[test]
     fn what_is_not_a_token_is_refused() {
-        for text in ["", "s1_", "s2_1_1_1", "s1_1_1", "s1_1_1_1_1", "s1_-1_1_1", "s1_+1_1_1", "s1_ffffffffffffffff_0_0"] {
+        for text in ["", "s1_", "s2_1_1_1", "s1_1_1", "s1_1_1_1_1", "s1_-1_1_1", "s1_+1_1_1", "s1_ffffffffffffffff_0_0"]
+        {
             assert_eq!(text.parse::<StreamToken>(), Err(TokenError), "{text}");
         }
     }

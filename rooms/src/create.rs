@@ -155,7 +155,9 @@ impl Rooms {
             }
         }
         let named_creators: Vec<String> = match create.get("additional_creators") {
-            Some(CanonicalJsonValue::Array(ids)) => ids.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect(),
+            Some(CanonicalJsonValue::Array(ids)) => {
+                ids.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect()
+            }
             _ => Vec::new(),
         };
         add("m.room.create", "", create);
@@ -220,7 +222,9 @@ impl Rooms {
         // 6. The initial state.
         for (event_type, state_key, content) in &request.initial_state {
             if event_type == "m.room.create" {
-                return Err(Error::InvalidParam("`m.room.create` is not initial state; use `creation_content`".to_owned()));
+                return Err(Error::InvalidParam(
+                    "`m.room.create` is not initial state; use `creation_content`".to_owned(),
+                ));
             }
             add(event_type, state_key, read(content)?);
         }

@@ -1,9 +1,7 @@
 //! An event that somebody wants to send, before it has a place in the room.
 
 use model::{UserNr, canonical_object};
-use ruma::{
-    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, events::TimelineEventType,
-};
+use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, events::TimelineEventType};
 use serde_json::value::RawValue;
 use storage::TransactionKey;
 
@@ -25,7 +23,12 @@ pub struct Draft {
 impl Draft {
     /// An event of a sender.
     #[must_use]
-    pub fn new(sender: OwnedUserId, sender_nr: UserNr, event_type: TimelineEventType, content: CanonicalJsonObject) -> Self {
+    pub fn new(
+        sender: OwnedUserId,
+        sender_nr: UserNr,
+        event_type: TimelineEventType,
+        content: CanonicalJsonObject,
+    ) -> Self {
         let (state_key, redacts, transaction, timestamp) = (None, None, None, None);
         Self { sender, sender_nr, event_type, state_key, content, redacts, transaction, timestamp }
     }
@@ -35,7 +38,11 @@ impl Draft {
     /// # Errors
     ///
     /// [`Error::BadEvent`] when the content is no object of canonical JSON.
-    pub fn of_client(requester: &accounts::Requester, event_type: TimelineEventType, content: &RawValue) -> Result<Self, Error> {
+    pub fn of_client(
+        requester: &accounts::Requester,
+        event_type: TimelineEventType,
+        content: &RawValue,
+    ) -> Result<Self, Error> {
         let content = canonical_object(content).map_err(|error| Error::BadEvent(format!("the content is {error}")))?;
         Ok(Self::new(requester.user_id.clone(), requester.user_nr, event_type, content))
     }

@@ -8,8 +8,7 @@ use ruma::{
     canonical_json::redact,
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
-    signatures,
-    state_res,
+    signatures, state_res,
 };
 use serde::Deserialize;
 use storage::{
@@ -171,7 +170,8 @@ impl Head {
                 .change_state(self.row.nr, self.state, key, Some(nr), &mut self.next_node, &mut out.nodes)
                 .await?;
             state_key_nr = Some(key.1);
-            let membership = membership_change(storage, servers, &pdu, replaced.as_ref().map(|(_, old)| &**old)).await?;
+            let membership =
+                membership_change(storage, servers, &pdu, replaced.as_ref().map(|(_, old)| &**old)).await?;
             out.state_changes.push(StateChange { type_nr, state_key_nr: key.1, event_nr: nr, membership });
             out.summary_changed |= apply_to_summary(&mut self.summary, &pdu);
         }
@@ -216,7 +216,10 @@ impl Head {
             let reference = |id: &&OwnedEventId| match self.rules.events_reference_format {
                 EventsReferenceFormatVersion::V1 => {
                     // The hash beside the id is not checked by anyone; versions 1 and 2 want something there.
-                    CanonicalJsonValue::Array(vec![text(id.as_str()), CanonicalJsonValue::Object(CanonicalJsonObject::new())])
+                    CanonicalJsonValue::Array(vec![
+                        text(id.as_str()),
+                        CanonicalJsonValue::Object(CanonicalJsonObject::new()),
+                    ])
                 }
                 _ => text(id.as_str()),
             };
@@ -250,7 +253,10 @@ impl Head {
         object.insert("auth_events".to_owned(), references(auth.iter().map(|(_, pdu)| &pdu.event_id).collect()));
         object.insert("depth".to_owned(), CanonicalJsonValue::Integer(depth.try_into().unwrap_or(ruma::Int::MAX)));
         let ts: i64 = origin_server_ts.get().into();
-        object.insert("origin_server_ts".to_owned(), CanonicalJsonValue::Integer(ts.try_into().unwrap_or(ruma::Int::MAX)));
+        object.insert(
+            "origin_server_ts".to_owned(),
+            CanonicalJsonValue::Integer(ts.try_into().unwrap_or(ruma::Int::MAX)),
+        );
         signatures::hash_and_sign_event(server.name.as_str(), &server.key, &mut object, &self.rules.redaction)
             .map_err(|error| match error {
                 signatures::JsonError::PduTooLarge => Error::TooLarge,
@@ -321,7 +327,13 @@ impl Power {
             return i64::MAX;
         }
         match &self.levels {
-            None => if self.creators.iter().any(|creator| creator == user_id) { 100 } else { 0 },
+            None => {
+                if self.creators.iter().any(|creator| creator == user_id) {
+                    100
+                } else {
+                    0
+                }
+            }
             Some(levels) => read_level(&levels["users"][user_id.as_str()])
                 .or_else(|| read_level(&levels["users_default"]))
                 .unwrap_or(0),

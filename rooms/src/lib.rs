@@ -20,6 +20,7 @@ use moka::sync::Cache;
 use ruma::{RoomId, RoomVersionId};
 use storage::{RoomRow, Storage};
 
+use self::turn::Turn;
 pub use self::{
     create::{NewRoomRequest, Preset},
     draft::Draft,
@@ -28,7 +29,6 @@ pub use self::{
     timeline::{Context, Page, TimelineToken},
     visibility::Reader,
 };
-use self::turn::Turn;
 
 /// Most rooms whose turn and head are in memory.
 const TURNS_CACHED: u64 = 20_000;

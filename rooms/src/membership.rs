@@ -170,9 +170,8 @@ impl Rooms {
         if let Some(reason) = reason {
             content.insert("reason".to_owned(), CanonicalJsonValue::String(reason.to_owned()));
         }
-        let draft =
-            Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomMember, content)
-                .with_state_key(user_id.as_str());
+        let draft = Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomMember, content)
+            .with_state_key(user_id.as_str());
         self.submit(&room, draft).await.map(|_| ())
     }
 }

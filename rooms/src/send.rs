@@ -56,7 +56,8 @@ impl Rooms {
         if event_type == TimelineEventType::RoomCanonicalAlias {
             self.check_canonical_aliases(&room, content).await?;
         }
-        let draft = Draft::of_client(requester, event_type, content)?.with_state_key(state_key).with_timestamp(timestamp);
+        let draft =
+            Draft::of_client(requester, event_type, content)?.with_state_key(state_key).with_timestamp(timestamp);
         self.submit(&room, draft).await
     }
 
@@ -79,10 +80,9 @@ impl Rooms {
         if let Some(reason) = reason {
             content.insert("reason".to_owned(), ruma::CanonicalJsonValue::String(reason.to_owned()));
         }
-        let draft =
-            Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomRedaction, content)
-                .redacting(event_id.to_owned())
-                .with_transaction(key);
+        let draft = Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomRedaction, content)
+            .redacting(event_id.to_owned())
+            .with_transaction(key);
         self.submit(&room, draft).await
     }
 
@@ -115,7 +115,8 @@ impl Rooms {
             if old.alias.as_ref() == Some(alias) || old.alt_aliases.contains(alias) {
                 continue;
             }
-            ruma::RoomAliasId::parse(alias).map_err(|_| Error::InvalidParam(format!("`{alias}` is not a room alias")))?;
+            ruma::RoomAliasId::parse(alias)
+                .map_err(|_| Error::InvalidParam(format!("`{alias}` is not a room alias")))?;
             let points_here = self.storage().find_alias(alias).await?.is_some_and(|row| row.room_nr == room.nr);
             if !points_here {
                 return Err(Error::BadAlias(alias.clone()));

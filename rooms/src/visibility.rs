@@ -136,7 +136,9 @@ impl Rooms {
             // Shared: also by who joined later, up to when they left.
             (Visibility::Shared, _) => {
                 reader.is_joined()
-                    || reader.left_at().is_some_and(|left| event.position.is_some_and(|position| position <= left.position))
+                    || reader
+                        .left_at()
+                        .is_some_and(|left| event.position.is_some_and(|position| position <= left.position))
             }
             (Visibility::Invited, membership) => membership == Some(Membership::Invite),
             (Visibility::Joined, _) => false,

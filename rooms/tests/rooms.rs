@@ -38,8 +38,7 @@ impl House {
     }
 
     async fn bodies(&self, who: &Requester, room: &RoomId) -> Vec<String> {
-        let page =
-            self.rooms.messages(who, room, TimelineDirection::Forward, None, None, 500, |_| true).await.unwrap();
+        let page = self.rooms.messages(who, room, TimelineDirection::Forward, None, None, 500, |_| true).await.unwrap();
         page.events
             .iter()
             .filter_map(|event| {
@@ -124,8 +123,7 @@ async fn a_crowd_sends_and_nothing_is_lost_or_doubled() {
         for send in sends.collect::<Vec<_>>() {
             assert!(ids.insert(send.await.unwrap()));
         }
-        let mut bodies: Vec<usize> =
-            house.bodies(&alice, &id).await.iter().map(|body| body.parse().unwrap()).collect();
+        let mut bodies: Vec<usize> = house.bodies(&alice, &id).await.iter().map(|body| body.parse().unwrap()).collect();
         bodies.sort_unstable();
         assert_eq!(bodies, (0..200).collect::<Vec<_>>());
     }

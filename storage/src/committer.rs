@@ -121,6 +121,15 @@ pub(crate) async fn newest_position(db: &Db) -> Result<Position, Error> {
     db.read_one(&NEWEST_POSITION, args![]).await?.map_or(Ok(Position(0)), |row| row.nr(0))
 }
 
+/// Makes all that is visible durable. PostgreSQL's log is sequential: one durable transaction flushes what came before it.
+/// SQLite shows nothing that is not durable.
+pub(crate) async fn make_durable(db: &Db) -> Result<(), Error> {
+    if matches!(db, Db::Postgres { .. }) {
+        db.write(&DURABLE, args![]).await?;
+    }
+    Ok(())
+}
+
 impl Committer {
     pub(crate) fn start(parts: Parts) -> Self {
         let (queue, receiver) = mpsc::channel(WAITING_MAX);
@@ -324,7 +333,7 @@ async fn try_group(
     let is_postgres = matches!(tx, Tx::Postgres(_));
     tx.commit().await?;
     if is_postgres {
-        parts.db.write(&DURABLE, args![]).await?;
+        make_durable(&parts.db).await?;
     }
     let position = Position(writer.newest().max(first));
     let published = Published { previous: Position(first - 1), position, items: writer.items };

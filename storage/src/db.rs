@@ -222,16 +222,6 @@ impl Db {
         })
     }
 
-    /// Starts a transaction that only reads, and sees one moment of the database. Keep it under a second.
-    pub(crate) async fn snapshot(&self) -> Result<Tx, Error> {
-        Ok(match self {
-            Self::Sqlite { readers, .. } => Tx::Sqlite(readers.begin().await?),
-            Self::Postgres { pool } => {
-                Tx::Postgres(pool.begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?)
-            }
-        })
-    }
-
     /// Closes all connections when they are idle.
     pub(crate) async fn close(&self) {
         match self {

@@ -142,6 +142,24 @@ impl Storage {
         *self.0.published.borrow()
     }
 
+    /// Asks the database for the newest position, of any process, and makes sure that all up to there is durable.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn newest_durable(&self) -> Result<Position, Error> {
+        let newest = committer::newest_position(self.db()).await?;
+        if newest > self.published() {
+            committer::make_durable(self.db()).await?;
+            self.0.published.send_if_modified(|published| {
+                let newer = newest > *published;
+                *published = newest.max(*published);
+                newer
+            });
+        }
+        Ok(newest)
+    }
+
     /// Waits until `position` is published.
     ///
     /// # Errors

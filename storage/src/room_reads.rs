@@ -52,6 +52,14 @@ statements! {
     LIST_RECEIPTS = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
          WHERE position > $1 AND position <= $2 AND room_nr", (in_list 3), " ORDER BY position"];
+    LIST_DEVICE_LIST_CHANGES = ["
+        SELECT DISTINCT d.user_nr FROM device_list_changes d
+         WHERE d.position > $2 AND d.position <= $3
+           AND (d.user_nr = $1 OR EXISTS (
+               SELECT 1 FROM memberships mine JOIN memberships theirs
+                      ON theirs.room_nr = mine.room_nr AND theirs.user_nr = d.user_nr AND theirs.membership = 3
+                WHERE mine.user_nr = $1 AND mine.membership = 3))
+         ORDER BY d.user_nr"];
     GET_RECEIPT = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
          WHERE room_nr = $1 AND user_nr = $2 AND receipt_type = $3 AND thread = $4"];
@@ -301,5 +309,20 @@ impl Storage {
     ) -> Result<Option<ReceiptRow>, Error> {
         let row = self.db().read_one(&GET_RECEIPT, args![room_nr, user_nr, receipt_type, thread]).await?;
         row.map(|row| receipt_of(&row)).transpose()
+    }
+
+    /// The users whose devices or keys changed after a position up to another, of those who share a room with a user.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_device_list_changes(
+        &self,
+        user_nr: UserNr,
+        after: Position,
+        upto: Position,
+    ) -> Result<Vec<UserNr>, Error> {
+        let rows = self.db().read(&LIST_DEVICE_LIST_CHANGES, args![user_nr, after, upto]).await?;
+        rows.iter().map(|row| row.nr(0)).collect()
     }
 }

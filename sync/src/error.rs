@@ -1,0 +1,23 @@
+//! What can go wrong with a sync.
+
+use std::sync::Arc;
+
+/// Why there is no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// The token is none of ours, or from the future; 400 `M_INVALID_PARAM`.
+    #[error("this is not a sync token that this server gave out")]
+    BadToken,
+    /// Ours, from the rooms.
+    #[error("reading rooms failed")]
+    Rooms(#[from] rooms::Error),
+    /// Ours; 500, logged at the door.
+    #[error("storage failed")]
+    Storage(#[source] Arc<storage::Error>),
+}
+
+impl From<storage::Error> for Error {
+    fn from(error: storage::Error) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}
