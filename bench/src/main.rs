@@ -15,6 +15,8 @@ mod setup;
 mod start;
 mod sync;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
@@ -81,8 +83,17 @@ enum Command {
     Start(start::Options),
 }
 
-fn main() -> Result<()> {
-    let Arguments { target, command } = Arguments::parse();
+fn main() -> ExitCode {
+    match measure(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::progress(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn measure(Arguments { target, command }: Arguments) -> Result<()> {
     let runtime = match target.client_threads {
         1 => tokio::runtime::Builder::new_current_thread().enable_all().build()?,
         threads => tokio::runtime::Builder::new_multi_thread().worker_threads(threads.into()).enable_all().build()?,
