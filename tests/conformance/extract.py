@@ -200,10 +200,11 @@ def main():
             "api": api,
             "operation": name,
             "method": row["method"],
-            "path": row["path"],
+            # Two operations at one path are told apart by a space at the end of one.
+            "path": row["path"].strip(),
             "auth": AUTH.get((api, name), row["auth"]),
             # Null: older than v1.1, the first release that is numbered for all APIs together.
-            "added": row["added_in"] or listed.get((row["method"], row["path"])) or ADDED.get((api, name)),
+            "added": row["added_in"] or listed.get((row["method"], row["path"].strip())) or ADDED.get((api, name)),
             "deprecated": bool(row["deprecated"]),
             "rate_limited": bool(row["rate_limited"]),
         }
