@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 /// SwiftChat, a federated Matrix homeserver.
 ///
@@ -26,4 +26,30 @@ pub(crate) enum Command {
     Serve,
     /// Say whether the configuration can be used, and start nothing
     CheckConfig,
+    /// Manage users, on the database itself; the server may run or not
+    #[command(subcommand)]
+    User(UserCommand),
+}
+
+/// What to do about users.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UserCommand {
+    /// Make a user; asks for the password
+    Create(CreateUser),
+}
+
+/// The user to make.
+#[derive(Debug, Args)]
+pub(crate) struct CreateUser {
+    /// The user's name: `alice`, or `@alice:example.org` on a server with several names
+    pub(crate) name: String,
+    /// Make the user an administrator
+    #[arg(long)]
+    pub(crate) admin: bool,
+    /// Read the password from this file, or with `-` from standard input, instead of asking for it
+    #[arg(long, value_name = "FILE")]
+    pub(crate) password_file: Option<PathBuf>,
+    /// If there is such a user, set the password and role anew
+    #[arg(long)]
+    pub(crate) reset: bool,
 }

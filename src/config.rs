@@ -4,6 +4,7 @@
 //! says the same for people who run a server. A key, type or value that is not allowed stops the start with one message.
 
 mod accounts;
+mod application_services;
 mod client_api;
 mod event_bus;
 mod listener;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 pub use self::{
     accounts::{AccountsConfig, Registration},
+    application_services::{ApplicationServiceConfig, NamespaceConfig},
     client_api::ClientApiConfig,
     event_bus::{EventBusConfig, EventBusUrl},
     listener::{Api, ListenerConfig, TlsConfig},
@@ -47,6 +49,8 @@ pub struct Config {
     pub rooms: RoomsConfig,
     /// The Matrix client-server API.
     pub client_api: ClientApiConfig,
+    /// Bridges and bots that may connect. Default: none.
+    pub application_services: Vec<ApplicationServiceConfig>,
     /// What makes a server unsafe, for tests and test beds.
     #[serde(rename = "unsafe")]
     pub unsafe_options: UnsafeConfig,
@@ -62,6 +66,7 @@ impl Default for Config {
             accounts: AccountsConfig::default(),
             rooms: RoomsConfig::default(),
             client_api: ClientApiConfig::default(),
+            application_services: Vec::new(),
             unsafe_options: UnsafeConfig::default(),
         }
     }
@@ -107,6 +112,13 @@ impl Config {
         for (index, name) in self.server.names.iter().enumerate() {
             if self.server.names[..index].contains(name) {
                 return Err(format!("`server.names`: {name} is there twice"));
+            }
+        }
+        for (index, service) in self.application_services.iter().enumerate() {
+            let is_same =
+                |other: &ApplicationServiceConfig| other.id == service.id || other.as_token == service.as_token;
+            if self.application_services[..index].iter().any(is_same) {
+                return Err(format!("`application_services[{index}]` has the id or token of another one"));
             }
         }
         crate::log::filter(&self.server.log)?;

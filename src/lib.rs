@@ -9,12 +9,15 @@ pub mod log;
 mod server;
 mod signing_keys;
 mod tls;
+mod tools;
 pub mod welcome;
 mod wiring;
+
+pub use accounts::Accounts;
 
 pub use self::{
     error::Error,
     listener::ListenerAddress,
     server::{Overrides, Server},
-    wiring::open_storage,
+    tools::Tools,
 };

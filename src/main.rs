@@ -1,6 +1,7 @@
 //! The SwiftChat homeserver.
 
 mod command_line;
+mod user_command;
 
 use std::{
     io::{Write as _, stdout},
@@ -10,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use command_line::{Command, CommandLine};
+use command_line::{Command, CommandLine, UserCommand};
 use swiftchat::{
     Overrides, Server,
     config::{self, Config},
@@ -42,6 +43,7 @@ async fn run(command_line: CommandLine) -> anyhow::Result<()> {
             println!("The configuration is good.");
             Ok(())
         }
+        Command::User(UserCommand::Create(options)) => user_command::create(&config, &options).await,
     }
 }
 

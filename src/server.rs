@@ -109,3 +109,6 @@ impl std::fmt::Debug for Server {
         f.debug_struct("Server").field("addresses", &self.addresses).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,18 +2,34 @@
 
 use std::path::Path;
 
+use accounts::Accounts;
 use axum::Router;
+use event_bus::Typing;
 use model::{Clock, LocalServers, Random};
+use rooms::Rooms;
 use storage::Storage;
+use sync::Sync;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use web::{Rate, RateLimitOptions, RateLimits};
 
 use crate::{
     Error, Overrides,
-    config::{Api, Config, Database},
+    config::{Api, Config, Database, Registration},
 };
 
 /// The services of a running server.
 pub(crate) struct Services {
     storage: Storage,
+    accounts: Accounts,
+    rooms: Rooms,
+    typing: Typing,
+    sync: Sync,
+    limits: RateLimits,
+    public_url: Option<String>,
+    /// Ends waits and tasks.
+    stopping: CancellationToken,
+    accounts_task: JoinHandle<()>,
 }
 
 impl Services {
@@ -21,11 +37,24 @@ impl Services {
     pub(crate) async fn start(
         config: &Config,
         data_folder: &Path,
-        _local_servers: LocalServers,
+        local_servers: LocalServers,
         overrides: Overrides,
     ) -> Result<Self, Error> {
-        let storage = open_storage(config, data_folder, overrides.clock, overrides.random).await?;
-        Ok(Self { storage })
+        let Overrides { clock, random } = overrides;
+        let stopping = CancellationToken::new();
+        let storage = open_storage(config, data_folder, clock.clone(), random.clone()).await?;
+        let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options(config));
+        let options = rooms::Options { default_version: config.rooms.default_version.clone() };
+        let rooms = Rooms::new(storage.clone(), local_servers, options);
+        let typing = Typing::new(clock.clone(), &random);
+        let sync = Sync::start(storage.clone(), rooms.clone(), typing.clone(), stopping.clone());
+        let limits = RateLimits::new(rate_limits(config), &clock);
+        let accounts_task = tokio::spawn({
+            let (accounts, stopping) = (accounts.clone(), stopping.clone());
+            async move { accounts.run(stopping.cancelled()).await }
+        });
+        let public_url = config.client_api.public_url.clone();
+        Ok(Self { storage, accounts, rooms, typing, sync, limits, public_url, stopping, accounts_task })
     }
 
     /// What one listener serves: those of `apis` that exist.
@@ -34,10 +63,15 @@ impl Services {
     }
 
     /// Answers every waiting request at once.
-    pub(crate) fn end_waits(&self) {}
+    pub(crate) fn end_waits(&self) {
+        self.stopping.cancel();
+    }
 
     /// Writes what is queued and closes the database.
-    pub(crate) async fn close(&self) {
+    pub(crate) async fn close(self) {
+        self.stopping.cancel();
+        // Its last words go into the database.
+        let _ = self.accounts_task.await;
         self.storage.close().await;
     }
 }
@@ -47,7 +81,12 @@ impl Services {
 /// # Errors
 ///
 /// [`Error::Storage`] when it cannot be reached, or a newer version of swiftchat wrote it.
-pub async fn open_storage(config: &Config, data_folder: &Path, clock: Clock, random: Random) -> Result<Storage, Error> {
+pub(crate) async fn open_storage(
+    config: &Config,
+    data_folder: &Path,
+    clock: Clock,
+    random: Random,
+) -> Result<Storage, Error> {
     let options = match &config.storage.database {
         Database::Sqlite(file) => storage::Options::Sqlite {
             path: data_folder.join(file),
@@ -58,4 +97,31 @@ pub async fn open_storage(config: &Config, data_folder: &Path, clock: Clock, ran
         }
     };
     Ok(Storage::open(options, clock, random).await?)
+}
+
+/// What the configuration says about accounts.
+pub(crate) fn accounts_options(config: &Config) -> accounts::Options {
+    let registration = match config.registration() {
+        Registration::Open => accounts::Registration::Open,
+        Registration::Token => accounts::Registration::Token,
+        Registration::Closed => accounts::Registration::Closed,
+    };
+    accounts::Options {
+        registration,
+        guests: config.accounts.guests,
+        registration_shared_secret: config.accounts.registration_shared_secret.clone(),
+        access_token_lifetime_ms: i64::from(config.accounts.access_token_lifetime_seconds.get()) * 1_000,
+        login_tokens: config.accounts.login_tokens,
+        cheap_password_hashing: config.unsafe_options.cheap_password_hashing,
+        app_services: config.application_services.iter().filter_map(|service| service.to_app_service()).collect(),
+    }
+}
+
+fn rate_limits(config: &Config) -> Option<RateLimitOptions> {
+    let options = &config.client_api;
+    let limits = RateLimitOptions {
+        user: Rate { per_second: options.user_requests_per_second, burst: options.user_requests_burst },
+        address: Rate { per_second: options.address_requests_per_second, burst: options.address_requests_burst },
+    };
+    (!config.unsafe_options.rate_limits_off).then_some(limits)
 }

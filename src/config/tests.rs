@@ -35,8 +35,8 @@ fn every_option_is_documented_and_nothing_else() {
     let mut section = "";
     for line in DOCUMENTED.lines() {
         let Some(line) = line.strip_prefix('#') else { continue };
-        if line.starts_with('[') {
-            section = line.trim_matches(['[', ']']);
+        if line.trim_start().starts_with('[') {
+            section = line.trim().trim_matches(['[', ']']);
         } else if let Some((key, _)) = line.split_once(" = ")
             && (!line.starts_with(' ') || line.starts_with("   "))
         {
@@ -63,6 +63,7 @@ fn the_examples_in_the_documentation_are_allowed() {
         .collect();
     let config = read(&uncommented.join("\n")).unwrap();
     assert_eq!(config.accounts.registration, Some(Registration::Token));
+    assert!(config.application_services[0].to_app_service().is_some());
     assert!(config.listeners[0].tls.is_some() && config.client_api.public_url.is_some());
 }
 
@@ -75,7 +76,7 @@ fn a_wrong_key_type_or_value_is_told_with_its_line_and_what_is_allowed() {
         ),
         (
             "[serve]",
-            "config.toml:1: `serve` is not a section; did you mean `server`? (sections: server, listeners, storage, event_bus, accounts, rooms, client_api, unsafe)",
+            "config.toml:1: `serve` is not a section; did you mean `server`? (sections: server, listeners, storage, event_bus, accounts, rooms, client_api, application_services, unsafe)",
         ),
         (
             "[accounts]\nregistration = \"opn\"",
