@@ -26,6 +26,8 @@ mod state_map;
 mod statement;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+#[cfg(test)]
+mod tests;
 mod to_device;
 mod tokens;
 mod uia_sessions;
@@ -48,7 +50,7 @@ pub use self::{
     events::StoredEvent,
     keys::{DeviceKeysRow, KeyRow, KeySignatureRow},
     room_reads::{MemberRow, ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
-    rooms::{AliasRow, RoomHead, RoomRow},
+    rooms::{AliasRow, ListedRoom, ListedRooms, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateNode},
     tokens::{AccessTokenRow, NewSession, Refreshed, SecretHash},
     uia_sessions::UiaSessionRow,

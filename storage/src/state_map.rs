@@ -413,3 +413,17 @@ impl Builder<'_> {
         Some(self.add(StateNode::Inner(children)))
     }
 }
+
+#[cfg(test)]
+impl Storage {
+    /// A state of many keys at once.
+    pub(crate) fn build_state(&self, room_nr: RoomNr, entries: Vec<(StateKey, EventNr)>, next: &mut NodeNr) -> NodeNr {
+        let mut build = Builder { nodes: self, room_nr, next, new: &mut NewNodes::default() };
+        build.subtree(entries, 0).map_or(NodeNr(0), |child| child.nr)
+    }
+
+    /// The fingerprint of a state, which covers its content and its shape.
+    pub(crate) async fn shape(&self, room_nr: RoomNr, state: NodeNr) -> Option<Fingerprint> {
+        if state == NodeNr(0) { None } else { Some(self.node(room_nr, state).await.ok()?.fingerprint()) }
+    }
+}

@@ -19,6 +19,9 @@ statements! {
         INSERT INTO users (user_nr, password_hash, is_guest, is_admin, is_locked, is_erased, app_service, created_at_ms)
         VALUES ($1, $2, $3, $4, FALSE, FALSE, $5, $6) ON CONFLICT (user_nr) DO NOTHING"];
     UPDATE_PASSWORD = ["UPDATE users SET password_hash = $2 WHERE user_nr = $1 AND deactivated_at_ms IS NULL"];
+    UPGRADE_GUEST = ["
+        UPDATE users SET is_guest = FALSE, password_hash = $2
+         WHERE user_nr = $1 AND is_guest AND deactivated_at_ms IS NULL"];
     UPDATE_ADMIN = ["UPDATE users SET is_admin = $2 WHERE user_nr = $1"];
     UPDATE_LOCKED = ["UPDATE users SET is_locked = $2 WHERE user_nr = $1"];
     DEACTIVATE = ["
@@ -137,6 +140,15 @@ impl Storage {
     /// When the database fails.
     pub async fn update_password(&self, user_nr: UserNr, hash: Option<String>) -> Result<bool, Error> {
         Ok(self.db().write(&UPDATE_PASSWORD, args![user_nr, hash]).await? == 1)
+    }
+
+    /// Makes a guest an ordinary user; tells whether there was such a guest.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn upgrade_guest(&self, user_nr: UserNr, password_hash: Option<String>) -> Result<bool, Error> {
+        Ok(self.db().write(&UPGRADE_GUEST, args![user_nr, password_hash]).await? == 1)
     }
 
     /// Makes a user an administrator, or not any more.
