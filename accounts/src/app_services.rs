@@ -5,7 +5,9 @@ use std::{fmt, sync::Arc};
 use regex::Regex;
 use ruma::{OwnedUserId, ServerName, UserId};
 
-use crate::{Accounts, secrets};
+use storage::UserRow;
+
+use crate::{Accounts, Error, secrets};
 
 /// An application service. Application Service API, "Registration".
 #[derive(Clone)]
@@ -82,6 +84,21 @@ impl Accounts {
     pub fn app_service_of(&self, token: &str) -> Option<Arc<AppService>> {
         let services = &self.0.options.app_services;
         services.iter().find(|service| secrets::is_same(&service.as_token, token)).cloned().map(Arc::new)
+    }
+
+    /// A user that an application service logs in. Client-Server API, "Appservice Login".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exclusive`] when the user is not one of its own, [`Error::Forbidden`] when there is none of that name.
+    pub async fn user_of_service(&self, service: &AppService, user_id: &UserId) -> Result<UserRow, Error> {
+        if !service.may_act_as(user_id) {
+            return Err(Error::Exclusive("the application service may not log this user in"));
+        }
+        let user = self.0.storage.get_user(user_id).await?;
+        let user = user.ok_or(Error::Forbidden("the application service has not registered this user"))?;
+        self.check_active(&user)?;
+        Ok(user)
     }
 
     /// Whether a user name belongs to an application service alone.

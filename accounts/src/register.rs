@@ -3,7 +3,7 @@
 use ruma::{OwnedUserId, ServerName, UserId};
 use storage::{NewUser, UserRow};
 
-use crate::{Accounts, Error, Requester, app_services::AppService, passwords::Passwords};
+use crate::{Accounts, Completed, Error, Requester, app_services::AppService, passwords::Passwords};
 
 /// An account to be made.
 #[derive(Clone, Debug, Default)]
@@ -116,6 +116,65 @@ impl Accounts {
             self.set_profile_field(user.user_nr, "displayname", &serde_json::Value::String(name)).await?;
         }
         Ok(user)
+    }
+
+    /// Makes a user, or of `guest` an ordinary one, for somebody who has proved what registration asks for.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the registration token was used up meanwhile, and those of [`Accounts::register`].
+    pub async fn register_with_proof(
+        &self,
+        user_id: &UserId,
+        guest: Option<&Requester>,
+        account: NewAccount,
+        proof: Completed,
+    ) -> Result<UserRow, Error> {
+        let storage = &self.0.storage;
+        if let Some(token) = &proof.registration_token
+            && !storage.use_registration_token(token).await?
+        {
+            return Err(Error::Forbidden("the registration token is not valid any more"));
+        }
+        let made = match guest {
+            Some(guest) => self.upgrade_guest(guest, account).await,
+            None => self.register(user_id, account).await,
+        };
+        if let (Err(_), Some(token)) = (&made, &proof.registration_token) {
+            storage.return_registration_token(token).await?;
+        }
+        made
+    }
+
+    /// The guest who wants to become an ordinary user of the name that they have. Client-Server API, "Guest Access".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forbidden`] when the token is not that of a guest, [`Error::InvalidUsername`] when the name is another.
+    pub async fn guest_of_token(&self, token: &str, name: Option<&str>) -> Result<Requester, Error> {
+        let requester = match self.authenticate(token, None).await {
+            Err(Error::UnknownToken { .. }) => return Err(Error::Forbidden("the guest's access token is not valid")),
+            other => other?,
+        };
+        if !requester.is_guest {
+            return Err(Error::Forbidden("the guest's access token is not that of a guest"));
+        }
+        if name != Some(requester.user_id.localpart()) {
+            return Err(Error::InvalidUsername("a guest keeps their user name"));
+        }
+        Ok(requester)
+    }
+
+    async fn upgrade_guest(&self, guest: &Requester, account: NewAccount) -> Result<UserRow, Error> {
+        let hash = match &account.password {
+            Some(password) => Some(self.0.passwords.hash(password).await?),
+            None => None,
+        };
+        if !self.0.storage.upgrade_guest(guest.user_nr, hash).await? {
+            return Err(Error::Forbidden("this is not a guest any more"));
+        }
+        self.forget_user(guest.user_nr);
+        self.0.storage.get_user(&guest.user_id).await?.ok_or(Error::NotFound("user"))
     }
 
     /// Makes a user of one of our servers, or gives an existing one this password and role; for administrators.

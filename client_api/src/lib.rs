@@ -1,14 +1,27 @@
 //! The Matrix client-server API.
 //!
 //! A handler reads top to bottom: who asks, what they ask, one call to the rules, the answer. The rules are in the crates
-//! below; one file a subject.
+//! below; one file a subject, which registers its endpoints in its own `routes()`.
 
+mod account;
+mod admin_register;
+mod discovery;
+mod host;
+mod login;
+mod logout;
+mod register;
+mod releases;
+mod requester;
+mod rooms;
 mod sync;
+mod uiaa;
 
+use std::sync::Arc;
+
+use ::rooms::Rooms;
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
 use event_bus::Typing;
-use rooms::Rooms;
 use storage::Storage;
 use web::RateLimits;
 
@@ -25,6 +38,15 @@ pub struct ClientApi {
     pub typing: Typing,
     /// How much each may ask.
     pub rate_limits: RateLimits,
+    /// What the configuration says.
+    pub options: Arc<Options>,
+}
+
+/// What can be chosen about this API.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Where clients reach this server, for `/.well-known/matrix/client`; without, that is not there.
+    pub public_url: Option<String>,
 }
 
 macro_rules! parts {
@@ -43,6 +65,7 @@ parts! {
     sync: ::sync::Sync;
     typing: Typing;
     rate_limits: RateLimits;
+    options: Arc<Options>;
 }
 
 impl FromRef<ClientApi> for Storage {
@@ -53,5 +76,14 @@ impl FromRef<ClientApi> for Storage {
 
 /// All endpoints of this API.
 pub fn router(api: ClientApi) -> Router {
-    Router::new().merge(sync::routes()).with_state(api)
+    Router::new()
+        .merge(discovery::routes())
+        .merge(register::routes())
+        .merge(admin_register::routes())
+        .merge(login::routes())
+        .merge(logout::routes())
+        .merge(account::routes())
+        .merge(rooms::routes())
+        .merge(sync::routes())
+        .with_state(api)
 }

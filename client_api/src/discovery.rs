@@ -1,0 +1,83 @@
+//! What the server is and can do: versions, capabilities, well-known.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{Router, extract::State};
+use rooms::Rooms;
+use ruma::{
+    RoomVersionId,
+    api::client::discovery::{
+        discover_homeserver::{self, HomeserverInfo},
+        get_capabilities::{
+            self,
+            v3::{
+                Capabilities, GetLoginTokenCapability, ProfileFieldsCapability, RoomVersionStability,
+                RoomVersionsCapability, ThirdPartyIdChangesCapability,
+            },
+        },
+        get_supported_versions,
+    },
+};
+use web::{MatrixError, OptionalRequester, Ruma, RumaRoutes as _};
+
+use accounts::Accounts;
+
+use crate::{ClientApi, Options, releases::RELEASES, requester::Requester};
+
+/// Spoken when the list of complete releases is empty: without any version clients refuse to talk at all.
+const OLDEST: &str = "v1.1";
+
+/// All room versions of the specification.
+const ROOM_VERSIONS: [RoomVersionId; 12] = [
+    RoomVersionId::V1,
+    RoomVersionId::V2,
+    RoomVersionId::V3,
+    RoomVersionId::V4,
+    RoomVersionId::V5,
+    RoomVersionId::V6,
+    RoomVersionId::V7,
+    RoomVersionId::V8,
+    RoomVersionId::V9,
+    RoomVersionId::V10,
+    RoomVersionId::V11,
+    RoomVersionId::V12,
+];
+
+pub(crate) fn routes() -> Router<ClientApi> {
+    Router::new().ruma_route(get_supported_versions).ruma_route(get_capabilities).ruma_route(discover_homeserver)
+}
+
+/// `GET /versions`. Client-Server API, "API Versions".
+async fn get_supported_versions(
+    _requester: OptionalRequester,
+    Ruma(_request): Ruma<get_supported_versions::Request>,
+) -> Ruma<get_supported_versions::Response> {
+    let known = if RELEASES.is_empty() { &[OLDEST][..] } else { RELEASES };
+    Ruma(get_supported_versions::Response::new(known.iter().map(|&release| release.to_owned()).collect()))
+}
+
+/// `GET /capabilities`. Client-Server API, "Capabilities negotiation".
+async fn get_capabilities(
+    State(accounts): State<Accounts>,
+    State(rooms): State<Rooms>,
+    _requester: Requester,
+    Ruma(_request): Ruma<get_capabilities::v3::Request>,
+) -> Ruma<get_capabilities::v3::Response> {
+    let stable: BTreeMap<_, _> =
+        ROOM_VERSIONS.into_iter().map(|version| (version, RoomVersionStability::Stable)).collect();
+    let mut capabilities = Capabilities::new();
+    capabilities.room_versions = RoomVersionsCapability::new(rooms.default_version().clone(), stable);
+    capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
+    capabilities.get_login_token = GetLoginTokenCapability::new(accounts.options().login_tokens);
+    capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
+    Ruma(get_capabilities::v3::Response::new(capabilities))
+}
+
+/// `GET /.well-known/matrix/client`. Client-Server API, "Well-known URIs".
+async fn discover_homeserver(
+    State(options): State<Arc<Options>>,
+    Ruma(_request): Ruma<discover_homeserver::Request>,
+) -> Result<Ruma<discover_homeserver::Response>, MatrixError> {
+    let url = options.public_url.clone().ok_or_else(|| MatrixError::not_found("no public URL is configured"))?;
+    Ok(Ruma(discover_homeserver::Response::new(HomeserverInfo::new(url))))
+}
