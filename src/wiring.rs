@@ -1,9 +1,10 @@
 //! Puts the crates together: opens the services from the bottom up and hands each what it needs.
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use accounts::Accounts;
 use axum::Router;
+use client_api::ClientApi;
 use event_bus::Typing;
 use model::{Clock, LocalServers, Random};
 use rooms::Rooms;
@@ -30,6 +31,7 @@ pub(crate) struct Services {
     /// Ends waits and tasks.
     stopping: CancellationToken,
     accounts_task: JoinHandle<()>,
+    maintenance: JoinHandle<()>,
 }
 
 impl Services {
@@ -53,13 +55,28 @@ impl Services {
             let (accounts, stopping) = (accounts.clone(), stopping.clone());
             async move { accounts.run(stopping.cancelled()).await }
         });
+        let maintenance = tokio::spawn({
+            let (storage, stopping) = (storage.clone(), stopping.clone());
+            async move { storage.maintain(stopping).await }
+        });
         let public_url = config.client_api.public_url.clone();
-        Ok(Self { storage, accounts, rooms, typing, sync, limits, public_url, stopping, accounts_task })
+        Ok(Self { storage, accounts, rooms, typing, sync, limits, public_url, stopping, accounts_task, maintenance })
     }
 
     /// What one listener serves: those of `apis` that exist.
-    pub(crate) fn router(&self, _apis: &[Api]) -> Router {
-        web::finish(Router::new())
+    pub(crate) fn router(&self, apis: &[Api]) -> Router {
+        let mut router = Router::new();
+        if apis.contains(&Api::Client) {
+            router = router.merge(client_api::router(ClientApi {
+                accounts: self.accounts.clone(),
+                rooms: self.rooms.clone(),
+                sync: self.sync.clone(),
+                typing: self.typing.clone(),
+                rate_limits: self.limits.clone(),
+                options: Arc::new(client_api::Options { public_url: self.public_url.clone() }),
+            }));
+        }
+        web::finish(router)
     }
 
     /// Answers every waiting request at once.
@@ -72,6 +89,7 @@ impl Services {
         self.stopping.cancel();
         // Its last words go into the database.
         let _ = self.accounts_task.await;
+        let _ = self.maintenance.await;
         self.storage.close().await;
     }
 }
