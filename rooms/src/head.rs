@@ -345,6 +345,13 @@ impl Power {
         self.levels.as_ref().and_then(|levels| read_level(&levels[action])).unwrap_or(default)
     }
 
+    /// The level that sending a type of state needs. Client-Server API, "m.room.power_levels".
+    pub(crate) fn needed_for_state(&self, event_type: &str) -> i64 {
+        // Without the event, anybody may send state.
+        let Some(levels) = &self.levels else { return 0 };
+        read_level(&levels["events"][event_type]).unwrap_or_else(|| read_level(&levels["state_default"]).unwrap_or(50))
+    }
+
     pub(crate) fn user_can_redact(&self, user_id: &ruma::UserId) -> bool {
         self.of_user(user_id) >= self.needed("redact", 50)
     }

@@ -2,12 +2,15 @@
 //!
 //! [`Rooms`] is the one handle. Only this crate decides whether an event is allowed.
 
+mod aliases;
 mod create;
+mod directory;
 mod draft;
 mod error;
 mod head;
 mod membership;
 mod read;
+mod receipts;
 mod send;
 mod timeline;
 mod turn;
@@ -23,9 +26,11 @@ use storage::{RoomRow, Storage};
 use self::turn::Turn;
 pub use self::{
     create::{NewRoomRequest, Preset},
+    directory::{DirectoryToken, PUBLIC_ROOMS_MAX, PublicRoom, PublicRooms},
     draft::Draft,
     error::Error,
     read::Member,
+    receipts::{ReceiptKind, ReceiptRequest},
     timeline::{Context, Page, TimelineToken},
     visibility::Reader,
 };

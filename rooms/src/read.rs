@@ -1,6 +1,9 @@
 //! Reading a room: its state, its members, single events, and events as clients see them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use accounts::Requester;
 use model::{ClientEvent, EventNr, Membership, NodeNr, Unsigned, UserNr};
@@ -103,6 +106,47 @@ impl Rooms {
         let numbers: Vec<EventNr> = entries.iter().map(|(_, nr)| *nr).collect();
         let found = self.storage().get_events(&numbers).await?;
         let mut events: Vec<_> = found.into_values().collect();
+        events.sort_unstable_by_key(|event| event.nr);
+        Ok(events)
+    }
+
+    /// The events of a state but for its members, by number.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn events_of_state_without_members(
+        &self,
+        room: &RoomRow,
+        state: NodeNr,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let member_nr = self.storage().type_nr("m.room.member").await?;
+        let entries = self.storage().list_state(room.nr, state).await?;
+        let numbers: Vec<EventNr> =
+            entries.iter().filter(|((type_nr, _), _)| *type_nr != member_nr).map(|(_, nr)| *nr).collect();
+        let mut events: Vec<_> = self.storage().get_events(&numbers).await?.into_values().collect();
+        events.sort_unstable_by_key(|event| event.nr);
+        Ok(events)
+    }
+
+    /// The member events of some users in a state, by number. Client-Server API, "Lazy-loading room members".
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn member_events(
+        &self,
+        room: &RoomRow,
+        state: NodeNr,
+        users: &BTreeSet<OwnedUserId>,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let mut numbers = Vec::with_capacity(users.len());
+        for user_id in users {
+            // The words and the state's nodes are in memory but for the first time.
+            let Some(key) = self.storage().find_state_key("m.room.member", user_id.as_str()).await? else { continue };
+            numbers.extend(self.storage().get_state_event(room.nr, state, key).await?);
+        }
+        let mut events: Vec<_> = self.storage().get_events(&numbers).await?.into_values().collect();
         events.sort_unstable_by_key(|event| event.nr);
         Ok(events)
     }

@@ -81,7 +81,7 @@ impl Rooms {
         Ok(log.iter().any(|(_, membership)| *membership == Membership::Join))
     }
 
-    async fn is_world_readable(&self, room_nr: RoomNr) -> Result<bool, Error> {
+    pub(crate) async fn is_world_readable(&self, room_nr: RoomNr) -> Result<bool, Error> {
         let summary = self.storage().get_summaries(&[room_nr]).await?.remove(&room_nr);
         Ok(summary.is_some_and(|(summary, ..)| summary.history_visibility == "world_readable"))
     }

@@ -1,0 +1,32 @@
+//! Rooms: making them, coming and going, sending, reading, finding.
+
+mod aliases;
+mod create;
+mod directory;
+mod event_filter;
+mod members;
+mod membership;
+mod receipts;
+mod send;
+mod state;
+mod timeline;
+mod typing;
+
+use axum::Router;
+
+use crate::ClientApi;
+
+/// The endpoints of rooms.
+pub(crate) fn routes() -> Router<ClientApi> {
+    Router::new()
+        .merge(create::routes())
+        .merge(membership::routes())
+        .merge(send::routes())
+        .merge(state::routes())
+        .merge(members::routes())
+        .merge(timeline::routes())
+        .merge(aliases::routes())
+        .merge(directory::routes())
+        .merge(receipts::routes())
+        .merge(typing::routes())
+}

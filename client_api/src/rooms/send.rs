@@ -1,0 +1,53 @@
+//! Sending and redacting. Client-Server API, "Sending events to a room" and "Redactions".
+
+use ::rooms::Rooms;
+use axum::{Router, extract::State};
+use ruma::{
+    api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
+    events::TimelineEventType,
+};
+use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
+
+use crate::ClientApi;
+
+pub(crate) fn routes() -> Router<ClientApi> {
+    Router::new().ruma_route(send_message_event).ruma_route(send_state_event).ruma_route(redact_event)
+}
+
+/// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
+async fn send_message_event(
+    State(rooms): State<Rooms>,
+    requester: RequesterOrGuest,
+    Ruma(request): Ruma<send_message_event::v3::Request>,
+) -> Result<Ruma<send_message_event::v3::Response>, MatrixError> {
+    let event_type = TimelineEventType::from(request.event_type.to_string());
+    let event_id = rooms
+        .send_message(&requester, &request.room_id, event_type, &request.txn_id, request.body.json(), None)
+        .await?;
+    Ok(Ruma(send_message_event::v3::Response::new(event_id)))
+}
+
+/// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`.
+async fn send_state_event(
+    State(rooms): State<Rooms>,
+    requester: RequesterOrGuest,
+    Ruma(request): Ruma<send_state_event::v3::Request>,
+) -> Result<Ruma<send_state_event::v3::Response>, MatrixError> {
+    let event_type = TimelineEventType::from(request.event_type.to_string());
+    let event_id = rooms
+        .send_state(&requester, &request.room_id, event_type, &request.state_key, request.body.json(), None)
+        .await?;
+    Ok(Ruma(send_state_event::v3::Response::new(event_id)))
+}
+
+/// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`.
+async fn redact_event(
+    State(rooms): State<Rooms>,
+    requester: Requester,
+    Ruma(request): Ruma<redact_event::v3::Request>,
+) -> Result<Ruma<redact_event::v3::Response>, MatrixError> {
+    let event_id = rooms
+        .redact(&requester, &request.room_id, &request.event_id, &request.txn_id, request.reason.as_deref())
+        .await?;
+    Ok(Ruma(redact_event::v3::Response::new(event_id)))
+}

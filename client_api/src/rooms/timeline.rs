@@ -1,0 +1,131 @@
+//! Single events, pages of a timeline, and what lies around an event. Client-Server API, "Getting events for a room",
+//! "Event context".
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use ::rooms::{Reader, Rooms};
+use axum::{Router, extract::State};
+use model::{NodeNr, limits::TIMELINE_EVENTS_MAX};
+use ruma::{
+    OwnedUserId, UInt,
+    api::{
+        Direction,
+        client::{context::get_context, message::get_message_events, room::get_room_event},
+    },
+    serde::Raw,
+};
+use serde_json::value::RawValue;
+use storage::{StoredEvent, TimelineDirection};
+use web::{MatrixError, RequesterOrGuest, Ruma, RumaRoutes as _};
+
+use super::event_filter::{check, is_lazy, wants};
+use crate::ClientApi;
+
+pub(crate) fn routes() -> Router<ClientApi> {
+    Router::new().ruma_route(get_room_event).ruma_route(get_message_events).ruma_route(get_context)
+}
+
+/// `GET /rooms/{roomId}/event/{eventId}`.
+async fn get_room_event(
+    State(rooms): State<Rooms>,
+    requester: RequesterOrGuest,
+    Ruma(request): Ruma<get_room_event::v3::Request>,
+) -> Result<Ruma<get_room_event::v3::Response>, MatrixError> {
+    // Who is nothing to the room learns no more than that there is no such event for them.
+    let found = rooms.event(&requester, &request.room_id, &request.event_id).await;
+    let (reader, event) = found.map_err(|error| match error {
+        ::rooms::Error::NotMember => ::rooms::Error::EventUnknown,
+        other => other,
+    })?;
+    Ok(Ruma(get_room_event::v3::Response::new(Raw::from_json(render_one(&rooms, &reader, event).await?))))
+}
+
+/// `GET /rooms/{roomId}/messages`.
+async fn get_message_events(
+    State(rooms): State<Rooms>,
+    requester: RequesterOrGuest,
+    Ruma(request): Ruma<get_message_events::v3::Request>,
+) -> Result<Ruma<get_message_events::v3::Response>, MatrixError> {
+    let (filter, room_id) = (&request.filter, &*request.room_id);
+    check(filter)?;
+    let direction = match request.dir {
+        Direction::Backward => TimelineDirection::Backward,
+        Direction::Forward => TimelineDirection::Forward,
+    };
+    let limit = limit_of(filter.limit.map_or(request.limit, |limit| limit.min(request.limit)));
+    let (from, to) = (request.from.as_deref(), request.to.as_deref());
+    let wanted = |event: &StoredEvent| wants(filter, room_id, event);
+    let page = rooms.messages(&requester, room_id, direction, from, to, limit, wanted).await?;
+    let mut response = get_message_events::v3::Response::new();
+    response.start = page.start.to_string();
+    response.end = page.end.map(|end| end.to_string());
+    if is_lazy(filter)
+        && let Some(newest) = page.events.iter().max_by_key(|event| event.place)
+    {
+        let senders = senders_of(&page.events);
+        let members = rooms.member_events(&page.reader.room, newest.state, &senders).await?;
+        response.state = raw(rooms.render(&page.reader, &members, true).await?);
+    }
+    response.chunk = raw(rooms.render(&page.reader, &page.events, true).await?);
+    Ok(Ruma(response))
+}
+
+/// `GET /rooms/{roomId}/context/{eventId}`.
+async fn get_context(
+    State(rooms): State<Rooms>,
+    requester: RequesterOrGuest,
+    Ruma(request): Ruma<get_context::v3::Request>,
+) -> Result<Ruma<get_context::v3::Response>, MatrixError> {
+    let (filter, room_id) = (&request.filter, &*request.room_id);
+    check(filter)?;
+    // None around it may be asked for: then only the event and the state are wanted.
+    let limit = filter.limit.map_or(request.limit, |limit| limit.min(request.limit));
+    let limit = if limit == UInt::MIN { 0 } else { limit_of(limit) };
+    let wanted = |event: &StoredEvent| wants(filter, room_id, event);
+    let context = rooms.context(&requester, room_id, &request.event_id, limit, wanted).await?;
+    let reader = &context.reader;
+    let mut response = get_context::v3::Response::new();
+    response.start = Some(context.start.to_string());
+    response.end = Some(context.end.to_string());
+    let lazily = is_lazy(filter).then(|| {
+        let around = context.before.iter().chain(&context.after).chain([&context.event]);
+        senders_of(around)
+    });
+    let state = state_of(&rooms, reader, context.state, lazily).await?;
+    response.state = raw(rooms.render(reader, &state, true).await?);
+    response.events_before = raw(rooms.render(reader, &context.before, true).await?);
+    response.events_after = raw(rooms.render(reader, &context.after, true).await?);
+    response.event = Some(Raw::from_json(render_one(&rooms, reader, context.event.clone()).await?));
+    Ok(Ruma(response))
+}
+
+/// The state; of its members only those that are named, when they are loaded lazily.
+async fn state_of(
+    rooms: &Rooms,
+    reader: &Reader,
+    state: NodeNr,
+    members: Option<BTreeSet<OwnedUserId>>,
+) -> Result<Vec<Arc<StoredEvent>>, MatrixError> {
+    let Some(members) = members else { return Ok(rooms.events_of_state(&reader.room, state).await?) };
+    let mut events = rooms.events_of_state_without_members(&reader.room, state).await?;
+    events.extend(rooms.member_events(&reader.room, state, &members).await?);
+    Ok(events)
+}
+
+fn senders_of<'a>(events: impl IntoIterator<Item = &'a Arc<StoredEvent>>) -> BTreeSet<OwnedUserId> {
+    events.into_iter().map(|event| event.pdu.sender.clone()).collect()
+}
+
+async fn render_one(rooms: &Rooms, reader: &Reader, event: Arc<StoredEvent>) -> Result<Box<RawValue>, MatrixError> {
+    let rendered = rooms.render(reader, &[event], true).await?.pop();
+    rendered.ok_or_else(|| ::rooms::Error::EventUnknown.into())
+}
+
+fn raw<T>(events: Vec<Box<RawValue>>) -> Vec<Raw<T>> {
+    events.into_iter().map(Raw::from_json).collect()
+}
+
+/// A page has at least one event, so that who pages gets on.
+fn limit_of(limit: UInt) -> u32 {
+    u32::try_from(u64::from(limit).clamp(1, TIMELINE_EVENTS_MAX as u64)).unwrap_or(1)
+}

@@ -1,0 +1,33 @@
+//! Who is typing. Client-Server API, "Typing Notifications".
+
+use ::rooms::Rooms;
+use axum::{Router, extract::State};
+use event_bus::Typing;
+use ruma::api::client::typing::create_typing_event::{self, v3};
+use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
+
+use crate::ClientApi;
+
+pub(crate) fn routes() -> Router<ClientApi> {
+    Router::<ClientApi>::new().ruma_route(create_typing_event)
+}
+
+/// `PUT /rooms/{roomId}/typing/{userId}`.
+async fn create_typing_event(
+    State(rooms): State<Rooms>,
+    State(typing): State<Typing>,
+    requester: Requester,
+    Ruma(request): Ruma<create_typing_event::v3::Request>,
+) -> Result<Ruma<create_typing_event::v3::Response>, MatrixError> {
+    if request.user_id != requester.user_id {
+        return Err(MatrixError::forbidden("nobody types for somebody else"));
+    }
+    let room = rooms.joined_room(&requester, &request.room_id).await?;
+    let for_ms = match request.state {
+        v3::Typing::No => None,
+        // The bus has a bound of its own.
+        v3::Typing::Yes(info) => Some(i64::try_from(info.timeout.as_millis()).unwrap_or(i64::MAX)),
+    };
+    typing.set(room.nr, requester.user_nr, for_ms);
+    Ok(Ruma(create_typing_event::v3::Response::new()))
+}
