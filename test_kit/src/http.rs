@@ -148,9 +148,10 @@ impl Answer {
     }
 
     /// Whether the server does not know the path, or not with this method. Client-Server API, "Common error codes".
+    /// So it is when it does not even say that in the words of Matrix.
     #[must_use]
     pub fn is_unrecognized(&self) -> bool {
-        matches!(self.status.as_u16(), 404 | 405) && self.errcode() == "M_UNRECOGNIZED"
+        matches!(self.status.as_u16(), 404 | 405) && matches!(self.errcode().as_str(), "M_UNRECOGNIZED" | "")
     }
 }
 

@@ -7,6 +7,7 @@ mod http;
 mod server;
 mod user;
 
+use self::user::register_anyone;
 pub use self::{
     http::{Answer, Failure, Http, encode},
     server::{ServerOptions, TestServer},

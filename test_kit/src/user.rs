@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use model::Random;
 use serde_json::{Value, json};
 
 use crate::{Answer, Http, encode};
@@ -29,6 +30,11 @@ pub async fn register(http: &Http, name: &str) -> TestUser {
     });
     let answer = http.request("POST", "/_matrix/client/v3/register", None, &body).await.ok();
     TestUser::of(http, &answer)
+}
+
+/// Registers somebody whose name nobody has, also at a server that is older than the test.
+pub(crate) async fn register_anyone(http: &Http) -> TestUser {
+    register(http, &format!("somebody{}", Random::system().alphanumeric(12).to_lowercase())).await
 }
 
 /// Registers a guest.
