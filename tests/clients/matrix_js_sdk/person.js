@@ -1,0 +1,145 @@
+// A person with a client: matrix-js-sdk as an app starts it, with `startClient()`.
+
+import assert from "node:assert/strict";
+import { setTimeout as sleep } from "node:timers/promises";
+import { createClient } from "matrix-js-sdk";
+
+export const PASSWORD = "correct horse battery staple";
+const WAIT_MS_MAX = 30_000;
+
+// The library tells a lot about its work; what goes wrong shows in the assertions.
+const quiet = { trace() {}, debug() {}, info() {}, warn() {}, error() {}, getChild: () => quiet };
+
+let people = 0;
+
+export class Person {
+    // Makes a person with an account and a name that nobody else has, whose client has synced once.
+    static async register(server, name, options = {}) {
+        const username = `${name}${process.pid}x${++people}`;
+        const account = await register(server, username);
+        return new Person(server, username, account).started(options);
+    }
+
+    constructor(server, username, account) {
+        this.server = server;
+        this.username = username;
+        this.id = account.user_id;
+        this.client = createClient({
+            baseUrl: server.url,
+            userId: account.user_id,
+            accessToken: account.access_token,
+            deviceId: account.device_id,
+            logger: quiet,
+            // Where threads are off, a reply in a thread is an ordinary event of the room.
+            timelineSupport: true,
+        });
+    }
+
+    async started({ encrypted = false, initialSyncLimit = 50 } = {}) {
+        if (encrypted) await this.client.initRustCrypto({ useIndexedDB: false });
+        await this.client.startClient({ initialSyncLimit, pollTimeout: 30_000, lazyLoadMembers: true });
+        await eventually(() => this.client.isInitialSyncComplete(), `${this.username} has synced`);
+        return this;
+    }
+
+    // The same person, logged in with the password on another device.
+    async secondDevice(options = {}) {
+        const account = await anonymous(this.server).loginRequest(passwordLogin(this.id));
+        return new Person(this.server, this.username, account).started(options);
+    }
+
+    stop() {
+        this.client.stopClient();
+    }
+
+    async createRoom(options = {}) {
+        const { room_id: roomId } = await this.client.createRoom({ preset: "private_chat", ...options });
+        return this.hasRoom(roomId, "join");
+    }
+
+    // Creates a private room that the others are invited to and join; returns when all have heard of it.
+    async roomWith(others, options = {}) {
+        const room = await this.createRoom({ invite: others.map((other) => other.id), ...options });
+        for (const other of others) {
+            await other.hasRoom(room.roomId, "invite");
+            await other.join(room.roomId);
+            await eventually(() => room.getMember(other.id)?.membership === "join", `${this.username} sees who joined`);
+        }
+        return room.roomId;
+    }
+
+    async join(roomId) {
+        await this.client.joinRoom(roomId);
+        return this.hasRoom(roomId, "join");
+    }
+
+    // Waits until the client knows the room with this membership of its own.
+    async hasRoom(roomId, membership) {
+        return eventually(() => {
+            const room = this.client.getRoom(roomId);
+            return room?.getMyMembership() === membership && room;
+        }, `${this.username} has ${membership} in ${roomId}`);
+    }
+
+    async say(roomId, body, content = {}) {
+        const { event_id: eventId } = await this.client.sendMessage(roomId, { msgtype: "m.text", body, ...content });
+        return eventId;
+    }
+
+    async hears(roomId, eventId) {
+        return eventually(() => this.client.getRoom(roomId)?.findEventById(eventId), `${this.username} hears ${eventId}`);
+    }
+
+    // The events of the live timeline, in its order.
+    events(roomId) {
+        return this.client.getRoom(roomId).getLiveTimeline().getEvents();
+    }
+
+    // The texts of the room's messages, in the order of the live timeline.
+    texts(roomId) {
+        return this.events(roomId).filter((event) => event.getType() === "m.room.message").map((event) => event.getContent().body);
+    }
+}
+
+export function anonymous(server) {
+    return createClient({ baseUrl: server.url, logger: quiet });
+}
+
+// Registers as the specification says: asks, then completes the stage with the session.
+export async function register(server, username) {
+    const client = anonymous(server);
+    const question = await refused(client.registerRequest({ username, password: PASSWORD }), 401);
+    assert.ok(question.data.flows.some((flow) => flow.stages.join() === "m.login.dummy"), JSON.stringify(question.data));
+    return client.registerRequest({
+        username,
+        password: PASSWORD,
+        initial_device_display_name: "first device",
+        auth: { type: "m.login.dummy", session: question.data.session },
+    });
+}
+
+export function passwordLogin(user, extra = {}) {
+    return { type: "m.login.password", identifier: { type: "m.id.user", user }, password: PASSWORD, ...extra };
+}
+
+// Asserts that the server refuses with this status and, if given, this code, and returns the error.
+export async function refused(promise, status, errcode) {
+    const error = await promise.then(
+        (answer) => assert.fail(`expected ${status}, got ${JSON.stringify(answer)}`),
+        (error) => error,
+    );
+    assert.equal(error.httpStatus, status, error.stack);
+    if (errcode) assert.equal(error.errcode, errcode);
+    return error;
+}
+
+// Waits until the condition gives something, and returns that.
+export async function eventually(condition, what) {
+    const deadline = Date.now() + WAIT_MS_MAX;
+    for (;;) {
+        const value = await condition();
+        if (value) return value;
+        assert.ok(Date.now() < deadline, `never happened: ${what}`);
+        await sleep(20);
+    }
+}
