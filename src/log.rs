@@ -21,9 +21,13 @@ pub fn start(config: &ServerConfig) -> Result<(), String> {
     Ok(())
 }
 
+/// Libraries that tell at `info` what only their makers want to know. The configuration may ask for it all the same.
+const QUIETER: &str = "ruma_state_res=warn,ruma_signatures=warn";
+
 /// Reads a filter such as `info,rooms=debug`.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
-    EnvFilter::try_new(text).map_err(|error| {
+    // The more exact wins over a level for everything, and what comes later over the same before.
+    EnvFilter::try_new(format!("{QUIETER},{text}")).map_err(|error| {
         format!("`server.log`: {error}; expected a level (error, warn, info, debug, trace), or parts as in \"info,rooms=debug\"")
     })
 }

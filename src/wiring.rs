@@ -65,16 +65,20 @@ impl Services {
 
     /// What one listener serves: those of `apis` that exist.
     pub(crate) fn router(&self, apis: &[Api]) -> Router {
+        let api = ClientApi {
+            accounts: self.accounts.clone(),
+            rooms: self.rooms.clone(),
+            sync: self.sync.clone(),
+            typing: self.typing.clone(),
+            rate_limits: self.limits.clone(),
+            options: Arc::new(client_api::Options { public_url: self.public_url.clone() }),
+        };
         let mut router = Router::new();
         if apis.contains(&Api::Client) {
-            router = router.merge(client_api::router(ClientApi {
-                accounts: self.accounts.clone(),
-                rooms: self.rooms.clone(),
-                sync: self.sync.clone(),
-                typing: self.typing.clone(),
-                rate_limits: self.limits.clone(),
-                options: Arc::new(client_api::Options { public_url: self.public_url.clone() }),
-            }));
+            router = router.merge(client_api::router(api.clone()));
+        }
+        if apis.contains(&Api::Admin) {
+            router = router.merge(client_api::admin_router(api));
         }
         web::finish(router)
     }

@@ -79,11 +79,15 @@ pub fn router(api: ClientApi) -> Router {
     Router::new()
         .merge(discovery::routes())
         .merge(register::routes())
-        .merge(admin_register::routes())
         .merge(login::routes())
         .merge(logout::routes())
         .merge(account::routes())
         .merge(rooms::routes())
         .merge(sync::routes())
         .with_state(api)
+}
+
+/// What of the administration API is here: registration with the shared secret.
+pub fn admin_router(api: ClientApi) -> Router {
+    admin_register::routes().with_state(api)
 }
