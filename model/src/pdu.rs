@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ruma::{
     EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
-    canonical_json::CanonicalJsonObject,
+    canonical_json::{CanonicalJsonObject, CanonicalJsonValue},
     events::TimelineEventType,
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomIdFormatVersion, RoomVersionRules},
     signatures,
@@ -87,6 +87,9 @@ impl Pdu {
     /// [`PduError`]: whoever made the event broke the protocol; drop it.
     pub fn from_canonical(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, PduError> {
         state_res::check_pdu_format(object, &rules.event_format).map_err(PduError::Format)?;
+        if !matches!(object.get("content"), Some(CanonicalJsonValue::Object(_))) {
+            return Err(PduError::Format("`content` is not an object".to_owned()));
+        }
         let event_id = match rules.event_id_format {
             EventIdFormatVersion::V1 => None,
             _ => {
