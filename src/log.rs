@@ -22,7 +22,7 @@ pub fn start(config: &ServerConfig) -> Result<(), String> {
 }
 
 /// Libraries that tell at `info` what only their makers want to know. The configuration may ask for it all the same.
-const QUIETER: &str = "ruma_state_res=warn,ruma_signatures=warn";
+const QUIETER: &str = "ruma_state_res=warn,ruma_signatures=warn,sqlx::postgres::notice=warn";
 
 /// Reads a filter such as `info,rooms=debug`.
 pub(crate) fn filter(text: &str) -> Result<EnvFilter, String> {
