@@ -30,10 +30,7 @@ const STANDALONE: &[&str] = &["bench", "client"];
 const KNOWN_BY: &[(&str, &[&str])] = &[
     ("sqlx", &["storage"]),
     ("redis", &["event_bus"]),
-    (
-        "axum",
-        &["web", "client_api", "federation", "application_services", "domain_api", "admin", "swiftchat"],
-    ),
+    ("axum", &["web", "client_api", "federation", "application_services", "domain_api", "admin", "swiftchat"]),
     ("reqwest", &["outbound"]),
     ("rand", &["model"]),
     ("rand_chacha", &["model"]),
