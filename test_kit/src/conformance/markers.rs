@@ -80,7 +80,7 @@ fn test_name(line: &str) -> Option<String> {
     if let Some(rest) = line.strip_prefix("fn ").or_else(|| line.strip_prefix("def ")) {
         return rest.split('(').next().map(str::to_owned);
     }
-    let rest = ["test(", "it(", "t.test(", "await t.test("].iter().find_map(|start| line.strip_prefix(start))?;
+    let rest = ["test(", "scenario(", "it("].iter().find_map(|start| line.strip_prefix(start))?;
     let quote = rest.chars().next().filter(|quote| matches!(quote, '"' | '\'' | '`'))?;
     rest[1..].split(quote).next().map(str::to_owned)
 }
