@@ -3,18 +3,24 @@
 //! [`Accounts`] is the one handle. What clients learn by stream (account data, to-device messages, device lists, profiles) goes
 //! through `storage`'s committer; users, tokens and keys are short transactions of their own.
 
+mod account_data;
 mod app_services;
 mod deactivate;
 mod devices;
 mod error;
+mod filters;
+mod keys;
 mod options;
 mod passwords;
 mod profiles;
+mod push_rules;
 mod register;
 mod requester;
 mod secrets;
 mod sessions;
 mod shared_secret;
+pub mod to_device;
+mod turns;
 mod uiaa;
 
 use std::sync::Arc;
@@ -26,6 +32,7 @@ use storage::Storage;
 pub use self::{
     app_services::{AppService, Namespace},
     error::Error,
+    keys::{Claimed, CrossSigningKeys, KeyUpload, QueriedKeys, SignatureFailures},
     options::{Options, Registration},
     register::{NewAccount, RegisteredUser},
     requester::Requester,
@@ -33,7 +40,7 @@ pub use self::{
     shared_secret::SharedSecretRegistration,
     uiaa::Completed,
 };
-use self::{passwords::Passwords, sessions::Sessions, shared_secret::Nonces};
+use self::{passwords::Passwords, sessions::Sessions, shared_secret::Nonces, turns::Turns};
 
 /// Accounts of this deployment. Cheap to clone.
 #[derive(Clone)]
@@ -46,6 +53,7 @@ struct Inner {
     passwords: Passwords,
     sessions: Sessions,
     nonces: Nonces,
+    turns: Turns,
 }
 
 impl Accounts {
@@ -53,7 +61,15 @@ impl Accounts {
     #[must_use]
     pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
         let passwords = Passwords::new(storage.random().clone(), options.cheap_password_hashing);
-        Self(Arc::new(Inner { storage, servers, passwords, options, sessions: Sessions::new(), nonces: Nonces::new() }))
+        Self(Arc::new(Inner {
+            storage,
+            servers,
+            passwords,
+            options,
+            sessions: Sessions::new(),
+            nonces: Nonces::new(),
+            turns: Turns::new(),
+        }))
     }
 
     /// Does what is put off, until `stop` ends: notes when devices were last heard of. Run it as one task of the process.

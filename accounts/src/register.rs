@@ -112,6 +112,7 @@ impl Accounts {
             return Err(Error::UserInUse);
         }
         let user = self.0.storage.get_user(user_id).await?.ok_or(Error::NotFound("user"))?;
+        self.write_default_push_rules(user_id, user.user_nr).await?;
         if let Some(name) = display_name {
             self.set_profile_field(user.user_nr, "displayname", &serde_json::Value::String(name)).await?;
         }
@@ -189,10 +190,12 @@ impl Accounts {
         let user_id = self.new_user_id(user_id.as_str(), user_id.server_name())?;
         let hash = self.0.passwords.hash(password).await?;
         let new = NewUser { password_hash: Some(hash.clone()), is_admin, ..NewUser::default() };
-        if self.0.storage.insert_user(&user_id, new).await? {
+        let is_new = self.0.storage.insert_user(&user_id, new).await?;
+        let user_nr = self.0.storage.user_nr(&user_id).await?;
+        if is_new {
+            self.write_default_push_rules(&user_id, user_nr).await?;
             return Ok(RegisteredUser::New);
         }
-        let user_nr = self.0.storage.user_nr(&user_id).await?;
         if !self.0.storage.update_password(user_nr, Some(hash)).await? {
             return Err(Error::UserDeactivated);
         }

@@ -19,6 +19,7 @@ statements! {
     LIST_DEVICES = ["
         SELECT device_id, display_name, created_at_ms, last_seen_at_ms, last_seen_ip
           FROM devices WHERE user_nr = $1 ORDER BY created_at_ms, device_id"];
+    LIST_IDS = ["SELECT user_nr, device_id FROM devices WHERE user_nr", (in_list 1), " ORDER BY user_nr, device_id"];
     GET_DEVICE = ["
         SELECT device_id, display_name, created_at_ms, last_seen_at_ms, last_seen_ip
           FROM devices WHERE user_nr = $1 AND device_id = $2"];
@@ -95,6 +96,17 @@ impl Storage {
     /// When the database fails.
     pub async fn list_devices(&self, user_nr: UserNr) -> Result<Vec<DeviceRow>, Error> {
         self.db().read(&LIST_DEVICES, args![user_nr]).await?.iter().map(device).collect()
+    }
+
+    /// The ids of all devices of users.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_device_ids(&self, users: &[UserNr]) -> Result<Vec<(UserNr, String)>, Error> {
+        let users: Vec<i64> = users.iter().map(|user| user.0).collect();
+        let rows = self.db().read(&LIST_IDS, args![users]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?))).collect()
     }
 
     /// A device.

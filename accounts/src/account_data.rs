@@ -1,0 +1,115 @@
+//! Account data, for all rooms or for one, and tags. Client-Server API, "Client Config" and "Room Tagging".
+
+use model::{RoomNr, UserNr};
+use serde_json::{Map, Value};
+use storage::{Commit, NewAccountData};
+
+use crate::{Accounts, Error, push_rules::PUSH_RULES};
+
+/// The room number of what belongs to no room.
+pub(crate) const GLOBAL: RoomNr = RoomNr(0);
+/// Longest type, in bytes. Client-Server API, "Size limits" has it for events.
+const TYPE_BYTES_MAX: usize = 255;
+/// Types that are set by endpoints of their own. Client-Server API, "Client Config", "Server behaviour".
+const OWN_ENDPOINT: [&str; 2] = ["m.fully_read", PUSH_RULES];
+const TAG: &str = "m.tag";
+/// Longest tag, in bytes. Client-Server API, "Room Tagging".
+const TAG_BYTES_MAX: usize = 255;
+/// Most tags of a room.
+const TAGS_MAX: usize = 100;
+
+impl Accounts {
+    /// Account data of a type, in a room or in none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn account_data(&self, user: UserNr, room: Option<RoomNr>, event_type: &str) -> Result<String, Error> {
+        let content = self.0.storage.get_account_data(user, room.unwrap_or(GLOBAL), event_type).await?;
+        content.ok_or(Error::NotFound("account data"))
+    }
+
+    /// Sets account data of a type, in a room or in none.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::OwnEndpoint`], [`Error::BadJson`] when the content is no object, [`Error::InvalidParam`].
+    pub async fn set_account_data(
+        &self,
+        user: UserNr,
+        room: Option<RoomNr>,
+        event_type: &str,
+        content: &str,
+    ) -> Result<(), Error> {
+        if OWN_ENDPOINT.contains(&event_type) {
+            return Err(Error::OwnEndpoint);
+        }
+        if event_type.is_empty() || event_type.len() > TYPE_BYTES_MAX {
+            return Err(Error::InvalidParam(format!("a type has 1 to {TYPE_BYTES_MAX} bytes")));
+        }
+        let content: Map<String, Value> = serde_json::from_str(content)
+            .map_err(|_| Error::BadJson("the content of account data is an object".to_owned()))?;
+        let _turn = self.0.turns.of(user).await;
+        self.write_account_data(user, room.unwrap_or(GLOBAL), event_type, &content).await
+    }
+
+    /// Commits account data: the caller has the user's turn.
+    pub(crate) async fn write_account_data(
+        &self,
+        user_nr: UserNr,
+        room_nr: RoomNr,
+        event_type: &str,
+        content: &impl serde::Serialize,
+    ) -> Result<(), Error> {
+        let content = serde_json::to_string(content).map_err(|error| Error::BadJson(error.to_string()))?;
+        let data = NewAccountData { user_nr, room_nr, event_type: event_type.to_owned(), content };
+        self.0.storage.commit(Commit { account_data: vec![data], ..Commit::default() }).await?;
+        Ok(())
+    }
+
+    /// The tags of a room with what is known of each.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn tags(&self, user: UserNr, room: RoomNr) -> Result<Map<String, Value>, Error> {
+        let content = self.0.storage.get_account_data(user, room, TAG).await?;
+        let content: Option<Map<String, Value>> = content.and_then(|content| serde_json::from_str(&content).ok());
+        match content.and_then(|mut content| content.remove("tags")) {
+            Some(Value::Object(tags)) => Ok(tags),
+            _ => Ok(Map::new()),
+        }
+    }
+
+    /// Gives a room a tag.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when the tag is too long or there are too many.
+    pub async fn set_tag(&self, user: UserNr, room: RoomNr, tag: &str, info: Value) -> Result<(), Error> {
+        if tag.is_empty() || tag.len() > TAG_BYTES_MAX {
+            return Err(Error::InvalidParam(format!("a tag has 1 to {TAG_BYTES_MAX} bytes")));
+        }
+        let _turn = self.0.turns.of(user).await;
+        let mut tags = self.tags(user, room).await?;
+        tags.insert(tag.to_owned(), info);
+        if tags.len() > TAGS_MAX {
+            return Err(Error::InvalidParam(format!("a room has at most {TAGS_MAX} tags")));
+        }
+        self.write_account_data(user, room, TAG, &serde_json::json!({"tags": tags})).await
+    }
+
+    /// Takes a tag from a room.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_tag(&self, user: UserNr, room: RoomNr, tag: &str) -> Result<(), Error> {
+        let _turn = self.0.turns.of(user).await;
+        let mut tags = self.tags(user, room).await?;
+        if tags.remove(tag).is_none() {
+            return Ok(());
+        }
+        self.write_account_data(user, room, TAG, &serde_json::json!({"tags": tags})).await
+    }
+}

@@ -1,0 +1,110 @@
+//! A user's cross-signing keys. Client-Server API, "Cross-signing", "POST /keys/device_signing/upload".
+
+use serde_json::{Map, Value};
+use storage::Commit;
+
+use super::verify::{is_signed, only_key, signed_text, stored};
+use crate::{Accounts, Error, Requester};
+
+/// Largest key with its signatures, in bytes of JSON.
+const KEY_BYTES_MAX: usize = 16_384;
+
+/// What a user uploads, as JSON.
+#[derive(Clone, Debug, Default)]
+pub struct CrossSigningKeys {
+    /// The key that the others are signed by.
+    pub master_key: Option<Value>,
+    /// The key that signs the user's devices.
+    pub self_signing_key: Option<Value>,
+    /// The key that signs other users' master keys.
+    pub user_signing_key: Option<Value>,
+}
+
+impl CrossSigningKeys {
+    fn by_usage(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        let all = [
+            ("master", &self.master_key),
+            ("self_signing", &self.self_signing_key),
+            ("user_signing", &self.user_signing_key),
+        ];
+        all.into_iter().filter_map(|(usage, key)| Some((usage, key.as_ref()?)))
+    }
+}
+
+impl Accounts {
+    /// Whether an upload needs the user's password: not the first one, and not one that changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn needs_confirmation(&self, requester: &Requester, keys: &CrossSigningKeys) -> Result<bool, Error> {
+        let there = self.0.storage.list_cross_signing_keys(&[requester.user_nr]).await?;
+        if !there.iter().any(|(_, usage, _)| usage == "master") {
+            return Ok(false);
+        }
+        let is_same = |usage: &str, key: &Value| {
+            let old = there.iter().find(|(_, name, _)| name == usage).map(|(_, _, old)| stored(old));
+            matches!((old, key), (Some(old), Value::Object(new)) if signed_text(&old) == signed_text(new))
+        };
+        Ok(!keys.by_usage().all(|(usage, key)| is_same(usage, key)))
+    }
+
+    /// Keeps a user's cross-signing keys, and tells who follows the user's devices.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when a key is malformed or not the user's, [`Error::InvalidSignature`] when one is not signed by
+    /// the master key, [`Error::MissingParam`] when there is no master key.
+    pub async fn upload_cross_signing_keys(&self, requester: &Requester, keys: &CrossSigningKeys) -> Result<(), Error> {
+        let user_id = requester.user_id.as_str();
+        let user_nr = requester.user_nr;
+        let mut checked: Vec<(&str, Map<String, Value>)> = Vec::new();
+        for (usage, key) in keys.by_usage() {
+            checked.push((usage, check(user_id, usage, key)?));
+        }
+        if checked.is_empty() {
+            return Ok(());
+        }
+        let master = match checked.iter().find(|(usage, _)| *usage == "master") {
+            Some((_, master)) => master.clone(),
+            None => {
+                let there = self.0.storage.list_cross_signing_keys(&[user_nr]).await?;
+                let master = there.into_iter().find(|(_, usage, _)| usage == "master");
+                stored(&master.ok_or(Error::MissingParam("`master_key`"))?.2)
+            }
+        };
+        let (master_id, master_key) = only_key(&master).ok_or(Error::MissingParam("`master_key`"))?;
+        for (usage, key) in &checked {
+            if *usage != "master" && !is_signed(key, user_id, &master_id, &master_key) {
+                return Err(Error::InvalidSignature(format!("the {usage} key is not signed by the master key")));
+            }
+        }
+        let rows: Vec<(&str, String)> =
+            checked.into_iter().map(|(usage, key)| (usage, Value::Object(key).to_string())).collect();
+        self.0.storage.upsert_cross_signing_keys(user_nr, &rows).await?;
+        self.0.storage.commit(Commit { device_lists: vec![user_nr], ..Commit::default() }).await?;
+        Ok(())
+    }
+}
+
+fn check(user_id: &str, usage: &str, key: &Value) -> Result<Map<String, Value>, Error> {
+    let invalid = |what: &str| Error::InvalidParam(format!("the {usage} key: {what}"));
+    let Value::Object(key) = key else { return Err(invalid("not an object")) };
+    let mut key = key.clone();
+    key.remove("unsigned");
+    if key.get("user_id").and_then(Value::as_str) != Some(user_id) {
+        return Err(invalid("`user_id` is not the requester's"));
+    }
+    if !key.get("usage").and_then(Value::as_array).is_some_and(|all| all.iter().any(|one| one.as_str() == Some(usage)))
+    {
+        return Err(invalid("`usage` is another"));
+    }
+    let is_key = |public: &str| vodozemac::Ed25519PublicKey::from_base64(public).is_ok();
+    if !only_key(&key).is_some_and(|(_, public)| is_key(&public)) {
+        return Err(invalid("`keys` is not one ed25519 key under its own name"));
+    }
+    if Value::Object(key.clone()).to_string().len() > KEY_BYTES_MAX {
+        return Err(invalid("too large"));
+    }
+    Ok(key)
+}

@@ -1,0 +1,176 @@
+//! Signatures that are added to keys. Client-Server API, "Cross-signing", "POST /keys/signatures/upload".
+
+use std::collections::BTreeMap;
+
+use model::UserNr;
+use ruma::OwnedUserId;
+use serde_json::{Map, Value, json};
+use storage::{Commit, KeySignatureRow};
+
+use super::verify::{is_signed, only_key, signature, signed_text, stored};
+use crate::{Accounts, Error, Requester};
+
+/// Most keys of one upload.
+const KEYS_MAX: usize = 1_000;
+
+/// What was wrong with which key, as JSON errors.
+pub type SignatureFailures = BTreeMap<OwnedUserId, BTreeMap<String, Value>>;
+
+/// The requester's own keys that can sign.
+struct OwnKeys {
+    master: Option<Map<String, Value>>,
+    self_signing: Option<(String, String)>,
+    user_signing: Option<(String, String)>,
+}
+
+type Rows = Vec<KeySignatureRow>;
+
+impl Accounts {
+    /// Adds the requester's signatures to keys: by the self-signing key to own devices, by devices to the own master key, by the
+    /// user-signing key to other users' master keys. Gives back what was refused.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when there are too many keys.
+    pub async fn upload_signatures(
+        &self,
+        requester: &Requester,
+        signed: &BTreeMap<OwnedUserId, BTreeMap<String, Value>>,
+    ) -> Result<SignatureFailures, Error> {
+        if signed.values().map(BTreeMap::len).sum::<usize>() > KEYS_MAX {
+            return Err(Error::InvalidParam(format!("at most {KEYS_MAX} keys at once")));
+        }
+        let own = self.own_keys(requester.user_nr).await?;
+        let mut failures = SignatureFailures::new();
+        let mut rows = Rows::new();
+        for (user_id, keys) in signed {
+            for (target, object) in keys {
+                let checked = match object {
+                    Value::Object(object) if *user_id == requester.user_id => {
+                        self.sign_own(requester, &own, target, object).await?
+                    }
+                    Value::Object(object) => self.sign_other(requester, &own, user_id, target, object).await?,
+                    _ => Err(json!({"errcode": "M_BAD_JSON", "error": "not an object"})),
+                };
+                match checked {
+                    Ok(new) => rows.extend(new),
+                    Err(failure) => drop(failures.entry(user_id.clone()).or_default().insert(target.clone(), failure)),
+                }
+            }
+        }
+        if !rows.is_empty() {
+            self.0.storage.upsert_key_signatures(&rows).await?;
+            // Signatures on others' keys are seen by the requester alone.
+            let changes = Commit { device_lists: vec![requester.user_nr], ..Commit::default() };
+            self.0.storage.commit(changes).await?;
+        }
+        Ok(failures)
+    }
+
+    async fn own_keys(&self, user_nr: UserNr) -> Result<OwnKeys, Error> {
+        let mut own = OwnKeys { master: None, self_signing: None, user_signing: None };
+        for (_, usage, key) in self.0.storage.list_cross_signing_keys(&[user_nr]).await? {
+            let key = stored(&key);
+            match &*usage {
+                "master" => own.master = Some(key),
+                "self_signing" => own.self_signing = only_key(&key),
+                "user_signing" => own.user_signing = only_key(&key),
+                _ => {}
+            }
+        }
+        Ok(own)
+    }
+
+    async fn sign_own(
+        &self,
+        requester: &Requester,
+        own: &OwnKeys,
+        target: &str,
+        object: &Map<String, Value>,
+    ) -> Result<Result<Rows, Value>, Error> {
+        let (user_id, user_nr) = (requester.user_id.as_str(), requester.user_nr);
+        if let Some(master) =
+            own.master.as_ref().filter(|key| only_key(key).is_some_and(|(_, public)| public == target))
+        {
+            if signed_text(master) != signed_text(object) {
+                return Ok(Err(other_key()));
+            }
+            // Devices sign the master key.
+            let by = object.get("signatures").and_then(|all| all.get(user_id)).and_then(Value::as_object);
+            let mut rows = Rows::new();
+            for key_id in by.into_iter().flat_map(Map::keys) {
+                let Some(device_id) = key_id.strip_prefix("ed25519:") else { continue };
+                let keys = self.0.storage.get_device_keys(user_nr, device_id).await?;
+                let keys = keys.map(|keys| stored(&keys)).unwrap_or_default();
+                let public = keys.get("keys").and_then(|keys| keys.get(key_id)).and_then(Value::as_str);
+                if public.is_some_and(|public| is_signed(object, user_id, key_id, public)) {
+                    rows.push(row(requester, user_nr, target, key_id, object));
+                }
+            }
+            return Ok(if rows.is_empty() { Err(bad_signature()) } else { Ok(rows) });
+        }
+        let Some(keys) = self.0.storage.get_device_keys(user_nr, target).await? else { return Ok(Err(no_key())) };
+        if signed_text(&stored(&keys)) != signed_text(object) {
+            return Ok(Err(other_key()));
+        }
+        Ok(match &own.self_signing {
+            Some((key_id, public)) if is_signed(object, user_id, key_id, public) => {
+                Ok(vec![row(requester, user_nr, target, key_id, object)])
+            }
+            _ => Err(bad_signature()),
+        })
+    }
+
+    async fn sign_other(
+        &self,
+        requester: &Requester,
+        own: &OwnKeys,
+        user_id: &OwnedUserId,
+        target: &str,
+        object: &Map<String, Value>,
+    ) -> Result<Result<Rows, Value>, Error> {
+        let Some(user_nr) = self.0.storage.find_user_nr(user_id).await? else { return Ok(Err(no_key())) };
+        let theirs = self.own_keys(user_nr).await?;
+        let Some(master) = theirs.master.filter(|key| only_key(key).is_some_and(|(_, public)| public == target)) else {
+            return Ok(Err(no_key()));
+        };
+        if signed_text(&master) != signed_text(object) {
+            return Ok(Err(other_key()));
+        }
+        Ok(match &own.user_signing {
+            Some((key_id, public)) if is_signed(object, requester.user_id.as_str(), key_id, public) => {
+                Ok(vec![row(requester, user_nr, target, key_id, object)])
+            }
+            _ => Err(bad_signature()),
+        })
+    }
+}
+
+fn row(
+    signer: &Requester,
+    user_nr: UserNr,
+    target: &str,
+    key_id: &str,
+    object: &Map<String, Value>,
+) -> KeySignatureRow {
+    KeySignatureRow {
+        user_nr,
+        target: target.to_owned(),
+        signer_nr: signer.user_nr,
+        signer: signer.user_id.to_string(),
+        key_id: key_id.to_owned(),
+        signature: signature(object, signer.user_id.as_str(), key_id).unwrap_or_default().to_owned(),
+    }
+}
+
+fn bad_signature() -> Value {
+    json!({"errcode": "M_INVALID_SIGNATURE", "error": "the signature is missing or wrong"})
+}
+
+fn other_key() -> Value {
+    json!({"errcode": "M_INVALID_SIGNATURE", "error": "the signed key is not the one that is stored"})
+}
+
+fn no_key() -> Value {
+    json!({"errcode": "M_NOT_FOUND", "error": "there is no such key"})
+}

@@ -1,0 +1,156 @@
+//! Push rules: the specification's and the user's own. Client-Server API, "Push Rules".
+
+use model::UserNr;
+use ruma::{
+    UserId,
+    push::{Action, AnyPushRuleRef, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Accounts, Error, Requester, account_data::GLOBAL};
+
+/// The type of account data that they are.
+pub(crate) const PUSH_RULES: &str = "m.push_rules";
+/// Largest ruleset, in bytes of JSON.
+const RULESET_BYTES_MAX: usize = 262_144;
+/// Longest id of a rule, in bytes.
+const RULE_ID_BYTES_MAX: usize = 255;
+
+#[derive(Default, Deserialize, Serialize)]
+struct Content {
+    global: Ruleset,
+}
+
+impl Accounts {
+    /// The rules of a user, with all default rules of the specification.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn push_rules(&self, user_id: &UserId, user_nr: UserNr) -> Result<Ruleset, Error> {
+        let defaults = Ruleset::server_default(user_id);
+        let Some(content) = self.0.storage.get_account_data(user_nr, GLOBAL, PUSH_RULES).await? else {
+            return Ok(defaults);
+        };
+        let content: Content = serde_json::from_str(&content)
+            .map_err(|error| storage::Error::Damaged(format!("push rules of {user_id}: {error}")))?;
+        let mut rules = content.global;
+        // Defaults of a newer specification, with what the user changed in older ones.
+        rules.update_with_server_default(defaults);
+        Ok(rules)
+    }
+
+    /// Gives a new user the default rules, so that the first sync shows them.
+    pub(crate) async fn write_default_push_rules(&self, user_id: &UserId, user_nr: UserNr) -> Result<(), Error> {
+        let content = Content { global: Ruleset::server_default(user_id) };
+        self.write_account_data(user_nr, GLOBAL, PUSH_RULES, &content).await
+    }
+
+    /// One rule, as JSON.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn push_rule(&self, requester: &Requester, kind: RuleKind, rule_id: &str) -> Result<Value, Error> {
+        let rules = self.push_rules(&requester.user_id, requester.user_nr).await?;
+        let rule = match rules.get(kind, rule_id).ok_or(Error::NotFound("push rule"))? {
+            AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => serde_json::to_value(rule),
+            AnyPushRuleRef::Content(rule) => serde_json::to_value(rule),
+            AnyPushRuleRef::Room(rule) => serde_json::to_value(rule),
+            AnyPushRuleRef::Sender(rule) => serde_json::to_value(rule),
+            _ => return Err(Error::NotFound("push rule")),
+        };
+        rule.map_err(|error| Error::BadJson(error.to_string()))
+    }
+
+    /// Adds a rule of the user's own, or changes one, at a place beside another.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] when there is no such other rule, [`Error::InvalidParam`], [`Error::TooLarge`].
+    pub async fn set_push_rule(
+        &self,
+        requester: &Requester,
+        rule: NewPushRule,
+        after: Option<&str>,
+        before: Option<&str>,
+    ) -> Result<(), Error> {
+        if rule.rule_id().is_empty() || rule.rule_id().len() > RULE_ID_BYTES_MAX {
+            return Err(Error::InvalidParam(format!("the id of a rule has 1 to {RULE_ID_BYTES_MAX} bytes")));
+        }
+        self.change_push_rules(requester, |rules| {
+            rules.insert(rule, after, before).map_err(|error| match error {
+                InsertPushRuleError::UnknownRuleId => Error::NotFound("push rule to stand beside"),
+                other => Error::InvalidParam(other.to_string()),
+            })
+        })
+        .await
+    }
+
+    /// Deletes a rule of the user's own.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`]; [`Error::InvalidParam`] for a default rule.
+    pub async fn delete_push_rule(&self, requester: &Requester, kind: RuleKind, rule_id: &str) -> Result<(), Error> {
+        self.change_push_rules(requester, |rules| {
+            rules.remove(kind, rule_id).map_err(|error| match error {
+                RemovePushRuleError::NotFound => Error::NotFound("push rule"),
+                other => Error::InvalidParam(other.to_string()),
+            })
+        })
+        .await
+    }
+
+    /// Switches a rule on or off.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn enable_push_rule(
+        &self,
+        requester: &Requester,
+        kind: RuleKind,
+        rule_id: &str,
+        enabled: bool,
+    ) -> Result<(), Error> {
+        self.change_push_rules(requester, |rules| {
+            rules.set_enabled(kind, rule_id, enabled).map_err(|_| Error::NotFound("push rule"))
+        })
+        .await
+    }
+
+    /// Changes what a rule does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`].
+    pub async fn set_push_rule_actions(
+        &self,
+        requester: &Requester,
+        kind: RuleKind,
+        rule_id: &str,
+        actions: Vec<Action>,
+    ) -> Result<(), Error> {
+        self.change_push_rules(requester, |rules| {
+            rules.set_actions(kind, rule_id, actions).map_err(|_| Error::NotFound("push rule"))
+        })
+        .await
+    }
+
+    async fn change_push_rules(
+        &self,
+        requester: &Requester,
+        change: impl FnOnce(&mut Ruleset) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let _turn = self.0.turns.of(requester.user_nr).await;
+        let mut rules = self.push_rules(&requester.user_id, requester.user_nr).await?;
+        change(&mut rules)?;
+        let content = serde_json::to_value(Content { global: rules }).map_err(|e| Error::BadJson(e.to_string()))?;
+        if content.to_string().len() > RULESET_BYTES_MAX {
+            return Err(Error::TooLarge(RULESET_BYTES_MAX));
+        }
+        self.write_account_data(requester.user_nr, GLOBAL, PUSH_RULES, &content).await
+    }
+}

@@ -1,0 +1,96 @@
+//! Messages from device to device. Client-Server API, "Send-to-Device messaging".
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use model::{UserNr, limits::EVENT_BYTES_MAX};
+use ruma::{OwnedUserId, TransactionId, events::AnyToDeviceEventContent, serde::Raw, to_device::DeviceIdOrAllDevices};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use storage::{Commit, CommitError, NewToDevice, NewTransaction, TransactionKey};
+
+use crate::{Accounts, Error, Requester};
+
+/// Most messages of one request.
+const MESSAGES_MAX: usize = 10_000;
+
+/// What is for whom: for a device, or for all devices of a user.
+pub type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>>;
+
+/// A message as its device gets it.
+#[derive(Serialize)]
+struct Event<'a> {
+    content: &'a RawValue,
+    sender: &'a str,
+    r#type: &'a str,
+}
+
+impl Accounts {
+    /// Sends messages to devices of ours. The same transaction again does nothing.
+    ///
+    /// Users and devices that do not exist get nothing, and nobody is told.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`] when there are too many, [`Error::TooLarge`] when one is too large, [`Error::Busy`].
+    pub async fn send_to_device(
+        &self,
+        requester: &Requester,
+        event_type: &str,
+        transaction_id: &TransactionId,
+        messages: Messages,
+    ) -> Result<(), Error> {
+        let local: Vec<_> = messages.iter().filter(|(user_id, _)| self.0.servers.has_user(user_id)).collect();
+        let mut users: BTreeMap<UserNr, _> = BTreeMap::new();
+        for (user_id, messages) in local {
+            if let Some(user_nr) = self.0.storage.find_user_nr(user_id).await? {
+                users.insert(user_nr, messages);
+            }
+        }
+        let devices = self.0.storage.list_device_ids(&users.keys().copied().collect::<Vec<_>>()).await?;
+        // One text for all devices that get the same.
+        let mut texts: BTreeMap<(UserNr, &DeviceIdOrAllDevices), Arc<str>> = BTreeMap::new();
+        let mut to_device = Vec::new();
+        for (user_nr, device_id) in devices {
+            let Some(messages) = users.get(&user_nr) else { continue };
+            let own = DeviceIdOrAllDevices::DeviceId(device_id.as_str().into());
+            for wanted in [&own, &DeviceIdOrAllDevices::AllDevices] {
+                let Some((wanted, content)) = messages.get_key_value(wanted) else { continue };
+                if to_device.len() == MESSAGES_MAX {
+                    return Err(Error::InvalidParam(format!("at most {MESSAGES_MAX} messages at once")));
+                }
+                let message = match texts.get(&(user_nr, wanted)) {
+                    Some(text) => text.clone(),
+                    None => {
+                        let text = event_text(requester, event_type, content.json())?;
+                        texts.insert((user_nr, wanted), text.clone());
+                        text
+                    }
+                };
+                to_device.push(NewToDevice { user_nr, device_id: device_id.clone(), message });
+            }
+        }
+        let key = TransactionKey {
+            user_nr: requester.user_nr,
+            device_id: requester.device().to_owned(),
+            scope: format!("sendToDevice/{event_type}"),
+            transaction_id: transaction_id.to_string(),
+        };
+        let transactions = vec![NewTransaction { key, event_nr: None }];
+        match self.0.storage.commit(Commit { to_device, transactions, ..Commit::default() }).await {
+            Ok(_) | Err(CommitError::Replayed(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn event_text(requester: &Requester, event_type: &str, content: &RawValue) -> Result<Arc<str>, Error> {
+    if !content.get().trim_start().starts_with('{') {
+        return Err(Error::BadJson("the content of a message is an object".to_owned()));
+    }
+    let event = Event { content, sender: requester.user_id.as_str(), r#type: event_type };
+    let text = serde_json::to_string(&event).map_err(|error| Error::BadJson(error.to_string()))?;
+    if text.len() > EVENT_BYTES_MAX {
+        return Err(Error::TooLarge(EVENT_BYTES_MAX));
+    }
+    Ok(text.into())
+}
