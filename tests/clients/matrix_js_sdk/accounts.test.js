@@ -1,5 +1,6 @@
 // Accounts and devices. Each comment `shows:` names the operations of the specification that the scenario proves.
 
+import "./quiet.js";
 import assert from "node:assert/strict";
 import { createClient } from "matrix-js-sdk";
 import { PASSWORD, anonymous, eventually, passwordLogin, refused, register } from "./person.js";

@@ -1,14 +1,12 @@
 // A person with a client: matrix-js-sdk as an app starts it, with `startClient()`.
 
+import "./quiet.js";
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
 import { createClient } from "matrix-js-sdk";
 
 export const PASSWORD = "correct horse battery staple";
 const WAIT_MS_MAX = 30_000;
-
-// The library tells a lot about its work; what goes wrong shows in the assertions.
-const quiet = { trace() {}, debug() {}, info() {}, warn() {}, error() {}, getChild: () => quiet };
 
 let people = 0;
 
@@ -29,8 +27,6 @@ export class Person {
             userId: account.user_id,
             accessToken: account.access_token,
             deviceId: account.device_id,
-            logger: quiet,
-            // Where threads are off, a reply in a thread is an ordinary event of the room.
             timelineSupport: true,
         });
     }
@@ -90,6 +86,15 @@ export class Person {
         return eventually(() => this.client.getRoom(roomId)?.findEventById(eventId), `${this.username} hears ${eventId}`);
     }
 
+    // Scrolls back until the server has no more.
+    async scrollToTheBeginning(roomId, pageSize = 30) {
+        const room = this.client.getRoom(roomId);
+        for (let page = 0; room.oldState.paginationToken !== null; page++) {
+            assert.ok(page < 50, "scrolling does not come to an end");
+            await this.client.scrollback(room, pageSize);
+        }
+    }
+
     // The events of the live timeline, in its order.
     events(roomId) {
         return this.client.getRoom(roomId).getLiveTimeline().getEvents();
@@ -102,7 +107,7 @@ export class Person {
 }
 
 export function anonymous(server) {
-    return createClient({ baseUrl: server.url, logger: quiet });
+    return createClient({ baseUrl: server.url });
 }
 
 // Registers as the specification says: asks, then completes the stage with the session.
