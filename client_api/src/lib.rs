@@ -4,16 +4,23 @@
 //! below; one file a subject, which registers its endpoints in its own `routes()`.
 
 mod account;
+mod account_data;
 mod admin_register;
+mod devices;
 mod discovery;
+mod filter;
 mod host;
+mod keys;
 mod login;
 mod logout;
+mod profile;
+mod push_rules;
 mod register;
 mod releases;
 mod requester;
 mod rooms;
 mod sync;
+mod to_device;
 mod uiaa;
 
 use std::sync::Arc;
@@ -82,6 +89,13 @@ pub fn router(api: ClientApi) -> Router {
         .merge(login::routes())
         .merge(logout::routes())
         .merge(account::routes())
+        .merge(account_data::routes())
+        .merge(devices::routes())
+        .merge(filter::routes())
+        .merge(keys::routes())
+        .merge(profile::routes())
+        .merge(push_rules::routes())
+        .merge(to_device::routes())
         .merge(rooms::routes())
         .merge(sync::routes())
         .with_state(api)

@@ -1,0 +1,113 @@
+//! Keys for end-to-end encryption. Client-Server API, "End-to-End Encryption".
+//!
+//! Keys go through as the JSON that they are: whatever ruma does not know of them stays, and so do their signatures.
+
+use std::collections::BTreeMap;
+
+use accounts::{Accounts, CrossSigningKeys, KeyUpload};
+use axum::{Json, Router, extract::State};
+use ruma::{
+    api::client::keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
+    serde::Raw,
+};
+use serde_json::{Value, json};
+use web::{MatrixError, Ruma, RumaRoutes as _};
+
+use crate::{
+    ClientApi,
+    requester::{GuestOrRequester, Requester},
+    uiaa,
+};
+
+pub(crate) fn routes() -> Router<ClientApi> {
+    Router::new()
+        .ruma_route(upload_keys)
+        .ruma_route(get_keys)
+        .ruma_route(claim_keys)
+        .ruma_route(upload_signing_keys)
+        .ruma_route(upload_signatures)
+}
+
+fn value<T>(raw: &Raw<T>) -> Result<Value, MatrixError> {
+    serde_json::from_str(raw.json().get()).map_err(|error| MatrixError::bad_json(error.to_string()))
+}
+
+fn values<K: ToString, T>(raw: &BTreeMap<K, Raw<T>>) -> Result<BTreeMap<String, Value>, MatrixError> {
+    raw.iter().map(|(name, key)| Ok((name.to_string(), value(key)?))).collect()
+}
+
+/// `POST /keys/upload`.
+async fn upload_keys(
+    State(accounts): State<Accounts>,
+    requester: GuestOrRequester,
+    Ruma(request): Ruma<upload_keys::v3::Request>,
+) -> Result<Json<Value>, MatrixError> {
+    let upload = KeyUpload {
+        device_keys: request.device_keys.as_ref().map(value).transpose()?,
+        one_time_keys: values(&request.one_time_keys)?,
+        fallback_keys: values(&request.fallback_keys)?,
+    };
+    Ok(Json(json!({"one_time_key_counts": accounts.upload_keys(&requester, upload).await?})))
+}
+
+/// `POST /keys/query`.
+async fn get_keys(
+    State(accounts): State<Accounts>,
+    requester: GuestOrRequester,
+    Ruma(request): Ruma<get_keys::v3::Request>,
+) -> Result<Json<Value>, MatrixError> {
+    let found = accounts.query_keys(&requester, &request.device_keys).await?;
+    Ok(Json(json!({
+        "failures": found.failures,
+        "device_keys": found.device_keys,
+        "master_keys": found.master_keys,
+        "self_signing_keys": found.self_signing_keys,
+        "user_signing_keys": found.user_signing_keys,
+    })))
+}
+
+/// `POST /keys/claim`.
+async fn claim_keys(
+    State(accounts): State<Accounts>,
+    _requester: GuestOrRequester,
+    Ruma(request): Ruma<claim_keys::v3::Request>,
+) -> Result<Json<Value>, MatrixError> {
+    let wanted = request.one_time_keys.into_iter().map(|(user_id, devices)| {
+        (user_id, devices.into_iter().map(|(device_id, algorithm)| (device_id, algorithm.to_string())).collect())
+    });
+    let claimed = accounts.claim_keys(&wanted.collect()).await?;
+    Ok(Json(json!({"failures": claimed.failures, "one_time_keys": claimed.one_time_keys})))
+}
+
+/// `POST /keys/device_signing/upload`.
+async fn upload_signing_keys(
+    State(accounts): State<Accounts>,
+    requester: Requester,
+    Ruma(request): Ruma<upload_signing_keys::v3::Request>,
+) -> Result<Ruma<upload_signing_keys::v3::Response>, MatrixError> {
+    let keys = CrossSigningKeys {
+        master_key: request.master_key.as_ref().map(value).transpose()?,
+        self_signing_key: request.self_signing_key.as_ref().map(value).transpose()?,
+        user_signing_key: request.user_signing_key.as_ref().map(value).transpose()?,
+    };
+    if accounts.needs_confirmation(&requester, &keys).await? {
+        let body = json!([keys.master_key, keys.self_signing_key, keys.user_signing_key]);
+        uiaa::confirm(&accounts, &requester, "upload_signing_keys", body, request.auth.as_ref()).await?;
+    }
+    accounts.upload_cross_signing_keys(&requester, &keys).await?;
+    Ok(Ruma(upload_signing_keys::v3::Response::new()))
+}
+
+/// `POST /keys/signatures/upload`.
+async fn upload_signatures(
+    State(accounts): State<Accounts>,
+    requester: Requester,
+    Ruma(request): Ruma<upload_signatures::v3::Request>,
+) -> Result<Json<Value>, MatrixError> {
+    let mut signed = BTreeMap::new();
+    for (user_id, keys) in request.signed_keys {
+        let keys = serde_json::to_value(&keys).and_then(serde_json::from_value);
+        signed.insert(user_id, keys.map_err(|error| MatrixError::bad_json(error.to_string()))?);
+    }
+    Ok(Json(json!({"failures": accounts.upload_signatures(&requester, &signed).await?})))
+}
