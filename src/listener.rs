@@ -89,8 +89,10 @@ struct Connections {
 /// What all listeners of a server share.
 #[derive(Clone)]
 pub(crate) struct Shared {
-    /// Ends everything.
+    /// Ends everything in order.
     pub(crate) stop: CancellationToken,
+    /// Ends the connections that did not end in time.
+    pub(crate) abort: CancellationToken,
     /// The tasks of listeners and connections.
     pub(crate) tasks: TaskTracker,
     /// One permit for each connection.
@@ -152,8 +154,12 @@ impl Listener {
             match accepted {
                 Ok((stream, peer)) => {
                     let connection = self.connections.clone().serve(stream, peer, router.clone(), shared.stop.clone());
+                    let abort = shared.abort.clone();
                     shared.tasks.spawn(async move {
-                        connection.await;
+                        tokio::select! {
+                            () = connection => {}
+                            () = abort.cancelled() => {}
+                        }
                         drop(permit);
                     });
                 }

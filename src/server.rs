@@ -54,12 +54,16 @@ impl Server {
             Database::Postgres(_) => None,
         };
         let local_servers = signing_keys::open(&folder, config.server.names_in_force(), &overrides.random)?;
-        let services = Services::start(&config, &folder, local_servers.clone(), overrides).await?;
         let shared = Shared {
             stop: CancellationToken::new(),
+            abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
             connections: Arc::new(Semaphore::new(config.server.connections_max.get() as usize)),
         };
+        // From here on whatever was started ends, however this ends.
+        let stop_on_drop = shared.stop.clone().drop_guard();
+        let services =
+            Services::start(&config, &folder, local_servers.clone(), overrides, shared.stop.child_token()).await?;
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (bound, listener_config) in bound.into_iter().zip(&config.listeners) {
@@ -74,8 +78,15 @@ impl Server {
             warn!(option = key, "{key} is set: this server is not safe for other people's data");
         }
         let shutdown_timeout = Duration::from_secs(config.server.shutdown_timeout_seconds.into());
-        let _stop_on_drop = shared.stop.clone().drop_guard();
-        Ok(Self { addresses, local_servers, services, shared, shutdown_timeout, _stop_on_drop, _lock: lock })
+        Ok(Self {
+            addresses,
+            local_servers,
+            services,
+            shared,
+            shutdown_timeout,
+            _stop_on_drop: stop_on_drop,
+            _lock: lock,
+        })
     }
 
     /// Where it can be reached, in the order of the configuration.
@@ -93,11 +104,13 @@ impl Server {
     /// Ends it in order: the ports close, long polls are answered at once and requests in flight within the configured time, what is
     /// queued for the database is written, and the database is closed.
     pub async fn shutdown(self) {
+        // Ends the listeners and whatever waits, too.
         self.shared.stop.cancel();
         self.shared.tasks.close();
-        self.services.end_waits();
         if timeout(self.shutdown_timeout, self.shared.tasks.wait()).await.is_err() {
             warn!(connections = self.shared.tasks.len(), "some requests did not end in time");
+            self.shared.abort.cancel();
+            self.shared.tasks.wait().await;
         }
         self.services.close().await;
         info!("ended");

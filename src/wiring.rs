@@ -28,22 +28,20 @@ pub(crate) struct Services {
     sync: Sync,
     limits: RateLimits,
     public_url: Option<String>,
-    /// Ends waits and tasks.
-    stopping: CancellationToken,
     accounts_task: JoinHandle<()>,
     maintenance: JoinHandle<()>,
 }
 
 impl Services {
-    /// Opens them.
+    /// Opens them; what waits and what runs beside requests ends with `stopping`.
     pub(crate) async fn start(
         config: &Config,
         data_folder: &Path,
         local_servers: LocalServers,
         overrides: Overrides,
+        stopping: CancellationToken,
     ) -> Result<Self, Error> {
         let Overrides { clock, random } = overrides;
-        let stopping = CancellationToken::new();
         let storage = open_storage(config, data_folder, clock.clone(), random.clone()).await?;
         let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options(config));
         let options = rooms::Options { default_version: config.rooms.default_version.clone() };
@@ -60,7 +58,7 @@ impl Services {
             async move { storage.maintain(stopping).await }
         });
         let public_url = config.client_api.public_url.clone();
-        Ok(Self { storage, accounts, rooms, typing, sync, limits, public_url, stopping, accounts_task, maintenance })
+        Ok(Self { storage, accounts, rooms, typing, sync, limits, public_url, accounts_task, maintenance })
     }
 
     /// What one listener serves: those of `apis` that exist.
@@ -83,14 +81,8 @@ impl Services {
         web::finish(router)
     }
 
-    /// Answers every waiting request at once.
-    pub(crate) fn end_waits(&self) {
-        self.stopping.cancel();
-    }
-
-    /// Writes what is queued and closes the database.
+    /// Waits for the tasks, which `stopping` has ended, writes what is queued and closes the database.
     pub(crate) async fn close(self) {
-        self.stopping.cancel();
         // Its last words go into the database.
         let _ = self.accounts_task.await;
         let _ = self.maintenance.await;
