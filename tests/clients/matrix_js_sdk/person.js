@@ -87,20 +87,29 @@ export class Person {
     }
 
     // Scrolls back until the server has no more.
-    async scrollToTheBeginning(roomId, pageSize = 30) {
-        const room = this.client.getRoom(roomId);
-        for (let page = 0; room.oldState.paginationToken !== null; page++) {
+    async scrollToTheBeginning(roomId, limit = 30) {
+        for (let page = 0; ; page++) {
             assert.ok(page < 50, "scrolling does not come to an end");
-            await this.client.scrollback(room, pageSize);
+            const oldest = this.#timelines(roomId)[0];
+            const more = await this.client.paginateEventTimeline(oldest, { backwards: true, limit });
+            // Without more there, the piece may have met an older one.
+            if (!more && this.#timelines(roomId)[0] === oldest) return;
         }
     }
 
-    // The events of the live timeline, in its order.
-    events(roomId) {
-        return this.client.getRoom(roomId).getLiveTimeline().getEvents();
+    // The pieces of the room's timeline that are joined without a gap, ending with the live one.
+    #timelines(roomId) {
+        const pieces = [this.client.getRoom(roomId).getLiveTimeline()];
+        for (let older; (older = pieces[0].getNeighbouringTimeline("b")); ) pieces.unshift(older);
+        return pieces;
     }
 
-    // The texts of the room's messages, in the order of the live timeline.
+    // The events up to now without a gap, in the order of the timeline.
+    events(roomId) {
+        return this.#timelines(roomId).flatMap((timeline) => timeline.getEvents());
+    }
+
+    // The texts of the room's messages, in the order of the timeline.
     texts(roomId) {
         return this.events(roomId).filter((event) => event.getType() === "m.room.message").map((event) => event.getContent().body);
     }
