@@ -3,7 +3,7 @@
 use accounts::Requester;
 use model::canonical_object;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
     events::TimelineEventType,
 };
 use serde_json::{Value, json, value::RawValue};
@@ -78,7 +78,18 @@ impl Rooms {
                 return Err(Error::AliasInUse);
             }
         }
-        let drafts = self.first_events(requester, &request, &version)?;
+        if request.invite.iter().any(|user_id| !self.servers().has_user(user_id)) {
+            return Err(Error::NotLocal);
+        }
+        let invited: Vec<&UserId> = request.invite.iter().map(|user_id| &**user_id).collect();
+        let mut members = self.user_nrs(&invited).await?;
+        members.insert(requester.user_id.clone(), requester.user_nr);
+        let profiles = self.member_profiles(&members.values().copied().collect::<Vec<_>>()).await?;
+        let drafts = self.first_events(requester, &request, &version, |user_id, content| {
+            if let Some(profile) = members.get(user_id).and_then(|user_nr| profiles.get(user_nr)) {
+                profile.add_to(content);
+            }
+        })?;
         let storage = self.storage();
         let row = RoomRow {
             nr: storage.take_room_nr().await?,
@@ -120,6 +131,7 @@ impl Rooms {
         requester: &Requester,
         request: &NewRoomRequest,
         version: &RoomVersionId,
+        add_profile: impl Fn(&UserId, &mut CanonicalJsonObject),
     ) -> Result<Vec<Draft>, Error> {
         let rules = version.rules().ok_or_else(|| Error::UnsupportedVersion(version.to_string()))?;
         let creator = &requester.user_id;
@@ -163,7 +175,9 @@ impl Rooms {
         add("m.room.create", "", create);
 
         // 2. Whoever makes the room is in it.
-        add("m.room.member", creator.as_str(), object(json!({"membership": "join"}))?);
+        let mut member = object(json!({"membership": "join"}))?;
+        add_profile(creator, &mut member);
+        add("m.room.member", creator.as_str(), member);
 
         // 3. Power levels.
         let mut levels = json!({
@@ -244,7 +258,9 @@ impl Rooms {
             if request.is_direct {
                 content["is_direct"] = json!(true);
             }
-            add("m.room.member", user.as_str(), object(content)?);
+            let mut member = object(content)?;
+            add_profile(user, &mut member);
+            add("m.room.member", user.as_str(), member);
         }
         Ok(drafts)
     }

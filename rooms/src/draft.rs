@@ -18,6 +18,7 @@ pub struct Draft {
     pub(crate) redacts: Option<OwnedEventId>,
     pub(crate) transaction: Option<TransactionKey>,
     pub(crate) timestamp: Option<MilliSecondsSinceUnixEpoch>,
+    pub(crate) while_joined: bool,
 }
 
 impl Draft {
@@ -29,8 +30,8 @@ impl Draft {
         event_type: TimelineEventType,
         content: CanonicalJsonObject,
     ) -> Self {
-        let (state_key, redacts, transaction, timestamp) = (None, None, None, None);
-        Self { sender, sender_nr, event_type, state_key, content, redacts, transaction, timestamp }
+        let (state_key, redacts, transaction, timestamp, while_joined) = (None, None, None, None, false);
+        Self { sender, sender_nr, event_type, state_key, content, redacts, transaction, timestamp, while_joined }
     }
 
     /// An event of a requester, with content as the client sent it.
@@ -72,6 +73,13 @@ impl Draft {
     #[must_use]
     pub fn with_timestamp(mut self, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Self {
         self.timestamp = timestamp;
+        self
+    }
+
+    /// Makes it count only if it replaces a member event that says `join`: a change of profile must not bring anybody back in.
+    #[must_use]
+    pub(crate) fn while_joined(mut self) -> Self {
+        self.while_joined = true;
         self
     }
 }

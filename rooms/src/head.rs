@@ -150,6 +150,11 @@ impl Head {
             Some(state_key) => self.state_event(storage, &draft.event_type.to_string(), state_key).await?,
             None => None,
         };
+        if draft.while_joined
+            && replaced.as_ref().and_then(|(_, old)| membership_of(old)).is_none_or(|old| old != Membership::Join)
+        {
+            return Err(Error::NotMember);
+        }
         if let Some((_, old)) = &replaced
             && old.sender == draft.sender
             && old.content.get() == content.get()
@@ -171,8 +176,8 @@ impl Head {
                 .await?;
             state_key_nr = Some(key.1);
             let membership =
-                membership_change(storage, servers, &pdu, replaced.as_ref().map(|(_, old)| &**old)).await?;
-            out.state_changes.push(StateChange { type_nr, state_key_nr: key.1, event_nr: nr, membership });
+                membership_change(storage, servers, nr, &pdu, replaced.as_ref().map(|(_, old)| &**old)).await?;
+            out.state_changes.push(StateChange { type_nr, state_key_nr: key.1, event_nr: Some(nr), membership });
             out.summary_changed |= apply_to_summary(&mut self.summary, &pdu);
         }
         out.redactions.extend(redaction);
@@ -382,9 +387,10 @@ pub(crate) fn power_levels(
 }
 
 /// What a member event does to its user.
-async fn membership_change(
+pub(crate) async fn membership_change(
     storage: &Storage,
     servers: &LocalServers,
+    event_nr: EventNr,
     pdu: &Pdu,
     old: Option<&Pdu>,
 ) -> Result<Option<MembershipChange>, Error> {
@@ -400,6 +406,7 @@ async fn membership_change(
         is_local: servers.has_user(&user_id),
         before: old.and_then(membership_of),
         after,
+        event_nr,
     }))
 }
 
@@ -413,7 +420,7 @@ pub(crate) fn membership_of(pdu: &Pdu) -> Option<Membership> {
 }
 
 /// Takes over what a state event says of the room; whether it said anything of this kind.
-fn apply_to_summary(summary: &mut RoomSummary, pdu: &Pdu) -> bool {
+pub(crate) fn apply_to_summary(summary: &mut RoomSummary, pdu: &Pdu) -> bool {
     #[derive(Deserialize, Default)]
     #[serde(default)]
     struct Content {

@@ -9,6 +9,7 @@ mod draft;
 mod error;
 mod head;
 mod membership;
+mod profiles;
 mod read;
 mod receipts;
 mod send;

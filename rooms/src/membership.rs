@@ -3,7 +3,7 @@
 use accounts::Requester;
 use model::Membership;
 use ruma::{CanonicalJsonValue, OwnedRoomId, RoomId, UserId, events::TimelineEventType};
-use serde_json::json;
+use serde_json::{json, value::RawValue};
 
 use crate::{Draft, Error, Rooms, create::object};
 
@@ -146,6 +146,31 @@ impl Rooms {
         }
     }
 
+    /// What holds for coming in and inviting holds too for who sends the member event as state.
+    pub(crate) async fn check_member_state(
+        &self,
+        requester: &Requester,
+        room: &storage::RoomRow,
+        user_id: &str,
+        content: &RawValue,
+    ) -> Result<(), Error> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            membership: String,
+        }
+        // What is no member event at all is refused by the authorization rules.
+        let Ok(content) = serde_json::from_str::<Content>(content.get()) else { return Ok(()) };
+        match Membership::from_word(&content.membership) {
+            Some(Membership::Join) => self.check_guest(requester, room).await,
+            Some(Membership::Invite)
+                if !UserId::parse(user_id).is_ok_and(|user_id| self.servers().has_user(&user_id)) =>
+            {
+                Err(Error::NotLocal)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Guests come in only where the room says so. Client-Server API, "Guest Access".
     async fn check_guest(&self, requester: &Requester, room: &storage::RoomRow) -> Result<(), Error> {
         if requester.is_guest {
@@ -167,6 +192,12 @@ impl Rooms {
     ) -> Result<(), Error> {
         let room = self.room(room_id).await?;
         let mut content = object(json!({"membership": membership.as_str()}))?;
+        if matches!(membership, Membership::Join | Membership::Invite)
+            && let Some(user_nr) = self.storage().find_user_nr(user_id).await?
+            && let Some(profile) = self.member_profiles(&[user_nr]).await?.get(&user_nr)
+        {
+            profile.add_to(&mut content);
+        }
         if let Some(reason) = reason {
             content.insert("reason".to_owned(), CanonicalJsonValue::String(reason.to_owned()));
         }

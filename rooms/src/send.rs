@@ -56,6 +56,9 @@ impl Rooms {
         if event_type == TimelineEventType::RoomCanonicalAlias {
             self.check_canonical_aliases(&room, content).await?;
         }
+        if event_type == TimelineEventType::RoomMember {
+            self.check_member_state(requester, &room, state_key, content).await?;
+        }
         let draft =
             Draft::of_client(requester, event_type, content)?.with_state_key(state_key).with_timestamp(timestamp);
         self.submit(&room, draft).await

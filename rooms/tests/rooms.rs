@@ -29,6 +29,7 @@ impl House {
             device_id: Some("D".into()),
             is_guest: false,
             is_admin: false,
+            app_service: None,
         }
     }
 
@@ -183,5 +184,56 @@ async fn history_is_shown_to_whom_its_visibility_says() {
                 assert!(matches!(read, Err(Error::NotMember)), "a stranger");
             }
         }
+    }
+}
+
+/// Client-Server API, "Events on Change of Profile Information": member events show the profile, and a change reaches the rooms
+/// that the user is in, but brings nobody back into one that they have left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn member_events_follow_the_profile() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, bob) = (house.user("alice").await, house.user("bob").await);
+        let name = async |who: &Requester, reader: &Requester, id: &RoomId| {
+            let (_, event) = house.rooms.state_event(reader, id, "m.room.member", who.user_id.as_str()).await.unwrap();
+            serde_json::from_str::<serde_json::Value>(event.pdu.content.get()).unwrap()
+        };
+        let rename = async |who: &Requester, name: &str| {
+            house.storage.insert_user(&who.user_id, storage::NewUser::default()).await.unwrap();
+            let name = json!(name).to_string();
+            house.storage.upsert_profile_field(who.user_nr, "displayname", &name, 1_000).await.unwrap();
+        };
+        rename(&alice, "Alice").await;
+        rename(&bob, "Bob").await;
+        let request = NewRoomRequest { invite: vec![bob.user_id.clone()], ..room(Preset::PublicChat) };
+        let id = house.rooms.create_room(&alice, request).await.unwrap();
+        let left = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        assert_eq!(name(&alice, &alice, &id).await, json!({"membership": "join", "displayname": "Alice"}));
+        assert_eq!(name(&bob, &alice, &id).await, json!({"membership": "invite", "displayname": "Bob"}));
+        house.rooms.join(&bob, &id, None).await.unwrap();
+        house.rooms.join(&bob, &left, None).await.unwrap();
+        house.rooms.leave(&bob, &left, None).await.unwrap();
+        rename(&bob, "Robert").await;
+        house.rooms.profile_changed(bob.user_nr, &bob.user_id).await.unwrap();
+        assert_eq!(name(&bob, &alice, &id).await, json!({"membership": "join", "displayname": "Robert"}));
+        assert_eq!(name(&bob, &alice, &left).await, json!({"membership": "leave"}));
+
+        // What is not done before the answer is done by who follows the stream.
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let rooms = house.rooms.clone();
+        let following = rooms.follow_profiles(async { drop(stopped.await) });
+        let changing = async {
+            rename(&bob, "Rob").await;
+            let commit = storage::Commit { profiles: vec![bob.user_nr], ..storage::Commit::default() };
+            // The follower listens before it is first asked to go on.
+            tokio::task::yield_now().await;
+            house.storage.commit(commit).await.unwrap();
+            while name(&bob, &alice, &id).await["displayname"] != "Rob" {
+                tokio::task::yield_now().await;
+            }
+            stop.send(()).unwrap();
+        };
+        tokio::join!(following, changing);
+        house.storage.close().await;
     }
 }
