@@ -29,6 +29,7 @@ pub(crate) struct Services {
     limits: RateLimits,
     public_url: Option<String>,
     accounts_task: JoinHandle<()>,
+    profiles_task: JoinHandle<()>,
     maintenance: JoinHandle<()>,
 }
 
@@ -53,12 +54,27 @@ impl Services {
             let (accounts, stopping) = (accounts.clone(), stopping.clone());
             async move { accounts.run(stopping.cancelled()).await }
         });
+        let profiles_task = tokio::spawn({
+            let (rooms, stopping) = (rooms.clone(), stopping.clone());
+            async move { rooms.follow_profiles(stopping.cancelled()).await }
+        });
         let maintenance = tokio::spawn({
             let (storage, stopping) = (storage.clone(), stopping.clone());
             async move { storage.maintain(stopping).await }
         });
         let public_url = config.client_api.public_url.clone();
-        Ok(Self { storage, accounts, rooms, typing, sync, limits, public_url, accounts_task, maintenance })
+        Ok(Self {
+            storage,
+            accounts,
+            rooms,
+            typing,
+            sync,
+            limits,
+            public_url,
+            accounts_task,
+            profiles_task,
+            maintenance,
+        })
     }
 
     /// What one listener serves: those of `apis` that exist.
@@ -85,6 +101,7 @@ impl Services {
     pub(crate) async fn close(self) {
         // Its last words go into the database.
         let _ = self.accounts_task.await;
+        let _ = self.profiles_task.await;
         let _ = self.maintenance.await;
         self.storage.close().await;
     }
