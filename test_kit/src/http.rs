@@ -49,7 +49,9 @@ impl Http {
     pub fn new(base: &str) -> Self {
         Self {
             base: base.trim_end_matches('/').to_owned(),
-            client: Client::builder(TokioExecutor::new()).build(HttpConnector::new()),
+            // A connection each: a server that refuses a large body without reading it closes the connection, and the next request on
+            // it would fail.
+            client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(HttpConnector::new()),
         }
     }
 

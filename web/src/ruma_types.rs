@@ -1,6 +1,6 @@
 //! Requests and answers in ruma's types.
 
-use std::time::Duration;
+use std::{any::TypeId, time::Duration};
 
 use axum::{
     body::Body,
@@ -13,8 +13,10 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use model::limits::BODY_BYTES_MAX;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt as _, OutgoingResponse, OutgoingResponseExt as _,
+    client::session::login,
     error::{DeserializationError, FromHttpRequestError},
 };
+use serde::{Deserialize, de::IgnoredAny};
 use serde_json::error::Category;
 
 use crate::{MatrixError, RateLimits};
@@ -34,7 +36,7 @@ pub struct Ruma<T>(pub T);
 impl<S, T> FromRequest<S> for Ruma<T>
 where
     S: Send + Sync,
-    T: IncomingRequest,
+    T: IncomingRequest + 'static,
     RateLimits: FromRef<S>,
 {
     type Rejection = MatrixError;
@@ -50,6 +52,7 @@ where
         let is_empty_json =
             body.is_empty() && matches!(T::METHOD, Method::POST | Method::DELETE) && is_json(&parts.headers);
         let body = if is_empty_json { b"{}".as_slice() } else { &body };
+        refuse_what_ruma_cannot_read::<T>(body)?;
         let request = http::Request::from_parts(parts, body);
         T::try_from_http_request(request, &arguments).map(Self).map_err(|error| not_understood(&error))
     }
@@ -59,6 +62,19 @@ where
 fn is_json(headers: &HeaderMap) -> bool {
     let Some(content_type) = headers.get(header::CONTENT_TYPE) else { return true };
     content_type.as_bytes().get(..16).is_some_and(|start| start.eq_ignore_ascii_case(b"application/json"))
+}
+
+/// A login without a `type` makes ruma 0.17 panic instead of fail.
+fn refuse_what_ruma_cannot_read<T: 'static>(body: &[u8]) -> Result<(), MatrixError> {
+    #[derive(Deserialize)]
+    struct Login {
+        r#type: Option<IgnoredAny>,
+    }
+    if TypeId::of::<T>() == TypeId::of::<login::v3::Request>() {
+        let login: Login = serde_json::from_slice(body).map_err(|error| not_json_of_this_shape(&error))?;
+        login.r#type.ok_or_else(|| MatrixError::missing_param("missing parameter `type`"))?;
+    }
+    Ok(())
 }
 
 async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, MatrixError> {
@@ -77,16 +93,20 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, MatrixError> {
 fn not_understood(error: &FromHttpRequestError) -> MatrixError {
     let FromHttpRequestError::Deserialization(error) = error else { return MatrixError::method_not_allowed() };
     match error {
-        DeserializationError::Json(json) => match json.classify() {
-            Category::Data => MatrixError::bad_json(json.to_string()),
-            Category::Io | Category::Syntax | Category::Eof => MatrixError::not_json(json.to_string()),
-        },
+        DeserializationError::Json(json) => not_json_of_this_shape(json),
         DeserializationError::Utf8(utf8) => MatrixError::not_json(utf8.to_string()),
         // Of a missing parameter the parser tells in its text only.
         DeserializationError::Query(query) if query.to_string().starts_with("missing field") => {
             MatrixError::missing_param(query.to_string().replacen("missing field", "missing parameter", 1))
         }
         other => MatrixError::invalid_param(other.to_string()),
+    }
+}
+
+fn not_json_of_this_shape(json: &serde_json::Error) -> MatrixError {
+    match json.classify() {
+        Category::Data => MatrixError::bad_json(json.to_string()),
+        Category::Io | Category::Syntax | Category::Eof => MatrixError::not_json(json.to_string()),
     }
 }
 

@@ -59,7 +59,10 @@ fn release_list(page: &mut String, releases: &Releases) {
         page,
         "`GET /_matrix/client/versions` advertises a release when the endpoints that it and all releases since v1.1 added to the\n\
          client-server API exist. The newest such release is {}.\n",
-        last.map_or("none yet".to_owned(), |release| format!("**{release}**")),
+        last.map_or(
+            "none yet; v1.1 is advertised all the same, because clients\nrefuse to talk to a server that names no release".to_owned(),
+            |release| format!("**{release}**"),
+        ),
     );
     for (release, missing) in &releases.incomplete {
         let missing: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();

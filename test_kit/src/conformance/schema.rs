@@ -78,7 +78,9 @@ fn check(schema: &Schema, value: &Value, place: &str, depth: usize) -> Option<St
         if let Some(name) = schema.required.iter().find(|name| !object.contains_key(*name)) {
             return Some(format!("`{place}` lacks `{name}`"));
         }
-        for (name, field) in object {
+        // Servers and libraries, ruma among them, write null for optional fields that are not there, and clients read it so.
+        let is_there = |(name, field): &(&String, &Value)| !field.is_null() || schema.required.contains(*name);
+        for (name, field) in object.iter().filter(is_there) {
             let shape = schema.properties.get(name).or(schema.values.as_deref());
             if let Some(shape) = shape
                 && let Some(wrong) = check(shape, field, &format!("{place}.{name}"), depth + 1)
@@ -131,6 +133,16 @@ mod tests {
             violation(&schema(), &json!({ "name": "x", "sizes": [1, null], "a": true, "b": { "on": 1 } })),
             None
         );
+    }
+
+    #[test]
+    fn null_is_no_field() {
+        let schema: Schema = serde_json::from_value(json!({
+            "properties": { "a": { "type": "string" }, "b": { "type": "string" } }, "required": ["a"],
+        }))
+        .unwrap();
+        assert_eq!(violation(&schema, &json!({ "a": "", "b": null })), None);
+        assert_eq!(violation(&schema, &json!({ "a": null })).unwrap(), "`.a` is null, not string");
     }
 
     #[test]
