@@ -350,6 +350,11 @@ impl Power {
         self.levels.as_ref().and_then(|levels| read_level(&levels[action])).unwrap_or(default)
     }
 
+    /// The creators, where they are above all levels.
+    pub(crate) fn privileged_creators(&self) -> impl Iterator<Item = &ruma::UserId> {
+        self.creators.iter().filter(|_| self.privileged).map(|creator| &**creator)
+    }
+
     /// The level that sending a type of state needs. Client-Server API, "m.room.power_levels".
     pub(crate) fn needed_for_state(&self, event_type: &str) -> i64 {
         // Without the event, anybody may send state.

@@ -12,9 +12,12 @@ mod membership;
 mod profiles;
 mod read;
 mod receipts;
+mod receive;
+mod resolution;
 mod send;
 mod timeline;
 mod turn;
+mod upgrade;
 mod visibility;
 
 use std::sync::Arc;
@@ -32,6 +35,7 @@ pub use self::{
     error::Error,
     read::Member,
     receipts::{ReceiptKind, ReceiptRequest},
+    receive::Received,
     timeline::{Context, Page, TimelineToken},
     visibility::Reader,
 };

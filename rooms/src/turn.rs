@@ -35,6 +35,13 @@ struct Waiting {
     answer: oneshot::Sender<Result<OwnedEventId, Error>>,
 }
 
+impl Turn {
+    /// Waits for the turn and holds it; no other event is built meanwhile.
+    pub(crate) async fn take_head(&self) -> tokio::sync::MutexGuard<'_, Option<Head>> {
+        self.head.lock().await
+    }
+}
+
 impl Rooms {
     /// Sends an event; durable when it returns. The same transaction gives the same event again.
     pub(crate) async fn submit(&self, room: &Arc<RoomRow>, draft: Draft) -> Result<OwnedEventId, Error> {

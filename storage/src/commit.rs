@@ -49,7 +49,7 @@ pub struct RoomCommit {
     pub extremities_added: Vec<EventNr>,
     /// New nodes of the room's state map.
     pub state_nodes: Vec<(NodeNr, Arc<StateNode>)>,
-    /// What changed in the current state, one for each live state event, in order.
+    /// What changed in the current state, in order: by the live state events, and by state resolution.
     pub state_changes: Vec<StateChange>,
     /// The summary of the room after the events, when it changed. Its counts are kept by the committer.
     pub summary: Option<RoomSummary>,
@@ -110,15 +110,15 @@ pub struct NewEvent {
     pub transaction: Option<TransactionKey>,
 }
 
-/// A change of the current state by a live event.
+/// A change of the current state: by a live event of the commit, or by state resolution, to an older event or to none.
 #[derive(Clone, Debug)]
 pub struct StateChange {
     /// The event's type.
     pub type_nr: TypeNr,
     /// Its state key.
     pub state_key_nr: StateKeyNr,
-    /// The event.
-    pub event_nr: EventNr,
+    /// The event that the key has now; nothing when resolution took it away.
+    pub event_nr: Option<EventNr>,
     /// For `m.room.member`, what that does to the user.
     pub membership: Option<MembershipChange>,
 }
@@ -136,6 +136,8 @@ pub struct MembershipChange {
     pub before: Option<Membership>,
     /// What the user is now.
     pub after: Membership,
+    /// The member event that says so, or, when resolution took it away, the one that said otherwise.
+    pub event_nr: EventNr,
 }
 
 /// What a room shows of itself: projected from its state.

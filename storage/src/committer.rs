@@ -71,6 +71,8 @@ statements! {
 pub enum Item {
     /// A live event of a room.
     Event(Arc<StoredEvent>),
+    /// State resolution changed a room's current state.
+    State(RoomNr),
     /// A receipt in a room.
     Receipt(RoomNr, UserNr),
     /// Account data of a user.

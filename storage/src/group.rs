@@ -142,7 +142,7 @@ statements! {
 
 /// How many positions a commit takes.
 pub(crate) fn count_positions(commit: &Commit) -> i64 {
-    let events = commit.room.as_ref().map_or(0, |room| live(room).count());
+    let events = commit.room.as_ref().map_or(0, |room| live(room).count() + changes_of_older_events(room).count());
     (events
         + commit.receipts.len()
         + commit.account_data.len()
@@ -153,6 +153,11 @@ pub(crate) fn count_positions(commit: &Commit) -> i64 {
 
 fn live(room: &RoomCommit) -> impl Iterator<Item = &NewEvent> {
     room.events.iter().filter(|event| event.placement == Placement::Live)
+}
+
+/// The changes of the current state that resolution made, not a live event of this commit.
+fn changes_of_older_events(room: &RoomCommit) -> impl Iterator<Item = &StateChange> {
+    room.state_changes.iter().filter(|change| !live(room).any(|event| Some(event.nr) == change.event_nr))
 }
 
 /// What a commit is about.
@@ -259,10 +264,13 @@ impl<'a> GroupWriter<'a> {
         }
         self.nodes.extend(room.state_nodes.iter().map(|(nr, node)| (room.room_nr, *nr, node)));
         for change in &room.state_changes {
-            let Some(position) = positions.get(&change.event_nr) else { continue };
-            self.state_changes.push((*position, room.room_nr, change));
+            let position = match change.event_nr.and_then(|nr| positions.get(&nr)) {
+                Some(position) => *position,
+                None => self.take(Item::State(room.room_nr)),
+            };
+            self.state_changes.push((position, room.room_nr, change));
             if let Some(membership) = &change.membership {
-                self.memberships.push((*position, room.room_nr, change.event_nr, membership));
+                self.memberships.push((position, room.room_nr, membership.event_nr, membership));
             }
         }
         // Another process may have added messages since these events were built: its extremities stay beside ours.
@@ -367,7 +375,7 @@ impl<'a> GroupWriter<'a> {
             .bigint(changes.iter().map(|(_, room, _)| room.0))
             .bigint(changes.iter().map(|(_, _, change)| change.type_nr.0))
             .bigint(changes.iter().map(|(_, _, change)| change.state_key_nr.0))
-            .bigint(changes.iter().map(|(_, _, change)| change.event_nr.0));
+            .bigint(changes.iter().map(|(_, _, change)| change.event_nr.map(|nr| nr.0)));
         insert(tx, &INSERT_STATE_CHANGES, rows).await?;
         let summaries: Vec<_> =
             self.rooms.iter().filter_map(|room| Some((room.room_nr, room.summary.as_ref()?))).collect();

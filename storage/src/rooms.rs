@@ -24,6 +24,7 @@ statements! {
     LIST_ALIASES = ["SELECT alias, room_nr, creator_nr FROM aliases WHERE room_nr = $1 ORDER BY alias"];
     INSERT_ALIAS = ["
         INSERT INTO aliases (alias, room_nr, creator_nr, created_at_ms) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"];
+    MOVE_ALIASES = ["UPDATE aliases SET room_nr = $2 WHERE room_nr = $1"];
     DELETE_ALIAS = ["DELETE FROM aliases WHERE alias = $1"];
     INSERT_LISTED = ["INSERT INTO directory (server, room_nr) VALUES ($1, $2) ON CONFLICT DO NOTHING"];
     DELETE_LISTED = ["DELETE FROM directory WHERE server = $1 AND room_nr = $2"];
@@ -52,6 +53,9 @@ statements! {
          WHERE d.server = $1 AND s.joined > 0 AND ($2 OR coalesce(s.room_type, '')", (in_list 3), ")
            AND (lower(coalesce(s.name, '')) LIKE $4 ESCAPE '!' OR lower(coalesce(s.topic, '')) LIKE $4 ESCAPE '!'
                 OR lower(coalesce(s.canonical_alias, '')) LIKE $4 ESCAPE '!')"];
+    LIST_JOINED_GUESTS = ["
+        SELECT m.user_nr FROM memberships m JOIN users u ON u.user_nr = m.user_nr
+         WHERE m.room_nr = $1 AND m.membership = 3 AND u.is_guest ORDER BY m.user_nr"];
     LIST_SERVERS = ["SELECT server FROM room_servers WHERE room_nr = $1 ORDER BY joined DESC, server LIMIT $2"];
 }
 
@@ -245,6 +249,15 @@ impl Storage {
         Ok(self.db().write(&INSERT_ALIAS, args![alias, room_nr, creator_nr, now_ms]).await? == 1)
     }
 
+    /// Makes all aliases of a room point to another.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn move_aliases(&self, from: RoomNr, to: RoomNr) -> Result<(), Error> {
+        self.db().write(&MOVE_ALIASES, args![from, to]).await.map(|_| ())
+    }
+
     /// Removes an alias; `false` when there was none.
     ///
     /// # Errors
@@ -311,6 +324,15 @@ impl Storage {
         let row = self.db().read_one(&COUNT_LISTED, query.args()).await?;
         let count: i64 = row.map_or(Ok(0), |row| row.get(0))?;
         Ok(u64::try_from(count).unwrap_or(0))
+    }
+
+    /// The joined members of a room who are guests of ours.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_joined_guests(&self, room_nr: RoomNr) -> Result<Vec<UserNr>, Error> {
+        self.db().read(&LIST_JOINED_GUESTS, args![room_nr]).await?.iter().map(|row| row.nr(0)).collect()
     }
 
     /// The servers with joined members of a room, those with most first, at most `limit`.

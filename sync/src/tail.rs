@@ -183,7 +183,7 @@ async fn take(sync: &Sync, published: &Published) {
                     users.push(user_nr);
                 }
             }
-            Item::Receipt(room_nr, _) => drop(rooms.insert(*room_nr)),
+            Item::Receipt(room_nr, _) | Item::State(room_nr) => drop(rooms.insert(*room_nr)),
             Item::AccountData(user) | Item::ToDevice(user, _) => users.push(*user),
             // Whom it concerns is worked out by those who read it.
             Item::DeviceList(_) | Item::Profile(_) => {}

@@ -1,0 +1,356 @@
+//! Events that other servers made. Server-Server API, "Checks performed on receipt of a PDU".
+
+use std::{collections::HashMap, sync::Arc};
+
+use model::{EventNr, Membership, NodeNr, Pdu, RoomNr};
+use ruma::{
+    CanonicalJsonObject, EventId, OwnedEventId, RoomId,
+    canonical_json::redact,
+    events::{StateEventType, TimelineEventType},
+    signatures::{self, PublicKeyMap, Verified},
+    state_res,
+};
+use storage::{
+    Commit, CommitError, MembershipChange, NewEvent, NewNodes, Placement, RoomCommit, RoomRow, RoomSummary,
+    StateChange, StoredEvent,
+};
+
+use crate::{
+    Error, Rooms,
+    head::{Head, apply_to_summary, membership_change, membership_of},
+    resolution::{Unstored, resolve},
+};
+
+/// How often the part that depends on the room's head is done again when another process was faster.
+const TRIES: usize = 3;
+
+/// What became of an event from elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    /// It was here already.
+    Known,
+    /// It is in the timeline.
+    Accepted,
+    /// The room's current state forbids it: it is kept, but nobody sees it and nothing builds upon it.
+    SoftFailed(String),
+    /// Its own past forbids it: it is kept, so that it is not fetched again, and counts for nothing.
+    Rejected(String),
+    /// These events that it refers to are not here: fetch them first.
+    Missing(Vec<OwnedEventId>),
+}
+
+/// What follows from the graph alone, and never changes.
+struct Judged {
+    pdu: Pdu,
+    prev: Vec<EventNr>,
+    auth: Vec<EventNr>,
+    state_before: NodeNr,
+    /// The rule that forbids it.
+    rejection: Option<String>,
+}
+
+impl Rooms {
+    /// Takes in an event of another server, checks it and gives it its place in the room.
+    ///
+    /// `keys` are the public keys of the servers that must have signed it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadEvent`] for what is no event of this room or not signed: drop it. [`Error::RoomUnknown`].
+    pub async fn receive(
+        &self,
+        room_id: &RoomId,
+        object: CanonicalJsonObject,
+        keys: &PublicKeyMap,
+    ) -> Result<Received, Error> {
+        let room = self.room(room_id).await?;
+        let pdu = read_and_verify(&room, object, keys)?;
+        let turn = self.turn(room.nr);
+        let mut cached = turn.take_head().await;
+        for _ in 0..TRIES {
+            // The stored head, not the cached one: new nodes are numbered from it.
+            *cached = None;
+            if self.storage().find_event_nr(&pdu.event_id).await?.is_some() {
+                return Ok(Received::Known);
+            }
+            let head = Head::load(self.storage(), room.clone()).await?;
+            match self.place(&head, pdu.clone()).await {
+                Err(Retry::Again) => {}
+                Err(Retry::Failed(error)) => return Err(error),
+                Ok(received) => return Ok(received),
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// Judges an event and commits it.
+    async fn place(&self, head: &Head, pdu: Pdu) -> Result<Received, Retry> {
+        let storage = self.storage();
+        let mut next = head.next_node;
+        let mut nodes = NewNodes::default();
+        let judged = match self.judge(head, pdu, &mut next, &mut nodes).await? {
+            Ok(judged) => judged,
+            Err(missing) => return Ok(Received::Missing(missing)),
+        };
+        let Judged { mut pdu, prev, auth, state_before, rejection } = judged;
+        let nr = storage.take_event_nrs(1).await.map_err(Error::from)?.next().ok_or(Error::Busy)?;
+        let type_nr = storage.type_nr(&pdu.event_type.to_string()).await.map_err(Error::from)?;
+        let mut state_key_nr = None;
+        let mut replaces = None;
+        let mut state = state_before;
+        if let Some(state_key) = &pdu.state_key {
+            let key = (type_nr, storage.state_key_nr(state_key).await.map_err(Error::from)?);
+            state_key_nr = Some(key.1);
+            replaces = storage.get_state_event(head.row.nr, state_before, key).await.map_err(Error::from)?;
+            if rejection.is_none() {
+                state = storage
+                    .change_state(head.row.nr, state_before, key, Some(nr), &mut next, &mut nodes)
+                    .await
+                    .map_err(Error::from)?;
+            }
+        }
+        let soft_failure = match rejection {
+            Some(_) => None,
+            None => self.forbidden_by(head, &pdu, head.state).await?,
+        };
+        let placement = match (&rejection, &soft_failure) {
+            (Some(_), _) => Placement::Rejected,
+            (None, Some(_)) => Placement::SoftFailed,
+            (None, None) => Placement::Live,
+        };
+        pdu.rejected = rejection.is_some();
+        let pdu = Arc::new(pdu);
+        let sender_nr = storage.user_nr(&pdu.sender).await.map_err(Error::from)?;
+        let event = NewEvent {
+            nr,
+            pdu: pdu.clone(),
+            sender_nr,
+            type_nr,
+            state_key_nr,
+            state,
+            replaces,
+            prev: prev.clone(),
+            auth,
+            placement,
+            transaction: None,
+        };
+        let mut commit = RoomCommit {
+            room_nr: head.row.nr,
+            new_room: None,
+            expected_state: head.stored_state,
+            state: head.state,
+            next_node: next,
+            depth: head.depth.max(pdu.depth),
+            events: vec![event],
+            extremities_used: Vec::new(),
+            extremities_added: Vec::new(),
+            state_nodes: Vec::new(),
+            state_changes: Vec::new(),
+            summary: None,
+            redactions: Vec::new(),
+            aliases: Vec::new(),
+            listed_on: None,
+        };
+        if placement == Placement::Live {
+            let mut tips: Vec<EventNr> =
+                head.extremities.iter().map(|(nr, _)| *nr).filter(|nr| !prev.contains(nr)).collect();
+            let stored = storage.get_events(&tips).await.map_err(Error::from)?;
+            let mut states: Vec<NodeNr> =
+                tips.iter().filter_map(|nr| stored.get(nr)).map(|event| event.state).collect();
+            states.push(state);
+            tips.push(nr);
+            let unstored = Unstored {
+                event: Arc::new(stored_form(&commit.events[0], head.row.nr)),
+                auth: commit.events[0].auth.clone(),
+            };
+            commit.state =
+                resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut next, &mut nodes).await?;
+            commit.next_node = next;
+            commit.extremities_used = prev;
+            commit.extremities_added = vec![nr];
+            let changed = self.changes(head, commit.state, nr, &pdu).await?;
+            (commit.state_changes, commit.summary) = changed;
+        }
+        commit.state_nodes = nodes.nodes;
+        match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {
+            Ok(_) => Ok(match (rejection, soft_failure) {
+                (Some(rule), _) => Received::Rejected(rule),
+                (None, Some(rule)) => Received::SoftFailed(rule),
+                (None, None) => Received::Accepted,
+            }),
+            Err(CommitError::StateChanged | CommitError::EventExists) => Err(Retry::Again),
+            Err(CommitError::Storage(source)) => Err(Error::Storage(source).into()),
+            Err(_) => Err(Error::Busy.into()),
+        }
+    }
+
+    /// Checks 4 and 5: by the event's own `auth_events`, and by the state before it.
+    async fn judge(
+        &self,
+        head: &Head,
+        pdu: Pdu,
+        next: &mut NodeNr,
+        nodes: &mut NewNodes,
+    ) -> Result<Result<Judged, Vec<OwnedEventId>>, Error> {
+        let storage = self.storage();
+        let referred: Vec<OwnedEventId> = pdu.prev_events.iter().chain(&pdu.auth_events).cloned().collect();
+        let found = storage.find_event_nrs(&referred).await?;
+        let missing: Vec<OwnedEventId> = referred.iter().filter(|id| !found.contains_key(*id)).cloned().collect();
+        if !missing.is_empty() {
+            return Ok(Err(missing));
+        }
+        let prev: Vec<EventNr> = pdu.prev_events.iter().map(|id| found[id]).collect();
+        let auth: Vec<EventNr> = pdu.auth_events.iter().map(|id| found[id]).collect();
+        let all: Vec<EventNr> = prev.iter().chain(&auth).copied().collect();
+        let events = storage.get_events(&all).await?;
+        if events.values().any(|event| event.room_nr != head.row.nr) {
+            return Err(Error::BadEvent("it refers to events of another room".to_owned()));
+        }
+        if prev.is_empty() {
+            return Err(Error::BadEvent("it has no `prev_events`".to_owned()));
+        }
+        let states: Vec<NodeNr> = prev.iter().filter_map(|nr| events.get(nr)).map(|event| event.state).collect();
+        let state_before = resolve(storage, &head.row, &head.rules, &states, None, next, nodes).await?;
+
+        // By its own auth events.
+        let create = head.state_event(storage, "m.room.create", "").await?.map(|(_, pdu)| pdu);
+        let by_id = |id: &EventId| {
+            let own = auth.iter().filter_map(|nr| events.get(nr)).map(|event| &*event.pdu);
+            own.chain(create.as_deref()).find(|pdu| pdu.event_id == id)
+        };
+        let authorization = &head.rules.authorization;
+        let mut rejection = state_res::check_state_independent_auth_rules(authorization, &pdu, by_id).err();
+        if rejection.is_none() {
+            let mut by_auth: HashMap<(StateEventType, String), &Pdu> = HashMap::new();
+            by_auth.extend(create.as_deref().map(|pdu| ((StateEventType::RoomCreate, String::new()), pdu)));
+            for event in auth.iter().filter_map(|nr| events.get(nr)) {
+                let key = event.pdu.state_key.clone().unwrap_or_default();
+                by_auth.insert((StateEventType::from(event.pdu.event_type.to_string()), key), &event.pdu);
+            }
+            let fetch = |kind: &StateEventType, key: &str| by_auth.get(&(kind.clone(), key.to_owned())).copied();
+            rejection = state_res::check_state_dependent_auth_rules(authorization, &pdu, fetch).err();
+        }
+        // By the state before it.
+        if rejection.is_none() {
+            rejection = self.forbidden_by(head, &pdu, state_before).await?;
+        }
+        Ok(Ok(Judged { pdu, prev, auth, state_before, rejection }))
+    }
+
+    /// The rule by which a state forbids an event, if one does.
+    async fn forbidden_by(&self, head: &Head, pdu: &Pdu, state: NodeNr) -> Result<Option<String>, Error> {
+        let storage = self.storage();
+        let authorization = &head.rules.authorization;
+        let mut keys = match state_res::auth_types_for_event(
+            &pdu.event_type,
+            &pdu.sender,
+            pdu.state_key.as_deref(),
+            &pdu.content,
+            authorization,
+        ) {
+            Ok(keys) => keys,
+            Err(rule) => return Ok(Some(rule)),
+        };
+        keys.push((StateEventType::RoomCreate, String::new()));
+        let mut found = HashMap::new();
+        for (event_type, state_key) in keys {
+            if let Some(key) = storage.find_state_key(&event_type.to_string(), &state_key).await?
+                && let Some(nr) = storage.get_state_event(head.row.nr, state, key).await?
+                && let Some(event) = storage.get_event(nr).await?
+            {
+                found.insert((event_type, state_key), event);
+            }
+        }
+        let fetch = |kind: &StateEventType, key: &str| Some(&*found.get(&(kind.clone(), key.to_owned()))?.pdu);
+        Ok(state_res::check_state_dependent_auth_rules(authorization, pdu, fetch).err())
+    }
+
+    /// What changes in the current state, and the room's summary if it does.
+    async fn changes(
+        &self,
+        head: &Head,
+        state: NodeNr,
+        new_nr: EventNr,
+        new: &Arc<Pdu>,
+    ) -> Result<(Vec<StateChange>, Option<RoomSummary>), Error> {
+        let storage = self.storage();
+        let differences = storage.diff_state(head.row.nr, head.state, state).await?;
+        let numbers: Vec<EventNr> =
+            differences.iter().flat_map(|(_, old, new)| [*old, *new]).flatten().filter(|nr| *nr != new_nr).collect();
+        let events = storage.get_events(&numbers).await?;
+        let pdu_of = |nr: EventNr| if nr == new_nr { Some(new) } else { events.get(&nr).map(|event| &event.pdu) };
+        let mut changes = Vec::new();
+        let mut summary = head.summary.clone();
+        let mut summary_changed = false;
+        for (key, old_nr, now_nr) in differences {
+            let (old, now) = (old_nr.and_then(pdu_of), now_nr.and_then(pdu_of));
+            let mut membership = None;
+            if let Some((nr, pdu)) = now_nr.zip(now) {
+                membership = membership_change(storage, self.servers(), nr, pdu, old.map(|old| &**old)).await?;
+                summary_changed |= apply_to_summary(&mut summary, pdu);
+            } else if let Some((nr, pdu)) = old_nr.zip(old) {
+                // Nothing is left of the key: as if the user had left, and as if nothing was said of the room.
+                let change = membership_change(storage, self.servers(), nr, pdu, Some(pdu)).await?;
+                membership = change.map(|change| MembershipChange {
+                    before: membership_of(pdu),
+                    after: Membership::Leave,
+                    ..change
+                });
+                let mut emptied = (**pdu).clone();
+                emptied.content = serde_json::value::RawValue::from_string("{}".to_owned()).unwrap_or(emptied.content);
+                summary_changed |= apply_to_summary(&mut summary, &emptied);
+            }
+            changes.push(StateChange { type_nr: key.0, state_key_nr: key.1, event_nr: now_nr, membership });
+        }
+        Ok((changes, summary_changed.then_some(summary)))
+    }
+}
+
+/// A new event in the form of stored ones.
+fn stored_form(event: &NewEvent, room_nr: RoomNr) -> StoredEvent {
+    StoredEvent {
+        nr: event.nr,
+        position: None,
+        place: None,
+        room_nr,
+        sender_nr: event.sender_nr,
+        type_nr: event.type_nr,
+        state_key_nr: event.state_key_nr,
+        state: event.state,
+        replaces: event.replaces,
+        outlier: false,
+        soft_failed: false,
+        redacted_by: None,
+        pdu: event.pdu.clone(),
+        transaction: None,
+    }
+}
+
+/// Whether to do it again.
+enum Retry {
+    Again,
+    Failed(Error),
+}
+
+impl<E: Into<Error>> From<E> for Retry {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// Checks 1 to 3: the format, the signatures, the content hash (what was altered is taken in its redacted form).
+fn read_and_verify(room: &RoomRow, object: CanonicalJsonObject, keys: &PublicKeyMap) -> Result<Pdu, Error> {
+    let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?;
+    let bad = |error: &dyn std::fmt::Display| Error::BadEvent(error.to_string());
+    let pdu = Pdu::from_canonical(&object, &rules).map_err(|error| bad(&error))?;
+    if pdu.room_id != room.id || pdu.event_type == TimelineEventType::RoomCreate {
+        return Err(Error::BadEvent("it is not an event of this room".to_owned()));
+    }
+    match signatures::verify_event(keys, &object, &rules).map_err(|error| bad(&error))? {
+        Verified::All => Ok(pdu),
+        Verified::Signatures => {
+            let redacted = redact(object, &rules.redaction, None).map_err(|error| bad(&error))?;
+            Pdu::from_canonical(&redacted, &rules).map_err(|error| bad(&error))
+        }
+    }
+}

@@ -1,0 +1,388 @@
+//! State resolution: one state from several. Room Versions, "State resolution"; the algorithms of version 2 and later are ruma's.
+//!
+//! The algorithm is fed what differs: the conflicted keys, the unconflicted ones that authorization reads, and of the auth chains
+//! what can matter. The result is laid over the state that they share.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use model::{EventNr, NodeNr, Pdu};
+use ruma::{
+    EventId, OwnedEventId,
+    events::StateEventType,
+    room_version_rules::{RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion},
+    state_res::{self, StateMap, utils::event_id_set::EventIdSet},
+};
+use sha1::{Digest as _, Sha1};
+use storage::{NewNodes, RoomRow, StateKey, Storage, StoredEvent};
+
+use crate::Error;
+
+/// Most events of auth chains that are looked at; a room with more is refused rather than held for minutes.
+const CHAIN_EVENTS_MAX: usize = 500_000;
+
+/// An event that is not stored yet and takes part all the same.
+pub(crate) struct Unstored {
+    pub(crate) event: Arc<StoredEvent>,
+    pub(crate) auth: Vec<EventNr>,
+}
+
+/// The events that a resolution may look at, by number and by id.
+struct Known {
+    by_nr: HashMap<EventNr, Arc<StoredEvent>>,
+    by_id: HashMap<OwnedEventId, EventNr>,
+}
+
+impl Known {
+    async fn load(
+        storage: &Storage,
+        events: impl IntoIterator<Item = EventNr>,
+        unstored: Option<&Unstored>,
+    ) -> Result<Self, Error> {
+        let numbers: Vec<EventNr> = events.into_iter().collect();
+        let mut by_nr = storage.get_events(&numbers).await?;
+        by_nr.extend(unstored.map(|unstored| (unstored.event.nr, unstored.event.clone())));
+        let by_id = by_nr.values().map(|event| (event.pdu.event_id.clone(), event.nr)).collect();
+        Ok(Self { by_nr, by_id })
+    }
+
+    fn get(&self, event_id: &EventId) -> Option<&Pdu> {
+        Some(&*self.by_nr.get(self.by_id.get(event_id)?)?.pdu)
+    }
+
+    fn id(&self, nr: EventNr) -> Option<OwnedEventId> {
+        Some(self.by_nr.get(&nr)?.pdu.event_id.clone())
+    }
+
+    fn ids<'a>(&'a self, events: impl IntoIterator<Item = &'a EventNr>) -> impl Iterator<Item = OwnedEventId> {
+        events.into_iter().filter_map(|nr| self.id(*nr))
+    }
+}
+
+/// The auth chains of events, as numbers.
+#[derive(Default)]
+struct Chains {
+    edges: HashMap<EventNr, Vec<EventNr>>,
+}
+
+impl Chains {
+    /// Reads all that can be reached from these events, level by level.
+    async fn load(
+        &mut self,
+        storage: &Storage,
+        from: impl IntoIterator<Item = EventNr>,
+        unstored: Option<&Unstored>,
+    ) -> Result<(), Error> {
+        let mut level: Vec<EventNr> = from.into_iter().filter(|nr| !self.edges.contains_key(nr)).collect();
+        while !level.is_empty() {
+            let mut found = storage.list_auth_events(&level).await?;
+            found.extend(unstored.map(|unstored| (unstored.event.nr, unstored.auth.clone())));
+            let mut next = BTreeSet::new();
+            for nr in level {
+                let auth = found.get(&nr).cloned().unwrap_or_default();
+                next.extend(auth.iter().copied());
+                self.edges.insert(nr, auth);
+            }
+            if self.edges.len() > CHAIN_EVENTS_MAX {
+                return Err(Error::InvalidRoomState("the auth chains of the room are too long to resolve".to_owned()));
+            }
+            level = next.into_iter().filter(|nr| !self.edges.contains_key(nr)).collect();
+        }
+        Ok(())
+    }
+
+    /// All that can be reached from these events, themselves included.
+    fn reached(&self, from: impl IntoIterator<Item = EventNr>) -> HashSet<EventNr> {
+        let mut reached = HashSet::new();
+        let mut open: Vec<EventNr> = from.into_iter().collect();
+        while let Some(nr) = open.pop() {
+            if reached.insert(nr) {
+                open.extend(self.edges.get(&nr).into_iter().flatten());
+            }
+        }
+        reached
+    }
+
+    /// The events on paths between two of `conflicted`. Room Version 12, "State resolution", *conflicted state subgraph*.
+    fn subgraph(&self, conflicted: &HashSet<EventNr>) -> HashSet<EventNr> {
+        let below = self.reached(conflicted.iter().copied());
+        let mut children: HashMap<EventNr, Vec<EventNr>> = HashMap::new();
+        for nr in &below {
+            for auth in self.edges.get(nr).into_iter().flatten() {
+                children.entry(*auth).or_default().push(*nr);
+            }
+        }
+        let mut above = HashSet::new();
+        let mut open: Vec<EventNr> = conflicted.iter().copied().collect();
+        while let Some(nr) = open.pop() {
+            if above.insert(nr) {
+                open.extend(children.get(&nr).into_iter().flatten());
+            }
+        }
+        above.intersection(&below).copied().collect()
+    }
+}
+
+/// What differs between states: for each key its event in each of them.
+type Conflicts = BTreeMap<StateKey, Vec<Option<EventNr>>>;
+
+/// Resolves states of a room to one; gives its root. New nodes count up from `next`. `unstored` is an event of one of the states
+/// that is not in the database yet.
+///
+/// # Errors
+///
+/// [`Error::InvalidRoomState`] when the algorithm cannot be run on what is stored.
+pub(crate) async fn resolve(
+    storage: &Storage,
+    room: &RoomRow,
+    rules: &RoomVersionRules,
+    states: &[NodeNr],
+    unstored: Option<&Unstored>,
+    next: &mut NodeNr,
+    new: &mut NewNodes,
+) -> Result<NodeNr, Error> {
+    let mut distinct: Vec<NodeNr> = Vec::new();
+    for state in states {
+        if !distinct.contains(state) {
+            distinct.push(*state);
+        }
+    }
+    let [base, others @ ..] = &distinct[..] else { return Ok(NodeNr(0)) };
+    let mut conflicts = Conflicts::new();
+    for (index, other) in others.iter().enumerate() {
+        for (key, in_base, in_other) in storage.diff_state(room.nr, *base, *other).await? {
+            let entry = conflicts.entry(key).or_insert_with(|| vec![in_base; distinct.len()]);
+            entry[index + 1] = in_other;
+        }
+    }
+    if conflicts.is_empty() {
+        return Ok(*base);
+    }
+    let resolved = match &rules.state_res {
+        StateResolutionVersion::V2(v2) => {
+            resolve_v2(storage, room, rules, v2, *base, (&conflicts, distinct.len()), unstored).await?
+        }
+        _ => resolve_v1(storage, room, rules, *base, &conflicts, unstored).await?,
+    };
+    let mut state = *base;
+    for (key, in_states) in conflicts {
+        let event = resolved.get(&key).copied();
+        if event != in_states[0] {
+            state = storage.change_state(room.nr, state, key, event, next, new).await?;
+        }
+    }
+    Ok(state)
+}
+
+async fn resolve_v2(
+    storage: &Storage,
+    room: &RoomRow,
+    rules: &RoomVersionRules,
+    v2: &StateResolutionV2Rules,
+    base: NodeNr,
+    (conflicts, count): (&Conflicts, usize),
+    unstored: Option<&Unstored>,
+) -> Result<HashMap<StateKey, EventNr>, Error> {
+    let conflicted: HashSet<EventNr> = conflicts.values().flatten().flatten().copied().collect();
+    let shared: Vec<(StateKey, EventNr)> =
+        storage.list_state(room.nr, base).await?.into_iter().filter(|(key, _)| !conflicts.contains_key(key)).collect();
+    let mut chains = Chains::default();
+    chains.load(storage, conflicted.iter().copied().chain(shared.iter().map(|(_, nr)| *nr)), unstored).await?;
+
+    // What all auth chains have in common cannot be in their difference: only the rest is fed.
+    let common = chains.reached(shared.iter().map(|(_, nr)| *nr));
+    let rests: Vec<HashSet<EventNr>> = (0..count)
+        .map(|index| {
+            let mut rest = chains.reached(conflicts.values().filter_map(|in_states| in_states[index]));
+            rest.retain(|nr| !common.contains(nr));
+            rest
+        })
+        .collect();
+    let reachable = chains.reached(conflicted.iter().copied());
+    let mut known = Known::load(storage, reachable, unstored).await?;
+
+    // Of the shared state what authorization reads of the events at stake.
+    let mut shared_map: StateMap<OwnedEventId> = StateMap::new();
+    let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
+    wanted.extend([("m.room.create".to_owned(), String::new()), ("m.room.power_levels".to_owned(), String::new())]);
+    for nr in rests.iter().flatten().chain(&conflicted) {
+        let Some(event) = known.by_nr.get(nr) else { continue };
+        let pdu = &event.pdu;
+        let types = state_res::auth_types_for_event(
+            &pdu.event_type,
+            &pdu.sender,
+            pdu.state_key.as_deref(),
+            &pdu.content,
+            &rules.authorization,
+        );
+        wanted.extend(types.unwrap_or_default().into_iter().map(|(kind, key)| (kind.to_string(), key)));
+    }
+    let mut read = Vec::new();
+    for (event_type, state_key) in wanted {
+        let Some(key) = storage.find_state_key(&event_type, &state_key).await? else { continue };
+        if conflicts.contains_key(&key) {
+            continue;
+        }
+        if let Some(nr) = storage.get_state_event(room.nr, base, key).await? {
+            read.push((StateEventType::from(event_type), state_key, nr));
+        }
+    }
+    let more = Known::load(storage, chains.reached(read.iter().map(|(.., nr)| *nr)), None).await?;
+    known.by_nr.extend(more.by_nr);
+    known.by_id.extend(more.by_id);
+    for (event_type, state_key, nr) in read {
+        if let Some(id) = known.id(nr) {
+            shared_map.insert((event_type, state_key), id);
+        }
+    }
+
+    let words = key_words(storage, conflicts.keys()).await?;
+    let maps: Vec<StateMap<OwnedEventId>> = (0..count)
+        .map(|index| {
+            let mut map = shared_map.clone();
+            for (key, in_states) in conflicts {
+                if let (Some(nr), Some(words)) = (in_states[index], words.get(key))
+                    && let Some(id) = known.id(nr)
+                {
+                    map.insert(words.clone(), id);
+                }
+            }
+            map
+        })
+        .collect();
+    let auth_chains: Vec<EventIdSet<OwnedEventId>> = rests.iter().map(|rest| known.ids(rest).collect()).collect();
+    let subgraph = if v2.consider_conflicted_state_subgraph { chains.subgraph(&conflicted) } else { HashSet::new() };
+    let subgraph: Vec<OwnedEventId> = known.ids(&subgraph).collect();
+
+    let (authorization, v2) = (rules.authorization.clone(), *v2);
+    // The algorithm is synchronous and may take long: not on a thread that serves requests.
+    let resolved = tokio::task::spawn_blocking(move || {
+        let resolved = state_res::resolve(
+            &authorization,
+            &v2,
+            &maps,
+            auth_chains,
+            |id| known.get(id),
+            |_| Some(subgraph.iter().cloned().collect()),
+        );
+        resolved.map(|map| (map, known))
+    })
+    .await
+    .map_err(|_| Error::Busy)?;
+    let (map, known) = resolved.map_err(|error| Error::InvalidRoomState(error.to_string()))?;
+    Ok(words.into_iter().filter_map(|(key, words)| Some((key, *known.by_id.get(map.get(&words)?)?))).collect())
+}
+
+async fn key_words<'a>(
+    storage: &Storage,
+    keys: impl Iterator<Item = &'a StateKey>,
+) -> Result<HashMap<StateKey, (StateEventType, String)>, Error> {
+    let keys: Vec<StateKey> = keys.copied().collect();
+    let types = storage.type_names(&keys.iter().map(|key| key.0).collect::<Vec<_>>()).await?;
+    let names = storage.state_key_names(&keys.iter().map(|key| key.1).collect::<Vec<_>>()).await?;
+    Ok(keys
+        .into_iter()
+        .filter_map(|key| {
+            let words = (StateEventType::from(&**types.get(&key.0)?), names.get(&key.1)?.to_string());
+            Some((key, words))
+        })
+        .collect())
+}
+
+/// The algorithm of version 1. Room Version 1, "State resolution".
+async fn resolve_v1(
+    storage: &Storage,
+    room: &RoomRow,
+    rules: &RoomVersionRules,
+    base: NodeNr,
+    conflicts: &Conflicts,
+    unstored: Option<&Unstored>,
+) -> Result<HashMap<StateKey, EventNr>, Error> {
+    let conflicted: HashSet<EventNr> = conflicts.values().flatten().flatten().copied().collect();
+    let mut known = Known::load(storage, conflicted, unstored).await?;
+    let words = key_words(storage, conflicts.keys()).await?;
+    // R: the union of the states without what conflicts, as far as authorization reads it.
+    let mut result: HashMap<(StateEventType, String), EventNr> = HashMap::new();
+    for (key, nr) in storage.list_state(room.nr, base).await? {
+        if !conflicts.contains_key(&key) {
+            let event = storage.get_event(nr).await?.ok_or(Error::EventUnknown)?;
+            let event_type = StateEventType::from(event.pdu.event_type.to_string());
+            let is_read = matches!(
+                event_type,
+                StateEventType::RoomCreate
+                    | StateEventType::RoomPowerLevels
+                    | StateEventType::RoomJoinRules
+                    | StateEventType::RoomMember
+                    | StateEventType::RoomThirdPartyInvite
+            );
+            if is_read {
+                result.insert((event_type, event.pdu.state_key.clone().unwrap_or_default()), nr);
+                known.by_nr.insert(nr, event);
+            }
+        }
+    }
+    let mut resolved = HashMap::new();
+    // A key that only some of the states have does not conflict: its event is in the union.
+    let candidates = |in_states: &[Option<EventNr>]| {
+        let mut events: Vec<Arc<StoredEvent>> = in_states
+            .iter()
+            .flatten()
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .filter_map(|nr| known.by_nr.get(nr).cloned())
+            .collect();
+        // Ascending depth, then descending SHA-1 of the id.
+        events.sort_by_key(|event| {
+            (event.pdu.depth, std::cmp::Reverse(Sha1::digest(event.pdu.event_id.as_bytes()).to_vec()))
+        });
+        events
+    };
+    let is_allowed = |event: &StoredEvent, result: &HashMap<(StateEventType, String), EventNr>| {
+        let by_key = |event_type: &StateEventType, key: &str| {
+            let nr = result.get(&(event_type.clone(), key.to_owned()))?;
+            Some(&*known.by_nr.get(nr)?.pdu)
+        };
+        state_res::check_state_dependent_auth_rules(&rules.authorization, &*event.pdu, by_key).is_ok()
+    };
+    let in_order = [
+        Some(StateEventType::RoomPowerLevels),
+        Some(StateEventType::RoomJoinRules),
+        Some(StateEventType::RoomMember),
+        None,
+    ];
+    for kind in &in_order {
+        for (key, in_states) in conflicts {
+            let Some(words) = words.get(key) else { continue };
+            let is_this_pass = match kind {
+                Some(kind) => words.0 == *kind,
+                None => !in_order.contains(&Some(words.0.clone())),
+            };
+            if !is_this_pass {
+                continue;
+            }
+            let events = candidates(in_states);
+            let chosen = match kind {
+                _ if events.len() == 1 => events.first(),
+                Some(_) => {
+                    let mut chosen = events.first();
+                    for event in events.iter().skip(1) {
+                        result.extend(chosen.map(|event| (words.clone(), event.nr)));
+                        if !is_allowed(event, &result) {
+                            break;
+                        }
+                        chosen = Some(event);
+                    }
+                    chosen
+                }
+                None => events.iter().rev().find(|event| is_allowed(event, &result)).or(events.first()),
+            };
+            if let Some(event) = chosen {
+                result.insert(words.clone(), event.nr);
+                resolved.insert(*key, event.nr);
+            }
+        }
+    }
+    Ok(resolved)
+}

@@ -1,0 +1,269 @@
+//! Events that another server made, forks included, in the versions whose state resolution differs.
+
+use accounts::Requester;
+use model::{KeyPair, LocalServer, LocalServers, Random};
+use rooms::{Error, NewRoomRequest, Options, Preset, Received, Rooms};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomVersionId, UserId,
+    serde::{Base64, base64::Standard},
+    server_name,
+    signatures::{PublicKeyMap, hash_and_sign_event},
+};
+use serde_json::{Value, json, value::to_raw_value};
+use storage::{Storage, TimelineDirection, testing::TestDatabase};
+
+/// A room on our server `hs`, and somebody with the key of another one.
+struct Scene {
+    storage: Storage,
+    rooms: Rooms,
+    room: OwnedRoomId,
+    version: RoomVersionId,
+    key: KeyPair,
+    keys: PublicKeyMap,
+    _database: TestDatabase,
+}
+
+impl Scene {
+    /// `@rem:other` is in the room and may set the topic.
+    async fn new(version: u8, database: TestDatabase) -> Self {
+        let storage = database.open().await;
+        let ours = KeyPair::generate(&Random::seeded(1));
+        let key = KeyPair::generate(&Random::seeded(2));
+        let mut keys = PublicKeyMap::new();
+        for (server, key) in [("hs", &ours), ("other", &key)] {
+            let public = Base64::<Standard>::parse(key.public_key()).unwrap();
+            keys.entry(server.to_owned()).or_default().insert(key.id().to_string(), public);
+        }
+        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key: ours }]);
+        let version = RoomVersionId::try_from(version.to_string()).unwrap();
+        let rooms = Rooms::new(storage.clone(), servers, Options { default_version: version.clone() });
+        let room = ruma::room_id!("!none:hs").to_owned();
+        let mut scene = Self { storage, rooms, room, version, key, keys, _database: database };
+        let alice = scene.user("@alice:hs").await;
+        let levels = json!({"users": {"@rem:other": 50}, "events": {"m.room.topic": 50}});
+        let mut levels = to_raw_value(&levels).unwrap();
+        if !scene.version.rules().unwrap().authorization.explicitly_privilege_room_creators {
+            levels =
+                to_raw_value(&json!({"users": {"@alice:hs": 100, "@rem:other": 50}, "events": {"m.room.topic": 50}}))
+                    .unwrap();
+        }
+        let request = NewRoomRequest {
+            version: None,
+            preset: Preset::PublicChat,
+            listed: false,
+            alias: None,
+            name: None,
+            topic: None,
+            invite: Vec::new(),
+            is_direct: false,
+            creation_content: None,
+            initial_state: Vec::new(),
+            power_level_content_override: Some(levels),
+        };
+        scene.room = scene.rooms.create_room(&alice, request).await.unwrap();
+        let join = scene.craft("m.room.member", Some("@rem:other"), json!({"membership": "join"}), &[], 0).await;
+        assert_eq!(scene.receive(join).await.unwrap(), Received::Accepted);
+        scene
+    }
+
+    async fn user(&self, id: &str) -> Requester {
+        let user_id = UserId::parse(id).unwrap();
+        Requester {
+            user_nr: self.storage.user_nr(&user_id).await.unwrap(),
+            user_id,
+            device_id: Some("D".into()),
+            is_guest: false,
+            is_admin: false,
+            app_service: None,
+        }
+    }
+
+    /// The newest event.
+    async fn tip(&self) -> OwnedEventId {
+        let alice = self.user("@alice:hs").await;
+        let page = self.rooms.messages(&alice, &self.room, TimelineDirection::Backward, None, None, 1, |_| true).await;
+        page.unwrap().events[0].pdu.event_id.clone()
+    }
+
+    /// An event of `@rem:other` after `prev` (by default after the newest event), made so many milliseconds from now.
+    async fn craft(
+        &self,
+        event_type: &str,
+        state_key: Option<&str>,
+        content: Value,
+        prev: &[OwnedEventId],
+        later_ms: i64,
+    ) -> CanonicalJsonObject {
+        let rules = self.version.rules().unwrap();
+        let alice = self.user("@alice:hs").await;
+        let prev = if prev.is_empty() { vec![self.tip().await] } else { prev.to_vec() };
+        let mut auth = Vec::new();
+        let member = ("m.room.member", "@rem:other");
+        for (kind, key) in [("m.room.create", ""), ("m.room.power_levels", ""), ("m.room.join_rules", ""), member] {
+            let is_wanted = match kind {
+                "m.room.create" => !rules.authorization.room_create_event_id_as_room_id,
+                "m.room.join_rules" => event_type == "m.room.member",
+                _ => true,
+            };
+            if is_wanted && let Ok((_, event)) = self.rooms.state_event(&alice, &self.room, kind, key).await {
+                auth.push(event.pdu.event_id.clone());
+            }
+        }
+        let with_hashes = rules.events_reference_format == ruma::room_version_rules::EventsReferenceFormatVersion::V1;
+        let references = |ids: &[OwnedEventId]| -> Value {
+            ids.iter().map(|id| if with_hashes { json!([id, {}]) } else { json!(id) }).collect()
+        };
+        let mut event = json!({
+            "type": event_type, "content": content, "sender": "@rem:other", "room_id": self.room, "depth": 50,
+            "origin_server_ts": self.storage.clock().now_ms() + later_ms,
+            "prev_events": references(&prev), "auth_events": references(&auth),
+        });
+        if let Some(state_key) = state_key {
+            event["state_key"] = json!(state_key);
+        }
+        if with_hashes {
+            event["event_id"] = json!(format!("${}:other", self.storage.random().alphanumeric(12)));
+        }
+        let CanonicalJsonValue::Object(mut object) = CanonicalJsonValue::try_from(event).unwrap() else {
+            unreachable!()
+        };
+        hash_and_sign_event("other", &self.key, &mut object, &rules.redaction).unwrap();
+        object
+    }
+
+    async fn receive(&self, object: CanonicalJsonObject) -> Result<Received, Error> {
+        self.rooms.receive(&self.room, object, &self.keys).await
+    }
+
+    async fn topic(&self) -> String {
+        let alice = self.user("@alice:hs").await;
+        let (_, event) = self.rooms.state_event(&alice, &self.room, "m.room.topic", "").await.unwrap();
+        serde_json::from_str::<Value>(event.pdu.content.get()).unwrap()["topic"].as_str().unwrap().to_owned()
+    }
+
+    async fn set_topic(&self, topic: &str) {
+        let (alice, content) = (self.user("@alice:hs").await, to_raw_value(&json!({"topic": topic})).unwrap());
+        self.rooms.send_state(&alice, &self.room, "m.room.topic".into(), "", &content, None).await.unwrap();
+    }
+
+    async fn bodies(&self) -> Vec<String> {
+        let alice = self.user("@alice:hs").await;
+        let page = self.rooms.messages(&alice, &self.room, TimelineDirection::Forward, None, None, 500, |_| true).await;
+        let events = page.unwrap().events;
+        let content = |json: &str| serde_json::from_str::<Value>(json).unwrap();
+        events.iter().filter_map(|event| Some(content(event.pdu.content.get())["body"].as_str()?.to_owned())).collect()
+    }
+}
+
+const VERSIONS: [u8; 6] = [1, 2, 3, 6, 11, 12];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signed_message_is_taken_in_once() {
+    for database in TestDatabase::each().await {
+        let scene = Scene::new(12, database).await;
+        let event = scene.craft("m.room.message", None, json!({"body": "hello"}), &[], 0).await;
+        assert_eq!(scene.receive(event.clone()).await.unwrap(), Received::Accepted);
+        assert_eq!(scene.receive(event).await.unwrap(), Received::Known);
+        assert_eq!(scene.bodies().await, ["hello"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_signed_or_altered_is_not_taken_as_it_is() {
+    let scene = Scene::new(11, TestDatabase::sqlite()).await;
+    let event = scene.craft("m.room.message", None, json!({"body": "signed"}), &[], 0).await;
+    let mut unsigned = event.clone();
+    unsigned.insert("depth".to_owned(), CanonicalJsonValue::Integer(51.into()));
+    assert!(matches!(scene.receive(unsigned).await, Err(Error::BadEvent(_))), "a signed field was changed");
+    let mut altered = event.clone();
+    altered.insert("content".to_owned(), CanonicalJsonValue::try_from(json!({"body": "forged"})).unwrap());
+    assert_eq!(scene.receive(altered).await.unwrap(), Received::Accepted, "in its redacted form");
+    assert_eq!(scene.bodies().await, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_an_event_refers_to_must_be_here() {
+    let scene = Scene::new(12, TestDatabase::sqlite()).await;
+    let unknown = ruma::event_id!("$kFyyBvwbGM-TYsEqPvXHVGH_WDRJQWQMNjMsRWKhkhY").to_owned();
+    let event = scene.craft("m.room.message", None, json!({"body": "x"}), &[unknown.clone()], 0).await;
+    assert_eq!(scene.receive(event).await.unwrap(), Received::Missing(vec![unknown]));
+}
+
+/// Server-Server API, "Rejection": kept, shown to nobody, and nothing in the room changes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_its_own_past_forbids_is_rejected() {
+    for version in VERSIONS {
+        let scene = Scene::new(version, TestDatabase::sqlite()).await;
+        let event = scene.craft("m.room.join_rules", Some(""), json!({"join_rule": "invite"}), &[], 0).await;
+        let event_with_power =
+            scene.craft("m.room.power_levels", Some(""), json!({"users": {"@rem:other": 100}}), &[], 0);
+        let event_with_power = event_with_power.await;
+        let received = scene.receive(event_with_power).await.unwrap();
+        assert!(matches!(received, Received::Rejected(_)), "version {version}: {received:?}");
+        let received = scene.receive(event).await.unwrap();
+        assert_eq!(received, Received::Accepted, "version {version}: 50 is enough for other state");
+    }
+}
+
+/// Server-Server API, "Soft failure": a banned user's server may send from before the ban; nobody sees it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_banned_user_is_not_heard_through_an_old_branch() {
+    for version in VERSIONS {
+        let scene = Scene::new(version, TestDatabase::sqlite()).await;
+        let alice = scene.user("@alice:hs").await;
+        let before = scene.tip().await;
+        let event = scene.craft("m.room.message", None, json!({"body": "still here"}), &[before], 0).await;
+        scene.rooms.ban(&alice, &scene.room, ruma::user_id!("@rem:other"), None).await.unwrap();
+        let received = scene.receive(event).await.unwrap();
+        assert!(matches!(received, Received::SoftFailed(_)), "version {version}: {received:?}");
+        assert_eq!(scene.bodies().await, Vec::<String>::new());
+    }
+}
+
+/// Two topics on two branches: the later one wins from version 2 on (mainline ordering, then time).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fork_is_resolved_and_the_next_event_joins_it() {
+    for version in VERSIONS {
+        for (later_ms, expected) in [(-60_000, "ours"), (60_000, "theirs")] {
+            let scene = Scene::new(version, TestDatabase::sqlite()).await;
+            scene.set_topic("first").await;
+            let fork = scene.tip().await;
+            scene.set_topic("ours").await;
+            let theirs = scene.craft("m.room.topic", Some(""), json!({"topic": "theirs"}), &[fork], later_ms).await;
+            assert_eq!(scene.receive(theirs).await.unwrap(), Received::Accepted);
+            // Version 1 takes the highest depth instead, which is ours.
+            let expected = if version == 1 { "ours" } else { expected };
+            assert_eq!(scene.topic().await, expected, "version {version}, {later_ms} ms");
+            let (alice, content) = (scene.user("@alice:hs").await, to_raw_value(&json!({"body": "joined"})).unwrap());
+            let sent =
+                scene.rooms.send_message(&alice, &scene.room, "m.room.message".into(), "1".into(), &content, None);
+            let sent = sent.await.unwrap();
+            let (_, event) = scene.rooms.event(&alice, &scene.room, &sent).await.unwrap();
+            assert_eq!(event.pdu.prev_events.len(), 2, "the next event has both branches behind it");
+            assert_eq!(scene.topic().await, expected);
+        }
+    }
+}
+
+/// A ban on one branch holds against what the banned did on another, whichever is later. (Version 1 has the reset that
+/// version 2 was made for.)
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn state_of_a_banned_user_does_not_come_back_through_a_fork() {
+    for version in [2, 3, 6, 11, 12] {
+        let scene = Scene::new(version, TestDatabase::sqlite()).await;
+        let alice = scene.user("@alice:hs").await;
+        scene.set_topic("first").await;
+        let fork = scene.tip().await;
+        let theirs = scene.craft("m.room.topic", Some(""), json!({"topic": "theirs"}), &[fork.clone()], 60_000).await;
+        let rejoin =
+            scene.craft("m.room.member", Some("@rem:other"), json!({"membership": "join"}), &[fork], 90_000).await;
+        scene.rooms.ban(&alice, &scene.room, ruma::user_id!("@rem:other"), None).await.unwrap();
+        assert!(matches!(scene.receive(theirs).await.unwrap(), Received::SoftFailed(_)));
+        assert!(matches!(scene.receive(rejoin).await.unwrap(), Received::SoftFailed(_)));
+        assert_eq!(scene.topic().await, "first");
+        let rem = scene.storage.user_nr(ruma::user_id!("@rem:other")).await.unwrap();
+        let room = scene.rooms.room(&scene.room).await.unwrap();
+        let membership = scene.storage.get_membership(room.nr, rem).await.unwrap().unwrap().membership;
+        assert_eq!(membership, model::Membership::Ban);
+    }
+}
