@@ -1,0 +1,132 @@
+//! The program itself, as a person starts it.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::json;
+use test_kit::Http;
+
+/// The program in `folder`, with nothing of the environment of the tests that could configure it.
+fn swiftchat(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_swiftchat"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SWIFTCHAT_")) {
+        command.env_remove(name);
+    }
+    command.args(arguments).current_dir(folder).stdin(Stdio::null());
+    command
+}
+
+fn run(folder: &Path, arguments: &[&str], input: &str) -> Output {
+    let mut command = swiftchat(folder, arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Whoever needs no input does not read it.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    child.wait_with_output().unwrap()
+}
+
+/// What was said, and whether it went well.
+fn said(output: &Output) -> (bool, String) {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    (output.status.success(), String::from_utf8(text).unwrap())
+}
+
+/// Ends with the test, also when it fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts the server of `folder` and waits for its welcome; gives that and the first address in it.
+fn serve(folder: &Path) -> (Running, String, String) {
+    let mut child = swiftchat(folder, &[]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    // The welcome ends with two empty lines after its last paragraph; the address comes in its first.
+    let mut welcome = String::new();
+    for line in lines {
+        welcome.push_str(&line);
+        welcome.push('\n');
+        if line.trim_start().starts_with("Registration") {
+            break;
+        }
+    }
+    let start = welcome.find("http://").unwrap_or_else(|| panic!("no address in {welcome:?}"));
+    let address = welcome[start..].split_whitespace().next().unwrap().to_owned();
+    (Running(child), welcome, address)
+}
+
+const CONFIG: &str = "[[listeners]]\naddress = \"127.0.0.1:0\"\n[unsafe]\ncheap_password_hashing = true\n";
+
+#[test]
+fn a_wrong_configuration_stops_the_start_with_one_message() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.toml"), "[server]\nnmes = []\n").unwrap();
+    for arguments in [&["check-config"][..], &[], &["serve"], &["user", "create", "alice"]] {
+        let (went_well, text) = said(&run(folder.path(), arguments, ""));
+        assert!(!went_well, "{arguments:?}");
+        assert!(text.starts_with("swiftchat: config.toml:2: `server.nmes` is not an option"), "{text}");
+        assert_eq!(text.lines().count(), 1, "{text}");
+    }
+    let (went_well, text) = said(&run(folder.path(), &["--config", "missing.toml", "check-config"], ""));
+    assert!(!went_well && text.contains("missing.toml"), "{text}");
+    let mut command = swiftchat(folder.path(), &["--config", "/dev/null", "check-config"]);
+    assert!(said(&command.output().unwrap()).0);
+    let (went_well, text) = said(&command.env("SWIFTCHAT_SERVER__LOG_FORMAT", "xml").output().unwrap());
+    assert!(!went_well && text.contains("SWIFTCHAT_SERVER__LOG_FORMAT") && text.contains("json"), "{text}");
+}
+
+// shows: login
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_is_made_while_the_server_runs_and_can_log_in() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.toml"), CONFIG).unwrap();
+    let create = ["user", "create", "--admin", "root", "--password-file", "-"];
+    let (server, welcome, address) = serve(folder.path());
+    assert!(welcome.contains("user create --admin") && welcome.contains("anyone on this machine"), "{welcome}");
+
+    let (went_well, text) = said(&run(folder.path(), &create, "correct horse battery\n"));
+    assert!(went_well && text.contains("@root:localhost"), "{text}");
+    let (went_well, text) = said(&run(folder.path(), &create, "another password\n"));
+    assert!(!went_well && text.contains("--reset"), "{text}");
+    let (went_well, _) = said(&run(folder.path(), &["user", "create", "x", "--password-file", "-"], ""));
+    assert!(!went_well, "an empty password");
+
+    let identifier = json!({"type": "m.id.user", "user": "root"});
+    let body = |password: &str| json!({"type": "m.login.password", "identifier": identifier, "password": password});
+    let http = Http::new(&address);
+    let login = "/_matrix/client/v3/login";
+    http.request("POST", login, None, &body("another password")).await.is_error(403, "M_FORBIDDEN");
+    let answer = http.request("POST", login, None, &body("correct horse battery")).await.ok();
+    assert_eq!(answer["user_id"], "@root:localhost");
+    drop(server);
+}
+
+/// SIGTERM is how a machine that goes down asks; what was acknowledged is there after the next start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_the_server_in_order() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.toml"), CONFIG).unwrap();
+    let (mut server, _, address) = serve(folder.path());
+    let alice = test_kit::register(&Http::new(&address), "alice").await;
+    let since = alice.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+    let waiting = tokio::spawn({
+        let alice = alice.clone();
+        async move { alice.sync_waiting(Some(&since), 60_000).await }
+    });
+    // The poll is answered at the end of the server, whether it came before the signal or during the end.
+    assert!(Command::new("kill").arg(server.0.id().to_string()).status().unwrap().success());
+    let status = tokio::task::spawn_blocking(move || server.0.wait().unwrap()).await.unwrap();
+    assert!(status.success(), "{status}");
+    drop(waiting);
+
+    let (_server, _, address) = serve(folder.path());
+    assert_eq!(alice.at(&Http::new(&address)).get("/account/whoami").await.ok()["user_id"], "@alice:localhost");
+}
