@@ -11,6 +11,7 @@ mod send;
 mod state;
 mod timeline;
 mod typing;
+mod upgrade;
 
 use axum::Router;
 
@@ -29,4 +30,5 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .merge(directory::routes())
         .merge(receipts::routes())
         .merge(typing::routes())
+        .merge(upgrade::routes())
 }

@@ -417,4 +417,60 @@ on_each_database! {
         assert_eq!(house.err(who, "GET", "/joined_rooms", Value::Null).await, guests);
         house.ok(who, "POST", &format!("/rooms/{open}/leave"), json!({})).await;
     }
+
+    /// Client-Server API, "Guest Access": guests leave when the room closes for them.
+    async fn guests_leave_a_room_that_closes_for_them(house) {
+        let alice = house.register("alice").await;
+        let guest = house.guest().await;
+        let room = house.create(&alice, json!({
+            "preset": "public_chat", "initial_state": [{"type": "m.room.guest_access", "content": {"guest_access": "can_join"}}],
+        })).await;
+        house.ok(Some(&guest), "POST", &format!("/rooms/{room}/join"), json!({})).await;
+        let access = format!("/rooms/{room}/state/m.room.guest_access");
+        house.ok(Some(&alice), "PUT", &access, json!({"guest_access": "forbidden"})).await;
+        let joined = house.ok(Some(&alice), "GET", &format!("/rooms/{room}/joined_members"), Value::Null).await;
+        assert_eq!(joined["joined"].as_object().unwrap().keys().collect::<Vec<_>>(), ["@alice:hs"]);
+        let by_state = format!("/rooms/{room}/state/m.room.member/@guest:hs");
+        let refused = house.err(Some(&guest), "PUT", &by_state, json!({"membership": "join"})).await;
+        assert_eq!(refused, (403, "M_GUEST_ACCESS_FORBIDDEN".to_owned()));
+    }
+
+    /// Client-Server API, "Room upgrades": the new room takes over what it can, and the old one points to it.
+    async fn an_upgraded_room_takes_the_place_of_the_old_one(house) {
+        let (alice, bob) = (house.register("alice").await, house.register("bob").await);
+        for (from, to) in [("9", "11"), ("11", "12"), ("12", "11"), ("12", "12")] {
+            let old = house.create(&alice, json!({
+                "room_version": from, "preset": "public_chat", "name": "Kitchen", "room_alias_name": format!("from{from}to{to}"),
+                "visibility": "public", "creation_content": {"type": "m.space"},
+            })).await;
+            house.ok(Some(&bob), "POST", &format!("/join/{old}"), json!({})).await;
+            let upgrade = format!("/rooms/{old}/upgrade");
+            let refused = house.err(Some(&bob), "POST", &upgrade, json!({"new_version": to})).await;
+            assert_eq!(refused, (403, "M_FORBIDDEN".to_owned()));
+            let unknown = house.err(Some(&alice), "POST", &upgrade, json!({"new_version": "99"})).await;
+            assert_eq!(unknown, (400, "M_UNSUPPORTED_ROOM_VERSION".to_owned()));
+            let answer = house.ok(Some(&alice), "POST", &upgrade, json!({"new_version": to})).await;
+            let new = answer["replacement_room"].as_str().unwrap();
+            let state = async |room: &str, key: &str| {
+                house.ok(Some(&alice), "GET", &format!("/rooms/{room}/state/{key}"), Value::Null).await
+            };
+            assert_eq!(state(&old, "m.room.tombstone").await["replacement_room"], new);
+            let create = state(new, "m.room.create").await;
+            assert_eq!((&create["room_version"], &create["type"]), (&json!(to), &json!("m.space")));
+            assert_eq!(create["predecessor"]["room_id"], *old);
+            assert_eq!(create["predecessor"]["event_id"].is_string(), to != "12");
+            assert_eq!(state(new, "m.room.name").await["name"], "Kitchen");
+            assert_eq!(state(new, "m.room.join_rules").await["join_rule"], "public");
+            let alias = format!("#from{from}to{to}:hs");
+            assert_eq!(state(new, "m.room.canonical_alias").await["alias"], *alias);
+            let found = house.ok(None, "GET", &format!("/directory/room/%23{}", &alias[1..]), Value::Null).await;
+            assert_eq!(found["room_id"], new);
+            let listed = house.ok(None, "GET", &format!("/directory/list/room/{new}"), Value::Null).await;
+            assert_eq!(listed["visibility"], "public");
+            let send = format!("/rooms/{old}/send/m.room.message/1");
+            assert_eq!(house.err(Some(&bob), "PUT", &send, text("still here")).await, (403, "M_FORBIDDEN".to_owned()));
+            house.ok(Some(&bob), "POST", &format!("/join/{new}"), json!({})).await;
+            house.say(&bob, new, "1", text("hello")).await;
+        }
+    }
 }

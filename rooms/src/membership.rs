@@ -1,5 +1,7 @@
 //! Coming and going. Client-Server API, "Room membership".
 
+use std::sync::Arc;
+
 use accounts::Requester;
 use model::Membership;
 use ruma::{CanonicalJsonValue, OwnedRoomId, RoomId, UserId, events::TimelineEventType};
@@ -173,10 +175,33 @@ impl Rooms {
 
     /// Guests come in only where the room says so. Client-Server API, "Guest Access".
     async fn check_guest(&self, requester: &Requester, room: &storage::RoomRow) -> Result<(), Error> {
-        if requester.is_guest {
-            let summary = self.storage().get_summaries(&[room.nr]).await?.remove(&room.nr);
-            if !summary.is_some_and(|(summary, ..)| summary.guest_access == "can_join") {
-                return Err(Error::GuestsForbidden);
+        if requester.is_guest && !self.lets_guests_in(room).await? {
+            return Err(Error::GuestsForbidden);
+        }
+        Ok(())
+    }
+
+    async fn lets_guests_in(&self, room: &storage::RoomRow) -> Result<bool, Error> {
+        let summary = self.storage().get_summaries(&[room.nr]).await?.remove(&room.nr);
+        Ok(summary.is_some_and(|(summary, ..)| summary.guest_access == "can_join"))
+    }
+
+    /// Makes guests leave a room that lets none in any more. Client-Server API, "Guest Access".
+    pub(crate) async fn remove_guests(&self, room: &Arc<storage::RoomRow>) -> Result<(), Error> {
+        if self.lets_guests_in(room).await? {
+            return Ok(());
+        }
+        let guests = self.storage().list_joined_guests(room.nr).await?;
+        let names = self.storage().user_ids(&guests).await?;
+        let content = object(json!({"membership": Membership::Leave.as_str()}))?;
+        for (user_nr, user_id) in names {
+            let draft = Draft::new(user_id.clone(), user_nr, TimelineEventType::RoomMember, content.clone())
+                .with_state_key(user_id.as_str())
+                .while_joined();
+            match self.submit(room, draft).await {
+                // They have left by themselves meanwhile.
+                Ok(_) | Err(Error::NotMember) => {}
+                Err(error) => return Err(error),
             }
         }
         Ok(())

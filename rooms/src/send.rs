@@ -59,9 +59,14 @@ impl Rooms {
         if event_type == TimelineEventType::RoomMember {
             self.check_member_state(requester, &room, state_key, content).await?;
         }
+        let ends_guests = event_type == TimelineEventType::RoomGuestAccess && state_key.is_empty();
         let draft =
             Draft::of_client(requester, event_type, content)?.with_state_key(state_key).with_timestamp(timestamp);
-        self.submit(&room, draft).await
+        let event_id = self.submit(&room, draft).await?;
+        if ends_guests {
+            self.remove_guests(&room).await?;
+        }
+        Ok(event_id)
     }
 
     /// Redacts an event. Client-Server API, "Redactions".

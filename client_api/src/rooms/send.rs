@@ -3,6 +3,7 @@
 use ::rooms::Rooms;
 use axum::{Router, extract::State};
 use ruma::{
+    MilliSecondsSinceUnixEpoch,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     events::TimelineEventType,
 };
@@ -21,8 +22,9 @@ async fn send_message_event(
     Ruma(request): Ruma<send_message_event::v3::Request>,
 ) -> Result<Ruma<send_message_event::v3::Response>, MatrixError> {
     let event_type = TimelineEventType::from(request.event_type.to_string());
+    let timestamp = timestamp_of(&requester, request.timestamp);
     let event_id = rooms
-        .send_message(&requester, &request.room_id, event_type, &request.txn_id, request.body.json(), None)
+        .send_message(&requester, &request.room_id, event_type, &request.txn_id, request.body.json(), timestamp)
         .await?;
     Ok(Ruma(send_message_event::v3::Response::new(event_id)))
 }
@@ -34,8 +36,9 @@ async fn send_state_event(
     Ruma(request): Ruma<send_state_event::v3::Request>,
 ) -> Result<Ruma<send_state_event::v3::Response>, MatrixError> {
     let event_type = TimelineEventType::from(request.event_type.to_string());
+    let timestamp = timestamp_of(&requester, request.timestamp);
     let event_id = rooms
-        .send_state(&requester, &request.room_id, event_type, &request.state_key, request.body.json(), None)
+        .send_state(&requester, &request.room_id, event_type, &request.state_key, request.body.json(), timestamp)
         .await?;
     Ok(Ruma(send_state_event::v3::Response::new(event_id)))
 }
@@ -50,4 +53,12 @@ async fn redact_event(
         .redact(&requester, &request.room_id, &request.event_id, &request.txn_id, request.reason.as_deref())
         .await?;
     Ok(Ruma(redact_event::v3::Response::new(event_id)))
+}
+
+/// Only application services choose the time of an event. Application Service API, "Timestamp massaging".
+fn timestamp_of(
+    requester: &accounts::Requester,
+    asked: Option<MilliSecondsSinceUnixEpoch>,
+) -> Option<MilliSecondsSinceUnixEpoch> {
+    asked.filter(|_| requester.app_service.is_some())
 }

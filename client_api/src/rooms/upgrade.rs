@@ -1,0 +1,23 @@
+//! Moving a room to another version. Client-Server API, "Room upgrades".
+
+use ::rooms::Rooms;
+use axum::{Router, extract::State};
+use ruma::api::client::room::upgrade_room;
+use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
+
+use crate::ClientApi;
+
+pub(crate) fn routes() -> Router<ClientApi> {
+    Router::new().ruma_route(upgrade_room)
+}
+
+/// `POST /rooms/{roomId}/upgrade`.
+async fn upgrade_room(
+    State(rooms): State<Rooms>,
+    requester: Requester,
+    Ruma(request): Ruma<upgrade_room::v3::Request>,
+) -> Result<Ruma<upgrade_room::v3::Response>, MatrixError> {
+    let new_room =
+        rooms.upgrade(&requester, &request.room_id, request.new_version, request.additional_creators).await?;
+    Ok(Ruma(upgrade_room::v3::Response::new(new_room)))
+}

@@ -1,0 +1,254 @@
+//! Moving a room to another version. Client-Server API, "Room upgrades".
+
+use accounts::Requester;
+use ruma::{
+    OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
+    room_version_rules::RoomVersionRules,
+};
+use serde_json::{
+    Map, Value, json,
+    value::{RawValue, to_raw_value},
+};
+use storage::RoomRow;
+use tracing::debug;
+
+use crate::{Error, NewRoomRequest, Preset, Rooms};
+
+/// State that the new room takes over as it is. Power levels are taken over too, fitted to the new version.
+const TRANSFERRED: [&str; 8] = [
+    "m.room.server_acl",
+    "m.room.encryption",
+    "m.room.name",
+    "m.room.avatar",
+    "m.room.topic",
+    "m.room.guest_access",
+    "m.room.history_visibility",
+    "m.room.join_rules",
+];
+
+/// The power level of upgrading a room whose creators are above all levels. Client-Server API, "POST /createRoom".
+const TOMBSTONE_LEVEL: i64 = 150;
+
+impl Rooms {
+    /// Makes a room of another version that takes the place of this one. Client-Server API, "Room upgrades".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] for who may not send `m.room.tombstone`, [`Error::UnsupportedVersion`]. Once the new room stands, the
+    /// old one is pointed to it; what may not be changed there stays as it is.
+    pub async fn upgrade(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        version: RoomVersionId,
+        additional_creators: Vec<OwnedUserId>,
+    ) -> Result<OwnedRoomId, Error> {
+        let rules = version.rules().ok_or_else(|| Error::UnsupportedVersion(version.to_string()))?;
+        // 1. Permission.
+        let room = self.joined_room(requester, room_id).await?;
+        if !self.may_send_state(requester, &room, "m.room.tombstone").await? {
+            return Err(Error::NotAllowed("you may not upgrade this room".to_owned()));
+        }
+
+        // 2. The new room, 3. with the state that can be taken over.
+        let creators = if rules.authorization.additional_room_creators { additional_creators } else { Vec::new() };
+        let mut initial_state = Vec::new();
+        for event_type in TRANSFERRED {
+            if let Some(event) = self.find_state(&room, event_type, "").await? {
+                initial_state.push((event_type.to_owned(), String::new(), event.pdu.content.clone()));
+            }
+        }
+        let levels = self.levels_for(requester, &room, &rules, &creators).await?;
+        let server = requester.user_id.server_name().as_str();
+        let listed = self.storage().is_listed(server, room.nr).await?;
+        let request = NewRoomRequest {
+            version: Some(version),
+            preset: Preset::PrivateChat,
+            listed,
+            alias: None,
+            name: None,
+            topic: None,
+            invite: Vec::new(),
+            is_direct: false,
+            creation_content: Some(self.creation_content(&room, &rules, &creators).await?),
+            initial_state,
+            power_level_content_override: levels.as_ref().map(|levels| raw(&levels.at_first)).transpose()?,
+        };
+        let new_id = self.create_room(requester, request).await?;
+        let new = self.room(&new_id).await?;
+        if let Some(levels) = levels
+            && levels.at_first != levels.at_last
+        {
+            let levels = raw(&levels.at_last)?;
+            self.send_state(requester, &new_id, TimelineEventType::RoomPowerLevels, "", &levels, None).await?;
+        }
+
+        // 4. The aliases.
+        self.storage().move_aliases(room.nr, new.nr).await?;
+        if let Some(event) = self.find_state(&room, "m.room.canonical_alias", "").await? {
+            let alias = TimelineEventType::RoomCanonicalAlias;
+            let moved = self.send_state(requester, &new_id, alias.clone(), "", &event.pdu.content, None).await;
+            let removed = self.send_state(requester, room_id, alias, "", &raw(&json!({}))?, None).await;
+            for error in [moved, removed].into_iter().filter_map(Result::err) {
+                debug!(room.id = %room_id, %error, "an upgrade could not move the canonical alias");
+            }
+        }
+        if listed {
+            self.storage().set_listed(server, room.nr, false).await?;
+        }
+
+        // 5. The tombstone.
+        let tombstone = raw(&json!({"body": "This room has been replaced", "replacement_room": new_id}))?;
+        self.send_state(requester, room_id, TimelineEventType::RoomTombstone, "", &tombstone, None).await?;
+
+        // 6. Nobody shall go on in the old room.
+        if let Err(error) = self.quieten(requester, &room).await {
+            debug!(room.id = %room_id, %error, "an upgrade could not close the old room");
+        }
+        Ok(new_id)
+    }
+
+    async fn creation_content(
+        &self,
+        room: &RoomRow,
+        rules: &RoomVersionRules,
+        creators: &[OwnedUserId],
+    ) -> Result<Box<RawValue>, Error> {
+        let create = self.find_state(room, "m.room.create", "").await?.ok_or(Error::RoomUnknown)?;
+        let old = object_of(&create.pdu.content);
+        let mut content = Map::new();
+        for key in ["type", "m.federate"] {
+            if let Some(value) = old.get(key) {
+                content.insert(key.to_owned(), value.clone());
+            }
+        }
+        let mut predecessor = json!({"room_id": room.id});
+        if !rules.authorization.room_create_event_id_as_room_id {
+            let head = self.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
+            let last = head.extremities.last().copied().unwrap_or(create.nr);
+            let last = self.storage().get_event(last).await?.ok_or(Error::EventUnknown)?;
+            predecessor["event_id"] = json!(last.pdu.event_id);
+        }
+        content.insert("predecessor".to_owned(), predecessor);
+        if !creators.is_empty() {
+            content.insert("additional_creators".to_owned(), json!(creators));
+        }
+        raw(&Value::Object(content))
+    }
+
+    /// The power levels of the new room, if the old one has any.
+    async fn levels_for(
+        &self,
+        requester: &Requester,
+        room: &RoomRow,
+        rules: &RoomVersionRules,
+        creators: &[OwnedUserId],
+    ) -> Result<Option<Levels>, Error> {
+        let Some(event) = self.find_state(room, "m.room.power_levels", "").await? else { return Ok(None) };
+        let power = self.power_of_room(room).await?;
+        let levels = object_of(&event.pdu.content);
+        let old_creators: Vec<&UserId> = power.privileged_creators().collect();
+        let creators: Vec<&UserId> = creators.iter().map(|user_id| &**user_id).chain([&*requester.user_id]).collect();
+        Ok(Some(fit_levels(levels, rules, &old_creators, &creators, &requester.user_id)))
+    }
+
+    /// Lets only those write and invite in the old room who have the power of moderators.
+    async fn quieten(&self, requester: &Requester, room: &RoomRow) -> Result<(), Error> {
+        let Some(event) = self.find_state(room, "m.room.power_levels", "").await? else { return Ok(()) };
+        let mut levels = object_of(&event.pdu.content);
+        let level = |levels: &Map<String, Value>, key: &str| levels.get(key).and_then(Value::as_i64).unwrap_or(0);
+        let quiet = (level(&levels, "users_default") + 1).max(50);
+        for key in ["events_default", "invite"] {
+            let now = level(&levels, key);
+            levels.insert(key.to_owned(), json!(now.max(quiet)));
+        }
+        let levels = raw(&Value::Object(levels))?;
+        self.send_state(requester, &room.id, TimelineEventType::RoomPowerLevels, "", &levels, None).await?;
+        Ok(())
+    }
+}
+
+/// The power levels while the new room is made, and those that stay.
+#[derive(Debug, PartialEq)]
+struct Levels {
+    at_first: Value,
+    at_last: Value,
+}
+
+/// Fits power levels to a room version.
+///
+/// Where creators are above all levels, the levels must not name them, and an upgrade is theirs; where they are not, creators that were
+/// above all get the highest level. While the room is made, its maker needs the power for all state that is taken over.
+fn fit_levels(
+    mut levels: Map<String, Value>,
+    rules: &RoomVersionRules,
+    old_creators: &[&UserId],
+    creators: &[&UserId],
+    maker: &UserId,
+) -> Levels {
+    let needed =
+        levels.get("events").and_then(Value::as_object).into_iter().flatten().filter_map(|(_, level)| level.as_i64());
+    let highest = needed.chain(levels.get("state_default").and_then(Value::as_i64)).fold(100, i64::max);
+    let users_default = levels.get("users_default").and_then(Value::as_i64).unwrap_or(0);
+    let mut users = levels.get("users").and_then(Value::as_object).cloned().unwrap_or_default();
+    if rules.authorization.explicitly_privilege_room_creators {
+        for creator in creators {
+            users.remove(creator.as_str());
+        }
+        let mut events = levels.get("events").and_then(Value::as_object).cloned().unwrap_or_default();
+        let tombstone = events.get("m.room.tombstone").and_then(Value::as_i64).unwrap_or(0).max(TOMBSTONE_LEVEL);
+        events.insert("m.room.tombstone".to_owned(), json!(tombstone));
+        levels.insert("events".to_owned(), Value::Object(events));
+        levels.insert("users".to_owned(), Value::Object(users));
+        let levels = Value::Object(levels);
+        return Levels { at_first: levels.clone(), at_last: levels };
+    }
+    for creator in old_creators {
+        users.insert(creator.to_string(), json!(highest));
+    }
+    let own = users.get(maker.as_str()).and_then(Value::as_i64).unwrap_or(users_default);
+    levels.insert("users".to_owned(), Value::Object(users.clone()));
+    let at_last = Value::Object(levels.clone());
+    users.insert(maker.to_string(), json!(own.max(highest)));
+    levels.insert("users".to_owned(), Value::Object(users));
+    Levels { at_first: Value::Object(levels), at_last }
+}
+
+fn object_of(content: &RawValue) -> Map<String, Value> {
+    serde_json::from_str(content.get()).unwrap_or_default()
+}
+
+fn raw(value: &Value) -> Result<Box<RawValue>, Error> {
+    to_raw_value(value).map_err(|error| Error::BadEvent(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    fn fit(levels: Value, version: RoomVersionId, old_creators: &[&UserId]) -> Levels {
+        let Value::Object(levels) = levels else { panic!("not an object") };
+        let (rules, maker) = (version.rules().unwrap(), user_id!("@mod:hs"));
+        fit_levels(levels, &rules, old_creators, &[maker], maker)
+    }
+
+    #[test]
+    fn a_moderator_has_full_power_only_while_the_room_is_made() {
+        let old = json!({"users": {"@mod:hs": 50, "@alice:hs": 100}, "events": {"m.room.tombstone": 50}});
+        let levels = fit(old.clone(), RoomVersionId::V11, &[]);
+        assert_eq!(levels.at_last, old);
+        assert_eq!(levels.at_first["users"]["@mod:hs"], 100);
+    }
+
+    #[test]
+    fn creators_are_not_named_where_they_are_above_all_levels() {
+        let levels = fit(json!({"users": {"@mod:hs": 100, "@bob:hs": 50}}), RoomVersionId::V12, &[]);
+        assert_eq!(levels.at_first, levels.at_last);
+        assert_eq!(levels.at_last, json!({"users": {"@bob:hs": 50}, "events": {"m.room.tombstone": 150}}));
+        let back =
+            fit(json!({"users": {}, "events": {"m.room.tombstone": 150}}), RoomVersionId::V11, &[user_id!("@a:hs")]);
+        assert_eq!(back.at_last["users"], json!({"@a:hs": 150}));
+    }
+}
