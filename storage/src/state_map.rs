@@ -42,7 +42,7 @@ pub enum StateNode {
     /// The keys of a subtree that has few, sorted.
     Leaf(Vec<(StateKey, EventNr)>),
     /// The children by the next four bits of the hash.
-    Inner([Option<Child>; 16]),
+    Inner(Box<[Option<Child>; 16]>),
 }
 
 /// A reference to a node.
@@ -116,7 +116,7 @@ impl StateNode {
                     rest = after;
                     *children.get_mut(usize::from(*slot))? = Some(Child { nr, fingerprint: *fingerprint, keys });
                 }
-                Some(Self::Inner(children))
+                Some(Self::Inner(Box::new(children)))
             }
             _ => None,
         }
@@ -295,7 +295,7 @@ impl Storage {
                     }
                 }
                 let children = |node: Option<&StateNode>| match node {
-                    Some(StateNode::Inner(children)) => *children,
+                    Some(StateNode::Inner(children)) => **children,
                     _ => [None; 16],
                 };
                 for (a, b) in children(old).into_iter().zip(children(new)) {
@@ -339,7 +339,7 @@ impl Storage {
                 StateNode::Inner(children) => {
                     let slot = slot(key, path.len() as u32);
                     nr = children[slot].map_or(NodeNr(0), |child| child.nr);
-                    path.push((*children, slot));
+                    path.push((children.clone(), slot));
                 }
             }
         }
@@ -354,13 +354,13 @@ impl Storage {
         let mut child = build.subtree(leaf, path.len() as u32);
         while let Some((mut children, slot)) = path.pop() {
             children[slot] = child;
-            let node = StateNode::Inner(children);
+            let node = StateNode::Inner(children.clone());
             child = if node.keys() as usize > LEAF_KEYS_MAX {
                 Some(build.add(node))
             } else {
                 // Few keys are left: the shape follows from the keys, so the subtree becomes one leaf.
                 let mut entries = Vec::new();
-                for child in children.into_iter().flatten() {
+                for child in children.iter().flatten() {
                     match &*self.node(room_nr, child.nr).await? {
                         StateNode::Leaf(leaf) => entries.extend_from_slice(leaf),
                         StateNode::Inner(_) => {
@@ -410,7 +410,7 @@ impl Builder<'_> {
             slots[slot(entry.0, level)].push(entry);
         }
         let children = slots.map(|entries| self.subtree(entries, level + 1));
-        Some(self.add(StateNode::Inner(children)))
+        Some(self.add(StateNode::Inner(Box::new(children))))
     }
 }
 
