@@ -473,4 +473,29 @@ on_each_database! {
             house.say(&bob, new, "1", text("hello")).await;
         }
     }
+
+    /// Client-Server API, "Knocking on rooms": who knocks waits outside until a member lets them in.
+    async fn who_knocks_is_let_in_by_a_member(house) {
+        let (alice, bob) = (house.register("alice").await, house.register("bob").await);
+        let (who, guest) = (Some(&*bob), house.guest().await);
+        let closed = house.create(&alice, json!({})).await;
+        let room = house.create(&alice, json!({
+            "room_alias_name": "door", "initial_state": [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}],
+        })).await;
+        let forbidden = (403, "M_FORBIDDEN".to_owned());
+        assert_eq!(house.err(who, "POST", &format!("/knock/{closed}"), json!({})).await, forbidden);
+        assert_eq!(house.err(who, "POST", "/knock/!unknown:hs", json!({})).await, (404, "M_NOT_FOUND".to_owned()));
+        let refused = house.err(Some(&guest), "POST", &format!("/knock/{room}"), json!({})).await;
+        assert_eq!(refused, (403, "M_GUEST_ACCESS_FORBIDDEN".to_owned()));
+        for _ in 0..2 {
+            let answer = house.ok(who, "POST", "/knock/%23door%3Ahs", json!({"reason": "it is cold"})).await;
+            assert_eq!(answer, json!({"room_id": room}));
+        }
+        assert_eq!(house.err(who, "POST", &format!("/join/{room}"), json!({})).await, forbidden);
+        let knocking = house.ok(Some(&alice), "GET", &format!("/rooms/{room}/members?membership=knock"), Value::Null).await;
+        assert_eq!(knocking["chunk"][0]["content"]["reason"], "it is cold");
+        house.ok(Some(&alice), "POST", &format!("/rooms/{room}/invite"), json!({"user_id": "@bob:hs"})).await;
+        house.ok(who, "POST", &format!("/join/{room}"), json!({})).await;
+        assert_eq!(house.err(who, "POST", &format!("/knock/{room}"), json!({})).await, forbidden);
+    }
 }

@@ -31,6 +31,25 @@ impl Rooms {
         Ok(room.id.clone())
     }
 
+    /// Asks to be let into a room; asking twice changes nothing. Client-Server API, "Knocking on rooms".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] when the join rules forbid it, or for who is in the room, invited or banned; [`Error::RoomUnknown`].
+    pub async fn knock(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        reason: Option<&str>,
+    ) -> Result<OwnedRoomId, Error> {
+        let room = self.room(room_id).await?;
+        let current = self.storage().get_membership(room.nr, requester.user_nr).await?;
+        if current.is_none_or(|row| row.membership != Membership::Knock) {
+            self.set_membership(requester, room_id, &requester.user_id, Membership::Knock, reason).await?;
+        }
+        Ok(room.id.clone())
+    }
+
     /// Invites a user.
     ///
     /// # Errors
@@ -217,7 +236,7 @@ impl Rooms {
     ) -> Result<(), Error> {
         let room = self.room(room_id).await?;
         let mut content = object(json!({"membership": membership.as_str()}))?;
-        if matches!(membership, Membership::Join | Membership::Invite)
+        if matches!(membership, Membership::Join | Membership::Invite | Membership::Knock)
             && let Some(user_nr) = self.storage().find_user_nr(user_id).await?
             && let Some(profile) = self.member_profiles(&[user_nr]).await?.get(&user_nr)
         {

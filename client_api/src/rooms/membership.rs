@@ -3,11 +3,14 @@
 use ::rooms::Rooms;
 use axum::{Router, extract::State};
 use ruma::{
-    OwnedRoomId,
-    api::client::membership::{
-        ThirdPartySigned, ban_user, forget_room,
-        invite_user::{self, v3::InvitationRecipient},
-        join_room_by_id, join_room_by_id_or_alias, kick_user, leave_room, unban_user,
+    OwnedRoomId, OwnedRoomOrAliasId,
+    api::client::{
+        knock::knock_room,
+        membership::{
+            ThirdPartySigned, ban_user, forget_room,
+            invite_user::{self, v3::InvitationRecipient},
+            join_room_by_id, join_room_by_id_or_alias, kick_user, leave_room, unban_user,
+        },
     },
 };
 use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
@@ -19,6 +22,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
     Router::new()
         .ruma_route(join_room_by_id)
         .ruma_route(join_room_by_id_or_alias)
+        .ruma_route(knock_room)
         .ruma_route(invite_user)
         .ruma_route(leave_room)
         .ruma_route(kick_user)
@@ -45,12 +49,27 @@ async fn join_room_by_id_or_alias(
     Ruma(request): Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<Ruma<join_room_by_id_or_alias::v3::Response>, MatrixError> {
     refuse_third_party(request.third_party_signed.as_ref())?;
-    let room_id = match OwnedRoomId::try_from(request.room_id_or_alias) {
-        Ok(room_id) => room_id,
-        Err(alias) => rooms.resolve_alias(&alias).await?.0,
-    };
+    let room_id = resolve(&rooms, request.room_id_or_alias).await?;
     let room_id = rooms.join(&requester, &room_id, request.reason.as_deref()).await?;
     Ok(Ruma(join_room_by_id_or_alias::v3::Response::new(room_id)))
+}
+
+/// `POST /knock/{roomIdOrAlias}`.
+async fn knock_room(
+    State(rooms): State<Rooms>,
+    requester: Requester,
+    Ruma(request): Ruma<knock_room::v3::Request>,
+) -> Result<Ruma<knock_room::v3::Response>, MatrixError> {
+    let room_id = resolve(&rooms, request.room_id_or_alias).await?;
+    let room_id = rooms.knock(&requester, &room_id, request.reason.as_deref()).await?;
+    Ok(Ruma(knock_room::v3::Response::new(room_id)))
+}
+
+async fn resolve(rooms: &Rooms, id_or_alias: OwnedRoomOrAliasId) -> Result<OwnedRoomId, MatrixError> {
+    match OwnedRoomId::try_from(id_or_alias) {
+        Ok(room_id) => Ok(room_id),
+        Err(alias) => Ok(rooms.resolve_alias(&alias).await?.0),
+    }
 }
 
 /// `POST /rooms/{roomId}/invite`.
