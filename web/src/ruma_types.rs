@@ -1,6 +1,6 @@
 //! Requests and answers in ruma's types.
 
-use std::{any::TypeId, time::Duration};
+use std::{any::TypeId, collections::BTreeMap, time::Duration};
 
 use axum::{
     body::Body,
@@ -13,16 +13,24 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use model::limits::BODY_BYTES_MAX;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt as _, OutgoingResponse, OutgoingResponseExt as _,
-    client::session::login,
+    client::{
+        account::{change_password, deactivate, register},
+        device::{delete_device, delete_devices},
+        keys::upload_signing_keys,
+        session::{get_login_token, login},
+        typing::create_typing_event,
+    },
     error::{DeserializationError, FromHttpRequestError},
 };
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::error::Category;
+use serde_json::{Value, error::Category, value::RawValue};
 
 use crate::{MatrixError, RateLimits};
 
 /// Longest that a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long somebody types who does not say for how long, in milliseconds.
+const TYPING_MS_DEFAULT: u64 = 30_000;
 
 /// As an argument: the request of an endpoint, complete and of the right shape. As a result: its answer.
 ///
@@ -53,6 +61,8 @@ where
             body.is_empty() && matches!(T::METHOD, Method::POST | Method::DELETE) && is_json(&parts.headers);
         let body = if is_empty_json { b"{}".as_slice() } else { &body };
         refuse_what_ruma_cannot_read::<T>(body)?;
+        let changed = without_empty_auth::<T>(body).or_else(|| with_typing_timeout::<T>(body));
+        let body = changed.as_deref().unwrap_or(body);
         let request = http::Request::from_parts(parts, body);
         T::try_from_http_request(request, &arguments).map(Self).map_err(|error| not_understood(&error))
     }
@@ -75,6 +85,44 @@ fn refuse_what_ruma_cannot_read<T: 'static>(body: &[u8]) -> Result<(), MatrixErr
         login.r#type.ok_or_else(|| MatrixError::missing_param("missing parameter `type`"))?;
     }
     Ok(())
+}
+
+/// The body without its `auth`, when that has neither a type nor a session: clients ask for the stages in this way too, and no field of
+/// it is required (Client-Server API, "User-interactive API in the REST API"), but ruma wants one of them.
+fn without_empty_auth<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
+    let with_auth = [
+        TypeId::of::<change_password::v3::Request>(),
+        TypeId::of::<deactivate::v3::Request>(),
+        TypeId::of::<delete_device::v3::Request>(),
+        TypeId::of::<delete_devices::v3::Request>(),
+        TypeId::of::<get_login_token::v1::Request>(),
+        TypeId::of::<register::v3::Request>(),
+        TypeId::of::<upload_signing_keys::v3::Request>(),
+    ];
+    if !with_auth.contains(&TypeId::of::<T>()) {
+        return None;
+    }
+    let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).ok()?;
+    let auth: BTreeMap<String, IgnoredAny> = serde_json::from_str(fields.get("auth")?.get()).ok()?;
+    if auth.contains_key("type") || auth.contains_key("session") {
+        return None;
+    }
+    fields.remove("auth");
+    serde_json::to_vec(&fields).ok()
+}
+
+/// The body with a `timeout`, when somebody types without one: it is not required (Client-Server API, "Typing Notifications"), but ruma
+/// wants it.
+fn with_typing_timeout<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
+    if TypeId::of::<T>() != TypeId::of::<create_typing_event::v3::Request>() {
+        return None;
+    }
+    let mut fields: BTreeMap<String, Value> = serde_json::from_slice(body).ok()?;
+    if fields.get("timeout").is_some_and(|timeout| !timeout.is_null()) {
+        return None;
+    }
+    fields.insert("timeout".to_owned(), TYPING_MS_DEFAULT.into());
+    serde_json::to_vec(&fields).ok()
 }
 
 async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, MatrixError> {
@@ -116,5 +164,25 @@ impl<T: OutgoingResponse> IntoResponse for Ruma<T> {
             Ok(response) => response.map(|body| Body::from(body.freeze())).into_response(),
             Err(error) => MatrixError::internal(&error).into_response(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_auth_that_says_nothing_counts_as_none() {
+        let without = |body: &str| {
+            without_empty_auth::<change_password::v3::Request>(body.as_bytes())
+                .map(|body| String::from_utf8(body).unwrap())
+        };
+        assert_eq!(without(r#"{"auth":{},"new_password":"a"}"#).as_deref(), Some(r#"{"new_password":"a"}"#));
+        assert_eq!(without(r#"{"auth":{"user":"a"}}"#).as_deref(), Some("{}"));
+        assert_eq!(without(r#"{"auth":{"type":"m.login.dummy"}}"#), None);
+        assert_eq!(without(r#"{"auth":{"session":"s"}}"#), None);
+        assert_eq!(without(r#"{"auth":1}"#), None);
+        assert_eq!(without("{}"), None);
+        assert_eq!(without_empty_auth::<login::v3::Request>(br#"{"auth":{}}"#), None);
     }
 }
