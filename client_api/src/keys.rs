@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 
 use accounts::{Accounts, CrossSigningKeys, KeyUpload};
 use axum::{Json, Router, extract::State};
+use model::StreamToken;
 use ruma::{
-    api::client::keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
+    api::client::keys::{claim_keys, get_key_changes, get_keys, upload_keys, upload_signatures, upload_signing_keys},
     serde::Raw,
 };
 use serde_json::{Value, json};
@@ -23,6 +24,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
     Router::new()
         .ruma_route(upload_keys)
         .ruma_route(get_keys)
+        .ruma_route(get_key_changes)
         .ruma_route(claim_keys)
         .ruma_route(upload_signing_keys)
         .ruma_route(upload_signatures)
@@ -64,6 +66,20 @@ async fn get_keys(
         "self_signing_keys": found.self_signing_keys,
         "user_signing_keys": found.user_signing_keys,
     })))
+}
+
+/// `GET /keys/changes`.
+async fn get_key_changes(
+    State(accounts): State<Accounts>,
+    requester: Requester,
+    Ruma(request): Ruma<get_key_changes::v3::Request>,
+) -> Result<Ruma<get_key_changes::v3::Response>, MatrixError> {
+    let position = |token: &str| {
+        let token: Result<StreamToken, _> = token.parse();
+        token.map(|token| token.position).map_err(|error| MatrixError::invalid_param(error.to_string()))
+    };
+    let (changed, left) = accounts.key_changes(&requester, position(&request.from)?, position(&request.to)?).await?;
+    Ok(Ruma(get_key_changes::v3::Response::new(changed, left)))
 }
 
 /// `POST /keys/claim`.

@@ -3,15 +3,7 @@
 use std::sync::Arc;
 
 use accounts::{Accounts, SessionRequest};
-use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-    middleware::{self, Next},
-    response::{IntoResponse as _, Response},
-};
-use http::Method;
-use model::limits::BODY_BYTES_MAX;
+use axum::{Router, extract::State};
 use ruma::{
     ServerName,
     api::client::{
@@ -27,33 +19,14 @@ use ruma::{
         uiaa::{MatrixUserIdentifier, UserIdentifier},
     },
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use storage::UserRow;
 use web::{AccessToken, ClientAddress, MatrixError, Ruma, RumaRoutes as _};
 
 use crate::{ClientApi, Options, host::Host, requester::Requester, uiaa};
 
 pub(crate) fn routes() -> Router<ClientApi> {
-    let login = Router::new().ruma_route(login).layer(middleware::from_fn(check_type));
-    Router::new().ruma_route(get_login_types).ruma_route(refresh_token).ruma_route(get_login_token).merge(login)
-}
-
-/// Refuses a login that does not say of which type it is: the parser behind takes it for granted.
-async fn check_type(request: Request, next: Next) -> Response {
-    if request.method() != Method::POST {
-        return next.run(request).await;
-    }
-    let (parts, body) = request.into_parts();
-    let body = match axum::body::to_bytes(body, BODY_BYTES_MAX).await {
-        Ok(body) => body,
-        Err(_) => return MatrixError::too_large(BODY_BYTES_MAX).into_response(),
-    };
-    match serde_json::from_slice(&body) {
-        Ok(Value::Object(login)) if !login.get("type").is_some_and(Value::is_string) => {
-            MatrixError::bad_json("`type` is missing or no text").into_response()
-        }
-        _ => next.run(Request::from_parts(parts, Body::from(body))).await,
-    }
+    Router::new().ruma_route(get_login_types).ruma_route(login).ruma_route(refresh_token).ruma_route(get_login_token)
 }
 
 /// `GET /login`.

@@ -8,6 +8,7 @@ mod account_data;
 mod commit;
 mod committer;
 mod db;
+mod device_lists;
 mod devices;
 mod error;
 mod events;

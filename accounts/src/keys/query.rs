@@ -1,8 +1,8 @@
 //! The keys of users and their devices. Client-Server API, "POST /keys/query".
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use model::UserNr;
+use model::{Position, UserNr};
 use ruma::{OwnedDeviceId, OwnedUserId};
 use serde_json::{Map, Value, json};
 
@@ -11,6 +11,9 @@ use crate::{Accounts, Error, Requester};
 
 /// Most users of one query.
 const USERS_MAX: usize = 10_000;
+
+/// Who signed, with which key, the signature.
+type Signature = (String, String, String);
 
 /// The keys that somebody may see, as JSON.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +31,33 @@ pub struct QueriedKeys {
 }
 
 impl Accounts {
+    /// The users whose keys may have changed for somebody, and those whom they need not follow any more. Client-Server API,
+    /// "GET /keys/changes".
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn key_changes(
+        &self,
+        requester: &Requester,
+        from: Position,
+        to: Position,
+    ) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), Error> {
+        let (user_nr, storage) = (requester.user_nr, &self.0.storage);
+        let to = to.min(storage.published());
+        let mut changed: BTreeSet<UserNr> =
+            storage.list_device_list_changes(user_nr, from, to).await?.into_iter().collect();
+        changed.extend(storage.list_newcomers(user_nr, from, to).await?);
+        let left = storage.list_left(user_nr, from, to).await?;
+        let changed: Vec<UserNr> = changed.into_iter().collect();
+        let names = async |users: &[UserNr]| -> Result<Vec<OwnedUserId>, Error> {
+            let mut names: Vec<_> = storage.user_ids(users).await?.into_values().collect();
+            names.sort_unstable();
+            Ok(names)
+        };
+        Ok((names(&changed).await?, names(&left).await?))
+    }
+
     /// The keys of users of ours: of the devices that are named, or of all where none is.
     ///
     /// # Errors
@@ -56,7 +86,7 @@ impl Accounts {
         }
         let numbers: Vec<UserNr> = users.keys().copied().collect();
 
-        let mut signatures: HashMap<(UserNr, String), Vec<(String, String, String)>> = HashMap::new();
+        let mut signatures: HashMap<(UserNr, String), Vec<Signature>> = HashMap::new();
         for row in storage.list_key_signatures(&numbers, requester.user_nr).await? {
             signatures.entry((row.user_nr, row.target)).or_default().push((row.signer, row.key_id, row.signature));
         }
@@ -94,7 +124,7 @@ impl Accounts {
 }
 
 /// Puts signatures that came later beside those that a key was uploaded with.
-fn add_signatures(key: &mut Map<String, Value>, more: Option<&Vec<(String, String, String)>>) {
+fn add_signatures(key: &mut Map<String, Value>, more: Option<&Vec<Signature>>) {
     for (signer, key_id, signature) in more.into_iter().flatten() {
         let all = key.entry("signatures").or_insert_with(|| json!({}));
         let Some(all) = all.as_object_mut() else { return };

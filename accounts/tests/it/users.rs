@@ -159,7 +159,8 @@ async fn a_profile_has_a_bound_and_a_change_is_in_the_stream() {
         let accounts = &world.accounts;
         let alice = world.user(user_id!("@alice:one.test")).await;
         let before = accounts.storage().published();
-        let set = async |field, value: serde_json::Value| accounts.set_profile_field(alice.user_nr, field, &value).await;
+        let set =
+            async |field, value: serde_json::Value| accounts.set_profile_field(alice.user_nr, field, &value).await;
         set("org.example.big", json!("x".repeat(40_000))).await.unwrap();
         assert!(accounts.storage().published() > before);
         let two = set("org.example.more", json!("x".repeat(40_000))).await;
