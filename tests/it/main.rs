@@ -1,6 +1,11 @@
 //! Tests of whole servers, and of the house itself.
 
+mod accounts;
+mod bad_input;
+mod command_line;
 mod conformance;
 mod fuzz_routes;
 mod levels;
+mod rooms;
+mod sync;
 mod two_names;

@@ -1,0 +1,180 @@
+//! Rooms: who is in them, what they are, what was said.
+
+use serde_json::{Value, json};
+use test_kit::{TestUser, encode, on_each_database};
+
+async fn members(user: &TestUser, room: &str) -> Vec<String> {
+    let answer = user.get(&format!("/rooms/{}/joined_members", encode(room))).await.ok();
+    answer["joined"].as_object().unwrap().keys().cloned().collect()
+}
+
+on_each_database! {
+    // shows: createRoom, inviteUser, joinRoomById, getJoinedMembersByRoom, getJoinedRooms
+    async fn only_who_was_invited_joins_a_private_room(server: TestServer) {
+        let (alice, bob, eve) = (server.user("alice").await, server.user("bob").await, server.user("eve").await);
+        let room = alice.create_room().await;
+        alice.invite(&room, &bob).await;
+        bob.join(&room).await;
+        eve.in_room(&room, "join", &json!({})).await.is_error(403, "M_FORBIDDEN");
+        assert_eq!(members(&alice, &room).await, [alice.id(), bob.id()]);
+        assert_eq!(bob.get("/joined_rooms").await.ok(), json!({ "joined_rooms": [room] }));
+        eve.get(&format!("/rooms/{}/joined_members", encode(&room))).await.is_error(403, "M_FORBIDDEN");
+    }
+
+    // shows: createRoom
+    async fn a_room_of_every_version_can_be_talked_in(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        for version in 1..=12 {
+            let body = json!({ "preset": "public_chat", "room_version": version.to_string() });
+            let room = alice.create_room_with(&body).await;
+            bob.join(&room).await;
+            alice.send_text(&room, "hello").await;
+            let event = bob.send_text(&room, "hello yourself").await;
+            bob.redact(&room, &event).await;
+            assert_eq!(bob.texts(&room).await, ["hello"], "in room version {version}");
+        }
+        alice.post("/createRoom", &json!({ "room_version": "99" })).await.is_error(400, "M_UNSUPPORTED_ROOM_VERSION");
+    }
+
+    // shows: sendMessage, getOneRoomEvent
+    async fn a_repeated_transaction_is_one_event(server: TestServer) {
+        let alice = server.user("alice").await;
+        let room = alice.create_room().await;
+        let path = format!("/rooms/{}/send/m.room.message/once", encode(&room));
+        let content = json!({ "msgtype": "m.text", "body": "once" });
+        let first = alice.put(&path, &content).await.ok();
+        let second = alice.put(&path, &content).await.ok();
+        assert_eq!(first, second);
+        assert_eq!(alice.texts(&room).await, ["once"]);
+        // Another device has transactions of its own.
+        let third = alice.log_in_again().await.put(&path, &content).await.ok();
+        assert_ne!(first, third);
+        let event = first["event_id"].as_str().unwrap();
+        let event = alice.get(&format!("/rooms/{}/event/{}", encode(&room), encode(event))).await.ok();
+        assert_eq!((&event["content"], &event["sender"]), (&content, &json!(alice.id())));
+    }
+
+    // shows: kick, ban, unban
+    async fn who_is_banned_stays_out_until_unbanned(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        alice.remove(&room, "kick", &bob).await;
+        bob.join(&room).await;
+        alice.remove(&room, "ban", &bob).await;
+        bob.in_room(&room, "join", &json!({})).await.is_error(403, "M_FORBIDDEN");
+        bob.try_send(&room, "m.room.message", &json!({ "body": "x" })).await.is_error(403, "M_FORBIDDEN");
+        assert_eq!(members(&alice, &room).await, [alice.id()]);
+        alice.remove(&room, "unban", &bob).await;
+        bob.join(&room).await;
+        assert_eq!(members(&alice, &room).await, [alice.id(), bob.id()]);
+        bob.in_room(&room, "ban", &json!({ "user_id": alice.id() })).await.is_error(403, "M_FORBIDDEN");
+    }
+
+    // shows: leaveRoom, forgetRoom, getJoinedRooms
+    async fn a_room_is_left_before_it_is_forgotten(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        assert_eq!(bob.in_room(&room, "forget", &json!({})).await.status.as_u16(), 400);
+        bob.leave(&room).await;
+        bob.in_room(&room, "forget", &json!({})).await.ok();
+        assert_eq!(bob.get("/joined_rooms").await.ok(), json!({ "joined_rooms": [] }));
+        bob.get(&format!("/rooms/{}/messages?dir=b", encode(&room))).await.is_error(403, "M_FORBIDDEN");
+    }
+
+    // shows: setRoomStateWithKey, getRoomStateWithKey, getRoomState
+    async fn state_is_set_by_who_has_the_power(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        alice.set_state(&room, "m.room.name", "", &json!({ "name": "a name" })).await;
+        bob.try_set_state(&room, "m.room.name", "", &json!({ "name": "b" })).await.is_error(403, "M_FORBIDDEN");
+        let path = format!("/rooms/{}/state", encode(&room));
+        assert_eq!(bob.get(&format!("{path}/m.room.name/")).await.ok(), json!({ "name": "a name" }));
+        bob.get(&format!("{path}/m.room.topic/")).await.is_error(404, "M_NOT_FOUND");
+        let state = bob.get(&path).await.ok();
+        let types: Vec<&str> = state.as_array().unwrap().iter().filter_map(|event| event["type"].as_str()).collect();
+        assert_eq!(types.iter().filter(|event_type| **event_type == "m.room.member").count(), 2);
+        assert!(types.contains(&"m.room.name") && types.contains(&"m.room.create"), "{types:?}");
+    }
+
+    // shows: redactEvent, getOneRoomEvent
+    async fn a_redacted_message_says_nothing_any_more(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        let event = alice.send_text(&room, "a secret").await;
+        let redact = format!("/rooms/{}/redact/{}/x", encode(&room), encode(&event));
+        bob.put(&redact, &json!({})).await.is_error(403, "M_FORBIDDEN");
+        alice.redact(&room, &event).await;
+        let seen = bob.get(&format!("/rooms/{}/event/{}", encode(&room), encode(&event))).await.ok();
+        assert_eq!(seen["content"], json!({}));
+        assert!(seen["unsigned"]["redacted_because"].is_object(), "{seen}");
+    }
+
+    // shows: setRoomAlias, getRoomIdByAlias, getLocalAliases, deleteRoomAlias, joinRoom
+    async fn a_room_is_found_by_its_alias(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        let path = "/directory/room/%23place%3Alocalhost";
+        alice.put(path, &json!({ "room_id": room })).await.ok();
+        assert_eq!(alice.put(path, &json!({ "room_id": room })).await.status.as_u16(), 409);
+        assert_eq!(bob.get(path).await.ok()["room_id"], room);
+        assert_eq!(bob.post("/join/%23place%3Alocalhost", &json!({})).await.ok()["room_id"], room);
+        let aliases = bob.get(&format!("/rooms/{}/aliases", encode(&room))).await.ok();
+        assert_eq!(aliases, json!({ "aliases": ["#place:localhost"] }));
+        bob.request("DELETE", path, &Value::Null).await.is_error(403, "M_FORBIDDEN");
+        alice.request("DELETE", path, &Value::Null).await.ok();
+        bob.get(path).await.is_error(404, "M_NOT_FOUND");
+    }
+
+    // shows: getRoomEvents, getEventContext
+    async fn history_is_paged_both_ways_without_a_hole(server: TestServer) {
+        let alice = server.user("alice").await;
+        let room = alice.create_room().await;
+        let mut sent = Vec::new();
+        for number in 0..25 {
+            sent.push(alice.send_text(&room, &number.to_string()).await);
+        }
+        for (direction, mut expected) in [("f", sent.clone()), ("b", sent.iter().rev().cloned().collect())] {
+            let (mut found, mut from) = (Vec::new(), String::new());
+            for _ in 0..30 {
+                let path = format!("/rooms/{}/messages?dir={direction}&limit=4{from}", encode(&room));
+                let page = alice.get(&path).await.ok();
+                let events = page["chunk"].as_array().unwrap().iter();
+                let messages = events.filter(|event| event["type"] == "m.room.message");
+                found.extend(messages.filter_map(|event| event["event_id"].as_str().map(str::to_owned)));
+                let Some(end) = page["end"].as_str() else { break };
+                from = format!("&from={}", encode(end));
+            }
+            assert_eq!(found, std::mem::take(&mut expected), "in direction {direction}");
+        }
+        let path = format!("/rooms/{}/context/{}?limit=4", encode(&room), encode(&sent[10]));
+        let context = alice.get(&path).await.ok();
+        let ids = |key: &str| -> Vec<String> {
+            let events = context[key].as_array().unwrap().iter();
+            events.filter_map(|event| event["event_id"].as_str().map(str::to_owned)).collect()
+        };
+        assert_eq!(context["event"]["event_id"], sent[10]);
+        assert_eq!(ids("events_before"), [sent[9].clone(), sent[8].clone()]);
+        assert_eq!(ids("events_after"), [sent[11].clone(), sent[12].clone()]);
+    }
+
+    // shows: getRoomEvents, getOneRoomEvent
+    async fn what_was_said_before_joining_is_seen_as_the_history_visibility_says(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        for (visibility, seen) in [("shared", vec!["before", "after"]), ("joined", vec!["after"])] {
+            let state = json!([{ "type": "m.room.history_visibility", "content": { "history_visibility": visibility } }]);
+            let body = json!({ "preset": "public_chat", "initial_state": state });
+            let room = alice.create_room_with(&body).await;
+            let before = alice.send_text(&room, "before").await;
+            bob.join(&room).await;
+            alice.send_text(&room, "after").await;
+            assert_eq!(bob.texts(&room).await, seen, "with {visibility}");
+            let path = format!("/rooms/{}/event/{}", encode(&room), encode(&before));
+            let status = bob.get(&path).await.status.as_u16();
+            assert_eq!(status, if visibility == "shared" { 200 } else { 404 }, "with {visibility}");
+        }
+    }
+}
