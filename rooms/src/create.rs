@@ -150,19 +150,16 @@ impl Rooms {
             create.insert("creator".to_owned(), CanonicalJsonValue::String(creator.to_string()));
         }
         let trusted = request.preset == Preset::TrustedPrivateChat;
-        if rules.authorization.additional_room_creators {
-            if trusted {
-                let creators = create
-                    .entry("additional_creators".to_owned())
-                    .or_insert_with(|| CanonicalJsonValue::Array(Vec::new()));
-                let CanonicalJsonValue::Array(creators) = creators else {
-                    return Err(Error::BadEvent("`additional_creators` is a list of user ids".to_owned()));
-                };
-                for user in &request.invite {
-                    let user = CanonicalJsonValue::String(user.to_string());
-                    if !creators.contains(&user) {
-                        creators.push(user);
-                    }
+        if rules.authorization.additional_room_creators && trusted {
+            let creators =
+                create.entry("additional_creators".to_owned()).or_insert_with(|| CanonicalJsonValue::Array(Vec::new()));
+            let CanonicalJsonValue::Array(creators) = creators else {
+                return Err(Error::BadEvent("`additional_creators` is a list of user ids".to_owned()));
+            };
+            for user in &request.invite {
+                let user = CanonicalJsonValue::String(user.to_string());
+                if !creators.contains(&user) {
+                    creators.push(user);
                 }
             }
         }

@@ -36,7 +36,7 @@ pub use self::{
     read::Member,
     receipts::{ReceiptKind, ReceiptRequest},
     receive::Received,
-    timeline::{Context, Page, TimelineToken},
+    timeline::{Context, Page, PageRequest, TimelineToken},
     visibility::Reader,
 };
 

@@ -39,6 +39,19 @@ impl FromStr for TimelineToken {
     }
 }
 
+/// Which page of a timeline is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct PageRequest<'a> {
+    /// The way to read.
+    pub direction: TimelineDirection,
+    /// The token to start at; without, the end that lies that way.
+    pub from: Option<&'a str>,
+    /// The token to stop at.
+    pub to: Option<&'a str>,
+    /// Most events of the page.
+    pub limit: u32,
+}
+
 /// A page of a timeline.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -84,12 +97,10 @@ impl Rooms {
         &self,
         requester: &Requester,
         room_id: &RoomId,
-        direction: TimelineDirection,
-        from: Option<&str>,
-        to: Option<&str>,
-        limit: u32,
+        asked: PageRequest<'_>,
         wanted: impl Fn(&StoredEvent) -> bool,
     ) -> Result<Page, Error> {
+        let PageRequest { direction, from, to, limit } = asked;
         let reader = self.reader(requester, room_id).await?;
         let newest = reader.left_at().map_or_else(|| self.storage().published(), |left| left.position);
         let end_of_timeline = (newest, i64::MAX);

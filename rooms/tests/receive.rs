@@ -2,7 +2,7 @@
 
 use accounts::Requester;
 use model::{KeyPair, LocalServer, LocalServers, Random};
-use rooms::{Error, NewRoomRequest, Options, Preset, Received, Rooms};
+use rooms::{Error, NewRoomRequest, Options, PageRequest, Preset, Received, Rooms};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomVersionId, UserId,
     serde::{Base64, base64::Standard},
@@ -81,7 +81,7 @@ impl Scene {
     /// The newest event.
     async fn tip(&self) -> OwnedEventId {
         let alice = self.user("@alice:hs").await;
-        let page = self.rooms.messages(&alice, &self.room, TimelineDirection::Backward, None, None, 1, |_| true).await;
+        let page = self.rooms.messages(&alice, &self.room, page(TimelineDirection::Backward, 1), |_| true).await;
         page.unwrap().events[0].pdu.event_id.clone()
     }
 
@@ -148,7 +148,7 @@ impl Scene {
 
     async fn bodies(&self) -> Vec<String> {
         let alice = self.user("@alice:hs").await;
-        let page = self.rooms.messages(&alice, &self.room, TimelineDirection::Forward, None, None, 500, |_| true).await;
+        let page = self.rooms.messages(&alice, &self.room, page(TimelineDirection::Forward, 500), |_| true).await;
         let events = page.unwrap().events;
         let content = |json: &str| serde_json::from_str::<Value>(json).unwrap();
         events.iter().filter_map(|event| Some(content(event.pdu.content.get())["body"].as_str()?.to_owned())).collect()
@@ -266,4 +266,8 @@ async fn state_of_a_banned_user_does_not_come_back_through_a_fork() {
         let membership = scene.storage.get_membership(room.nr, rem).await.unwrap().unwrap().membership;
         assert_eq!(membership, model::Membership::Ban);
     }
+}
+
+fn page(direction: TimelineDirection, limit: u32) -> PageRequest<'static> {
+    PageRequest { direction, from: None, to: None, limit }
 }

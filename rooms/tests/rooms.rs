@@ -2,7 +2,7 @@
 
 use accounts::Requester;
 use model::{KeyPair, LocalServer, LocalServers, Random};
-use rooms::{Error, NewRoomRequest, Options, Preset, Rooms};
+use rooms::{Error, NewRoomRequest, Options, PageRequest, Preset, Rooms};
 use ruma::{RoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
 use serde_json::{json, value::to_raw_value};
 use storage::{Storage, TimelineDirection, testing::TestDatabase};
@@ -39,7 +39,7 @@ impl House {
     }
 
     async fn bodies(&self, who: &Requester, room: &RoomId) -> Vec<String> {
-        let page = self.rooms.messages(who, room, TimelineDirection::Forward, None, None, 500, |_| true).await.unwrap();
+        let page = self.rooms.messages(who, room, page(TimelineDirection::Forward, 500), |_| true).await.unwrap();
         page.events
             .iter()
             .filter_map(|event| {
@@ -180,7 +180,7 @@ async fn history_is_shown_to_whom_its_visibility_says() {
             house.say(&alice, &id, "4", "gone").await.unwrap();
             if visibility != "world_readable" {
                 assert_eq!(house.bodies(&bob, &id).await, bodies, "{visibility}, after leaving");
-                let read = house.rooms.messages(&eve, &id, TimelineDirection::Backward, None, None, 10, |_| true).await;
+                let read = house.rooms.messages(&eve, &id, page(TimelineDirection::Backward, 10), |_| true).await;
                 assert!(matches!(read, Err(Error::NotMember)), "a stranger");
             }
         }
@@ -236,4 +236,8 @@ async fn member_events_follow_the_profile() {
         tokio::join!(following, changing);
         house.storage.close().await;
     }
+}
+
+fn page(direction: TimelineDirection, limit: u32) -> PageRequest<'static> {
+    PageRequest { direction, from: None, to: None, limit }
 }

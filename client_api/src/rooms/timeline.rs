@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use ::rooms::{Reader, Rooms};
+use ::rooms::{PageRequest, Reader, Rooms};
 use axum::{Router, extract::State};
 use model::{NodeNr, limits::TIMELINE_EVENTS_MAX};
 use ruma::{
@@ -53,9 +53,9 @@ async fn get_message_events(
         Direction::Forward => TimelineDirection::Forward,
     };
     let limit = limit_of(filter.limit.map_or(request.limit, |limit| limit.min(request.limit)));
-    let (from, to) = (request.from.as_deref(), request.to.as_deref());
+    let asked = PageRequest { direction, from: request.from.as_deref(), to: request.to.as_deref(), limit };
     let wanted = |event: &StoredEvent| wants(filter, room_id, event);
-    let page = rooms.messages(&requester, room_id, direction, from, to, limit, wanted).await?;
+    let page = rooms.messages(&requester, room_id, asked, wanted).await?;
     let mut response = get_message_events::v3::Response::new();
     response.start = page.start.to_string();
     response.end = page.end.map(|end| end.to_string());
