@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
-use axum::{Router, extract::State};
-use ruma::api::client::{
-    filter::FilterDefinition,
-    sync::sync_events::{self, v3::Filter},
+use axum::{
+    Router,
+    extract::State,
+    response::{IntoResponse as _, Response},
 };
+use ruma::api::{
+    OutgoingResponseExt as _,
+    client::{
+        filter::FilterDefinition,
+        sync::sync_events::{self, v3::Filter},
+    },
+};
+use serde_json::{Value, json};
 use storage::Storage;
 use sync::{Sync, v3::Request};
 use web::{MatrixError, RequesterOrGuest, Ruma, RumaRoutes as _};
@@ -23,7 +31,7 @@ async fn sync_events(
     State(storage): State<Storage>,
     RequesterOrGuest(requester): RequesterOrGuest,
     Ruma(request): Ruma<sync_events::v3::Request>,
-) -> Result<Ruma<sync_events::v3::Response>, MatrixError> {
+) -> Result<Response, MatrixError> {
     let filter = match request.filter {
         None => FilterDefinition::default(),
         Some(Filter::FilterDefinition(filter)) => filter,
@@ -43,5 +51,53 @@ async fn sync_events(
         timeout: request.timeout.unwrap_or(Duration::ZERO),
         use_state_after: request.use_state_after,
     };
-    Ok(Ruma(sync.sync_events(&requester, &request).await?))
+    let answer = sync.sync_events(&requester, &request).await?;
+    if answer.rooms.leave.is_empty() {
+        return Ok(Ruma(answer).into_response());
+    }
+    let answer = answer.try_into_http_response::<Vec<u8>>().map_err(|error| MatrixError::internal(&error))?;
+    let (parts, body) = answer.into_parts();
+    let body = with_whole_left_rooms(&body).map_err(|error| MatrixError::internal(&error))?;
+    Ok(Response::from_parts(parts, body.into()))
+}
+
+/// Adds what ruma leaves out of left rooms when it is empty, `state` and `timeline`: matrix-nio reads no answer without them.
+fn with_whole_left_rooms(body: &[u8]) -> serde_json::Result<Vec<u8>> {
+    let mut answer: Value = serde_json::from_slice(body)?;
+    let rooms = answer.pointer_mut("/rooms/leave").and_then(Value::as_object_mut);
+    for room in rooms.into_iter().flatten().filter_map(|(_, room)| room.as_object_mut()) {
+        if !room.contains_key("state_after") {
+            room.entry("state").or_insert_with(|| json!({ "events": [] }));
+        }
+        let timeline = room.entry("timeline").or_insert_with(|| json!({}));
+        if let Some(timeline) = timeline.as_object_mut() {
+            timeline.entry("events").or_insert_with(|| json!([]));
+        }
+    }
+    serde_json::to_vec(&answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_left_room_has_its_state_and_timeline_also_when_they_are_empty() {
+        let whole = |body: Value| -> Value {
+            let body = with_whole_left_rooms(body.to_string().as_bytes()).unwrap();
+            serde_json::from_slice(&body).unwrap()
+        };
+        assert_eq!(
+            whole(
+                json!({ "next_batch": "s1", "rooms": { "leave": { "!a": {}, "!b": { "state_after": { "events": [1] } } } } })
+            ),
+            json!({ "next_batch": "s1", "rooms": { "leave": {
+                "!a": { "state": { "events": [] }, "timeline": { "events": [] } },
+                "!b": { "state_after": { "events": [1] }, "timeline": { "events": [] } },
+            } } }),
+        );
+        let complete =
+            json!({ "rooms": { "leave": { "!a": { "state": { "events": [1] }, "timeline": { "events": [2] } } } } });
+        assert_eq!(whole(complete.clone()), complete);
+    }
 }
