@@ -89,7 +89,7 @@ scenario("a deactivated account is gone for good", async ({ server }) => {
     const name = `leaver${process.pid}`;
     const account = await register(server, name);
     const client = createClient({ baseUrl: server.url, accessToken: account.access_token, userId: account.user_id });
-    const { data: question } = await refused(client.deactivateAccount(), 401);
+    const { data: question } = await refused(client.deactivateAccount(undefined, true), 401);
     await client.deactivateAccount(passwordLogin(account.user_id, { session: question.session }), true);
     await refused(client.whoami(), 401, "M_UNKNOWN_TOKEN");
     const login = anonymous(server).loginRequest({ ...passwordLogin(account.user_id), password: PASSWORD });

@@ -2,7 +2,6 @@
 //
 //   SWIFTCHAT_BINARY           the program
 //   SWIFTCHAT_CLIENTS_DATABASE "sqlite" (the default) or "postgres", which needs SWIFTCHAT_TEST_POSTGRES
-//   SWIFTCHAT_TEST_REDIS       the event bus beside PostgreSQL
 //   SWIFTCHAT_TEST_LOGS        a folder that keeps the log of the server; not set: it goes with the data
 
 import assert from "node:assert/strict";
@@ -32,12 +31,10 @@ export class Server {
 
     #configuration() {
         let database = "sqlite:swiftchat.db";
-        let bus = "memory";
         if (process.env.SWIFTCHAT_CLIENTS_DATABASE === "postgres") {
             this.databaseName = `clients_${randomBytes(6).toString("hex")}`;
             this.#sql(`CREATE DATABASE ${this.databaseName}`);
             database = process.env.SWIFTCHAT_TEST_POSTGRES.replace(/\/[^/]*$/, `/${this.databaseName}`);
-            bus = process.env.SWIFTCHAT_TEST_REDIS ?? bus;
         }
         return `
 [server]
@@ -46,8 +43,6 @@ data_folder = "${this.folder}/data"
 address = "127.0.0.1:${this.port}"
 [storage]
 database = "${database}"
-[event_bus]
-url = "${bus}"
 [accounts]
 registration = "open"
 [unsafe]

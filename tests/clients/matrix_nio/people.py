@@ -130,6 +130,9 @@ class Person:
             async with asyncio.timeout(WAIT_SECONDS_MAX), self.news:
                 return await self.news.wait_for(condition)
         except TimeoutError:
+            if self.listening.done():
+                # It was the listening that went wrong.
+                self.listening.result()
             raise AssertionError(
                 f"{self.name} did not hear {what}; timelines: "
                 f"{ {room: [(e['type'], e.get('content')) for e in events] for room, events in self.timeline.items()} }"

@@ -2,7 +2,6 @@
 
     SWIFTCHAT_BINARY           the program
     SWIFTCHAT_CLIENTS_DATABASE "sqlite" (the default) or "postgres", which needs SWIFTCHAT_TEST_POSTGRES
-    SWIFTCHAT_TEST_REDIS       the event bus beside PostgreSQL
     SWIFTCHAT_TEST_LOGS        a folder that keeps the log of the server; not set: it goes with the data
 """
 
@@ -34,12 +33,11 @@ class Server:
         (self.folder / "config.toml").write_text(self._configuration())
 
     def _configuration(self):
-        database, bus = "sqlite:swiftchat.db", "memory"
+        database = "sqlite:swiftchat.db"
         if os.environ.get("SWIFTCHAT_CLIENTS_DATABASE", "sqlite") == "postgres":
             self.database_name = f"clients_{secrets.token_hex(6)}"
             self._sql(f"CREATE DATABASE {self.database_name}")
             database = os.environ["SWIFTCHAT_TEST_POSTGRES"].rsplit("/", 1)[0] + f"/{self.database_name}"
-            bus = os.environ.get("SWIFTCHAT_TEST_REDIS", bus)
         return f"""
 [server]
 data_folder = "{self.folder}/data"
@@ -47,8 +45,6 @@ data_folder = "{self.folder}/data"
 address = "127.0.0.1:{self.port}"
 [storage]
 database = "{database}"
-[event_bus]
-url = "{bus}"
 [accounts]
 registration = "open"
 [unsafe]
@@ -58,7 +54,7 @@ rate_limits_off = true
 
     def _sql(self, statement):
         subprocess.run(
-            ["psql", "--no-psqlrc", "-qc", statement, os.environ["SWIFTCHAT_TEST_POSTGRES"]], check=True, timeout=60
+            ["psql", "--no-psqlrc", "-qc", statement, os.environ["SWIFTCHAT_TEST_POSTGRES"]], check=True, timeout=300
         )
 
     def start(self):
