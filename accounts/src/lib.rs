@@ -15,6 +15,7 @@ mod passwords;
 mod profiles;
 mod push_rules;
 mod register;
+mod registration_tokens;
 mod requester;
 mod secrets;
 mod sessions;

@@ -11,6 +11,8 @@ use tokio::sync::Semaphore;
 
 use crate::Error;
 
+/// Most passwords that wait for their turn: what comes beyond is told to try again.
+const WAITING_MAX: usize = 500;
 /// Longest password, in bytes.
 pub(crate) const PASSWORD_BYTES_MAX: usize = 512;
 
@@ -20,6 +22,8 @@ pub(crate) struct Passwords {
     params: Params,
     /// One hash takes 19 MiB and one core: as many at a time as there are cores.
     turns: Arc<Semaphore>,
+    /// Those that wait and those whose turn it is.
+    places: Arc<Semaphore>,
     /// What the password of a user is compared with who does not exist, so that the answer takes as long.
     nobody: OnceLock<String>,
 }
@@ -29,7 +33,13 @@ impl Passwords {
         let params =
             if cheap { Params::new(Params::MIN_M_COST, 1, 1, None).unwrap_or_default() } else { Params::default() };
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { random, params, turns: Arc::new(Semaphore::new(cores)), nobody: OnceLock::new() }
+        Self {
+            random,
+            params,
+            turns: Arc::new(Semaphore::new(cores)),
+            places: Arc::new(Semaphore::new(WAITING_MAX + cores)),
+            nobody: OnceLock::new(),
+        }
     }
 
     /// Checks that a password may be chosen.
@@ -83,6 +93,7 @@ impl Passwords {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Error> {
+        let _place = self.places.try_acquire().map_err(|_| Error::Busy)?;
         let turn = self.turns.clone().acquire_owned().await.map_err(|_| Error::Busy)?;
         let done = tokio::task::spawn_blocking(move || {
             let done = work();

@@ -80,6 +80,11 @@ impl Accounts {
             return Err(Error::InvalidParam(format!("the id of a rule has 1 to {RULE_ID_BYTES_MAX} bytes")));
         }
         self.change_push_rules(requester, |rules| {
+            if after.is_some() || before.is_some() {
+                // ruma 0.17 counts a rule that moves down twice, and panics when it moves to the end. A default rule is not
+                // removed; inserting it fails below.
+                let _ = rules.remove(rule.kind(), rule.rule_id());
+            }
             rules.insert(rule, after, before).map_err(|error| match error {
                 InsertPushRuleError::UnknownRuleId => Error::NotFound("push rule to stand beside"),
                 other => Error::InvalidParam(other.to_string()),

@@ -203,15 +203,6 @@ impl Accounts {
         };
         self.0.servers.has_user(&user_id).then_some(user_id)
     }
-
-    /// Whether a registration token can be used. Client-Server API, "Token-authenticated registration".
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn is_registration_token_valid(&self, token: &str) -> Result<bool, Error> {
-        Ok(token.len() <= SESSION_ID_BYTES_MAX && self.0.storage.is_registration_token_valid(token).await?)
-    }
 }
 
 /// What a session is bound to.

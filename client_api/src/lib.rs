@@ -6,6 +6,7 @@
 mod account;
 mod account_data;
 mod admin_register;
+mod admin_registration_tokens;
 mod devices;
 mod discovery;
 mod filter;
@@ -103,5 +104,5 @@ pub fn router(api: ClientApi) -> Router {
 
 /// What of the administration API is here: registration with the shared secret.
 pub fn admin_router(api: ClientApi) -> Router {
-    admin_register::routes().with_state(api)
+    admin_register::routes().merge(admin_registration_tokens::routes()).with_state(api)
 }

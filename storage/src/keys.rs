@@ -10,6 +10,7 @@ statements! {
     UPSERT_DEVICE_KEYS = ["
         INSERT INTO device_keys (user_nr, device_id, keys) VALUES ($1, $2, $3)
         ON CONFLICT (user_nr, device_id) DO UPDATE SET keys = excluded.keys WHERE device_keys.keys <> excluded.keys"];
+    DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1 AND target = $2"];
     LIST_DEVICE_KEYS = ["
         SELECT k.user_nr, k.device_id, k.keys, d.display_name
           FROM device_keys k LEFT JOIN devices d ON d.user_nr = k.user_nr AND d.device_id = k.device_id
@@ -109,13 +110,19 @@ fn numbers(users: &[UserNr]) -> Vec<i64> {
 }
 
 impl Storage {
-    /// Writes a device's keys; tells whether they changed.
+    /// Writes a device's keys; tells whether they changed. Signatures of the old ones are gone then.
     ///
     /// # Errors
     ///
     /// When the database fails.
     pub async fn upsert_device_keys(&self, user_nr: UserNr, device_id: &str, keys: &str) -> Result<bool, Error> {
-        Ok(self.db().write(&UPSERT_DEVICE_KEYS, args![user_nr, device_id, keys]).await? == 1)
+        let mut tx = self.db().begin().await?;
+        let changed = tx.execute(&UPSERT_DEVICE_KEYS, args![user_nr, device_id, keys]).await? == 1;
+        if changed {
+            tx.execute(&DELETE_SIGNATURES, args![user_nr, device_id]).await?;
+        }
+        tx.commit().await?;
+        Ok(changed)
     }
 
     /// A device's keys.

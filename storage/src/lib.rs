@@ -53,7 +53,7 @@ pub use self::{
     room_reads::{MemberRow, ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, ListedRoom, ListedRooms, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateNode},
-    tokens::{AccessTokenRow, NewSession, Refreshed, SecretHash},
+    tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash},
     uia_sessions::UiaSessionRow,
     users::{NewUser, UserRow},
 };

@@ -5,7 +5,7 @@ use ruma::{OwnedUserId, UserId};
 
 use crate::{
     Error, Storage,
-    db::{Tx, args},
+    db::{Row, Tx, args},
     devices::upsert_device,
     statement::statements,
 };
@@ -41,6 +41,12 @@ statements! {
     INSERT_REGISTRATION_TOKEN = ["
         INSERT INTO registration_tokens (token, uses_allowed, uses, expires_at_ms, created_at_ms)
         VALUES ($1, $2, 0, $3, $4) ON CONFLICT (token) DO NOTHING"];
+    LIST_REGISTRATION_TOKENS = ["
+        SELECT token, uses_allowed, uses, expires_at_ms FROM registration_tokens
+         WHERE token > $1 ORDER BY token LIMIT $2"];
+    GET_REGISTRATION_TOKEN = ["
+        SELECT token, uses_allowed, uses, expires_at_ms FROM registration_tokens WHERE token = $1"];
+    DELETE_REGISTRATION_TOKEN = ["DELETE FROM registration_tokens WHERE token = $1"];
     FIND_REGISTRATION_TOKEN = ["
         SELECT token FROM registration_tokens
          WHERE token = $1 AND (uses_allowed IS NULL OR uses < uses_allowed) AND (expires_at_ms IS NULL OR expires_at_ms > $2)"];
@@ -91,6 +97,28 @@ pub struct NewSession {
     pub expires_at_ms: Option<i64>,
     /// The refresh token.
     pub refresh: Option<SecretHash>,
+}
+
+/// A registration token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistrationTokenRow {
+    /// The token.
+    pub token: String,
+    /// How many times it can be used; without, any number of times.
+    pub uses_allowed: Option<i64>,
+    /// How many times it was used.
+    pub uses: i64,
+    /// When it ends.
+    pub expires_at_ms: Option<i64>,
+}
+
+fn registration_token(row: &Row) -> Result<RegistrationTokenRow, Error> {
+    Ok(RegistrationTokenRow {
+        token: row.get(0)?,
+        uses_allowed: row.get(1)?,
+        uses: row.get(2)?,
+        expires_at_ms: row.get(3)?,
+    })
 }
 
 /// What a refresh token was exchanged for.
@@ -248,6 +276,35 @@ impl Storage {
     ) -> Result<bool, Error> {
         let args = args![token, uses_allowed, expires_at_ms, self.clock().now_ms()];
         Ok(self.db().write(&INSERT_REGISTRATION_TOKEN, args).await? == 1)
+    }
+
+    /// Registration tokens by name, after a name.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_registration_tokens(&self, after: &str, limit: u32) -> Result<Vec<RegistrationTokenRow>, Error> {
+        let rows = self.db().read(&LIST_REGISTRATION_TOKENS, args![after, i64::from(limit)]).await?;
+        rows.iter().map(registration_token).collect()
+    }
+
+    /// A registration token, valid or not.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_registration_token(&self, token: &str) -> Result<Option<RegistrationTokenRow>, Error> {
+        let row = self.db().read_one(&GET_REGISTRATION_TOKEN, args![token]).await?;
+        row.map(|row| registration_token(&row)).transpose()
+    }
+
+    /// Deletes a registration token; tells whether there was one.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_registration_token(&self, token: &str) -> Result<bool, Error> {
+        Ok(self.db().write(&DELETE_REGISTRATION_TOKEN, args![token]).await? == 1)
     }
 
     /// Whether a registration token can be used.

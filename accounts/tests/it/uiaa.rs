@@ -83,8 +83,16 @@ async fn the_password_of_somebody_else_proves_nothing() {
 async fn a_registration_token_is_used_no_more_often_than_allowed() {
     for world in World::each(Options { registration: Registration::Token, ..Options::default() }).await {
         let accounts = &world.accounts;
-        accounts.storage().insert_registration_token("once", Some(1), None).await.unwrap();
-        accounts.storage().insert_registration_token("ended", None, Some(crate::START_MS)).await.unwrap();
+        let make =
+            async |name: &str, uses, end| accounts.create_registration_token(Some(name.to_owned()), uses, end).await;
+        make("once", Some(1), None).await.unwrap();
+        make("ended", None, Some(crate::START_MS + 1)).await.unwrap();
+        world.clock.advance_ms(1);
+        for (name, uses, end) in
+            [("once", None, None), ("", None, None), ("ä", None, None), ("late", None, Some(crate::START_MS))]
+        {
+            assert!(matches!(make(name, uses, end).await, Err(Error::InvalidParam(_))), "{name}");
+        }
         assert!(accounts.is_registration_token_valid("once").await.unwrap());
         for token in ["ended", "unknown"] {
             assert!(!accounts.is_registration_token_valid(token).await.unwrap(), "{token}");
@@ -107,7 +115,7 @@ async fn a_registration_token_is_used_no_more_often_than_allowed() {
         assert!(matches!(register(user_id!("@bob:one.test"), second.clone()).await, Err(Error::Forbidden(_))));
         assert!(!accounts.is_registration_token_valid("once").await.unwrap());
         // What fails for another reason gives the use back.
-        accounts.storage().insert_registration_token("spare", Some(1), None).await.unwrap();
+        make("spare", Some(1), None).await.unwrap();
         let proof = Completed { registration_token: Some("spare".to_owned()) };
         assert!(matches!(register(user_id!("@alice:one.test"), proof).await, Err(Error::UserInUse)));
         assert!(accounts.is_registration_token_valid("spare").await.unwrap());
