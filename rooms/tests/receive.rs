@@ -185,7 +185,7 @@ async fn what_is_not_signed_or_altered_is_not_taken_as_it_is() {
 async fn what_an_event_refers_to_must_be_here() {
     let scene = Scene::new(12, TestDatabase::sqlite()).await;
     let unknown = ruma::event_id!("$kFyyBvwbGM-TYsEqPvXHVGH_WDRJQWQMNjMsRWKhkhY").to_owned();
-    let event = scene.craft("m.room.message", None, json!({"body": "x"}), &[unknown.clone()], 0).await;
+    let event = scene.craft("m.room.message", None, json!({"body": "x"}), std::slice::from_ref(&unknown), 0).await;
     assert_eq!(scene.receive(event).await.unwrap(), Received::Missing(vec![unknown]));
 }
 
@@ -254,7 +254,9 @@ async fn state_of_a_banned_user_does_not_come_back_through_a_fork() {
         let alice = scene.user("@alice:hs").await;
         scene.set_topic("first").await;
         let fork = scene.tip().await;
-        let theirs = scene.craft("m.room.topic", Some(""), json!({"topic": "theirs"}), &[fork.clone()], 60_000).await;
+        let theirs = scene
+            .craft("m.room.topic", Some(""), json!({"topic": "theirs"}), std::slice::from_ref(&fork), 60_000)
+            .await;
         let rejoin =
             scene.craft("m.room.member", Some("@rem:other"), json!({"membership": "join"}), &[fork], 90_000).await;
         scene.rooms.ban(&alice, &scene.room, ruma::user_id!("@rem:other"), None).await.unwrap();
