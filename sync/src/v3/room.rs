@@ -68,8 +68,7 @@ impl Sync {
         };
         let is_new = since.is_none();
         let reader = self.reader(answer.requester, row, room);
-        let known =
-            since.and_then(|_| news.events.as_ref()).map(|events| events.get(&room.nr).cloned().unwrap_or_default());
+        let known = since.and(news.events.as_ref()).map(|events| events.get(&room.nr).cloned().unwrap_or_default());
         let found = self.timeline(answer, room.nr, since, answer.upto, known).await?;
         let limited = found.limited;
         let events = if is_new { self.0.rooms.visible(&reader, found.events).await? } else { found.events };
