@@ -79,6 +79,9 @@ impl Accounts {
         if rule.rule_id().is_empty() || rule.rule_id().len() > RULE_ID_BYTES_MAX {
             return Err(Error::InvalidParam(format!("the id of a rule has 1 to {RULE_ID_BYTES_MAX} bytes")));
         }
+        if [after, before].contains(&Some(rule.rule_id())) {
+            return Err(Error::NotFound("push rule to stand beside"));
+        }
         self.change_push_rules(requester, |rules| {
             if after.is_some() || before.is_some() {
                 // ruma 0.17 counts a rule that moves down twice, and panics when it moves to the end. A default rule is not

@@ -79,6 +79,8 @@ fn error(attempt: &Attempt<'_>, answer: &Answer) -> Option<String> {
         "M_UNRECOGNIZED" => &[404, 405],
         "M_LIMIT_EXCEEDED" => &[429],
         "M_TOO_LARGE" => &[413],
+        // Account data that the server keeps itself.
+        "M_BAD_JSON" if attempt.operation.responses.contains_key("405") => &[400, 405],
         "M_BAD_JSON" | "M_NOT_JSON" | "M_MISSING_PARAM" | "M_INVALID_PARAM" | "M_USER_IN_USE"
         | "M_INVALID_USERNAME" => &[400],
         "M_ROOM_IN_USE" => &[400, 409],
