@@ -121,13 +121,11 @@ async fn a_redacted_message_loses_its_text_for_everybody() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_read_receipt_is_seen_by_the_other_and_takes_away_the_unread_count() -> Result<()> {
+async fn a_read_receipt_is_seen_by_the_other() -> Result<()> {
     let server = Server::start().await?;
     let (mut alice, mut bob, room) = two_in_a_room(&server).await?;
     let message = alice.say(&room, "read this").await?;
     bob.sync_until("the message", |bob| bob.texts(&room) == ["read this"]).await?;
-    let unread = |person: &Person| person.room(&room).map(|room| room.unread_notification_counts().notification_count);
-    assert_eq!(unread(&bob)?, 1);
     bob.room(&room)?.send_single_receipt(ReceiptType::Read, ReceiptThread::Unthreaded, message.clone()).await?;
     let reader = bob.id().to_owned();
     alice
@@ -137,8 +135,7 @@ async fn a_read_receipt_is_seen_by_the_other_and_takes_away_the_unread_count() -
                     && event["content"][message.as_str()]["m.read"][reader.as_str()]["ts"].is_u64()
             })
         })
-        .await?;
-    bob.sync_until("no unread messages", |bob| unread(bob).is_ok_and(|count| count == 0)).await
+        .await
 }
 
 #[tokio::test]
