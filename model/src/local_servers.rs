@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
+use base64::{
+    Engine as _,
+    alphabet::STANDARD,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD_NO_PAD},
+};
 use ed25519_dalek::{Signer as _, SigningKey};
 use ruma::{
     OwnedServerName, OwnedServerSigningKeyId, ServerName, ServerSigningKeyVersion, SigningKeyAlgorithm, SigningKeyId,
@@ -10,6 +14,15 @@ use ruma::{
 };
 
 use crate::Random;
+
+/// Base64 as other homeservers write seeds: with or without padding, and with what is left over in the last letter. The
+/// test vectors of the specification have such a seed.
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// The server names that are ours, and the signing key of each. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -110,7 +123,7 @@ impl KeyPair {
             return Err(KeyPairError);
         };
         let version = <&ServerSigningKeyVersion>::try_from(version).map_err(|_| KeyPairError)?;
-        let seed = STANDARD_NO_PAD.decode(seed.trim_end_matches('=')).map_err(|_| KeyPairError)?;
+        let seed = LENIENT.decode(seed).map_err(|_| KeyPairError)?;
         Ok(Self::from_seed(seed.try_into().map_err(|_| KeyPairError)?, version))
     }
 
