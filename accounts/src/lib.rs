@@ -73,13 +73,18 @@ impl Accounts {
         }))
     }
 
-    /// Does what is put off, until `stop` ends: notes when devices were last heard of. Run it as one task of the process.
+    /// Does what is put off, until `stop` ends: notes when devices were last heard of, and forgets tokens that another process of a
+    /// cluster has revoked. Run it as one task of the process.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
+        let mut write = tokio::time::interval(sessions::SEEN_WRITTEN_EVERY);
+        let mut follow = tokio::time::interval(sessions::OTHERS_ASKED_EVERY);
+        let mut followed = self.0.storage.published();
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                () = tokio::time::sleep(sessions::SEEN_WRITTEN_EVERY) => self.write_seen().await,
+                _ = write.tick() => self.write_seen().await,
+                _ = follow.tick(), if self.0.storage.is_shared() => followed = self.follow_others(followed).await,
             }
         }
         self.write_seen().await;

@@ -1,7 +1,7 @@
 //! Logging in and out, and the tokens in between.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
     sync::{
         Arc, Mutex, PoisonError,
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use model::UserNr;
+use model::{Position, UserNr};
 use moka::sync::Cache;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use storage::{Commit, DeviceSeen, NewSession, SecretHash, UserRow};
@@ -19,12 +19,17 @@ use crate::{Accounts, Error, Requester, secrets};
 
 /// Most tokens that are remembered in memory.
 const SESSIONS_CACHED: u64 = 100_000;
-/// How long a token is remembered: so long another process of a cluster may take one that was revoked without telling it.
+/// How long a token is remembered, at most: so long another process of a cluster may take one that was refreshed. One that was revoked it
+/// takes no longer than [`OTHERS_ASKED_EVERY`].
 const SESSION_CACHED_FOR: Duration = Duration::from_secs(30);
 /// How exact the time is at which a device was last heard of, in milliseconds: so seldom it is written.
 const SEEN_EVERY_MS: i64 = 180_000;
 /// How often those times are written, for all devices together.
 pub(crate) const SEEN_WRITTEN_EVERY: Duration = Duration::from_secs(60);
+/// How often a process of a cluster asks whose devices changed elsewhere.
+pub(crate) const OTHERS_ASKED_EVERY: Duration = Duration::from_secs(1);
+/// Most changes that are taken in at once; with more, everything is forgotten.
+const CHANGES_MAX: u32 = 1_000;
 /// Most devices whose times wait to be written; what is beyond it is not noted.
 const SEEN_WAITING_MAX: usize = 20_000;
 /// Most devices whose times are written at once.
@@ -96,6 +101,11 @@ impl Sessions {
                 self.cache.invalidate(&hash);
             }
         }
+    }
+
+    fn forget_all(&self) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.cache.invalidate_all();
     }
 
     fn forget_user(&self, user_nr: UserNr) {
@@ -386,6 +396,28 @@ impl Accounts {
             self.0.storage.commit(Commit { device_lists: vec![user_nr], ..Commit::default() }).await?;
         }
         Ok(())
+    }
+
+    /// Forgets the tokens of users whose devices changed after a position, here or elsewhere; gives the newest such position.
+    pub(crate) async fn follow_others(&self, after: Position) -> Position {
+        match self.0.storage.list_all_device_list_changes(after, CHANGES_MAX).await {
+            Ok(changes) if changes.len() < CHANGES_MAX as usize => {
+                for user_nr in changes.iter().map(|(_, user_nr)| *user_nr).collect::<BTreeSet<_>>() {
+                    self.0.sessions.forget_user(user_nr);
+                }
+                changes.last().map_or(after, |(position, _)| *position)
+            }
+            Ok(_) => {
+                let newest = self.0.storage.published();
+                self.0.sessions.forget_all();
+                newest.max(after)
+            }
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(error, "could not ask whose devices changed");
+                after
+            }
+        }
     }
 
     /// Forgets what is remembered of a user's tokens: another process has changed them.

@@ -2,9 +2,16 @@
 
 use model::{Position, UserNr};
 
-use crate::{Error, Storage, db::args, statement::statements};
+use crate::{
+    Error, Storage,
+    db::{Db, args},
+    statement::statements,
+};
 
 statements! {
+    /// What is new at all.
+    LIST_CHANGES = ["
+        SELECT position, user_nr FROM device_list_changes WHERE position > $1 ORDER BY position LIMIT $2"];
     /// Users who came to share a room: they joined, or the user did (membership 3).
     LIST_NEWCOMERS = ["
         SELECT DISTINCT theirs.user_nr
@@ -26,6 +33,26 @@ statements! {
 }
 
 impl Storage {
+    /// Whether other processes may write into the database too.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.db(), Db::Postgres { .. })
+    }
+
+    /// Changes of device lists after a position, oldest first, of any process.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_all_device_list_changes(
+        &self,
+        after: Position,
+        limit: u32,
+    ) -> Result<Vec<(Position, UserNr)>, Error> {
+        let rows = self.db().read(&LIST_CHANGES, args![after, i64::from(limit)]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, row.nr(1)?))).collect()
+    }
+
     /// Users who came to share a room with a user after a position, up to another.
     ///
     /// # Errors

@@ -23,7 +23,7 @@ use ruma::api::{
     error::{DeserializationError, FromHttpRequestError},
 };
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::{Value, error::Category, value::RawValue};
+use serde_json::{Value, error::Category, json, value::RawValue};
 
 use crate::{MatrixError, RateLimits};
 
@@ -61,7 +61,7 @@ where
             body.is_empty() && matches!(T::METHOD, Method::POST | Method::DELETE) && is_json(&parts.headers);
         let body = if is_empty_json { b"{}".as_slice() } else { &body };
         refuse_what_ruma_cannot_read::<T>(body)?;
-        let changed = without_empty_auth::<T>(body).or_else(|| with_typing_timeout::<T>(body));
+        let changed = with_readable_auth::<T>(body).or_else(|| with_typing_timeout::<T>(body));
         let body = changed.as_deref().unwrap_or(body);
         let request = http::Request::from_parts(parts, body);
         T::try_from_http_request(request, &arguments).map(Self).map_err(|error| not_understood(&error))
@@ -87,9 +87,12 @@ fn refuse_what_ruma_cannot_read<T: 'static>(body: &[u8]) -> Result<(), MatrixErr
     Ok(())
 }
 
-/// The body without its `auth`, when that has neither a type nor a session: clients ask for the stages in this way too, and no field of
-/// it is required (Client-Server API, "User-interactive API in the REST API"), but ruma wants one of them.
-fn without_empty_auth<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
+/// The body with its `auth` as ruma can read it.
+///
+/// An `auth` that has neither a type nor a session is left out: clients ask for the stages in this way too, and no field of it is
+/// required (Client-Server API, "User-interactive API in the REST API"), but ruma wants one of them. A password stage that names its
+/// user in the way of before the `identifier` gets one: clients in use still do so.
+fn with_readable_auth<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
     let with_auth = [
         TypeId::of::<change_password::v3::Request>(),
         TypeId::of::<deactivate::v3::Request>(),
@@ -103,11 +106,16 @@ fn without_empty_auth<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
         return None;
     }
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_slice(body).ok()?;
-    let auth: BTreeMap<String, IgnoredAny> = serde_json::from_str(fields.get("auth")?.get()).ok()?;
-    if auth.contains_key("type") || auth.contains_key("session") {
+    let mut auth: BTreeMap<String, Value> = serde_json::from_str(fields.get("auth")?.get()).ok()?;
+    if !auth.contains_key("type") && !auth.contains_key("session") {
+        fields.remove("auth");
+    } else if auth.get("type")? == "m.login.password" && !auth.contains_key("identifier") {
+        let identifier = json!({"type": "m.id.user", "user": auth.get("user")?});
+        auth.insert("identifier".to_owned(), identifier);
+        fields.insert("auth".to_owned(), serde_json::value::to_raw_value(&auth).ok()?);
+    } else {
         return None;
     }
-    fields.remove("auth");
     serde_json::to_vec(&fields).ok()
 }
 
@@ -174,7 +182,7 @@ mod tests {
     #[test]
     fn an_auth_that_says_nothing_counts_as_none() {
         let without = |body: &str| {
-            without_empty_auth::<change_password::v3::Request>(body.as_bytes())
+            with_readable_auth::<change_password::v3::Request>(body.as_bytes())
                 .map(|body| String::from_utf8(body).unwrap())
         };
         assert_eq!(without(r#"{"auth":{},"new_password":"a"}"#).as_deref(), Some(r#"{"new_password":"a"}"#));
@@ -183,6 +191,18 @@ mod tests {
         assert_eq!(without(r#"{"auth":{"session":"s"}}"#), None);
         assert_eq!(without(r#"{"auth":1}"#), None);
         assert_eq!(without("{}"), None);
-        assert_eq!(without_empty_auth::<login::v3::Request>(br#"{"auth":{}}"#), None);
+        assert_eq!(with_readable_auth::<login::v3::Request>(br#"{"auth":{}}"#), None);
+    }
+
+    #[test]
+    fn a_password_stage_may_name_its_user_in_the_old_way() {
+        let read = |body: &str| {
+            let changed = with_readable_auth::<delete_devices::v3::Request>(body.as_bytes());
+            let body = changed.as_deref().unwrap_or(body.as_bytes()).to_vec();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            serde_json::from_value::<ruma::api::client::uiaa::AuthData>(body["auth"].clone()).is_ok()
+        };
+        assert!(read(r#"{"devices":[],"auth":{"type":"m.login.password","user":"alice","password":"p","session":"s"}}"#));
+        assert!(!read(r#"{"devices":[],"auth":{"type":"m.login.password","password":"p","session":"s"}}"#));
     }
 }

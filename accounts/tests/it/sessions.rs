@@ -149,3 +149,27 @@ async fn a_changed_password_logs_the_other_devices_out_only_if_asked() {
         accounts.check_password(Some(&alice.user_id), "third").await.unwrap();
     }
 }
+
+/// Each process of a cluster remembers tokens; a thief's must end everywhere when its device is logged out anywhere.
+#[tokio::test]
+async fn a_token_that_one_process_revoked_ends_in_the_others() {
+    for world in World::each(Options::default()).await.into_iter().filter(|world| world.accounts.storage().is_shared())
+    {
+        let session = logged_in(&world, false).await;
+        let alice = world.accounts.authenticate(&session.access_token, None).await.unwrap();
+        world.other.authenticate(&session.access_token, None).await.unwrap();
+        let running = tokio::spawn({
+            let other = world.other.clone();
+            async move { other.run(std::future::pending()).await }
+        });
+        world.accounts.log_out(&alice).await.unwrap();
+        let ended = async {
+            while world.other.authenticate(&session.access_token, None).await.is_ok() {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        // Well before it would be forgotten by itself.
+        tokio::time::timeout(std::time::Duration::from_secs(20), ended).await.expect("it ends");
+        running.abort();
+    }
+}
