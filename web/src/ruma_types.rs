@@ -202,7 +202,9 @@ mod tests {
             let body: Value = serde_json::from_slice(&body).unwrap();
             serde_json::from_value::<ruma::api::client::uiaa::AuthData>(body["auth"].clone()).is_ok()
         };
-        assert!(read(r#"{"devices":[],"auth":{"type":"m.login.password","user":"alice","password":"p","session":"s"}}"#));
+        assert!(read(
+            r#"{"devices":[],"auth":{"type":"m.login.password","user":"alice","password":"p","session":"s"}}"#
+        ));
         assert!(!read(r#"{"devices":[],"auth":{"type":"m.login.password","password":"p","session":"s"}}"#));
     }
 }
