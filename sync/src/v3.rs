@@ -72,7 +72,8 @@ impl Sync {
                 self.acknowledge(requester.user_nr, device_id.as_str(), since.position).await?;
             }
         }
-        let deadline = tokio::time::Instant::now() + request.timeout.min(TIMEOUT_MAX);
+        let timeout = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
+        tokio::pin!(timeout);
         let answers_at_once = request.since.is_none() || request.full_state || request.timeout.is_zero();
         loop {
             let memberships = self.memberships(requester).await?;
@@ -100,7 +101,7 @@ impl Sync {
             }
             let is_over = tokio::select! {
                 () = &mut notified => self.0.stopping.is_cancelled(),
-                () = tokio::time::sleep_until(deadline) => true,
+                () = &mut timeout => true,
             };
             drop(guard);
             if is_over {
