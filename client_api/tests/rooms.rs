@@ -498,4 +498,66 @@ on_each_database! {
         house.ok(who, "POST", &format!("/join/{room}"), json!({})).await;
         assert_eq!(house.err(who, "POST", &format!("/knock/{room}"), json!({})).await, forbidden);
     }
+
+    /// A zero byte is legal in JSON and in a path, and PostgreSQL stores none in a text: it must never be our failure.
+    async fn a_zero_byte_is_never_our_failure(house) {
+        let alice = house.register("alice").await;
+        let who = Some(&*alice);
+        let room = house.create(&alice, json!({"preset": "public_chat"})).await;
+        let event = house.say(&alice, &room, "1", text("a\0b")).await;
+        let create = "/createRoom".to_owned();
+        let at = |path: &str| format!("/rooms/{room}/{path}");
+        for (method, path, body) in [
+            ("POST", create.clone(), json!({"name": "a\0b", "topic": "a\0b"})),
+            ("POST", create.clone(), json!({"creation_content": {"type": "a\0b"}})),
+            ("POST", create.clone(), json!({"room_version": "a\0b"})),
+            ("POST", create.clone(), json!({"room_alias_name": "a\0b"})),
+            ("POST", create.clone(), json!({"invite": ["@a\0b:hs"]})),
+            ("POST", create, json!({"initial_state": [{"type": "a\0b", "state_key": "\0", "content": {"\0": "\0"}}]})),
+            ("PUT", at("state/m.room.name"), json!({"name": "a\0b"})),
+            ("PUT", at("state/m.room.topic"), json!({"topic": "a\0b"})),
+            ("PUT", at("state/m.room.avatar"), json!({"url": "a\0b"})),
+            ("PUT", at("state/m.room.canonical_alias"), json!({"alias": "#a\0b:hs"})),
+            ("PUT", at("state/m.room.join_rules"), json!({"join_rule": "a\0b"})),
+            ("PUT", at("state/m.room.guest_access"), json!({"guest_access": "a\0b"})),
+            ("PUT", at("state/m.room.history_visibility"), json!({"history_visibility": "a\0b"})),
+            ("PUT", at("state/m.room.encryption"), json!({"algorithm": "a\0b"})),
+            ("PUT", at("state/m%00x/key"), json!({})),
+            ("PUT", at("state/m.x/a%00b"), json!({})),
+            ("GET", at("state/m.x/a%00b"), Value::Null),
+            ("GET", at("state/m%00x"), Value::Null),
+            ("PUT", at("state/m.room.member/@a%00b:hs"), json!({"membership": "invite"})),
+            ("PUT", at("send/m%00x/t"), json!({})),
+            ("PUT", at("send/m.x/t%00t"), json!({})),
+            ("PUT", at(&format!("redact/{event}/t%00t")), json!({})),
+            ("PUT", at("redact/$a%00b/t"), json!({})),
+            ("GET", at("event/$a%00b"), Value::Null),
+            ("GET", at("context/$a%00b"), Value::Null),
+            ("GET", at("messages?dir=b&from=a%00b"), Value::Null),
+            ("GET", at("messages?dir=b&filter=%7B%22types%22%3A%5B%22a%5Cu0000%22%5D%7D"), Value::Null),
+            ("GET", at("members?at=a%00b"), Value::Null),
+            ("GET", at("members?membership=a%00b"), Value::Null),
+            ("POST", at(&format!("receipt/m.read/{event}")), json!({"thread_id": "$a\0b"})),
+            ("POST", at("receipt/m.read/$a%00b"), json!({})),
+            ("POST", at("receipt/m%00/$a"), json!({})),
+            ("POST", at("read_markers"), json!({"m.fully_read": "$a\0b"})),
+            ("POST", at("invite"), json!({"user_id": "@a\0b:hs"})),
+            ("POST", at("kick"), json!({"user_id": "@a\0b:hs"})),
+            ("POST", at("ban"), json!({"user_id": "@a\0b:hs"})),
+            ("POST", at("upgrade"), json!({"new_version": "a\0b"})),
+            ("POST", "/join/!a%00b:hs".to_owned(), json!({})),
+            ("POST", "/join/%23a%00b:hs".to_owned(), json!({})),
+            ("POST", "/rooms/!a%00b:hs/join".to_owned(), json!({})),
+            ("GET", "/directory/room/%23a%00b:hs".to_owned(), Value::Null),
+            ("PUT", "/directory/room/%23a%00b:hs".to_owned(), json!({"room_id": room})),
+            ("DELETE", "/directory/room/%23a%00b:hs".to_owned(), Value::Null),
+            ("GET", "/directory/list/room/!a%00b:hs".to_owned(), Value::Null),
+            ("GET", "/publicRooms?since=a%00b".to_owned(), Value::Null),
+            ("POST", "/publicRooms".to_owned(), json!({"filter": {"generic_search_term": "a\0b"}})),
+            ("POST", "/publicRooms".to_owned(), json!({"filter": {"room_types": ["a\0b"]}})),
+        ] {
+            let (status, answer) = house.ask(who, method, &path, body.clone()).await;
+            assert!(status < 500, "{method} {path} {body}: {answer}");
+        }
+    }
 }

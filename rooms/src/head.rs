@@ -123,6 +123,10 @@ impl Head {
         nr: EventNr,
         out: &mut Built,
     ) -> Result<OwnedEventId, Error> {
+        let zero_byte = |text: &str| text.contains('\0');
+        if zero_byte(&draft.event_type.to_string()) || draft.state_key.as_deref().is_some_and(zero_byte) {
+            return Err(Error::InvalidParam("event types and state keys have no zero byte".to_owned()));
+        }
         let content = serde_json::value::to_raw_value(&draft.content).map_err(|e| Error::BadEvent(e.to_string()))?;
         // The state that the rules ask for, and the event that this one replaces.
         let auth_types = state_res::auth_types_for_event(

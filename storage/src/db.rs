@@ -30,6 +30,13 @@ pub(crate) enum Db {
     Postgres { pool: PgPool },
 }
 
+/// A text as both databases take it: PostgreSQL stores no zero byte in a text, so that one becomes the replacement character.
+///
+/// What must be told apart to the letter refuses zero bytes before it comes here. Event bodies are bytes and keep theirs.
+pub(crate) fn storable(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text }
+}
+
 /// A parameter of a statement.
 #[derive(Clone, Debug)]
 pub(crate) enum Arg {
@@ -56,16 +63,16 @@ macro_rules! arg_from {
 arg_from! {
     i64 => |value| Self::Int(Some(value));
     Option<i64> => |value| Self::Int(value);
-    &str => |value| Self::Text(Some(value.to_owned()));
-    &String => |value| Self::Text(Some(value.clone()));
-    String => |value| Self::Text(Some(value));
-    Option<String> => |value| Self::Text(value);
-    Option<&str> => |value| Self::Text(value.map(str::to_owned));
+    &str => |value| Self::Text(Some(storable(value.to_owned())));
+    &String => |value| Self::Text(Some(storable(value.clone())));
+    String => |value| Self::Text(Some(storable(value)));
+    Option<String> => |value| Self::Text(value.map(storable));
+    Option<&str> => |value| Self::Text(value.map(|value| storable(value.to_owned())));
     Vec<u8> => |value| Self::Bytes(Some(value));
     Option<Vec<u8>> => |value| Self::Bytes(value);
     bool => |value| Self::Bool(value);
     Vec<i64> => |value| Self::Ints(value);
-    Vec<String> => |value| Self::Texts(value);
+    Vec<String> => |value| Self::Texts(value.into_iter().map(storable).collect());
     model::EventNr => |value| Self::Int(Some(value.0));
     model::RoomNr => |value| Self::Int(Some(value.0));
     model::UserNr => |value| Self::Int(Some(value.0));

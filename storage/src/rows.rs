@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
+use crate::db::storable;
+
 /// The columns of many rows, for the piece `(rows …)` of a statement; their order is that of the piece.
 ///
 /// PostgreSQL takes each column as an array. SQLite takes all rows as one JSON text and all bytes as one blob.
@@ -32,7 +34,7 @@ impl Rows {
 
     /// Adds a column of texts.
     pub(crate) fn text<T: Into<Option<String>>>(mut self, values: impl IntoIterator<Item = T>) -> Self {
-        self.columns.push(Column::Text(values.into_iter().map(Into::into).collect()));
+        self.columns.push(Column::Text(values.into_iter().map(|value| value.into().map(storable)).collect()));
         self
     }
 
