@@ -27,11 +27,21 @@ impl Rooms {
         content: &RawValue,
         timestamp: Option<MilliSecondsSinceUnixEpoch>,
     ) -> Result<OwnedEventId, Error> {
-        let room = self.room_for(requester, room_id).await?;
-        check_type(&event_type)?;
-        let key = transaction(requester, &room, &format!("send/{event_type}"), transaction_id)?;
-        let draft = Draft::of_client(requester, event_type, content)?.with_transaction(key).with_timestamp(timestamp);
-        self.submit(&room, draft).await
+        let room = self.room_of_writer(room_id).await?;
+        let sent = async {
+            check_type(&event_type)?;
+            let key = transaction(requester, &room, &format!("send/{event_type}"), transaction_id)?;
+            let draft = Draft::of_client(requester, event_type, content)?.with_transaction(key);
+            self.submit(&room, draft.with_timestamp(timestamp)).await
+        };
+        match sent.await {
+            Ok(event_id) => Ok(event_id),
+            // The rules let members only send messages, so that who is nothing to the room is looked up when it failed only.
+            Err(error) => {
+                self.check_writer(requester, &room).await?;
+                Err(error)
+            }
+        }
     }
 
     /// Sends a state event. Client-Server API, "PUT /rooms/{roomId}/state/{eventType}/{stateKey}".
@@ -96,15 +106,25 @@ impl Rooms {
 
     /// The room, for somebody who wants to write into it: whoever is nothing to it learns nothing of it.
     pub(crate) async fn room_for(&self, requester: &Requester, room_id: &RoomId) -> Result<Arc<RoomRow>, Error> {
-        let room = self.room(room_id).await.map_err(|error| match error {
+        let room = self.room_of_writer(room_id).await?;
+        self.check_writer(requester, &room).await?;
+        Ok(room)
+    }
+
+    /// The room, for somebody who may turn out to be nothing to it.
+    async fn room_of_writer(&self, room_id: &RoomId) -> Result<Arc<RoomRow>, Error> {
+        self.room(room_id).await.map_err(|error| match error {
             // As for a room that exists: strangers cannot tell the two apart.
             Error::RoomUnknown => Error::NotMember,
             other => other,
-        })?;
-        if self.storage().get_membership(room.nr, requester.user_nr).await?.is_none() {
-            return Err(Error::NotMember);
+        })
+    }
+
+    async fn check_writer(&self, requester: &Requester, room: &RoomRow) -> Result<(), Error> {
+        match self.storage().get_membership(room.nr, requester.user_nr).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::NotMember),
         }
-        Ok(room)
     }
 
     /// New aliases in `m.room.canonical_alias` must point to the room. Client-Server API, "m.room.canonical_alias".
