@@ -275,6 +275,11 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn find_state_key(&self, event_type: &str, state_key: &str) -> Result<Option<crate::StateKey>, Error> {
+        // Both words are in memory nearly always: the rules ask for the same few with each event.
+        let known = (self.0.numbers.types.numbers.get(event_type), self.0.numbers.state_keys.numbers.get(state_key));
+        if let (Some(type_nr), Some(state_key_nr)) = known {
+            return Ok(Some((TypeNr(type_nr), StateKeyNr(state_key_nr))));
+        }
         let types = self.0.numbers.types.find(&[event_type]).await?;
         let keys = self.0.numbers.state_keys.find(&[state_key]).await?;
         Ok(types.get(event_type).zip(keys.get(state_key)).map(|(t, k)| (TypeNr(*t), StateKeyNr(*k))))
