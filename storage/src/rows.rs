@@ -1,7 +1,5 @@
 //! Many rows as the parameters of one statement.
 
-use std::fmt::Write as _;
-
 use serde::Serialize;
 
 use crate::db::storable;
@@ -62,35 +60,36 @@ impl Rows {
 
     /// The rows as SQLite takes them: JSON, and the blob that it points into if there are bytes.
     pub(crate) fn to_sqlite(&self) -> (String, Option<Vec<u8>>) {
-        let mut json = String::with_capacity(self.len() * self.columns.len() * 12 + 2);
+        let mut json = Vec::with_capacity(self.len() * self.columns.len() * 12 + 2);
         let mut blob = self.columns.iter().any(|column| matches!(column, Column::Bytea(_))).then(Vec::new);
-        json.push('[');
+        json.push(b'[');
         for row in 0..self.len() {
-            let _ = write!(json, "{}[{row}", if row == 0 { "" } else { "," });
+            json.extend_from_slice(if row == 0 { b"[" } else { b",[" });
+            push_json(&mut json, &row);
             for column in &self.columns {
-                json.push(',');
+                json.push(b',');
                 match column {
                     Column::Bigint(values) => push_json(&mut json, &values[row]),
                     Column::Text(values) => push_json(&mut json, &values[row]),
                     Column::Boolean(values) => push_json(&mut json, &values[row]),
                     Column::Bytea(values) => match (&values[row], &mut blob) {
                         (Some(bytes), Some(blob)) => {
-                            let _ = write!(json, "[{},{}]", blob.len() + 1, bytes.len());
+                            push_json(&mut json, &[blob.len() + 1, bytes.len()]);
                             blob.extend_from_slice(bytes);
                         }
-                        _ => json.push_str("null"),
+                        _ => json.extend_from_slice(b"null"),
                     },
                 }
             }
-            json.push(']');
+            json.push(b']');
         }
-        json.push(']');
-        (json, blob)
+        json.push(b']');
+        (String::from_utf8(json).expect("JSON is UTF-8"), blob)
     }
 }
 
-fn push_json(json: &mut String, value: &impl Serialize) {
-    json.push_str(&serde_json::to_string(value).expect("numbers, texts and truths serialize"));
+fn push_json(json: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(json, value).expect("numbers, texts and truths serialize");
 }
 
 #[cfg(test)]
