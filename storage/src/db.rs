@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use futures_util::TryStreamExt as _;
 use sqlx::{
-    Decode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type,
+    Connection as _, Decode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
     sqlite::{
@@ -18,6 +18,8 @@ use crate::{
     statement::Statement,
 };
 
+/// How long a connection to PostgreSQL is idle before it is tested when it is used again.
+const IDLE_UNTESTED_MAX: Duration = Duration::from_millis(500);
 /// Most prepared statements that one connection keeps.
 const STATEMENTS_CACHED: usize = 500;
 
@@ -185,6 +187,16 @@ impl Db {
                 let pool = PgPoolOptions::new()
                     .max_connections(*connections)
                     .acquire_timeout(Duration::from_secs(30))
+                    // Asking the server whether it is there costs a round trip: not for a connection in constant use.
+                    .test_before_acquire(false)
+                    .before_acquire(|connection, meta| {
+                        Box::pin(async move {
+                            if meta.idle_for > IDLE_UNTESTED_MAX {
+                                connection.ping().await?;
+                            }
+                            Ok(true)
+                        })
+                    })
                     .connect_with(connect)
                     .await?;
                 Ok(Self::Postgres { pool })
