@@ -3,8 +3,8 @@
 use accounts::Requester;
 use model::canonical_object;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomVersionId, UserId,
-    events::TimelineEventType,
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
+    RoomVersionId, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, json, value::RawValue};
 use storage::{Commit, CommitError, NewRoom, RoomRow};
@@ -17,6 +17,8 @@ use crate::{
 
 /// Most events that a request to make a room may ask for.
 const EVENTS_MAX: usize = 1_000;
+/// How often a room is made again whose create event, or alias, somebody else was first with.
+const ATTEMPTS: u32 = 20;
 
 /// A set of rules for a new room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,17 +92,49 @@ impl Rooms {
                 profile.add_to(content);
             }
         })?;
-        let storage = self.storage();
+        for attempt in 0..ATTEMPTS {
+            match self.commit_new_room(&request, &version, &rules, requester, &drafts, attempt).await? {
+                Some(room_id) => return Ok(room_id),
+                // Somebody else was first: with the alias, or with the very same create event.
+                None => {
+                    if let Some(alias) = &request.alias
+                        && self.storage().find_alias(alias.as_str()).await?.is_some()
+                    {
+                        return Err(Error::AliasInUse);
+                    }
+                }
+            }
+        }
+        Err(Error::Busy)
+    }
+
+    /// Builds and commits the first events of a room; gives nothing when the room or its alias existed.
+    ///
+    /// A room of version 12 is named by the hash of its create event: what one user makes twice in a millisecond with the same
+    /// content would be the same room. The create event of a later attempt is that many milliseconds later.
+    async fn commit_new_room(
+        &self,
+        request: &NewRoomRequest,
+        version: &RoomVersionId,
+        rules: &RoomVersionRules,
+        requester: &Requester,
+        drafts: &[Draft],
+        attempt: u32,
+    ) -> Result<Option<OwnedRoomId>, Error> {
+        let (storage, server) = (self.storage(), requester.user_id.server_name());
         let row = RoomRow {
             nr: storage.take_room_nr().await?,
             id: random_room_id(storage.random(), server)?,
             version: version.clone(),
         };
-        let mut head = Head::new(row, rules);
+        let mut head = Head::new(row, rules.clone());
         let mut built = Built::default();
         let numbers = storage.take_event_nrs(drafts.len()).await?;
+        let later = (attempt > 0)
+            .then(|| MilliSecondsSinceUnixEpoch(storage.clock().now().get().saturating_add(attempt.into())));
         for (index, (draft, nr)) in drafts.iter().zip(numbers).enumerate() {
-            let made = head.build(storage, &self.0.servers, draft, nr, &mut built).await;
+            let draft = draft.clone().with_timestamp(later);
+            let made = head.build(storage, &self.0.servers, &draft, nr, &mut built).await;
             made.map_err(|error| match error {
                 Error::NotAllowed(rule) => Error::InvalidRoomState(rule),
                 other => other,
@@ -112,14 +146,14 @@ impl Rooms {
             }
         }
         let mut room = room_commit(&head, built);
-        room.new_room = Some(NewRoom { room_id: head.row.id.clone(), version });
+        room.new_room = Some(NewRoom { room_id: head.row.id.clone(), version: version.clone() });
         room.extremities_used.clear();
         room.summary = Some(head.summary.clone());
         room.aliases = request.alias.iter().map(|alias| (alias.to_string(), requester.user_nr)).collect();
         room.listed_on = request.listed.then(|| server.to_owned());
         match storage.commit(Commit { room: Some(room), ..Commit::default() }).await {
-            Ok(_) => Ok(head.row.id.clone()),
-            Err(CommitError::RoomExists | CommitError::EventExists) => Err(Error::AliasInUse),
+            Ok(_) => Ok(Some(head.row.id.clone())),
+            Err(CommitError::RoomExists | CommitError::EventExists) => Ok(None),
             Err(CommitError::Storage(source)) => Err(Error::Storage(source)),
             Err(_) => Err(Error::Busy),
         }

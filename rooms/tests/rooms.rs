@@ -130,6 +130,23 @@ async fn a_crowd_sends_and_nothing_is_lost_or_doubled() {
     }
 }
 
+/// A room of version 12 is named by its create event, which for rooms made in the same millisecond would be the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_user_makes_many_rooms_at_once() {
+    for database in TestDatabase::each().await {
+        let house = std::sync::Arc::new(House::open(&database).await);
+        let alice = house.user("alice").await;
+        let made = (0..8).map(|_| {
+            let (house, alice) = (house.clone(), alice.clone());
+            tokio::spawn(async move { house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap() })
+        });
+        let mut ids = std::collections::HashSet::new();
+        for made in made.collect::<Vec<_>>() {
+            assert!(ids.insert(made.await.unwrap()));
+        }
+    }
+}
+
 /// Two processes on one database must not make each other lose, and the stream stays in one order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_processes_send_into_one_room_on_postgres() {
