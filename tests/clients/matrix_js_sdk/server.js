@@ -25,7 +25,12 @@ export class Server {
         server.port = await freePort();
         server.url = `http://127.0.0.1:${server.port}`;
         writeFileSync(join(server.folder, "config.toml"), server.#configuration());
-        await server.start();
+        try {
+            await server.start();
+        } catch (error) {
+            await server.discard().catch(() => {});
+            throw error;
+        }
         return server;
     }
 
