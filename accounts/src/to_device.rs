@@ -13,6 +13,9 @@ use crate::{Accounts, Error, Requester};
 /// Most messages of one request.
 const MESSAGES_MAX: usize = 10_000;
 
+/// Most messages that wait for a device: one that has not come back for so many gets no more.
+const WAITING_MAX: u32 = 20_000;
+
 /// What is for whom: for a device, or for all devices of a user.
 pub type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>>;
 
@@ -27,7 +30,7 @@ struct Event<'a> {
 impl Accounts {
     /// Sends messages to devices of ours. The same transaction again does nothing.
     ///
-    /// Users and devices that do not exist get nothing, and nobody is told.
+    /// Users and devices that do not exist, or that have not come back for very many messages, get nothing, and nobody is told.
     ///
     /// # Errors
     ///
@@ -46,7 +49,10 @@ impl Accounts {
                 users.insert(user_nr, messages);
             }
         }
-        let devices = self.0.storage.list_device_ids(&users.keys().copied().collect::<Vec<_>>()).await?;
+        let numbers: Vec<UserNr> = users.keys().copied().collect();
+        let mut devices = self.0.storage.list_device_ids(&numbers).await?;
+        let full = self.0.storage.list_full_devices(&numbers, WAITING_MAX).await?;
+        devices.retain(|device| !full.contains(device));
         // One text for all devices that get the same.
         let mut texts: BTreeMap<(UserNr, &DeviceIdOrAllDevices), Arc<str>> = BTreeMap::new();
         let mut to_device = Vec::new();
