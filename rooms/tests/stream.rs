@@ -1,0 +1,290 @@
+//! The judge of the stream, on both databases: readers that page by position beside writers that commit, on PostgreSQL with several
+//! processes (as far as this code is concerned: each has its own `Storage`, caches and committer).
+//!
+//! It stands here and not with `storage` because real events are written, and `rooms` makes them.
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use accounts::Requester;
+use model::{KeyPair, LocalServer, LocalServers, Position, Random};
+use rooms::{Error, NewRoomRequest, Options, Preset, Rooms};
+use ruma::{OwnedRoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
+use serde_json::{json, value::to_raw_value};
+use storage::{Storage, testing::TestDatabase};
+
+/// How many processes share a PostgreSQL database.
+const PROCESSES: usize = 3;
+/// How many write in each process, and how many events each.
+const WRITERS: usize = 4;
+const EVENTS: usize = 12;
+/// How many read in each process.
+const READERS: usize = 2;
+/// How many rows a reader takes at once: few, so that pages end in the midst of commits.
+const PAGE: u32 = 7;
+
+/// A row of the stream: its position and the number of its event.
+type StreamRow = (i64, i64);
+
+/// What a reader got for asking what follows `after`; next it asks what follows `token`.
+#[derive(Clone, Debug)]
+struct Page {
+    after: i64,
+    token: i64,
+    rows: Vec<StreamRow>,
+}
+
+/// What is wrong with a stream.
+#[derive(Debug, PartialEq, Eq)]
+enum Fault {
+    /// A row was not there when a reader went past its position.
+    Missed(StreamRow),
+    /// A row came twice, or two rows have one position.
+    Doubled(StreamRow),
+    /// A row came after one with a later position.
+    OutOfOrder(StreamRow),
+    /// A reader was shown a row that is not in the stream, or not in what it asked for.
+    Unknown(StreamRow),
+    /// A reader did not go on where it had stopped.
+    Gap(i64),
+}
+
+/// Checks that positions are unique and rise, and that no event comes twice.
+fn check_rows(rows: &[StreamRow]) -> Result<(), Fault> {
+    let (mut positions, mut events, mut newest) = (HashSet::new(), HashSet::new(), 0);
+    for row in rows {
+        if !positions.insert(row.0) || !events.insert(row.1) {
+            return Err(Fault::Doubled(*row));
+        }
+        if row.0 < newest {
+            return Err(Fault::OutOfOrder(*row));
+        }
+        newest = row.0;
+    }
+    Ok(())
+}
+
+/// Checks what a reader got against a later reading of the whole stream.
+fn check_reader(whole: &[StreamRow], pages: &[Page]) -> Result<(), Fault> {
+    let all: Vec<StreamRow> = pages.iter().flat_map(|page| page.rows.clone()).collect();
+    check_rows(&all)?;
+    let mut token = 0;
+    for page in pages {
+        if page.after != token {
+            return Err(Fault::Gap(page.after));
+        }
+        token = page.token;
+        let expected: Vec<StreamRow> =
+            whole.iter().filter(|row| row.0 > page.after && row.0 <= page.token).copied().collect();
+        if let Some(row) = expected.iter().find(|row| !page.rows.contains(row)) {
+            return Err(Fault::Missed(*row));
+        }
+        if let Some(row) = page.rows.iter().find(|row| !expected.contains(row)) {
+            return Err(Fault::Unknown(*row));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn the_checker_finds_a_loss_a_duplicate_and_a_reordering() {
+    let whole: Vec<StreamRow> = vec![(1, 10), (2, 11), (4, 9), (5, 13), (8, 12)];
+    let pages = vec![
+        Page { after: 0, token: 2, rows: whole[..2].to_vec() },
+        Page { after: 2, token: 6, rows: whole[2..4].to_vec() },
+        Page { after: 6, token: 6, rows: Vec::new() },
+        Page { after: 6, token: 8, rows: whole[4..].to_vec() },
+    ];
+    assert_eq!(check_rows(&whole), Ok(()));
+    assert_eq!(check_reader(&whole, &pages), Ok(()));
+    let with = |change: fn(&mut Vec<Page>)| {
+        let mut pages = pages.clone();
+        change(&mut pages);
+        check_reader(&whole, &pages).unwrap_err()
+    };
+    assert_eq!(with(|pages| drop(pages[1].rows.remove(0))), Fault::Missed((4, 9)));
+    assert_eq!(with(|pages| pages[3].rows.insert(0, (5, 13))), Fault::Doubled((5, 13)));
+    assert_eq!(with(|pages| pages[1].rows.swap(0, 1)), Fault::OutOfOrder((4, 9)));
+    assert_eq!(with(|pages| pages[2].rows.push((7, 14))), Fault::Unknown((7, 14)));
+    assert_eq!(with(|pages| drop(pages.remove(1))), Fault::Gap(6));
+    assert_eq!(check_rows(&[(1, 1), (1, 2)]), Err(Fault::Doubled((1, 2))), "two events at one position");
+    assert_eq!(check_rows(&[(1, 1), (2, 1)]), Err(Fault::Doubled((2, 1))), "one event at two positions");
+    assert_eq!(check_rows(&[(2, 1), (1, 2)]), Err(Fault::OutOfOrder((1, 2))));
+}
+
+/// One process.
+#[derive(Clone)]
+struct Process {
+    storage: Storage,
+    rooms: Rooms,
+}
+
+impl Process {
+    async fn start(database: &TestDatabase) -> Self {
+        let storage = database.open().await;
+        let key = KeyPair::generate(&Random::seeded(1));
+        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+        let options = Options { default_version: RoomVersionId::V12 };
+        Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
+    }
+
+    /// The events after `after`, at most `limit`, with the position up to which they are all.
+    async fn read(&self, after: i64, upto: Position, limit: u32) -> Page {
+        let events = self.storage.list_events_after(Position(after), upto, limit).await.unwrap();
+        let stored = self.storage.get_events(&events).await.unwrap();
+        let rows: Vec<StreamRow> =
+            events.iter().map(|nr| (stored[nr].position.expect("a live event").0, nr.0)).collect();
+        let is_whole = rows.len() < limit as usize;
+        let token = if is_whole { upto.0.max(after) } else { rows.last().map_or(after, |row| row.0) };
+        Page { after, token, rows }
+    }
+}
+
+/// Sends messages, and now and then a state event, which makes others build theirs anew; checks each as soon as it is answered.
+async fn write(
+    number: usize,
+    home: usize,
+    processes: Vec<Process>,
+    alice: Requester,
+    rooms: Vec<OwnedRoomId>,
+) -> Vec<i64> {
+    let here = &processes[home];
+    let mut written = Vec::new();
+    for n in 0..EVENTS {
+        let room = &rooms[(number + n) % rooms.len()];
+        let text = format!("{home}-{number}-{n}");
+        let mut tries = 0;
+        let id = loop {
+            let answer = if n % 6 == 5 {
+                let topic = to_raw_value(&json!({ "topic": text })).unwrap();
+                here.rooms.send_state(&alice, room, TimelineEventType::RoomTopic, "", &topic, None).await
+            } else {
+                let content = to_raw_value(&json!({"msgtype": "m.text", "body": text})).unwrap();
+                let kind = TimelineEventType::RoomMessage;
+                here.rooms.send_message(&alice, room, kind, text.as_str().into(), &content, None).await
+            };
+            match answer {
+                Ok(id) => break id,
+                // Lost too many races against other processes: nothing was written, and a client would ask again too.
+                Err(Error::Busy) if tries < 100 => tries += 1,
+                Err(error) => panic!("{error}"),
+            }
+        };
+        let published = here.storage.published();
+        let event = here.storage.find_event(&id).await.unwrap().expect("an answered event is there");
+        let position = event.position.expect("a live event");
+        assert!(position <= published, "answered before it was published here");
+        for process in &processes {
+            assert!(position <= process.storage.newest_durable().await.unwrap());
+            assert!(
+                position <= process.storage.published(),
+                "an answered event is beyond what another process publishes next"
+            );
+        }
+        written.push(event.nr.0);
+    }
+    written
+}
+
+/// Pages through the stream until nothing more is written and all is read.
+async fn read(process: Process, by_asking: bool, done: Arc<AtomicBool>) -> Vec<Page> {
+    let mut pages: Vec<Page> = Vec::new();
+    loop {
+        let is_last = done.load(Ordering::SeqCst);
+        let after = pages.last().map_or(0, |page| page.token);
+        let upto = if by_asking || is_last {
+            process.storage.newest_durable().await.unwrap()
+        } else {
+            process.storage.published()
+        };
+        let page = process.read(after, upto, PAGE).await;
+        let is_end = page.token >= upto.0;
+        if page.token > page.after {
+            pages.push(page);
+        }
+        if is_last && is_end {
+            return pages;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Design of the stream: a published position never gets an older neighbor later.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_miss_nothing_while_writers_commit() {
+    for database in TestDatabase::each().await {
+        let count = if matches!(database.options, storage::Options::Postgres { .. }) { PROCESSES } else { 1 };
+        let mut processes = Vec::new();
+        for _ in 0..count {
+            processes.push(Process::start(&database).await);
+        }
+        let user_id = UserId::parse("@alice:hs").unwrap();
+        let alice = Requester {
+            user_nr: processes[0].storage.user_nr(&user_id).await.unwrap(),
+            user_id,
+            device_id: Some("D".into()),
+            is_guest: false,
+            is_admin: false,
+            app_service: None,
+        };
+        let done = Arc::new(AtomicBool::new(false));
+        let mut readers = Vec::new();
+        for process in &processes {
+            for reader in 0..READERS {
+                readers.push(tokio::spawn(read(process.clone(), reader % 2 == 0, done.clone())));
+            }
+        }
+        let mut rooms = Vec::new();
+        for process in &processes {
+            rooms.push(process.rooms.create_room(&alice, room()).await.unwrap());
+        }
+        let mut writers = Vec::new();
+        for home in 0..count {
+            for number in 0..WRITERS {
+                let write = write(number, home, processes.clone(), alice.clone(), rooms.clone());
+                writers.push(tokio::spawn(write));
+            }
+        }
+        let mut written = Vec::new();
+        for writer in writers {
+            written.extend(writer.await.unwrap());
+        }
+        done.store(true, Ordering::SeqCst);
+        let fresh = Process::start(&database).await;
+        let newest = fresh.storage.newest_durable().await.unwrap();
+        let whole = fresh.read(0, newest, 1_000_000).await.rows;
+        check_rows(&whole).unwrap();
+        assert_eq!(written.len(), count * WRITERS * EVENTS);
+        let stored: HashSet<i64> = whole.iter().map(|row| row.1).collect();
+        assert!(written.iter().all(|nr| stored.contains(nr)), "an answered event is lost");
+        for reader in readers {
+            let pages = reader.await.unwrap();
+            assert_eq!(pages.last().map(|page| page.token), Some(newest.0));
+            check_reader(&whole, &pages).unwrap();
+        }
+        for process in processes {
+            process.storage.close().await;
+        }
+    }
+}
+
+fn room() -> NewRoomRequest {
+    NewRoomRequest {
+        version: None,
+        preset: Preset::PrivateChat,
+        listed: false,
+        alias: None,
+        name: None,
+        topic: None,
+        invite: Vec::new(),
+        is_direct: false,
+        creation_content: None,
+        initial_state: Vec::new(),
+        power_level_content_override: None,
+    }
+}
