@@ -46,6 +46,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The event bus cannot be used.
+    #[error("cannot use the event bus in `event_bus.url`")]
+    EventBus(#[from] event_bus::BusError),
     /// The database cannot be used.
     #[error("cannot open the database")]
     Storage(#[from] storage::Error),

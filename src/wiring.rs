@@ -5,7 +5,7 @@ use std::{path::Path, sync::Arc};
 use accounts::Accounts;
 use axum::Router;
 use client_api::ClientApi;
-use event_bus::Typing;
+use event_bus::{Bus, Typing};
 use model::{Clock, LocalServers, Random};
 use rooms::Rooms;
 use storage::Storage;
@@ -16,8 +16,12 @@ use web::{Rate, RateLimitOptions, RateLimits};
 
 use crate::{
     Error, Overrides,
-    config::{Api, Config, Database, Registration},
+    config::{Api, Config, Database, EventBusUrl, Registration},
 };
+
+/// The channel of Redis on which processes tell each other that the stream advanced. Deployments that share a Redis wake each other
+/// for nothing, and do no harm.
+const BUS_CHANNEL: &str = "swiftchat:notices";
 
 /// The services of a running server.
 pub(crate) struct Services {
@@ -48,7 +52,11 @@ impl Services {
         let options = rooms::Options { default_version: config.rooms.default_version.clone() };
         let rooms = Rooms::new(storage.clone(), local_servers, options);
         let typing = Typing::new(clock.clone(), &random);
-        let sync = Sync::start(storage.clone(), rooms.clone(), typing.clone(), stopping.clone());
+        let bus = match &config.event_bus.url {
+            EventBusUrl::Memory => Bus::memory(),
+            EventBusUrl::Redis(url) => Bus::redis(url, BUS_CHANNEL, &random.alphanumeric(12))?,
+        };
+        let sync = Sync::start(storage.clone(), rooms.clone(), typing.clone(), bus, stopping.clone());
         let limits = RateLimits::new(rate_limits(config), &clock);
         let accounts_task = tokio::spawn({
             let (accounts, stopping) = (accounts.clone(), stopping.clone());

@@ -9,7 +9,7 @@ use axum::{
     extract::Request,
 };
 use client_api::ClientApi;
-use event_bus::Typing;
+use event_bus::{Bus, Typing};
 use model::{KeyPair, LocalServer, LocalServers, Random};
 use rooms::Rooms;
 use ruma::{RoomVersionId, server_name};
@@ -44,7 +44,7 @@ impl House {
         let rooms = Rooms::new(storage.clone(), servers, options);
         let typing = Typing::new(storage.clock().clone(), storage.random());
         let stopping = CancellationToken::new();
-        let sync = sync::Sync::start(storage.clone(), rooms.clone(), typing.clone(), stopping.clone());
+        let sync = sync::Sync::start(storage.clone(), rooms.clone(), typing.clone(), Bus::memory(), stopping.clone());
         let api = ClientApi { accounts, rooms, sync, typing, rate_limits: RateLimits::off(), options: Arc::default() };
         Self { router: web::finish(client_api::router(api)), storage, stopping }
     }

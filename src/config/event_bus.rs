@@ -1,21 +1,32 @@
 //! `[event_bus]`: what connects the processes of a cluster.
 
+use std::fmt;
+
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// What connects the processes of a cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EventBusConfig {
-    /// `memory`, inside of one process. Default: `memory`.
+    /// `memory`, inside of one process, or the URL of a Redis that all processes share. Default: `memory`.
     pub url: EventBusUrl,
 }
 
 /// Which bus.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub enum EventBusUrl {
     /// Inside of this process.
     #[default]
     Memory,
+    /// A Redis: `redis://…`, or `rediss://…` for TLS.
+    Redis(String),
+}
+
+/// Without the URL: it may hold a password.
+impl fmt::Debug for EventBusUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Memory) { "Memory" } else { "Redis(…)" })
+    }
 }
 
 impl<'de> Deserialize<'de> for EventBusUrl {
@@ -23,11 +34,9 @@ impl<'de> Deserialize<'de> for EventBusUrl {
         let text = String::deserialize(deserializer)?;
         match text.as_str() {
             "memory" => Ok(Self::Memory),
-            redis if redis.starts_with("redis://") || redis.starts_with("rediss://") => {
-                Err(D::Error::custom("Redis is not built yet: only `memory` is allowed"))
-            }
+            redis if redis.starts_with("redis://") || redis.starts_with("rediss://") => Ok(Self::Redis(text)),
             // The value is not shown: it may hold a password.
-            _ => Err(D::Error::custom("expected `memory`")),
+            _ => Err(D::Error::custom("expected `memory` or a URL such as `redis://host:6379/`")),
         }
     }
 }

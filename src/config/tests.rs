@@ -97,8 +97,8 @@ fn a_wrong_key_type_or_value_is_told_with_its_line_and_what_is_allowed() {
             "config.toml:2: `storage.database`: expected `sqlite:FILE` or `postgres://user:password@host/database`",
         ),
         (
-            "[event_bus]\nurl = \"redis://u:secret@h\"",
-            "config.toml:2: `event_bus.url`: Redis is not built yet: only `memory` is allowed",
+            "[event_bus]\nurl = \"amqp://u:secret@h\"",
+            "config.toml:2: `event_bus.url`: expected `memory` or a URL such as `redis://host:6379/`",
         ),
         (
             "[rooms]\ndefault_version = \"13\"",

@@ -10,7 +10,7 @@ pub mod v3;
 use std::sync::Arc;
 
 use accounts::Requester;
-use event_bus::Typing;
+use event_bus::{Bus, Typing};
 use model::{Position, UserNr};
 use moka::sync::Cache;
 use rooms::Rooms;
@@ -39,9 +39,9 @@ struct Inner {
 }
 
 impl Sync {
-    /// Starts to follow the stream. Long polls end at once when `stopping` is cancelled.
+    /// Starts to follow the stream, and to tell `bus` and hear from it of other processes. Long polls end at once when `stopping` is cancelled.
     #[must_use]
-    pub fn start(storage: Storage, rooms: Rooms, typing: Typing, stopping: CancellationToken) -> Self {
+    pub fn start(storage: Storage, rooms: Rooms, typing: Typing, bus: Bus, stopping: CancellationToken) -> Self {
         let stream = storage.subscribe();
         let sync = Self(Arc::new(Inner {
             ring: Ring::new(storage.published()),
@@ -52,7 +52,7 @@ impl Sync {
             typing,
             stopping,
         }));
-        tokio::spawn(tail::follow(sync.clone(), stream));
+        tokio::spawn(tail::follow(sync.clone(), stream, bus));
         sync
     }
 

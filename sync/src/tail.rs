@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use event_bus::{Bus, Notice};
 use model::{RoomNr, UserNr};
 use ruma::events::TimelineEventType;
 use storage::{Item, Published};
@@ -131,7 +132,9 @@ impl Drop for Guard<'_> {
 }
 
 /// Follows the stream until the server stops.
-pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Published>>) {
+pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Published>>, bus: Bus) {
+    // Inside of one process the stream itself tells everything.
+    let mut notices = matches!(bus, Bus::Redis(_)).then(|| bus.subscribe());
     let mut ask = tokio::time::interval(ASK_EVERY);
     ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut typing = sync.0.typing.watch();
@@ -143,10 +146,22 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
                 return;
             }
             published = stream.recv() => match published {
-                Ok(published) => take(&sync, &published).await,
+                Ok(published) => {
+                    // It is durable by now. The bus never makes anyone wait.
+                    if notices.is_some() {
+                        bus.publish(notice_of(&published));
+                    }
+                    take(&sync, &published).await;
+                }
                 Err(broadcast::error::RecvError::Lagged(_)) => catch_up(&sync).await,
                 Err(broadcast::error::RecvError::Closed) => return,
             },
+            notice = next_notice(&mut notices) => {
+                // What it tells of is read from the database; nothing is believed but that it is worth a look.
+                if notice.is_none_or(|notice| notice.position > sync.position()) {
+                    catch_up(&sync).await;
+                }
+            }
             Ok(()) = typing.changed() => sync.0.waiters.wake_all(),
             _ = ask.tick() => {
                 sync.0.typing.expire();
@@ -157,6 +172,42 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
                 }
             }
         }
+    }
+}
+
+/// The next notice of another process, or nothing when some were lost. Waits forever when there is no bus.
+async fn next_notice(notices: &mut Option<broadcast::Receiver<Arc<Notice>>>) -> Option<Arc<Notice>> {
+    loop {
+        let Some(receiver) = notices else { return std::future::pending().await };
+        match receiver.recv().await {
+            Ok(notice) => return Some(notice),
+            Err(broadcast::error::RecvError::Lagged(_)) => return None,
+            Err(broadcast::error::RecvError::Closed) => *notices = None,
+        }
+    }
+}
+
+fn notice_of(published: &Published) -> Notice {
+    let (mut rooms, mut users) = (HashSet::new(), HashSet::new());
+    for (_, item) in &published.items {
+        match item {
+            Item::Event(event) => drop(rooms.insert(event.room_nr)),
+            Item::State(room) => drop(rooms.insert(*room)),
+            Item::Receipt(room, user) => {
+                rooms.insert(*room);
+                users.insert(*user);
+            }
+            Item::AccountData(user) | Item::ToDevice(user, _) | Item::DeviceList(user) | Item::Profile(user) => {
+                users.insert(*user);
+            }
+        }
+    }
+    Notice {
+        previous: published.previous,
+        position: published.position,
+        kinds: 0,
+        rooms: rooms.into_iter().collect(),
+        users: users.into_iter().collect(),
     }
 }
 
