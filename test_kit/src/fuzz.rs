@@ -13,7 +13,12 @@ use std::{
 
 use model::Clock;
 
-use self::{dice::Dice, judge::judge, request::Attempt, world::World};
+use self::{
+    dice::Dice,
+    judge::judge,
+    request::{Attempt, Who},
+    world::World,
+};
 use crate::{
     Http,
     conformance::{Operation, Presence, probe, table},
@@ -91,6 +96,10 @@ pub async fn run(http: &Http, plan: Plan) -> Report {
                 report.succeeded.insert(attempt.operation.name());
                 world.learn(&answer.json());
             }
+        }
+        let is_token_dead = answer.as_ref().is_ok_and(|answer| answer.errcode() == "M_UNKNOWN_TOKEN");
+        if is_token_dead && attempt.who != Who::Stranger {
+            world.refresh(http).await;
         }
         if let Some(wrong) = judge(&attempt, &answer) {
             // One of a kind is enough.

@@ -133,7 +133,6 @@ impl Answer {
     ///
     /// When it is none.
     #[track_caller]
-    #[expect(clippy::must_use_candidate, reason = "a check as well as a value")]
     pub fn ok(&self) -> Value {
         assert!(self.status.is_success(), "expected success, got {self}");
         self.json()

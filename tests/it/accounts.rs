@@ -225,4 +225,15 @@ on_each_database! {
         assert_eq!(versions["default"], "12");
         assert_eq!(versions["available"].as_object().unwrap().len(), 12);
     }
+
+    // shows: getAccount3PIDs
+    async fn a_server_without_mail_has_no_addresses(server: TestServer) {
+        assert_eq!(server.user("alice").await.get("/account/3pid").await.ok(), json!({ "threepids": [] }));
+    }
+
+    // shows: registrationTokenValidity
+    async fn a_registration_token_that_nobody_made_is_not_valid(server: TestServer) {
+        let path = "/_matrix/client/v1/register/m.login.registration_token/validity?token=none";
+        assert_eq!(server.http().request("GET", path, None, &Value::Null).await.ok(), json!({ "valid": false }));
+    }
 }

@@ -177,4 +177,74 @@ on_each_database! {
             assert_eq!(status, if visibility == "shared" { 200 } else { 404 }, "with {visibility}");
         }
     }
+
+    // shows: setRoomVisibilityOnDirectory, getRoomVisibilityOnDirectory, getPublicRooms, queryPublicRooms
+    async fn the_directory_lists_rooms_that_were_put_there(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_room_with(&json!({ "preset": "public_chat", "name": "a place" })).await;
+        let path = format!("/directory/list/room/{}", encode(&room));
+        assert_eq!(bob.get(&path).await.ok(), json!({ "visibility": "private" }));
+        assert_eq!(bob.get("/publicRooms").await.ok()["chunk"], json!([]));
+        bob.put(&path, &json!({ "visibility": "public" })).await.is_error(403, "M_FORBIDDEN");
+        alice.put(&path, &json!({ "visibility": "public" })).await.ok();
+        let listed = bob.get("/publicRooms").await.ok();
+        assert_eq!(listed["chunk"][0]["room_id"], room);
+        assert_eq!(listed["chunk"][0]["num_joined_members"], 1);
+        let search = async |term: &str| bob.post("/publicRooms", &json!({ "filter": { "generic_search_term": term } })).await.ok();
+        assert_eq!(search("PLACE").await["chunk"][0]["name"], "a place");
+        assert_eq!(search("elsewhere").await["chunk"], json!([]));
+    }
+
+    // shows: knockRoom, inviteUser
+    async fn who_knocks_is_let_in_by_an_invitation(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_room().await;
+        let knock = format!("/knock/{}", encode(&room));
+        bob.post(&knock, &json!({})).await.is_error(403, "M_FORBIDDEN");
+        alice.set_state(&room, "m.room.join_rules", "", &json!({ "join_rule": "knock" })).await;
+        assert_eq!(bob.post(&knock, &json!({ "reason": "please" })).await.ok()["room_id"], room);
+        let path = format!("/rooms/{}/state/m.room.member/{}", encode(&room), encode(bob.id()));
+        let member = alice.get(&path).await.ok();
+        assert_eq!((&member["membership"], &member["reason"]), (&json!("knock"), &json!("please")));
+        bob.in_room(&room, "join", &json!({})).await.is_error(403, "M_FORBIDDEN");
+        alice.invite(&room, &bob).await;
+        bob.join(&room).await;
+    }
+
+    // shows: upgradeRoom, getRoomStateWithKey
+    async fn an_upgraded_room_leads_to_its_successor(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let body = json!({ "preset": "public_chat", "room_version": "10", "name": "a place" });
+        let room = alice.create_room_with(&body).await;
+        bob.join(&room).await;
+        bob.in_room(&room, "upgrade", &json!({ "new_version": "12" })).await.is_error(403, "M_FORBIDDEN");
+        let answer = alice.in_room(&room, "upgrade", &json!({ "new_version": "12" })).await.ok();
+        let successor = answer["replacement_room"].as_str().unwrap();
+        let state = async |room: &str, event_type: &str| {
+            alice.get(&format!("/rooms/{}/state/{event_type}/", encode(room))).await.ok()
+        };
+        assert_eq!(state(&room, "m.room.tombstone").await["replacement_room"], successor);
+        assert_eq!(state(successor, "m.room.create").await["room_version"], "12");
+        assert_eq!(state(successor, "m.room.create").await["predecessor"]["room_id"], room);
+        assert_eq!(state(successor, "m.room.name").await["name"], "a place");
+        bob.try_send(&room, "m.room.message", &json!({ "body": "x" })).await.is_error(403, "M_FORBIDDEN");
+        bob.join(successor).await;
+    }
+
+    // shows: getMembersByRoom
+    async fn members_are_listed_by_what_they_are(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_room().await;
+        alice.invite(&room, &bob).await;
+        let list = async |query: &str| -> Vec<String> {
+            let answer = alice.get(&format!("/rooms/{}/members{query}", encode(&room))).await.ok();
+            let mut keys: Vec<String> =
+                answer["chunk"].as_array().unwrap().iter().map(|event| event["state_key"].as_str().unwrap().to_owned()).collect();
+            keys.sort();
+            keys
+        };
+        assert_eq!(list("").await, [alice.id(), bob.id()]);
+        assert_eq!(list("?membership=invite").await, [bob.id()]);
+        assert_eq!(list("?not_membership=invite").await, [alice.id()]);
+    }
 }

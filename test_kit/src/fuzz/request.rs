@@ -111,7 +111,7 @@ fn path(dice: &mut Dice, operation: &Operation, world: &World, percent: usize) -
         path = path.replace(&format!("{{{}}}", parameter.name), &value);
     }
     if dice.chance(2) {
-        path = path.replace("/v3/", *dice.pick(&["/r0/", "/unstable/", "/v1/"]));
+        path = path.replace("/v3/", dice.word(&["/r0/", "/unstable/", "/v1/"]));
         is_sound = false;
     }
     let mut separator = '?';
@@ -136,7 +136,7 @@ fn path(dice: &mut Dice, operation: &Operation, world: &World, percent: usize) -
     }
     if percent > 0 && dice.chance(10) {
         path.push(separator);
-        path.push_str(*dice.pick(&["x=1", "=", "&&", "a=%zz", "limit=1&limit=2", "access_token=bad", "%FF=%FF"]));
+        path.push_str(dice.word(&["x=1", "=", "&&", "a=%zz", "limit=1&limit=2", "access_token=bad", "%FF=%FF"]));
     }
     (path.into_bytes(), is_sound)
 }

@@ -143,8 +143,8 @@ pub(super) fn write(
             let text = string(schema.format.as_deref(), name, world, dice, percent);
             out.push_str(&Value::from(text).to_string());
         }
-        "integer" | "number" => out.push_str(*dice.pick(&["0", "1", "10", "50", "1000"])),
-        "boolean" => out.push_str(*dice.pick(&["true", "false"])),
+        "integer" | "number" => out.push_str(dice.word(&["0", "1", "10", "50", "1000"])),
+        "boolean" => out.push_str(dice.word(&["true", "false"])),
         "null" => out.push_str("null"),
         _ => out.push_str(&content(world, dice, percent)),
     }
