@@ -196,7 +196,7 @@ async fn kill_again_and_again(database: TestDatabase) {
         // Asked again, each request has its one event: the old one, or a new one if there was none.
         for sent in &mut all[first..] {
             let was_answered = sent.acknowledged.is_some();
-            if was_answered && random.number() % 16 != 0 {
+            if was_answered && !random.number().is_multiple_of(16) {
                 continue;
             }
             let again = send(&http, &alice, &sent.room, &sent.transaction).await.expect("an answer");
