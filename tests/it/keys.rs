@@ -1,0 +1,73 @@
+//! Keys of devices and people, which the server hands on without understanding them.
+
+use ruma::{
+    CanonicalJsonObject,
+    serde::Base64,
+    signatures::{Ed25519KeyPair, sign_json},
+};
+use serde_json::{Value, json};
+use test_kit::{TestUser, encode, on_each_database};
+
+/// The identity keys of a device.
+struct Device {
+    user: String,
+    id: String,
+    pair: Ed25519KeyPair,
+}
+
+impl Device {
+    fn of(user: &TestUser) -> Self {
+        let document = Ed25519KeyPair::generate();
+        let pair = Ed25519KeyPair::from_der(&document, user.device_id().to_owned()).unwrap();
+        Self { user: user.id().to_owned(), id: user.device_id().to_owned(), pair }
+    }
+
+    fn sign(&self, value: Value) -> Value {
+        let mut object: CanonicalJsonObject = serde_json::from_value(value).unwrap();
+        sign_json(&self.user, &self.pair, &mut object).unwrap();
+        serde_json::to_value(object).unwrap()
+    }
+
+    fn keys(&self) -> Value {
+        let public: Base64 = Base64::new(self.pair.public_key().to_vec());
+        self.sign(json!({
+            "user_id": self.user, "device_id": self.id, "algorithms": ["m.olm.v1.curve25519-aes-sha2"],
+            "keys": { format!("curve25519:{}", self.id): public.encode(), format!("ed25519:{}", self.id): public.encode() },
+        }))
+    }
+}
+
+on_each_database! {
+    // shows: uploadKeys, queryKeys, claimKeys
+    async fn a_one_time_key_is_given_once(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let device = Device::of(&alice);
+        let one_time = device.sign(json!({ "key": "A".repeat(43) }));
+        let body = json!({ "device_keys": device.keys(), "one_time_keys": { "signed_curve25519:1": &one_time } });
+        let counts = alice.post("/keys/upload", &body).await.ok();
+        assert_eq!(counts["one_time_key_counts"]["signed_curve25519"], 1);
+        let query = bob.post("/keys/query", &json!({ "device_keys": { alice.id(): [] } })).await.ok();
+        let key = &query["device_keys"][alice.id()][alice.device_id()];
+        assert_eq!(key["keys"], device.keys()["keys"], "{query}");
+        let claim = json!({ "one_time_keys": { alice.id(): { alice.device_id(): "signed_curve25519" } } });
+        let first = bob.post("/keys/claim", &claim).await.ok();
+        let given = &first["one_time_keys"][alice.id()][alice.device_id()]["signed_curve25519:1"];
+        assert_eq!(given, &one_time, "{first}");
+        let second = bob.post("/keys/claim", &claim).await.ok();
+        assert!(!second["one_time_keys"].to_string().contains("signed_curve25519"), "{second}");
+    }
+
+    // shows: getKeysChanges, sync
+    async fn who_shares_a_room_is_told_of_new_devices(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        let since = bob.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+        alice.post("/keys/upload", &json!({ "device_keys": Device::of(&alice).keys() })).await.ok();
+        let sync = bob.sync_waiting(Some(&since), 30_000).await;
+        assert_eq!(sync["device_lists"]["changed"], json!([alice.id()]), "{sync}");
+        let to = sync["next_batch"].as_str().unwrap();
+        let path = format!("/keys/changes?from={}&to={}", encode(&since), encode(to));
+        assert_eq!(bob.get(&path).await.ok()["changed"], json!([alice.id()]));
+    }
+}
