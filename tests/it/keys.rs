@@ -70,4 +70,24 @@ on_each_database! {
         let path = format!("/keys/changes?from={}&to={}", encode(&since), encode(to));
         assert_eq!(bob.get(&path).await.ok()["changed"], json!([alice.id()]));
     }
+
+    // shows: uploadCrossSigningKeys, uploadCrossSigningSignatures, queryKeys
+    async fn a_person_vouches_for_a_device(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        alice.post("/keys/upload", &json!({ "device_keys": Device::of(&alice).keys() })).await.ok();
+        let generated = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), "x".to_owned()).unwrap();
+        let public: Base64 = Base64::new(generated.public_key().to_vec());
+        let public = public.encode();
+        let key = json!({
+            "user_id": alice.id(), "usage": ["master"], "keys": { format!("ed25519:{public}"): public },
+        });
+        let upload = json!({ "master_key": key });
+        // The first keys need no further proof (Client-Server API, "POST /keys/device_signing/upload").
+        alice.post("/keys/device_signing/upload", &upload).await.ok();
+        let query = bob.post("/keys/query", &json!({ "device_keys": { alice.id(): [] } })).await.ok();
+        assert_eq!(query["master_keys"][alice.id()]["keys"], key["keys"], "{query}");
+        let wrong = json!({ alice.id(): { "NOBODY": key } });
+        let answer = alice.post("/keys/signatures/upload", &wrong).await.ok();
+        assert!(answer["failures"][alice.id()]["NOBODY"]["errcode"].is_string(), "{answer}");
+    }
 }
