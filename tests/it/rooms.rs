@@ -247,4 +247,18 @@ on_each_database! {
         assert_eq!(list("?membership=invite").await, [bob.id()]);
         assert_eq!(list("?not_membership=invite").await, [alice.id()]);
     }
+
+    // shows: inviteBy3PID
+    async fn nobody_is_invited_by_address_without_an_identity_server(server: TestServer) {
+        let alice = server.user("alice").await;
+        let room = alice.create_room().await;
+        let body = json!({
+            "id_server": "id.example.org", "id_access_token": "x", "medium": "email", "address": "bob@example.org",
+        });
+        let answer = alice.in_room(&room, "invite", &body).await;
+        assert!(answer.status.is_client_error() && !answer.errcode().is_empty(), "{answer}");
+        assert_eq!(members(&alice, &room).await, [alice.id()]);
+        let state = alice.get(&format!("/rooms/{}/state", encode(&room))).await.ok();
+        assert!(!state.to_string().contains("m.room.third_party_invite"), "{state}");
+    }
 }
