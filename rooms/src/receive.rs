@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// How often the part that depends on the room's head is done again when another process was faster.
-const TRIES: usize = 3;
+const TRIES: usize = 10;
 
 /// What became of an event from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]

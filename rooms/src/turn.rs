@@ -19,7 +19,7 @@ const BUILT_AT_ONCE: usize = 100;
 /// Most events that wait for one room; more are refused with [`Error::Busy`].
 const WAITING_MAX: usize = 2_000;
 /// How often a turn is built again when another process was faster.
-const TRIES: usize = 3;
+const TRIES: usize = 10;
 
 /// The queue of a room, and its head.
 #[derive(Default)]
