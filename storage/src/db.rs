@@ -20,6 +20,8 @@ use crate::{
 
 /// How long a connection to PostgreSQL is idle before it is tested when it is used again.
 const IDLE_UNTESTED_MAX: Duration = Duration::from_millis(500);
+/// How long a checkpoint waits for readers; a writer may wait as long.
+const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
 /// Most prepared statements that one connection keeps.
 const STATEMENTS_CACHED: usize = 500;
 
@@ -177,7 +179,7 @@ impl Db {
                     .connect_lazy_with(connect.clone().read_only(true));
                 let checkpointer = SqlitePoolOptions::new()
                     .max_connections(1)
-                    .connect_lazy_with(connect.pragma("wal_autocheckpoint", "0"));
+                    .connect_lazy_with(connect.busy_timeout(CHECKPOINT_WAIT).pragma("wal_autocheckpoint", "0"));
                 Ok(Self::Sqlite { writer, readers, checkpointer })
             }
             Options::Postgres { url, connections } => {

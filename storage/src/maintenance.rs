@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Executor as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,11 +18,14 @@ const TRANSACTION_IDS_KEPT_MS: i64 = 2 * 24 * 3_600_000;
 const CLEANED_AT_ONCE: i64 = 500;
 /// How often the write-ahead log goes into the SQLite file. A commit never waits for it.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(2);
+/// Pages of the write-ahead log beyond which it is made to start over. While writes keep coming, it never does so by itself.
+const LOG_PAGES_MAX: i64 = 4_096;
 /// How often old rows are cleaned away.
 const CLEAN_EVERY: Duration = Duration::from_secs(600);
 
 statements! {
     CHECKPOINT = [(either "PRAGMA wal_checkpoint(PASSIVE)" "SELECT 1")];
+    RESTART_LOG = [(either "PRAGMA wal_checkpoint(RESTART)" "SELECT 1")];
     DELETE_OLD_TRANSACTIONS = ["
         DELETE FROM transaction_ids WHERE (user_nr, device_id, scope, transaction_id) IN
                (SELECT user_nr, device_id, scope, transaction_id FROM transaction_ids WHERE at_ms < $1 LIMIT $2)"];
@@ -65,10 +68,14 @@ impl Storage {
         }
     }
 
-    async fn checkpoint(&self) -> Result<(), Error> {
-        // On a reader's connection: the writer goes on meanwhile.
+    /// Copies the log into the database file; a log that has grown large starts over, for which writers wait a moment.
+    pub(crate) async fn checkpoint(&self) -> Result<(), Error> {
+        // On a connection of its own: the writer goes on meanwhile.
         if let Db::Sqlite { checkpointer, .. } = self.db() {
-            sqlx::query(CHECKPOINT.sqlite).execute(checkpointer).await?;
+            let row = sqlx::query(CHECKPOINT.sqlite).fetch_one(checkpointer).await?;
+            if row.try_get::<i64, _>(1)? > LOG_PAGES_MAX {
+                sqlx::query(RESTART_LOG.sqlite).execute(checkpointer).await?;
+            }
         }
         Ok(())
     }

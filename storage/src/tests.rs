@@ -206,3 +206,29 @@ async fn a_change_in_a_large_state_is_small() {
     let bytes: usize = new.nodes.iter().map(|(_, node)| node.to_bytes().len()).sum();
     assert!(bytes < 2_000, "{bytes} bytes");
 }
+
+/// The log of SQLite does not grow without end: a large one starts over.
+#[tokio::test]
+async fn a_large_write_ahead_log_starts_over() {
+    let database = TestDatabase::sqlite();
+    let storage = database.open().await;
+    let crate::Options::Sqlite { path, .. } = &database.options else { unreachable!("an SQLite database") };
+    let log_bytes = || std::fs::metadata(path.with_extension("db-wal")).unwrap().len();
+    let write = async |first: i64, pieces: i64| {
+        for user in first..first + pieces {
+            let data = crate::NewAccountData {
+                user_nr: model::UserNr(user),
+                room_nr: RoomNr(0),
+                event_type: "large".to_owned(),
+                content: format!("{{\"text\":\"{}\"}}", "x".repeat(1 << 20)),
+            };
+            storage.commit(crate::Commit { account_data: vec![data], ..crate::Commit::default() }).await.unwrap();
+        }
+    };
+    write(1, 24).await;
+    let grown = log_bytes();
+    assert!(grown > 20 << 20, "{grown} bytes");
+    storage.checkpoint().await.unwrap();
+    write(100, 10).await;
+    assert_eq!(log_bytes(), grown, "the log was written over from its start");
+}
