@@ -259,8 +259,6 @@ impl Rooms {
         let related: Vec<EventNr> =
             events.iter().flat_map(|event| [event.replaces, event.redacted_by]).flatten().collect();
         let related = if related.is_empty() { HashMap::new() } else { storage.get_events(&related).await? };
-        let own: Vec<EventNr> =
-            events.iter().filter(|event| event.sender_nr == reader.user_nr).map(|event| event.nr).collect();
         let mut transactions = HashMap::new();
         let mut unknown = Vec::new();
         for event in events.iter().filter(|event| event.sender_nr == reader.user_nr) {
@@ -270,7 +268,7 @@ impl Rooms {
                 None => unknown.push(event.nr),
             }
         }
-        if !own.is_empty() && !unknown.is_empty() {
+        if !unknown.is_empty() {
             transactions.extend(storage.find_event_transactions(reader.user_nr, &reader.device, &unknown).await?);
         }
         let room_id = with_room_id.then_some(&*reader.room.id);

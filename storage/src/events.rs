@@ -77,7 +77,7 @@ pub struct StoredEvent {
 }
 
 impl StoredEvent {
-    pub(crate) fn of_new(event: &NewEvent, room_nr: RoomNr, position: Option<Position>, _month: i64) -> Self {
+    pub(crate) fn of_new(event: &NewEvent, room_nr: RoomNr, position: Option<Position>) -> Self {
         Self {
             nr: event.nr,
             position,

@@ -256,7 +256,7 @@ impl<'a> GroupWriter<'a> {
         for event in &room.events {
             let month = if event.state_key_nr.is_some() { 0 } else { month };
             let position = (event.placement == Placement::Live).then(|| {
-                let stored = StoredEvent::of_new(event, room.room_nr, Some(Position(self.next)), month);
+                let stored = StoredEvent::of_new(event, room.room_nr, Some(Position(self.next)));
                 self.take(Item::Event(Arc::new(stored)))
             });
             positions.extend(position.map(|position| (event.nr, position)));

@@ -163,16 +163,6 @@ impl Storage {
         Ok(newest)
     }
 
-    /// Waits until `position` is published.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Closed`] when the server ends.
-    pub async fn wait_published(&self, position: Position) -> Result<(), Error> {
-        let mut published = self.0.published.subscribe();
-        published.wait_for(|newest| *newest >= position).await.map(|_| ()).map_err(|_| Error::Closed)
-    }
-
     /// What this process commits from now on, in order. A receiver that falls behind reads the database instead.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Published>> {

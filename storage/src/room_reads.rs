@@ -25,9 +25,6 @@ statements! {
     LIST_ROOMS_OF_USER = ["
         SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
          WHERE user_nr = $1 ORDER BY room_nr"];
-    SHARE_ROOM = ["
-        SELECT 1 FROM memberships a JOIN memberships b ON b.room_nr = a.room_nr AND b.user_nr = $2 AND b.membership = 3
-         WHERE a.user_nr = $1 AND a.membership = 3 LIMIT 1"];
     SET_FORGOTTEN = ["
         UPDATE memberships SET forgotten = TRUE WHERE room_nr = $1 AND user_nr = $2 AND membership IN (0, 4)"];
     LIST_MEMBERSHIP_LOG = ["
@@ -46,8 +43,6 @@ statements! {
     STATE_AT = ["
         SELECT state_node FROM events WHERE room_nr = $1 AND anchor IS NOT NULL AND anchor <= $2
          ORDER BY anchor DESC, step DESC LIMIT 1"];
-    LIST_CHANGED_ROOMS = ["
-        SELECT room_nr FROM room_heads WHERE position > $1 AND room_nr", (in_list 2)];
 
     LIST_RECEIPTS = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
@@ -191,15 +186,6 @@ impl Storage {
         self.db().read(&LIST_ROOMS_OF_USER, args![user_nr]).await?.iter().map(membership_of).collect()
     }
 
-    /// Whether two users are joined to a room together.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn share_room(&self, a: UserNr, b: UserNr) -> Result<bool, Error> {
-        Ok(self.db().read_one(&SHARE_ROOM, args![a, b]).await?.is_some())
-    }
-
     /// Forgets a room for a user who has left it or is banned; `false` when the user is anything else to it.
     ///
     /// # Errors
@@ -263,16 +249,6 @@ impl Storage {
     pub async fn get_state_at(&self, room_nr: RoomNr, position: Position) -> Result<model::NodeNr, Error> {
         let row = self.db().read_one(&STATE_AT, args![room_nr, position]).await?;
         row.map_or(Ok(model::NodeNr(0)), |row| row.nr(0))
-    }
-
-    /// Which of the rooms have an event after a position.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn list_changed_rooms(&self, rooms: &[RoomNr], after: Position) -> Result<Vec<RoomNr>, Error> {
-        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
-        self.db().read(&LIST_CHANGED_ROOMS, args![after, numbers]).await?.iter().map(|row| row.nr(0)).collect()
     }
 
     /// The receipts in rooms that changed after a position, up to another; those of one room together.
