@@ -1,12 +1,12 @@
 //! The committer: one task that writes commits in groups and gives them their places in the stream.
 //!
 //! Commits that arrive while a group is being flushed make up the next group, at most one of a room. A group is one
-//! transaction of a few statements:
+//! transaction, of four hand-overs to the database:
 //! 1. *Order*: take the order lock (PostgreSQL: an advisory lock, in a statement of its own; SQLite: `BEGIN IMMEDIATE`).
 //! 2. *Check* each commit against what is stored; it passes whole or fails alone.
-//! 3. *Write* all that passed.
+//! 3. *Write* all that passed, in one batch.
 //! 4. *Make durable, publish, answer.* SQLite syncs as it commits. PostgreSQL commits without waiting, which frees the
-//!    order lock, then one empty durable transaction on the same connection makes this and all before it durable.
+//!    order lock, then one empty durable transaction makes this and all before it durable, while the next group is being written.
 //!
 //! Event ids and transaction ids are not looked up first: they are inserted, and when some existed the group is undone
 //! and tried again with a look at each. That is rare, and the common group saves two queries.
@@ -25,7 +25,7 @@ use crate::{
     Commit, CommitError, Committed, Error, StoredEvent, TransactionKey,
     db::{Db, Tx, args},
     events::EventCache,
-    group::{GroupWriter, count_positions, kinds_of},
+    group::GroupWriter,
     packed::unpack_events,
     rows::Rows,
     statement::statements,
@@ -39,17 +39,14 @@ const GROUP_COMMITS_MAX: usize = 512;
 const GROUP_EVENTS_MAX: usize = 1_000;
 /// How many groups a slow receiver of the stream may be behind before it has to read the database.
 pub(crate) const PUBLISHED_KEPT: usize = 1_024;
-/// The number of the order lock of a PostgreSQL database; it means nothing.
-const ORDER_LOCK: i64 = 0x7377_6966_7402;
 
 statements! {
     NEWEST_POSITION = ["SELECT coalesce(max(position), 0) FROM commits"];
-    LOCK_ORDER = [(either "SELECT $1" "SELECT pg_advisory_xact_lock($1)")];
-    ASYNC_COMMIT = [(either "SELECT 1" "SET LOCAL synchronous_commit = off")];
-    DURABLE = [(either "SELECT 1" "SELECT pg_logical_emit_message(true, 'swiftchat', '')::text")];
-
-    GET_HEADS = ["
-        SELECT room_nr, state_node, next_node, depth, extremities FROM room_heads WHERE room_nr", (in_list 1)];
+    /// The newest position, beside each of the heads; once without a head when there are none.
+    GET_NEWEST_AND_HEADS = ["
+        SELECT c.newest, h.room_nr, h.state_node, h.next_node, h.depth, h.extremities
+          FROM (SELECT coalesce(max(position), 0) AS newest FROM commits) AS c
+          LEFT JOIN room_heads h ON h.room_nr", (in_list 1)];
     FIND_TRANSACTIONS = ["
         SELECT t.user_nr, t.device_id, t.scope, t.transaction_id, e.event_id
           FROM", (rows [1 user_nr bigint, 2 device_id text, 3 scope text, 4 transaction_id text]), "
@@ -59,11 +56,6 @@ statements! {
     FIND_EVENT_IDS = ["SELECT event_id FROM events WHERE event_id", (in_list 1)];
     FIND_ROOMS = ["SELECT room_id FROM rooms WHERE room_id", (in_list 1)];
     FIND_ALIASES = ["SELECT alias FROM aliases WHERE alias", (in_list 1)];
-
-    INSERT_COMMIT = ["
-        INSERT INTO commits (position, first, epoch, process, kinds, at_ms)
-        SELECT newest + $1, newest + 1, $2, $3, $4, $5 FROM (SELECT coalesce(max(position), 0) AS newest FROM commits) AS c
-        RETURNING first"];
 }
 
 /// A part of a published group, in the order of positions.
@@ -123,15 +115,6 @@ pub(crate) async fn newest_position(db: &Db) -> Result<Position, Error> {
     db.read_one(&NEWEST_POSITION, args![]).await?.map_or(Ok(Position(0)), |row| row.nr(0))
 }
 
-/// Makes all that is visible durable. PostgreSQL's log is sequential: one durable transaction flushes what came before it.
-/// SQLite shows nothing that is not durable.
-pub(crate) async fn make_durable(db: &Db) -> Result<(), Error> {
-    if matches!(db, Db::Postgres { .. }) {
-        db.write(&DURABLE, args![]).await?;
-    }
-    Ok(())
-}
-
 impl Committer {
     pub(crate) fn start(parts: Parts) -> Self {
         let (queue, receiver) = mpsc::channel(WAITING_MAX);
@@ -164,8 +147,15 @@ impl Committer {
 async fn run(parts: Parts, mut queue: mpsc::Receiver<Waiting>, closing: CancellationToken) {
     // Commits whose room is in the running group wait here, in order.
     let mut later: VecDeque<Waiting> = VecDeque::new();
+    let mut written: Option<Unpublished> = None;
     loop {
+        if later.is_empty()
+            && let Ok(waiting) = queue.try_recv()
+        {
+            later.push_back(waiting);
+        }
         if later.is_empty() {
+            finish(&parts, written.take()).await;
             tokio::select! {
                 next = queue.recv() => match next {
                     Some(waiting) => later.push_back(waiting),
@@ -184,7 +174,9 @@ async fn run(parts: Parts, mut queue: mpsc::Receiver<Waiting>, closing: Cancella
             }
         }
         let group = take_group(&mut later);
-        write_group(&parts, group).await;
+        // What was written becomes durable while the next group is being written.
+        let ((), next) = tokio::join!(finish(&parts, written.take()), write_group(&parts, group));
+        written = next;
     }
 }
 
@@ -212,7 +204,15 @@ fn take_group(later: &mut VecDeque<Waiting>) -> Vec<Waiting> {
     group
 }
 
-async fn write_group(parts: &Parts, group: Vec<Waiting>) {
+/// A group that is written, and not yet durable everywhere.
+struct Unpublished {
+    group: Vec<Waiting>,
+    results: Vec<Option<CommitError>>,
+    written: Written,
+}
+
+/// Writes a group. Those that failed, or all when the database did, are answered here.
+async fn write_group(parts: &Parts, group: Vec<Waiting>) -> Option<Unpublished> {
     let mut results: Vec<Option<CommitError>> = group.iter().map(|_| None).collect();
     let commits: Vec<&Commit> = group.iter().map(|waiting| &waiting.commit).collect();
     let mut outcome = try_group(parts, &commits, &mut results, false).await;
@@ -220,12 +220,7 @@ async fn write_group(parts: &Parts, group: Vec<Waiting>) {
         outcome = try_group(parts, &commits, &mut results, true).await;
     }
     match outcome {
-        Ok(Some(written)) => {
-            publish(parts, written.published);
-            for ((waiting, failed), position) in group.into_iter().zip(results).zip(written.positions) {
-                let _ = waiting.answer.send(failed.map_or(Ok(Committed { position }), Err));
-            }
-        }
+        Ok(Some(written)) => return Some(Unpublished { group, results, written }),
         Ok(None) => {
             // Something existed both times that the look at each did not find.
             tracing::error!("a group of commits collided with stored rows that its check does not see");
@@ -233,13 +228,30 @@ async fn write_group(parts: &Parts, group: Vec<Waiting>) {
                 let _ = waiting.answer.send(Err(CommitError::EventExists));
             }
         }
-        Err(error) => {
-            tracing::error!(commits = group.len(), error = %full_text(&error), "a group of commits could not be written");
-            let error = CommitError::from(error);
-            for (waiting, failed) in group.into_iter().zip(results) {
-                let _ = waiting.answer.send(Err(failed.unwrap_or_else(|| error.clone())));
-            }
-        }
+        Err(error) => fail(group, results, error),
+    }
+    None
+}
+
+/// Makes a group durable, publishes it and answers.
+async fn finish(parts: &Parts, unpublished: Option<Unpublished>) {
+    let Some(Unpublished { group, results, written }) = unpublished else { return };
+    if written.published.is_some()
+        && let Err(error) = parts.db.make_durable().await
+    {
+        return fail(group, results, error);
+    }
+    publish(parts, written.published);
+    for ((waiting, failed), position) in group.into_iter().zip(results).zip(written.positions) {
+        let _ = waiting.answer.send(failed.map_or(Ok(Committed { position }), Err));
+    }
+}
+
+fn fail(group: Vec<Waiting>, results: Vec<Option<CommitError>>, error: Error) {
+    tracing::error!(commits = group.len(), error = %full_text(&error), "a group of commits could not be written");
+    let error = CommitError::from(error);
+    for (waiting, failed) in group.into_iter().zip(results) {
+        let _ = waiting.answer.send(Err(failed.unwrap_or_else(|| error.clone())));
     }
 }
 
@@ -287,14 +299,10 @@ async fn try_group(
     failed: &mut [Option<CommitError>],
     look_at_each: bool,
 ) -> Result<Option<Written>, Error> {
-    let mut tx = parts.db.begin().await?;
     // 1. Order.
-    if matches!(tx, Tx::Postgres(_)) {
-        tx.execute(&ASYNC_COMMIT, args![]).await?;
-        tx.fetch(&LOCK_ORDER, args![ORDER_LOCK]).await?;
-    }
+    let mut tx = parts.db.begin_ordered().await?;
     // 2. Check.
-    let heads = read_heads(&mut tx, commits).await?;
+    let (newest, heads) = read_heads(&mut tx, commits).await?;
     for (commit, failed) in commits.iter().zip(failed.iter_mut()) {
         *failed = None;
         if let Some(room) = &commit.room {
@@ -312,49 +320,41 @@ async fn try_group(
     let passing: Vec<(usize, &Commit)> =
         commits.iter().enumerate().filter(|(i, _)| failed[*i].is_none()).map(|(i, c)| (i, *c)).collect();
     let mut positions = vec![Position(0); commits.len()];
-    let count: i64 = passing.iter().map(|(_, commit)| count_positions(commit)).sum();
     if passing.is_empty() {
         tx.rollback().await?;
         return Ok(Some(Written { published: None, positions }));
     }
-    // 3. Write. A commit of transaction ids alone takes a position all the same: it is answered by one.
-    let now_ms = parts.clock.now_ms();
-    let kinds = passing.iter().fold(0, |kinds, (_, commit)| kinds | kinds_of(commit));
-    let row = tx.fetch_one(&INSERT_COMMIT, args![count.max(1), 0_i64, parts.process.as_str(), kinds, now_ms]).await?;
-    let first: i64 = row.ok_or_else(|| Error::Damaged("no position".to_owned()))?.get(0)?;
-    let mut writer = GroupWriter::new(first, now_ms);
+    // 3. Write.
+    let mut writer = GroupWriter::new(newest, parts.clock.now_ms());
     for (index, commit) in &passing {
         writer.add(commit, heads.get(&commit.room.as_ref().map_or(RoomNr(0), |room| room.room_nr)));
-        positions[*index] = Position(writer.newest().max(first));
+        positions[*index] = writer.newest();
     }
-    if !writer.write(&mut tx).await? {
-        tx.rollback().await?;
-        return Ok(None);
+    match tx.run(writer.batch(&parts.process)).await {
+        Ok(()) => tx.commit().await?,
+        Err(error) if error.is_unique_violation() => {
+            tx.rollback().await?;
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
     }
-    // 4. Make durable.
-    let is_postgres = matches!(tx, Tx::Postgres(_));
-    tx.commit().await?;
-    if is_postgres {
-        make_durable(&parts.db).await?;
-    }
-    let position = Position(writer.newest().max(first));
-    let published = Published { previous: Position(first - 1), position, items: writer.items };
+    let published = Published { previous: newest, position: writer.newest(), items: writer.items };
     Ok(Some(Written { published: Some(published), positions }))
 }
 
-async fn read_heads(tx: &mut Tx, commits: &[&Commit]) -> Result<HashMap<RoomNr, StoredHead>, Error> {
+/// The newest position, and the heads of the rooms that the commits are about.
+async fn read_heads(tx: &mut Tx, commits: &[&Commit]) -> Result<(Position, HashMap<RoomNr, StoredHead>), Error> {
     let rooms: Vec<i64> = commits.iter().filter_map(|commit| commit.room.as_ref()).map(|room| room.room_nr.0).collect();
     let mut heads = HashMap::with_capacity(rooms.len());
-    if rooms.is_empty() {
-        return Ok(heads);
-    }
-    for row in tx.fetch(&GET_HEADS, args![rooms]).await? {
-        let room_nr = row.nr(0)?;
-        let extremities = unpack_events(&row.get::<Vec<u8>>(4)?)
+    let mut newest = Position(0);
+    for row in tx.fetch(&GET_NEWEST_AND_HEADS, args![rooms]).await? {
+        newest = row.nr(0)?;
+        let Some(room_nr) = row.maybe_nr(1)? else { continue };
+        let extremities = unpack_events(&row.get::<Vec<u8>>(5)?)
             .ok_or_else(|| Error::Damaged(format!("extremities of room {room_nr}")))?;
-        heads.insert(room_nr, StoredHead { state: row.nr(1)?, next_node: row.nr(2)?, depth: row.get(3)?, extremities });
+        heads.insert(room_nr, StoredHead { state: row.nr(2)?, next_node: row.nr(3)?, depth: row.get(4)?, extremities });
     }
-    Ok(heads)
+    Ok((newest, heads))
 }
 
 /// Fails the commits with requests that were done before, or twice in this group.

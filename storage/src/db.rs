@@ -15,7 +15,7 @@ use sqlx::{
 use crate::{
     Error, Options,
     rows::{Column, Rows},
-    statement::Statement,
+    statement::{Statement, statements},
 };
 
 /// How long a connection to PostgreSQL is idle before it is tested when it is used again.
@@ -24,6 +24,13 @@ const IDLE_UNTESTED_MAX: Duration = Duration::from_millis(500);
 const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
 /// Most prepared statements that one connection keeps.
 const STATEMENTS_CACHED: usize = 500;
+
+/// The number in it is that of the order lock of a database; it means nothing.
+const BEGIN_ORDERED: &str = "BEGIN; SET LOCAL synchronous_commit = off; SELECT pg_advisory_xact_lock(126956706624514)";
+
+statements! {
+    DURABLE = [(either "SELECT 1" "SELECT pg_logical_emit_message(true, 'swiftchat', '')::text")];
+}
 
 /// The database.
 #[derive(Clone)]
@@ -243,6 +250,25 @@ impl Db {
         })
     }
 
+    /// Starts a transaction in the order of all transactions of all processes: what was committed before it is seen, what is
+    /// committed later comes after it. PostgreSQL frees the order before it flushes: see [`Db::make_durable`].
+    pub(crate) async fn begin_ordered(&self) -> Result<Tx, Error> {
+        Ok(match self {
+            Self::Sqlite { writer, .. } => Tx::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?),
+            // One round trip. The lock is a statement of its own: what follows sees all that was committed before it was had.
+            Self::Postgres { pool } => Tx::Postgres(pool.begin_with(BEGIN_ORDERED).await?),
+        })
+    }
+
+    /// Makes all that is visible durable. PostgreSQL's log is sequential: one durable transaction flushes what came before it.
+    /// SQLite shows nothing that is not durable.
+    pub(crate) async fn make_durable(&self) -> Result<(), Error> {
+        if let Self::Postgres { pool } = self {
+            bind_postgres(&DURABLE, Args::Values(Vec::new())).execute(pool).await.map_err(|e| named(&DURABLE, e))?;
+        }
+        Ok(())
+    }
+
     /// Closes all connections when they are idle.
     pub(crate) async fn close(&self) {
         match self {
@@ -336,7 +362,14 @@ fn named(statement: &Statement, error: sqlx::Error) -> Error {
 }
 
 fn bind_sqlite(statement: &Statement, args: Args) -> Query<'static, Sqlite, SqliteArguments> {
-    let query = sqlx::query(statement.sqlite);
+    bind_args_sqlite(sqlx::query(statement.sqlite), args)
+}
+
+/// Binds more parameters.
+pub(crate) fn bind_args_sqlite(
+    query: Query<'_, Sqlite, SqliteArguments>,
+    args: Args,
+) -> Query<'_, Sqlite, SqliteArguments> {
     match args {
         Args::Values(values) => values.into_iter().fold(query, |query, value| match value {
             Arg::Int(value) => query.bind(value),
@@ -354,7 +387,14 @@ fn bind_sqlite(statement: &Statement, args: Args) -> Query<'static, Sqlite, Sqli
 }
 
 fn bind_postgres(statement: &Statement, args: Args) -> Query<'static, Postgres, PgArguments> {
-    let query = sqlx::query(statement.postgres);
+    bind_args_postgres(sqlx::query(statement.postgres), args)
+}
+
+/// Binds more parameters.
+pub(crate) fn bind_args_postgres(
+    query: Query<'_, Postgres, PgArguments>,
+    args: Args,
+) -> Query<'_, Postgres, PgArguments> {
     match args {
         Args::Values(values) => values.into_iter().fold(query, |query, value| match value {
             Arg::Int(value) => query.bind(value),

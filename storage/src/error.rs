@@ -31,3 +31,11 @@ pub enum Error {
     #[error("the server is shutting down")]
     Closed,
 }
+
+impl Error {
+    /// Whether a row was to be inserted whose key exists already.
+    pub(crate) fn is_unique_violation(&self) -> bool {
+        let (Self::Database(source) | Self::Statement { source, .. }) = self else { return false };
+        source.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
+    }
+}

@@ -5,10 +5,11 @@ use std::{collections::HashMap, sync::Arc};
 use model::{EventNr, Membership, NodeNr, Position, RoomNr};
 
 use crate::{
-    Commit, Error, RoomCommit, StateNode, StoredEvent,
+    Commit, RoomCommit, StateNode, StoredEvent,
+    batch::Batch,
     commit::{MembershipChange, NewEvent, Placement, StateChange},
     committer::{Item, StoredHead},
-    db::{Tx, args},
+    db::args,
     events::{FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
     packed::pack_events,
     rows::Rows,
@@ -26,10 +27,13 @@ pub(crate) mod kinds {
 }
 
 statements! {
+    INSERT_COMMITS = ["
+        INSERT INTO commits (position, first, epoch, process, kinds, at_ms)
+        SELECT position, first, epoch, process, kinds, at_ms
+          FROM", (rows [1 position bigint, 2 first bigint, 3 epoch bigint, 4 process text, 5 kinds bigint, 6 at_ms bigint])];
     INSERT_ROOMS = ["
         INSERT INTO rooms (room_nr, room_id, version)
-        SELECT room_nr, room_id, version FROM", (rows [1 room_nr bigint, 2 room_id text, 3 version text]), "
-         WHERE TRUE ON CONFLICT DO NOTHING"];
+        SELECT room_nr, room_id, version FROM", (rows [1 room_nr bigint, 2 room_id text, 3 version text])];
     UPSERT_HEADS = ["
         INSERT INTO room_heads (room_nr, state_node, next_node, depth, position, extremities)
         SELECT room_nr, state_node, next_node, depth, position, extremities
@@ -46,8 +50,7 @@ statements! {
                type_nr, state_key_nr, depth, state_node, replaces, body_month, flags, prev, auth
           FROM", (rows [1 event_nr bigint, 2 event_id text, 3 room_nr bigint, 4 position bigint, 5 sender_nr bigint,
                         6 type_nr bigint, 7 state_key_nr bigint, 8 depth bigint, 9 state_node bigint, 10 replaces bigint,
-                        11 body_month bigint, 12 flags bigint, 13 prev bytea, 14 auth bytea]), "
-         WHERE TRUE ON CONFLICT (event_id) DO NOTHING"];
+                        11 body_month bigint, 12 flags bigint, 13 prev bytea, 14 auth bytea])];
     INSERT_BODIES = ["
         INSERT INTO event_bodies (month, event_nr, body)
         SELECT month, event_nr, body FROM", (rows [1 month bigint, 2 event_nr bigint, 3 body bytea])];
@@ -98,8 +101,7 @@ statements! {
     INSERT_ALIASES = ["
         INSERT INTO aliases (alias, room_nr, creator_nr, created_at_ms)
         SELECT alias, room_nr, creator_nr, created_at_ms
-          FROM", (rows [1 alias text, 2 room_nr bigint, 3 creator_nr bigint, 4 created_at_ms bigint]), "
-         WHERE TRUE ON CONFLICT DO NOTHING"];
+          FROM", (rows [1 alias text, 2 room_nr bigint, 3 creator_nr bigint, 4 created_at_ms bigint])];
     INSERT_DIRECTORY = ["
         INSERT INTO directory (server, room_nr)
         SELECT server, room_nr FROM", (rows [1 server text, 2 room_nr bigint]), " WHERE TRUE ON CONFLICT DO NOTHING"];
@@ -114,8 +116,7 @@ statements! {
         INSERT INTO transaction_ids (user_nr, device_id, scope, transaction_id, event_nr, at_ms)
         SELECT user_nr, device_id, scope, transaction_id, event_nr, at_ms
           FROM", (rows [1 user_nr bigint, 2 device_id text, 3 scope text, 4 transaction_id text, 5 event_nr bigint,
-                        6 at_ms bigint]), "
-         WHERE TRUE ON CONFLICT DO NOTHING"];
+                        6 at_ms bigint])];
     UPSERT_RECEIPTS = ["
         INSERT INTO receipts (room_nr, user_nr, receipt_type, thread, event_id, at_ms, position)
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position
@@ -140,28 +141,8 @@ statements! {
         SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
 }
 
-/// How many positions a commit takes.
-pub(crate) fn count_positions(commit: &Commit) -> i64 {
-    let events = commit.room.as_ref().map_or(0, |room| live(room).count() + changes_of_older_events(room).count());
-    (events
-        + commit.receipts.len()
-        + commit.account_data.len()
-        + commit.to_device.len()
-        + commit.device_lists.len()
-        + commit.profiles.len()) as i64
-}
-
-fn live(room: &RoomCommit) -> impl Iterator<Item = &NewEvent> {
-    room.events.iter().filter(|event| event.placement == Placement::Live)
-}
-
-/// The changes of the current state that resolution made, not a live event of this commit.
-fn changes_of_older_events(room: &RoomCommit) -> impl Iterator<Item = &StateChange> {
-    room.state_changes.iter().filter(|change| !live(room).any(|event| Some(event.nr) == change.event_nr))
-}
-
 /// What a commit is about.
-pub(crate) fn kinds_of(commit: &Commit) -> i64 {
+fn kinds_of(commit: &Commit) -> i64 {
     let bit = |has: bool, bit: i64| if has { bit } else { 0 };
     bit(commit.room.is_some(), kinds::EVENTS)
         | bit(!commit.receipts.is_empty(), kinds::RECEIPTS)
@@ -173,6 +154,8 @@ pub(crate) fn kinds_of(commit: &Commit) -> i64 {
 
 /// The rows of a group.
 pub(crate) struct GroupWriter<'a> {
+    /// The newest position before the group.
+    before: Position,
     next: i64,
     now_ms: i64,
     /// The parts of the group with their positions, for those who listen.
@@ -191,10 +174,11 @@ pub(crate) struct GroupWriter<'a> {
 }
 
 impl<'a> GroupWriter<'a> {
-    /// A writer whose first part gets position `first`.
-    pub(crate) fn new(first: i64, now_ms: i64) -> Self {
+    /// A writer whose first part gets the position after `newest`.
+    pub(crate) fn new(newest: Position, now_ms: i64) -> Self {
         Self {
-            next: first,
+            before: newest,
+            next: newest.0 + 1,
             now_ms,
             items: Vec::new(),
             rooms: Vec::new(),
@@ -211,9 +195,9 @@ impl<'a> GroupWriter<'a> {
         }
     }
 
-    /// The position of the last part so far.
-    pub(crate) fn newest(&self) -> i64 {
-        self.next - 1
+    /// The position of the last part so far. A group of transaction ids alone takes one all the same: it is answered by one.
+    pub(crate) fn newest(&self) -> Position {
+        Position((self.next - 1).max(self.before.0 + 1))
     }
 
     fn take(&mut self, item: Item) -> Position {
@@ -283,32 +267,36 @@ impl<'a> GroupWriter<'a> {
             depth: room.depth.max(head.map_or(0, |head| head.depth)),
             extremities,
         };
-        self.heads.push((room.room_nr, merged, Position(self.newest())));
+        self.heads.push((room.room_nr, merged, self.newest()));
         self.rooms.push(room);
     }
 
-    /// Writes all rows; `false` when an event, a room, an alias or a transaction existed already: roll back.
-    pub(crate) async fn write(&self, tx: &mut Tx) -> Result<bool, Error> {
-        let complete = self.write_rooms(tx).await? && self.write_transactions(tx).await?;
-        if complete {
-            self.write_projections(tx).await?;
-            self.write_streams(tx).await?;
-        }
-        Ok(complete)
+    /// The rows of the group. Fails on a key that exists when an event, a room, an alias or a transaction exists already.
+    pub(crate) fn batch(&self, process: &str) -> Batch {
+        let mut batch = Batch::default();
+        let kinds = self.commits.iter().fold(0, |kinds, commit| kinds | kinds_of(commit));
+        let commit = Rows::new()
+            .bigint([self.newest().0])
+            .bigint([self.before.0 + 1])
+            .bigint([0])
+            .text([process.to_owned()])
+            .bigint([kinds])
+            .bigint([self.now_ms]);
+        batch.add(&INSERT_COMMITS, commit);
+        self.add_rooms(&mut batch);
+        self.add_transactions(&mut batch);
+        self.add_projections(&mut batch);
+        self.add_streams(&mut batch);
+        batch
     }
 
-    async fn write_rooms(&self, tx: &mut Tx) -> Result<bool, Error> {
-        if self.rooms.is_empty() {
-            return Ok(true);
-        }
+    fn add_rooms(&self, batch: &mut Batch) {
         let new: Vec<_> = self.rooms.iter().filter_map(|room| Some((room.room_nr, room.new_room.as_ref()?))).collect();
         let rows = Rows::new()
             .bigint(new.iter().map(|(nr, _)| nr.0))
             .text(new.iter().map(|(_, room)| room.room_id.to_string()))
             .text(new.iter().map(|(_, room)| room.version.to_string()));
-        if !insert_new(tx, &INSERT_ROOMS, rows).await? {
-            return Ok(false);
-        }
+        batch.add(&INSERT_ROOMS, rows);
         let events = &self.events;
         let rows = Rows::new()
             .bigint(events.iter().map(|(_, _, event)| event.nr.0))
@@ -325,14 +313,12 @@ impl<'a> GroupWriter<'a> {
             .bigint(events.iter().map(|(_, _, event)| flags_of(event.placement)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.prev)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.auth)));
-        if !insert_new(tx, &INSERT_EVENTS, rows).await? {
-            return Ok(false);
-        }
+        batch.add(&INSERT_EVENTS, rows);
         let rows = Rows::new()
             .bigint(events.iter().map(|(_, month, _)| *month))
             .bigint(events.iter().map(|(_, _, event)| event.nr.0))
             .bytea(events.iter().map(|(_, _, event)| encode_body(&event.pdu.json)));
-        tx.execute(&INSERT_BODIES, rows).await?;
+        batch.add(&INSERT_BODIES, rows);
         let rows = Rows::new()
             .bigint(self.heads.iter().map(|(nr, _, _)| nr.0))
             .bigint(self.heads.iter().map(|(_, head, _)| head.state.0))
@@ -340,7 +326,7 @@ impl<'a> GroupWriter<'a> {
             .bigint(self.heads.iter().map(|(_, head, _)| head.depth))
             .bigint(self.heads.iter().map(|(_, _, position)| position.0))
             .bytea(self.heads.iter().map(|(_, head, _)| pack_events(&head.extremities)));
-        tx.execute(&UPSERT_HEADS, rows).await?;
+        batch.add(&UPSERT_HEADS, rows);
         let aliases: Vec<_> =
             self.rooms.iter().flat_map(|room| room.aliases.iter().map(|alias| (room.room_nr, alias))).collect();
         let rows = Rows::new()
@@ -348,10 +334,10 @@ impl<'a> GroupWriter<'a> {
             .bigint(aliases.iter().map(|(nr, _)| nr.0))
             .bigint(aliases.iter().map(|(_, (_, creator))| creator.0))
             .bigint(aliases.iter().map(|_| self.now_ms));
-        insert_new(tx, &INSERT_ALIASES, rows).await
+        batch.add(&INSERT_ALIASES, rows);
     }
 
-    async fn write_transactions(&self, tx: &mut Tx) -> Result<bool, Error> {
+    fn add_transactions(&self, batch: &mut Batch) {
         let transactions: Vec<_> = self.commits.iter().flat_map(|commit| &commit.transactions).collect();
         let rows = Rows::new()
             .bigint(transactions.iter().map(|transaction| transaction.key.user_nr.0))
@@ -360,15 +346,15 @@ impl<'a> GroupWriter<'a> {
             .text(transactions.iter().map(|transaction| transaction.key.transaction_id.clone()))
             .bigint(transactions.iter().map(|transaction| transaction.event_nr.map(|nr| nr.0)))
             .bigint(transactions.iter().map(|_| self.now_ms));
-        insert_new(tx, &INSERT_TRANSACTIONS, rows).await
+        batch.add(&INSERT_TRANSACTIONS, rows);
     }
 
-    async fn write_projections(&self, tx: &mut Tx) -> Result<(), Error> {
+    fn add_projections(&self, batch: &mut Batch) {
         let rows = Rows::new()
             .bigint(self.nodes.iter().map(|(room, _, _)| room.0))
             .bigint(self.nodes.iter().map(|(_, nr, _)| nr.0))
             .bytea(self.nodes.iter().map(|(_, _, node)| node.to_bytes()));
-        insert(tx, &INSERT_NODES, rows).await?;
+        batch.add(&INSERT_NODES, rows);
         let changes = &self.state_changes;
         let rows = Rows::new()
             .bigint(changes.iter().map(|(position, _, _)| position.0))
@@ -376,7 +362,7 @@ impl<'a> GroupWriter<'a> {
             .bigint(changes.iter().map(|(_, _, change)| change.type_nr.0))
             .bigint(changes.iter().map(|(_, _, change)| change.state_key_nr.0))
             .bigint(changes.iter().map(|(_, _, change)| change.event_nr.map(|nr| nr.0)));
-        insert(tx, &INSERT_STATE_CHANGES, rows).await?;
+        batch.add(&INSERT_STATE_CHANGES, rows);
         let summaries: Vec<_> =
             self.rooms.iter().filter_map(|room| Some((room.room_nr, room.summary.as_ref()?))).collect();
         let rows = Rows::new()
@@ -390,29 +376,26 @@ impl<'a> GroupWriter<'a> {
             .text(summaries.iter().map(|(_, summary)| summary.join_rule.clone()))
             .text(summaries.iter().map(|(_, summary)| summary.history_visibility.clone()))
             .text(summaries.iter().map(|(_, summary)| summary.guest_access.clone()));
-        insert(tx, &UPSERT_SUMMARIES, rows).await?;
-        self.write_memberships(tx).await?;
+        batch.add(&UPSERT_SUMMARIES, rows);
+        self.add_memberships(batch);
         let listed: Vec<_> =
             self.rooms.iter().filter_map(|room| Some((room.room_nr, room.listed_on.as_ref()?))).collect();
         let rows = Rows::new()
             .text(listed.iter().map(|(_, server)| server.to_string()))
             .bigint(listed.iter().map(|(nr, _)| nr.0));
-        insert(tx, &INSERT_DIRECTORY, rows).await?;
+        batch.add(&INSERT_DIRECTORY, rows);
         let redactions: Vec<_> = self.rooms.iter().flat_map(|room| &room.redactions).collect();
         let rows = Rows::new()
             .bigint(redactions.iter().map(|redaction| redaction.event_nr.0))
             .bigint(redactions.iter().map(|redaction| redaction.by.0));
-        insert(tx, &REDACT_EVENTS, rows).await?;
+        batch.then(&REDACT_EVENTS, rows);
         let rows = Rows::new()
             .bigint(redactions.iter().map(|redaction| redaction.event_nr.0))
             .bytea(redactions.iter().map(|redaction| encode_body(&redaction.json)));
-        insert(tx, &REDACT_BODIES, rows).await
+        batch.then(&REDACT_BODIES, rows);
     }
 
-    async fn write_memberships(&self, tx: &mut Tx) -> Result<(), Error> {
-        if self.memberships.is_empty() {
-            return Ok(());
-        }
+    fn add_memberships(&self, batch: &mut Batch) {
         // A statement may touch a row once: the last membership of a user in the group counts.
         let mut last = HashMap::new();
         let mut counts: HashMap<RoomNr, (i64, i64)> = HashMap::new();
@@ -435,36 +418,35 @@ impl<'a> GroupWriter<'a> {
             .bigint(last.iter().map(|(_, _, event, _)| event.0))
             .bigint(last.iter().map(|(position, ..)| position.0))
             .boolean(last.iter().map(|(_, _, _, change)| change.is_local));
-        tx.execute(&UPSERT_MEMBERSHIPS, rows).await?;
+        batch.add(&UPSERT_MEMBERSHIPS, rows);
         let all = &self.memberships;
         let rows = Rows::new()
             .bigint(all.iter().map(|(_, _, _, change)| change.user_nr.0))
             .bigint(all.iter().map(|(_, room, _, _)| room.0))
             .bigint(all.iter().map(|(position, ..)| position.0))
             .bigint(all.iter().map(|(_, _, _, change)| change.after.code()));
-        tx.execute(&INSERT_MEMBERSHIP_LOG, rows).await?;
+        batch.add(&INSERT_MEMBERSHIP_LOG, rows);
         let mut counts: Vec<_> = counts.into_iter().filter(|(_, change)| *change != (0, 0)).collect();
         counts.sort_unstable();
         let rows = Rows::new()
             .bigint(counts.iter().map(|(room, _)| room.0))
             .bigint(counts.iter().map(|(_, (joined, _))| *joined))
             .bigint(counts.iter().map(|(_, (_, invited))| *invited));
-        insert(tx, &ADD_COUNTS, rows).await?;
+        batch.then(&ADD_COUNTS, rows);
         let mut servers: Vec<_> = servers.into_iter().filter(|(_, joined)| *joined != 0).collect();
         servers.sort_unstable();
         let rows = Rows::new()
             .bigint(servers.iter().map(|((room, _), _)| room.0))
             .text(servers.iter().map(|((_, server), _)| (*server).to_owned()))
             .bigint(servers.iter().map(|(_, joined)| *joined));
-        insert(tx, &UPSERT_ROOM_SERVERS, rows).await?;
+        batch.add(&UPSERT_ROOM_SERVERS, rows);
         let left: Vec<i64> = servers.iter().filter(|(_, joined)| *joined < 0).map(|((room, _), _)| room.0).collect();
         if !left.is_empty() {
-            tx.execute(&DELETE_ROOM_SERVERS, args![left]).await?;
+            batch.then_with(&DELETE_ROOM_SERVERS, args![left]);
         }
-        Ok(())
     }
 
-    async fn write_streams(&self, tx: &mut Tx) -> Result<(), Error> {
+    fn add_streams(&self, batch: &mut Batch) {
         // A statement may touch a row once: of two for the same key, the later counts.
         let mut receipts = HashMap::new();
         for (receipt, position) in self.commits.iter().flat_map(|commit| &commit.receipts).zip(&self.receipts) {
@@ -480,7 +462,7 @@ impl<'a> GroupWriter<'a> {
             .text(receipts.iter().map(|(receipt, _)| receipt.event_id.to_string()))
             .bigint(receipts.iter().map(|(receipt, _)| receipt.at_ms))
             .bigint(receipts.iter().map(|(_, position)| position.0));
-        insert(tx, &UPSERT_RECEIPTS, rows).await?;
+        batch.add(&UPSERT_RECEIPTS, rows);
         let mut data = HashMap::new();
         for (new, position) in self.commits.iter().flat_map(|commit| &commit.account_data).zip(&self.account_data) {
             data.insert((new.user_nr, new.room_nr, &new.event_type), (new, *position));
@@ -492,33 +474,19 @@ impl<'a> GroupWriter<'a> {
             .text(data.iter().map(|(new, _)| new.event_type.clone()))
             .text(data.iter().map(|(new, _)| new.content.clone()))
             .bigint(data.iter().map(|(_, position)| position.0));
-        insert(tx, &UPSERT_ACCOUNT_DATA, rows).await?;
+        batch.add(&UPSERT_ACCOUNT_DATA, rows);
         let messages: Vec<_> = self.commits.iter().flat_map(|commit| &commit.to_device).collect();
         let rows = Rows::new()
             .bigint(self.to_device.iter().map(|position| position.0))
             .bigint(messages.iter().map(|message| message.user_nr.0))
             .text(messages.iter().map(|message| message.device_id.clone()))
             .text(messages.iter().map(|message| message.message.to_string()));
-        insert(tx, &INSERT_TO_DEVICE, rows).await?;
+        batch.add(&INSERT_TO_DEVICE, rows);
         let rows = Rows::new()
             .bigint(self.device_lists.iter().map(|position| position.0))
             .bigint(self.commits.iter().flat_map(|commit| &commit.device_lists).map(|user| user.0));
-        insert(tx, &INSERT_DEVICE_LISTS, rows).await
+        batch.add(&INSERT_DEVICE_LISTS, rows);
     }
-}
-
-/// Inserts the rows, if there are any.
-async fn insert(tx: &mut Tx, statement: &crate::statement::Statement, rows: Rows) -> Result<(), Error> {
-    if rows.len() > 0 {
-        tx.execute(statement, rows).await?;
-    }
-    Ok(())
-}
-
-/// Inserts the rows, if there are any; whether all of them were new.
-async fn insert_new(tx: &mut Tx, statement: &crate::statement::Statement, rows: Rows) -> Result<bool, Error> {
-    let count = rows.len() as u64;
-    Ok(count == 0 || tx.execute(statement, rows).await? == count)
 }
 
 fn flags_of(placement: Placement) -> i64 {

@@ -5,6 +5,7 @@
 //! are functions of `Storage` in the file of their tables.
 
 mod account_data;
+mod batch;
 mod commit;
 mod committer;
 mod db;
@@ -153,7 +154,7 @@ impl Storage {
     pub async fn newest_durable(&self) -> Result<Position, Error> {
         let newest = committer::newest_position(self.db()).await?;
         if newest > self.published() {
-            committer::make_durable(self.db()).await?;
+            self.db().make_durable().await?;
             self.0.published.send_if_modified(|published| {
                 let newer = newest > *published;
                 *published = newest.max(*published);

@@ -58,6 +58,11 @@ impl Rows {
         })
     }
 
+    /// How many parameters SQLite takes them as.
+    pub(crate) fn sqlite_parameters(&self) -> usize {
+        1 + usize::from(self.columns.iter().any(|column| matches!(column, Column::Bytea(_))))
+    }
+
     /// The rows as SQLite takes them: JSON, and the blob that it points into if there are bytes.
     pub(crate) fn to_sqlite(&self) -> (String, Option<Vec<u8>>) {
         let mut json = Vec::with_capacity(self.len() * self.columns.len() * 12 + 2);

@@ -10,15 +10,16 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    NewNodes, StateKey, Storage, account_data, committer, db::Db, device_lists, devices, events, filters, group, keys,
-    maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase,
+    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group,
+    keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase,
     to_device, tokens, uia_sessions, users,
 };
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 18] = [
+    let files: [&'static [Statement]; 19] = [
         account_data::ALL,
         committer::ALL,
+        db::ALL,
         device_lists::ALL,
         devices::ALL,
         events::ALL,
