@@ -24,10 +24,17 @@ const TRIES: usize = 10;
 /// The queue of a room, and its head.
 #[derive(Default)]
 pub(crate) struct Turn {
-    /// What waits. Held for moments only; taken while holding `head`.
-    waiting: Mutex<VecDeque<Waiting>>,
+    /// What waits. Held for moments only; no other lock is taken inside.
+    queue: Mutex<Queue>,
     /// The room's head; whoever holds it has the turn, across the commit: that is what a turn is.
     head: tokio::sync::Mutex<Option<Head>>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Waiting>,
+    /// Whether a task works the queue off.
+    is_worked: bool,
 }
 
 struct Waiting {
@@ -40,50 +47,71 @@ impl Turn {
     pub(crate) async fn take_head(&self) -> tokio::sync::MutexGuard<'_, Option<Head>> {
         self.head.lock().await
     }
+
+    /// Puts an event into the queue; whether somebody must start to work it off.
+    fn push(&self, waiting: Waiting) -> Result<bool, Error> {
+        let mut queue = self.queue();
+        if queue.waiting.len() >= WAITING_MAX {
+            return Err(Error::Busy);
+        }
+        queue.waiting.push_back(waiting);
+        Ok(!std::mem::replace(&mut queue.is_worked, true))
+    }
+
+    /// What is built together next; nothing, and the work is over, when nothing waits.
+    fn next_group(&self) -> Option<Vec<Waiting>> {
+        let mut queue = self.queue();
+        let count = queue.waiting.len().min(BUILT_AT_ONCE);
+        queue.is_worked = count > 0;
+        (count > 0).then(|| queue.waiting.drain(..count).collect())
+    }
+
+    fn queue(&self) -> std::sync::MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Frees the queue of a task that panics: who waits is told to try again, and the next one starts a new task.
+struct Work<'a>(&'a Turn);
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            *self.0.queue() = Queue::default();
+        }
+    }
 }
 
 impl Rooms {
     /// Sends an event; durable when it returns. The same transaction gives the same event again.
     pub(crate) async fn submit(&self, room: &Arc<RoomRow>, draft: Draft) -> Result<OwnedEventId, Error> {
         let turn = self.turn(room.nr);
-        let (answer, mut answered) = oneshot::channel();
-        {
-            let mut waiting = turn.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            if waiting.len() >= WAITING_MAX {
-                return Err(Error::Busy);
-            }
-            waiting.push_back(Waiting { draft, answer });
+        let (answer, answered) = oneshot::channel();
+        if turn.push(Waiting { draft, answer })? {
+            // A task of its own, so that a client who hangs up does not stop the others' events half-way.
+            let (rooms, room) = (self.clone(), room.clone());
+            tokio::spawn(async move { rooms.work_off(&turn, &room).await });
         }
-        // Whoever gets the turn first does the work of all that wait. It runs as a task of its own, so that a client who
-        // hangs up does not stop the others' events half-way.
+        answered.await.unwrap_or(Err(Error::Busy))
+    }
+
+    /// Builds and commits what waits for a room, until nothing does.
+    async fn work_off(&self, turn: &Turn, room: &Arc<RoomRow>) {
+        let _work = Work(turn);
         loop {
-            let head = tokio::select! {
-                biased;
-                result = &mut answered => return result.unwrap_or(Err(Error::Busy)),
-                head = turn.head.lock() => head,
-            };
-            drop(head);
-            let (rooms, turn, room) = (self.clone(), turn.clone(), room.clone());
-            let work = tokio::spawn(async move { rooms.take_turn(&turn, &room).await });
-            let _ = work.await;
-            if let Ok(result) = answered.try_recv() {
-                return result;
-            }
+            // Given back after each group: others wait for the turn, too.
+            let mut head = turn.take_head().await;
+            let Some(group) = turn.next_group() else { return };
+            self.send_group(&mut head, room, group).await;
         }
     }
 
-    async fn take_turn(&self, turn: &Turn, room: &Arc<RoomRow>) {
-        let mut head = turn.head.lock().await;
-        let mut group: Vec<Waiting> = {
-            let mut waiting = turn.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = waiting.len().min(BUILT_AT_ONCE);
-            waiting.drain(..count).collect()
-        };
+    async fn send_group(&self, head: &mut Option<Head>, room: &Arc<RoomRow>, mut group: Vec<Waiting>) {
         for try_nr in 1.. {
             if group.is_empty() {
                 return;
             }
-            match self.build_and_commit(&mut head, room, &group).await {
+            match self.build_and_commit(head, room, &group).await {
                 Ok(results) => {
                     for (waiting, result) in group.into_iter().zip(results) {
                         let _ = waiting.answer.send(result);
