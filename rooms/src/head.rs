@@ -25,7 +25,6 @@ pub(crate) struct Head {
     /// The state that is stored, which the commit expects.
     pub(crate) stored_state: NodeNr,
     pub(crate) state: NodeNr,
-    pub(crate) next_node: NodeNr,
     pub(crate) depth: i64,
     pub(crate) extremities: Vec<(EventNr, OwnedEventId)>,
     pub(crate) summary: RoomSummary,
@@ -56,7 +55,6 @@ impl Head {
             rules: row.version.rules().ok_or_else(|| Error::UnsupportedVersion(row.version.to_string()))?,
             stored_state: head.state,
             state: head.state,
-            next_node: head.next_node,
             depth: head.depth,
             extremities,
             summary: summary.unwrap_or_default(),
@@ -72,7 +70,6 @@ impl Head {
             rules,
             stored_state: NodeNr(0),
             state: NodeNr(0),
-            next_node: NodeNr(1),
             depth: 0,
             extremities: Vec::new(),
             // What a room is without the events that say so. Client-Server API, "m.room.join_rules" and the others.
@@ -175,9 +172,7 @@ impl Head {
         let mut state_key_nr = None;
         if let Some(state_key) = &pdu.state_key {
             let key = (type_nr, storage.state_key_nr(state_key).await?);
-            self.state = storage
-                .change_state(self.row.nr, self.state, key, Some(nr), &mut self.next_node, &mut out.nodes)
-                .await?;
+            self.state = storage.change_state(self.row.nr, self.state, key, Some(nr), &mut out.nodes).await?;
             state_key_nr = Some(key.1);
             let membership =
                 membership_change(storage, servers, nr, &pdu, replaced.as_ref().map(|(_, old)| &**old)).await?;

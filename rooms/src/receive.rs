@@ -86,9 +86,8 @@ impl Rooms {
     /// Judges an event and commits it.
     async fn place(&self, head: &Head, pdu: Pdu) -> Result<Received, Retry> {
         let storage = self.storage();
-        let mut next = head.next_node;
         let mut nodes = NewNodes::default();
-        let judged = match self.judge(head, pdu, &mut next, &mut nodes).await? {
+        let judged = match self.judge(head, pdu, &mut nodes).await? {
             Ok(judged) => judged,
             Err(missing) => return Ok(Received::Missing(missing)),
         };
@@ -104,7 +103,7 @@ impl Rooms {
             replaces = storage.get_state_event(head.row.nr, state_before, key).await.map_err(Error::from)?;
             if rejection.is_none() {
                 state = storage
-                    .change_state(head.row.nr, state_before, key, Some(nr), &mut next, &mut nodes)
+                    .change_state(head.row.nr, state_before, key, Some(nr), &mut nodes)
                     .await
                     .map_err(Error::from)?;
             }
@@ -139,7 +138,6 @@ impl Rooms {
             new_room: None,
             expected_state: head.stored_state,
             state: head.state,
-            next_node: next,
             depth: head.depth.max(pdu.depth),
             events: vec![event],
             extremities_used: Vec::new(),
@@ -163,9 +161,7 @@ impl Rooms {
                 event: Arc::new(stored_form(&commit.events[0], head.row.nr)),
                 auth: commit.events[0].auth.clone(),
             };
-            commit.state =
-                resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut next, &mut nodes).await?;
-            commit.next_node = next;
+            commit.state = resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut nodes).await?;
             commit.extremities_used = prev;
             commit.extremities_added = vec![nr];
             let changed = self.changes(head, commit.state, nr, &pdu).await?;
@@ -189,7 +185,6 @@ impl Rooms {
         &self,
         head: &Head,
         pdu: Pdu,
-        next: &mut NodeNr,
         nodes: &mut NewNodes,
     ) -> Result<Result<Judged, Vec<OwnedEventId>>, Error> {
         let storage = self.storage();
@@ -210,7 +205,7 @@ impl Rooms {
             return Err(Error::BadEvent("it has no `prev_events`".to_owned()));
         }
         let states: Vec<NodeNr> = prev.iter().filter_map(|nr| events.get(nr)).map(|event| event.state).collect();
-        let state_before = resolve(storage, &head.row, &head.rules, &states, None, next, nodes).await?;
+        let state_before = resolve(storage, &head.row, &head.rules, &states, None, nodes).await?;
 
         // By its own auth events.
         let create = head.state_event(storage, "m.room.create", "").await?.map(|(_, pdu)| pdu);

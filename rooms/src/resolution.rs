@@ -128,7 +128,7 @@ impl Chains {
 /// What differs between states: for each key its event in each of them.
 type Conflicts = BTreeMap<StateKey, Vec<Option<EventNr>>>;
 
-/// Resolves states of a room to one; gives its root. New nodes count up from `next`. `unstored` is an event of one of the states
+/// Resolves states of a room to one; gives its root. `unstored` is an event of one of the states
 /// that is not in the database yet.
 ///
 /// # Errors
@@ -140,7 +140,6 @@ pub(crate) async fn resolve(
     rules: &RoomVersionRules,
     states: &[NodeNr],
     unstored: Option<&Unstored>,
-    next: &mut NodeNr,
     new: &mut NewNodes,
 ) -> Result<NodeNr, Error> {
     let mut distinct: Vec<NodeNr> = Vec::new();
@@ -170,7 +169,7 @@ pub(crate) async fn resolve(
     for (key, in_states) in conflicts {
         let event = resolved.get(&key).copied();
         if event != in_states[0] {
-            state = storage.change_state(room.nr, state, key, event, next, new).await?;
+            state = storage.change_state(room.nr, state, key, event, new).await?;
         }
     }
     Ok(state)

@@ -180,6 +180,14 @@ impl Rooms {
             }
             let before = built.events.len();
             let result = current.build(self.storage(), &self.0.servers, draft, nr, &mut built).await;
+            // Done before, and forbidden since: the answer is that of then. Client-Server API, "Transaction identifiers".
+            if result.is_err()
+                && let Some(key) = &draft.transaction
+                && let Some(Some(event_id)) = self.storage().find_transaction(key).await?
+            {
+                results.push(Ok(event_id));
+                continue;
+            }
             if result.is_ok()
                 && let Some(key) = &draft.transaction
             {
@@ -220,7 +228,6 @@ pub(crate) fn room_commit(head: &Head, built: Built) -> RoomCommit {
         new_room: None,
         expected_state: head.stored_state,
         state: head.state,
-        next_node: head.next_node,
         depth: head.depth,
         extremities_added: added.filter(|nr| built.events.iter().any(|event| event.nr == *nr)).collect(),
         extremities_used: built.extremities_used,

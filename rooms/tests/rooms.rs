@@ -258,3 +258,19 @@ async fn member_events_follow_the_profile() {
 fn page(direction: TimelineDirection, limit: u32) -> PageRequest<'static> {
     PageRequest { direction, from: None, to: None, limit }
 }
+
+/// A client that lost the answer asks again: what became of its event in the meantime does not matter.
+#[tokio::test]
+async fn a_repeated_request_gets_its_event_even_when_its_sender_has_left() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, bob) = (house.user("alice").await, house.user("bob").await);
+        let made = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        house.rooms.join(&bob, &made, None).await.unwrap();
+        let sent = house.say(&bob, &made, "1", "hello").await.unwrap();
+        house.rooms.leave(&bob, &made, None).await.unwrap();
+        assert_eq!(house.say(&bob, &made, "1", "hello").await.unwrap(), sent);
+        assert!(house.say(&bob, &made, "2", "hello").await.is_err(), "he has left");
+        assert_eq!(house.bodies(&alice, &made).await, ["hello"]);
+    }
+}

@@ -37,8 +37,6 @@ pub struct RoomCommit {
     pub expected_state: NodeNr,
     /// The room's state after the events.
     pub state: NodeNr,
-    /// The first free number of a state node after `state_nodes`.
-    pub next_node: NodeNr,
     /// The largest depth in the room.
     pub depth: i64,
     /// The events in order.

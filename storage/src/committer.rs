@@ -17,12 +17,12 @@ use std::{
 };
 
 use model::{Clock, EventNr, NodeNr, Position, RoomNr, UserNr};
-use ruma::EventId;
+use ruma::{EventId, OwnedEventId};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Commit, CommitError, Committed, Error, StoredEvent, TransactionKey,
+    Commit, CommitError, Committed, Error, Storage, StoredEvent, TransactionKey,
     db::{Db, Tx, args},
     events::EventCache,
     group::GroupWriter,
@@ -44,7 +44,7 @@ statements! {
     NEWEST_POSITION = ["SELECT coalesce(max(position), 0) FROM commits"];
     /// The newest position, beside each of the heads; once without a head when there are none.
     GET_NEWEST_AND_HEADS = ["
-        SELECT c.newest, h.room_nr, h.state_node, h.next_node, h.depth, h.extremities
+        SELECT c.newest, h.room_nr, h.state_node, h.depth, h.extremities
           FROM (SELECT coalesce(max(position), 0) AS newest FROM commits) AS c
           LEFT JOIN room_heads h ON h.room_nr", (in_list 1)];
     FIND_TRANSACTIONS = ["
@@ -147,7 +147,7 @@ impl Committer {
 async fn run(parts: Parts, mut queue: mpsc::Receiver<Waiting>, closing: CancellationToken) {
     // Commits whose room is in the running group wait here, in order.
     let mut later: VecDeque<Waiting> = VecDeque::new();
-    let mut written: Option<Unpublished> = None;
+    let mut written: Vec<Unpublished> = Vec::new();
     loop {
         if later.is_empty()
             && let Ok(waiting) = queue.try_recv()
@@ -155,7 +155,7 @@ async fn run(parts: Parts, mut queue: mpsc::Receiver<Waiting>, closing: Cancella
             later.push_back(waiting);
         }
         if later.is_empty() {
-            finish(&parts, written.take()).await;
+            finish(&parts, std::mem::take(&mut written)).await;
             tokio::select! {
                 next = queue.recv() => match next {
                     Some(waiting) => later.push_back(waiting),
@@ -175,7 +175,7 @@ async fn run(parts: Parts, mut queue: mpsc::Receiver<Waiting>, closing: Cancella
         }
         let group = take_group(&mut later);
         // What was written becomes durable while the next group is being written.
-        let ((), next) = tokio::join!(finish(&parts, written.take()), write_group(&parts, group));
+        let ((), next) = tokio::join!(finish(&parts, std::mem::take(&mut written)), write_group(&parts, group));
         written = next;
     }
 }
@@ -211,8 +211,35 @@ struct Unpublished {
     written: Written,
 }
 
-/// Writes a group. Those that failed, or all when the database did, are answered here.
-async fn write_group(parts: &Parts, group: Vec<Waiting>) -> Option<Unpublished> {
+/// Writes a group; gives what was written, in order. What could not be is answered here.
+///
+/// When the database refuses the group, its commits are written one at a time: one that cannot be stored fails alone.
+async fn write_group(parts: &Parts, group: Vec<Waiting>) -> Vec<Unpublished> {
+    let alone = match write_together(parts, group).await {
+        Ok(written) => return vec![written],
+        Err((group, Some(error))) if group.len() == 1 || !error.is_refusal() => {
+            fail(group, error);
+            return Vec::new();
+        }
+        Err((group, None)) if group.len() == 1 => {
+            // Something existed both times that the look at each did not find.
+            tracing::error!("a commit collided with stored rows that its check does not see");
+            for waiting in group {
+                let _ = waiting.answer.send(Err(CommitError::EventExists));
+            }
+            return Vec::new();
+        }
+        Err((group, _)) => group,
+    };
+    let mut written = Vec::with_capacity(alone.len());
+    for waiting in alone {
+        written.extend(Box::pin(write_group(parts, vec![waiting])).await);
+    }
+    written
+}
+
+/// Writes a group in one transaction, or gives it back with the error, if there was one, or because keys exist.
+async fn write_together(parts: &Parts, group: Vec<Waiting>) -> Result<Unpublished, (Vec<Waiting>, Option<Error>)> {
     let mut results: Vec<Option<CommitError>> = group.iter().map(|_| None).collect();
     let commits: Vec<&Commit> = group.iter().map(|waiting| &waiting.commit).collect();
     let mut outcome = try_group(parts, &commits, &mut results, false).await;
@@ -220,38 +247,32 @@ async fn write_group(parts: &Parts, group: Vec<Waiting>) -> Option<Unpublished> 
         outcome = try_group(parts, &commits, &mut results, true).await;
     }
     match outcome {
-        Ok(Some(written)) => return Some(Unpublished { group, results, written }),
-        Ok(None) => {
-            // Something existed both times that the look at each did not find.
-            tracing::error!("a group of commits collided with stored rows that its check does not see");
-            for waiting in group {
-                let _ = waiting.answer.send(Err(CommitError::EventExists));
-            }
-        }
-        Err(error) => fail(group, results, error),
+        Ok(Some(written)) => Ok(Unpublished { group, results, written }),
+        Ok(None) => Err((group, None)),
+        Err(error) => Err((group, Some(error))),
     }
-    None
 }
 
-/// Makes a group durable, publishes it and answers.
-async fn finish(parts: &Parts, unpublished: Option<Unpublished>) {
-    let Some(Unpublished { group, results, written }) = unpublished else { return };
-    if written.published.is_some()
+/// Makes groups durable, publishes them and answers.
+async fn finish(parts: &Parts, unpublished: Vec<Unpublished>) {
+    if unpublished.iter().any(|unpublished| unpublished.written.published.is_some())
         && let Err(error) = parts.db.make_durable().await
     {
-        return fail(group, results, error);
+        return fail(unpublished.into_iter().flat_map(|unpublished| unpublished.group).collect(), error);
     }
-    publish(parts, written.published);
-    for ((waiting, failed), position) in group.into_iter().zip(results).zip(written.positions) {
-        let _ = waiting.answer.send(failed.map_or(Ok(Committed { position }), Err));
+    for Unpublished { group, results, written } in unpublished {
+        publish(parts, written.published);
+        for ((waiting, failed), position) in group.into_iter().zip(results).zip(written.positions) {
+            let _ = waiting.answer.send(failed.map_or(Ok(Committed { position }), Err));
+        }
     }
 }
 
-fn fail(group: Vec<Waiting>, results: Vec<Option<CommitError>>, error: Error) {
+fn fail(group: Vec<Waiting>, error: Error) {
     tracing::error!(commits = group.len(), error = %full_text(&error), "a group of commits could not be written");
     let error = CommitError::from(error);
-    for (waiting, failed) in group.into_iter().zip(results) {
-        let _ = waiting.answer.send(Err(failed.unwrap_or_else(|| error.clone())));
+    for waiting in group {
+        let _ = waiting.answer.send(Err(error.clone()));
     }
 }
 
@@ -287,7 +308,6 @@ struct Written {
 /// The head of a room as it is stored.
 pub(crate) struct StoredHead {
     pub(crate) state: NodeNr,
-    pub(crate) next_node: NodeNr,
     pub(crate) depth: i64,
     pub(crate) extremities: Vec<EventNr>,
 }
@@ -336,7 +356,10 @@ async fn try_group(
             tx.rollback().await?;
             return Ok(None);
         }
-        Err(error) => return Err(error),
+        Err(error) => {
+            tx.rollback().await?;
+            return Err(error);
+        }
     }
     let published = Published { previous: newest, position: writer.newest(), items: writer.items };
     Ok(Some(Written { published: Some(published), positions }))
@@ -350,11 +373,31 @@ async fn read_heads(tx: &mut Tx, commits: &[&Commit]) -> Result<(Position, HashM
     for row in tx.fetch(&GET_NEWEST_AND_HEADS, args![rooms]).await? {
         newest = row.nr(0)?;
         let Some(room_nr) = row.maybe_nr(1)? else { continue };
-        let extremities = unpack_events(&row.get::<Vec<u8>>(5)?)
+        let extremities = unpack_events(&row.get::<Vec<u8>>(4)?)
             .ok_or_else(|| Error::Damaged(format!("extremities of room {room_nr}")))?;
-        heads.insert(room_nr, StoredHead { state: row.nr(2)?, next_node: row.nr(3)?, depth: row.get(4)?, extremities });
+        heads.insert(room_nr, StoredHead { state: row.nr(2)?, depth: row.get(3)?, extremities });
     }
     Ok((newest, heads))
+}
+
+impl Storage {
+    /// What came of a request that was done before: nothing when it was not, an event if there was one.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn find_transaction(&self, key: &TransactionKey) -> Result<Option<Option<OwnedEventId>>, Error> {
+        let rows = self.db().read(&FIND_TRANSACTIONS, transaction_rows(&[key])).await?;
+        rows.first().map(|row| Ok(row.get::<Option<String>>(4)?.and_then(|id| EventId::parse(id).ok()))).transpose()
+    }
+}
+
+fn transaction_rows(keys: &[&TransactionKey]) -> Rows {
+    Rows::new()
+        .bigint(keys.iter().map(|key| key.user_nr.0))
+        .text(keys.iter().map(|key| key.device_id.clone()))
+        .text(keys.iter().map(|key| key.scope.clone()))
+        .text(keys.iter().map(|key| key.transaction_id.clone()))
 }
 
 /// Fails the commits with requests that were done before, or twice in this group.
@@ -364,13 +407,8 @@ async fn check_transactions(tx: &mut Tx, commits: &[&Commit], failed: &mut [Opti
     if keys.is_empty() {
         return Ok(());
     }
-    let rows = Rows::new()
-        .bigint(keys.iter().map(|key| key.user_nr.0))
-        .text(keys.iter().map(|key| key.device_id.clone()))
-        .text(keys.iter().map(|key| key.scope.clone()))
-        .text(keys.iter().map(|key| key.transaction_id.clone()));
     let mut known = HashMap::new();
-    for row in tx.fetch(&FIND_TRANSACTIONS, rows).await? {
+    for row in tx.fetch(&FIND_TRANSACTIONS, transaction_rows(&keys)).await? {
         let key = TransactionKey {
             user_nr: row.nr(0)?,
             device_id: row.get(1)?,

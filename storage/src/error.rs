@@ -38,4 +38,10 @@ impl Error {
         let (Self::Database(source) | Self::Statement { source, .. }) = self else { return false };
         source.as_database_error().is_some_and(sqlx::error::DatabaseError::is_unique_violation)
     }
+
+    /// Whether the database answered, and said no.
+    pub(crate) fn is_refusal(&self) -> bool {
+        let (Self::Database(source) | Self::Statement { source, .. }) = self else { return false };
+        source.as_database_error().is_some()
+    }
 }

@@ -35,13 +35,12 @@ statements! {
         INSERT INTO rooms (room_nr, room_id, version)
         SELECT room_nr, room_id, version FROM", (rows [1 room_nr bigint, 2 room_id text, 3 version text])];
     UPSERT_HEADS = ["
-        INSERT INTO room_heads (room_nr, state_node, next_node, depth, position, extremities)
-        SELECT room_nr, state_node, next_node, depth, position, extremities
-          FROM", (rows [1 room_nr bigint, 2 state_node bigint, 3 next_node bigint, 4 depth bigint, 5 position bigint,
-                        6 extremities bytea]), "
+        INSERT INTO room_heads (room_nr, state_node, depth, position, extremities)
+        SELECT room_nr, state_node, depth, position, extremities
+          FROM", (rows [1 room_nr bigint, 2 state_node bigint, 3 depth bigint, 4 position bigint, 5 extremities bytea]), "
          WHERE TRUE
             ON CONFLICT (room_nr) DO UPDATE
-           SET state_node = excluded.state_node, next_node = excluded.next_node, depth = excluded.depth,
+           SET state_node = excluded.state_node, depth = excluded.depth,
                position = excluded.position, extremities = excluded.extremities"];
     INSERT_EVENTS = ["
         INSERT INTO events (event_nr, event_id, room_nr, position, anchor, step, sender_nr, type_nr, state_key_nr, depth,
@@ -57,6 +56,10 @@ statements! {
     INSERT_NODES = ["
         INSERT INTO state_nodes (room_nr, node_nr, node)
         SELECT room_nr, node_nr, node FROM", (rows [1 room_nr bigint, 2 node_nr bigint, 3 node bytea])];
+    INSERT_ROOM_STATES = ["
+        INSERT INTO room_states (room_nr, position, state_node)
+        SELECT room_nr, position, state_node
+          FROM", (rows [1 room_nr bigint, 2 position bigint, 3 state_node bigint])];
     INSERT_STATE_CHANGES = ["
         INSERT INTO state_changes (position, room_nr, type_nr, state_key_nr, event_nr)
         SELECT position, room_nr, type_nr, state_key_nr, event_nr
@@ -164,6 +167,7 @@ pub(crate) struct GroupWriter<'a> {
     heads: Vec<(RoomNr, StoredHead, Position)>,
     events: Vec<(Option<Position>, i64, &'a NewEvent)>,
     nodes: Vec<(RoomNr, NodeNr, &'a Arc<StateNode>)>,
+    states: Vec<(RoomNr, Position, NodeNr)>,
     state_changes: Vec<(Position, RoomNr, &'a StateChange)>,
     memberships: Vec<(Position, RoomNr, EventNr, &'a MembershipChange)>,
     commits: Vec<&'a Commit>,
@@ -185,6 +189,7 @@ impl<'a> GroupWriter<'a> {
             heads: Vec::new(),
             events: Vec::new(),
             nodes: Vec::new(),
+            states: Vec::new(),
             state_changes: Vec::new(),
             memberships: Vec::new(),
             commits: Vec::new(),
@@ -246,6 +251,17 @@ impl<'a> GroupWriter<'a> {
             positions.extend(position.map(|position| (event.nr, position)));
             self.events.push((position, month, event));
         }
+        // After each event the current state is the event's own; after the last, resolution may have had a say.
+        let mut state = head.map_or(NodeNr(0), |head| head.state);
+        let live: Vec<_> =
+            room.events.iter().filter_map(|event| Some((positions.get(&event.nr)?, event.state))).collect();
+        for (index, (position, after)) in live.iter().enumerate() {
+            let after = if index + 1 == live.len() { room.state } else { *after };
+            if after != state {
+                state = after;
+                self.states.push((room.room_nr, **position, state));
+            }
+        }
         self.nodes.extend(room.state_nodes.iter().map(|(nr, node)| (room.room_nr, *nr, node)));
         for change in &room.state_changes {
             let position = match change.event_nr.and_then(|nr| positions.get(&nr)) {
@@ -261,12 +277,8 @@ impl<'a> GroupWriter<'a> {
         let mut extremities = head.map(|head| head.extremities.clone()).unwrap_or_default();
         extremities.retain(|nr| !room.extremities_used.contains(nr));
         extremities.extend(room.extremities_added.iter().filter(|nr| !room.extremities_used.contains(nr)));
-        let merged = StoredHead {
-            state: room.state,
-            next_node: NodeNr(room.next_node.0.max(head.map_or(0, |head| head.next_node.0))),
-            depth: room.depth.max(head.map_or(0, |head| head.depth)),
-            extremities,
-        };
+        let merged =
+            StoredHead { state: room.state, depth: room.depth.max(head.map_or(0, |head| head.depth)), extremities };
         self.heads.push((room.room_nr, merged, self.newest()));
         self.rooms.push(room);
     }
@@ -322,7 +334,6 @@ impl<'a> GroupWriter<'a> {
         let rows = Rows::new()
             .bigint(self.heads.iter().map(|(nr, _, _)| nr.0))
             .bigint(self.heads.iter().map(|(_, head, _)| head.state.0))
-            .bigint(self.heads.iter().map(|(_, head, _)| head.next_node.0))
             .bigint(self.heads.iter().map(|(_, head, _)| head.depth))
             .bigint(self.heads.iter().map(|(_, _, position)| position.0))
             .bytea(self.heads.iter().map(|(_, head, _)| pack_events(&head.extremities)));
@@ -355,6 +366,11 @@ impl<'a> GroupWriter<'a> {
             .bigint(self.nodes.iter().map(|(_, nr, _)| nr.0))
             .bytea(self.nodes.iter().map(|(_, _, node)| node.to_bytes()));
         batch.add(&INSERT_NODES, rows);
+        let rows = Rows::new()
+            .bigint(self.states.iter().map(|(room, _, _)| room.0))
+            .bigint(self.states.iter().map(|(_, position, _)| position.0))
+            .bigint(self.states.iter().map(|(_, _, state)| state.0));
+        batch.add(&INSERT_ROOM_STATES, rows);
         let changes = &self.state_changes;
         let rows = Rows::new()
             .bigint(changes.iter().map(|(position, _, _)| position.0))

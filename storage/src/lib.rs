@@ -130,14 +130,7 @@ impl Storage {
     ///
     /// [`CommitError`] says what to do: build it anew, answer with what exists, or give up.
     pub async fn commit(&self, commit: Commit) -> Result<Committed, CommitError> {
-        let nodes: Vec<_> =
-            commit.room.iter().flat_map(|room| room.state_nodes.iter().map(|(nr, _)| (room.room_nr, *nr))).collect();
-        let result = self.0.committer.commit(commit).await;
-        if result.is_err() {
-            // Their numbers will be given to other nodes.
-            self.0.state_nodes.forget(&nodes);
-        }
-        result
+        self.0.committer.commit(commit).await
     }
 
     /// The newest position that readers may see: all at or below it is durable and in the database.

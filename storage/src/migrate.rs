@@ -32,8 +32,12 @@ macro_rules! migration {
 }
 
 /// All steps, oldest first. A step that was released never changes.
-const MIGRATIONS: &[Migration] =
-    &[migration!(1, "0001_rooms"), migration!(2, "0002_bodies", each), migration!(3, "0003_accounts")];
+const MIGRATIONS: &[Migration] = &[
+    migration!(1, "0001_rooms"),
+    migration!(2, "0002_bodies", each),
+    migration!(3, "0003_accounts"),
+    migration!(4, "0004_room_states"),
+];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.
 const MIGRATION_LOCK: i64 = 0x7377_6966_7401;

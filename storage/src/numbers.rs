@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNr, RoomNr, StateKeyNr, TypeNr, UserNr};
+use model::{EventNr, NodeNr, RoomNr, StateKeyNr, TypeNr, UserNr};
 use moka::sync::Cache;
 use ruma::{OwnedUserId, UserId};
 
@@ -50,6 +50,7 @@ statements! {
 pub(crate) struct Numbers {
     events: Block,
     rooms: Block,
+    state_nodes: Block,
     users: Names,
     types: Names,
     state_keys: Names,
@@ -95,6 +96,34 @@ impl Block {
         let taken = free.start..free.start + count;
         free.start = taken.end;
         Ok(taken)
+    }
+
+    /// Takes back numbers that were taken and not used, if nobody took more meanwhile.
+    fn give_back(&self, unused: std::ops::Range<i64>) {
+        if let Ok(mut free) = self.free.try_lock()
+            && free.start == unused.end
+        {
+            free.start = unused.start;
+        }
+    }
+}
+
+/// Numbers of state nodes that are not used yet.
+pub(crate) struct FreeNodes<'a> {
+    block: &'a Block,
+    free: std::ops::Range<i64>,
+}
+
+impl FreeNodes<'_> {
+    /// The next one.
+    pub(crate) fn take(&mut self) -> NodeNr {
+        NodeNr(self.free.next().expect("as many numbers as a change of a state can need"))
+    }
+}
+
+impl Drop for FreeNodes<'_> {
+    fn drop(&mut self) {
+        self.block.give_back(self.free.clone());
     }
 }
 
@@ -177,6 +206,7 @@ impl Numbers {
         Self {
             events: Block::new(db.clone(), "event"),
             rooms: Block::new(db.clone(), "room"),
+            state_nodes: Block::new(db.clone(), "state_node"),
             users: Names::new(db.clone(), "user", &INSERT_USERS, &FIND_USERS, &GET_USERS),
             types: Names::new(db.clone(), "type", &INSERT_TYPES, &FIND_TYPES, &GET_TYPES),
             state_keys: Names::new(db, "state_key", &INSERT_STATE_KEYS, &FIND_STATE_KEYS, &GET_STATE_KEYS),
@@ -189,6 +219,12 @@ fn one<T: From<i64>>(found: &HashMap<String, i64>, name: &str) -> Result<T, Erro
 }
 
 impl Storage {
+    /// Numbers for at most `count` state nodes. What is not used is given back.
+    pub(crate) async fn take_node_nrs(&self, count: i64) -> Result<FreeNodes<'_>, Error> {
+        let block = &self.0.numbers.state_nodes;
+        Ok(FreeNodes { block, free: block.take(count).await? })
+    }
+
     /// Numbers for `count` new events, one after the other.
     ///
     /// # Errors

@@ -41,8 +41,7 @@ statements! {
     LIST_EVENTS_AFTER = ["
         SELECT event_nr FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"];
     STATE_AT = ["
-        SELECT state_node FROM events WHERE room_nr = $1 AND anchor IS NOT NULL AND anchor <= $2
-         ORDER BY anchor DESC, step DESC LIMIT 1"];
+        SELECT state_node FROM room_states WHERE room_nr = $1 AND position <= $2 ORDER BY position DESC LIMIT 1"];
 
     LIST_RECEIPTS = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts

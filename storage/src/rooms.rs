@@ -15,7 +15,7 @@ use crate::{
 statements! {
     FIND_ROOM = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id = $1"];
     GET_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_nr", (in_list 1)];
-    GET_HEAD = ["SELECT state_node, next_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
+    GET_HEAD = ["SELECT state_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
     GET_SUMMARIES = ["
         SELECT room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule, history_visibility,
                guest_access, joined, invited
@@ -75,8 +75,6 @@ pub struct RoomRow {
 pub struct RoomHead {
     /// The current state.
     pub state: NodeNr,
-    /// The first free number of a state node.
-    pub next_node: NodeNr,
     /// The largest depth.
     pub depth: i64,
     /// The position of the newest event.
@@ -183,15 +181,9 @@ impl Storage {
     /// When the database fails.
     pub async fn get_head(&self, room_nr: RoomNr) -> Result<Option<RoomHead>, Error> {
         let Some(row) = self.db().read_one(&GET_HEAD, args![room_nr]).await? else { return Ok(None) };
-        let extremities = unpack_events(&row.get::<Vec<u8>>(4)?)
+        let extremities = unpack_events(&row.get::<Vec<u8>>(3)?)
             .ok_or_else(|| Error::Damaged(format!("extremities of room {room_nr}")))?;
-        Ok(Some(RoomHead {
-            state: row.nr(0)?,
-            next_node: row.nr(1)?,
-            depth: row.get(2)?,
-            position: row.nr(3)?,
-            extremities,
-        }))
+        Ok(Some(RoomHead { state: row.nr(0)?, depth: row.get(1)?, position: row.nr(2)?, extremities }))
     }
 
     /// What rooms show of themselves, with how many members are joined and invited.

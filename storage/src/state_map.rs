@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use crate::{
     Error, Storage,
     db::{Db, args},
+    numbers::FreeNodes,
     packed::{push_number, take_number},
     statement::statements,
 };
@@ -26,6 +27,9 @@ pub type StateKey = (TypeNr, StateKeyNr);
 
 /// Most keys in a leaf; a subtree has one leaf exactly when it has no more keys.
 const LEAF_KEYS_MAX: usize = 16;
+
+/// Most new nodes of one change: a path of 16, and a full leaf that falls apart into one leaf for each of its keys.
+const CHANGE_NODES_MAX: i64 = 64;
 
 /// Most bytes of nodes in memory.
 const CACHE_BYTES: u64 = 64 << 20;
@@ -168,13 +172,6 @@ impl StateNodes {
         Self { db, cache }
     }
 
-    /// Forgets nodes that were not stored after all.
-    pub(crate) fn forget(&self, nodes: &[(RoomNr, NodeNr)]) {
-        for node in nodes {
-            self.cache.invalidate(node);
-        }
-    }
-
     /// The nodes of those numbers, in one query at most.
     async fn get(&self, room_nr: RoomNr, nodes: &[NodeNr]) -> Result<HashMap<NodeNr, Arc<StateNode>>, Error> {
         let mut found = HashMap::with_capacity(nodes.len());
@@ -311,8 +308,8 @@ impl Storage {
 
     /// The state with one key changed (or, with `None`, removed): its root, and the new nodes on the path to it.
     ///
-    /// `next` is the first free node number of the room and moves on. New nodes may be read at once in this process; they
-    /// are stored with the commit that makes them count.
+    /// New nodes may be read at once in this process; they are stored with the commit that makes them count. Their numbers are
+    /// nobody else's, whatever becomes of the commit.
     ///
     /// # Errors
     ///
@@ -323,7 +320,6 @@ impl Storage {
         state: NodeNr,
         key: StateKey,
         event: Option<EventNr>,
-        next: &mut NodeNr,
         new: &mut NewNodes,
     ) -> Result<NodeNr, Error> {
         // The path from the root to the leaf of the key.
@@ -350,7 +346,7 @@ impl Storage {
             (Err(_), None) => return Ok(state),
             (Err(index), Some(event)) => leaf.insert(index, (key, event)),
         }
-        let mut build = Builder { nodes: self, room_nr, next, new };
+        let mut build = Builder { nodes: self, room_nr, free: self.take_node_nrs(CHANGE_NODES_MAX).await?, new };
         let mut child = build.subtree(leaf, path.len() as u32);
         while let Some((mut children, slot)) = path.pop() {
             children[slot] = child;
@@ -382,14 +378,13 @@ impl Storage {
 struct Builder<'a> {
     nodes: &'a Storage,
     room_nr: RoomNr,
-    next: &'a mut NodeNr,
+    free: FreeNodes<'a>,
     new: &'a mut NewNodes,
 }
 
 impl Builder<'_> {
     fn add(&mut self, node: StateNode) -> Child {
-        let child = Child { nr: *self.next, fingerprint: node.fingerprint(), keys: node.keys() };
-        self.next.0 += 1;
+        let child = Child { nr: self.free.take(), fingerprint: node.fingerprint(), keys: node.keys() };
         let node = Arc::new(node);
         self.nodes.0.state_nodes.cache.insert((self.room_nr, child.nr), node.clone());
         self.new.nodes.push((child.nr, node));
@@ -417,8 +412,9 @@ impl Builder<'_> {
 #[cfg(test)]
 impl Storage {
     /// A state of many keys at once.
-    pub(crate) fn build_state(&self, room_nr: RoomNr, entries: Vec<(StateKey, EventNr)>, next: &mut NodeNr) -> NodeNr {
-        let mut build = Builder { nodes: self, room_nr, next, new: &mut NewNodes::default() };
+    pub(crate) async fn build_state(&self, room_nr: RoomNr, entries: Vec<(StateKey, EventNr)>) -> NodeNr {
+        let free = self.take_node_nrs(2 * entries.len() as i64).await.expect("numbers");
+        let mut build = Builder { nodes: self, room_nr, free, new: &mut NewNodes::default() };
         build.subtree(entries, 0).map_or(NodeNr(0), |child| child.nr)
     }
 

@@ -154,11 +154,11 @@ fn the_state_map_behaves_like_a_map() {
         let room_nr = RoomNr(room.get());
         runtime.block_on(async {
             let mut expected = std::collections::BTreeMap::new();
-            let (mut state, mut next, mut new) = (NodeNr(0), NodeNr(1), NewNodes::default());
+            let (mut state, mut new) = (NodeNr(0), NewNodes::default());
             let mut middle = (NodeNr(0), expected.clone());
             for (index, Change { key, event }) in changes.iter().enumerate() {
                 let event = event.map(model::EventNr);
-                state = storage.change_state(room_nr, state, *key, event, &mut next, &mut new).await.unwrap();
+                state = storage.change_state(room_nr, state, *key, event, &mut new).await.unwrap();
                 match event {
                     Some(event) => drop(expected.insert(*key, event)),
                     None => drop(expected.remove(key)),
@@ -182,7 +182,7 @@ fn the_state_map_behaves_like_a_map() {
             // The same content put in from scratch, in another order.
             let mut again = NodeNr(0);
             for (key, event) in expected.iter().rev() {
-                again = storage.change_state(room_nr, again, *key, Some(*event), &mut next, &mut new).await.unwrap();
+                again = storage.change_state(room_nr, again, *key, Some(*event), &mut new).await.unwrap();
             }
             assert_eq!(storage.diff_state(room_nr, again, state).await.unwrap(), []);
             assert_eq!(storage.shape(room_nr, again).await, storage.shape(room_nr, state).await);
@@ -198,11 +198,11 @@ async fn a_change_in_a_large_state_is_small() {
     let database = TestDatabase::sqlite();
     let storage = database.open().await;
     let room_nr = RoomNr(1);
-    let (mut next, mut new) = (NodeNr(1), NewNodes::default());
+    let mut new = NewNodes::default();
     let entries = (0..50_000).map(|key| ((TypeNr(7), StateKeyNr(key)), model::EventNr(1_000_000 + key))).collect();
-    let state = storage.build_state(room_nr, entries, &mut next);
+    let state = storage.build_state(room_nr, entries).await;
     let key = (TypeNr(7), StateKeyNr(31_337));
-    storage.change_state(room_nr, state, key, Some(model::EventNr(5_000_000)), &mut next, &mut new).await.unwrap();
+    storage.change_state(room_nr, state, key, Some(model::EventNr(5_000_000)), &mut new).await.unwrap();
     assert!(new.nodes.len() <= 5, "{} nodes", new.nodes.len());
     let bytes: usize = new.nodes.iter().map(|(_, node)| node.to_bytes().len()).sum();
     assert!(bytes < 2_000, "{bytes} bytes");
@@ -232,4 +232,40 @@ async fn a_large_write_ahead_log_starts_over() {
     storage.checkpoint().await.unwrap();
     write(100, 10).await;
     assert_eq!(log_bytes(), grown, "the log was written over from its start");
+}
+
+/// One commit that the database cannot store does not take down those that happen to be written beside it.
+#[tokio::test]
+async fn a_commit_that_is_refused_fails_alone() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let mut random = 1_u64;
+        let mut letters = || -> String {
+            let mut letter = || {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                char::from(b'a' + (random >> 33) as u8 % 26)
+            };
+            // More than a row of an index of PostgreSQL takes, and random, so that it cannot be compressed.
+            (0..9_000).map(|_| letter()).collect()
+        };
+        let data = |user, event_type: String| crate::Commit {
+            account_data: vec![crate::NewAccountData {
+                user_nr: model::UserNr(user),
+                room_nr: RoomNr(0),
+                event_type,
+                content: "{}".to_owned(),
+            }],
+            ..crate::Commit::default()
+        };
+        let commits: Vec<_> = (0..40)
+            .map(|user| storage.commit(data(user, if user == 20 { letters() } else { "short".to_owned() })))
+            .collect();
+        let results = futures_util::future::join_all(commits).await;
+        let failed: Vec<_> = results.iter().enumerate().filter(|(_, result)| result.is_err()).map(|(i, _)| i).collect();
+        let is_postgres = matches!(storage.db(), Db::Postgres { .. });
+        assert_eq!(failed, if is_postgres { vec![20] } else { vec![] });
+        let stored =
+            storage.list_account_data(model::UserNr(39), model::Position(0), storage.published()).await.unwrap();
+        assert_eq!(stored.len(), 1);
+    }
 }
