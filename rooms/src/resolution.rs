@@ -4,6 +4,7 @@
 //! what can matter. The result is laid over the state that they share.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
@@ -124,6 +125,9 @@ impl Chains {
         above.intersection(&below).copied().collect()
     }
 }
+
+/// A state key in words: type and state key.
+type Words = (StateEventType, String);
 
 /// What differs between states: for each key its event in each of them.
 type Conflicts = BTreeMap<StateKey, Vec<Option<EventNr>>>;
@@ -277,7 +281,7 @@ async fn resolve_v2(
 async fn key_words<'a>(
     storage: &Storage,
     keys: impl Iterator<Item = &'a StateKey>,
-) -> Result<HashMap<StateKey, (StateEventType, String)>, Error> {
+) -> Result<HashMap<StateKey, Words>, Error> {
     let keys: Vec<StateKey> = keys.copied().collect();
     let types = storage.type_names(&keys.iter().map(|key| key.0).collect::<Vec<_>>()).await?;
     let names = storage.state_key_names(&keys.iter().map(|key| key.1).collect::<Vec<_>>()).await?;
@@ -303,7 +307,7 @@ async fn resolve_v1(
     let mut known = Known::load(storage, conflicted, unstored).await?;
     let words = key_words(storage, conflicts.keys()).await?;
     // R: the union of the states without what conflicts, as far as authorization reads it.
-    let mut result: HashMap<(StateEventType, String), EventNr> = HashMap::new();
+    let mut result: HashMap<Words, EventNr> = HashMap::new();
     for (key, nr) in storage.list_state(room.nr, base).await? {
         if !conflicts.contains_key(&key) {
             let event = storage.get_event(nr).await?.ok_or(Error::EventUnknown)?;
@@ -322,23 +326,24 @@ async fn resolve_v1(
             }
         }
     }
-    let mut resolved = HashMap::new();
     // A key that only some of the states have does not conflict: its event is in the union.
-    let candidates = |in_states: &[Option<EventNr>]| {
-        let mut events: Vec<Arc<StoredEvent>> = in_states
-            .iter()
-            .flatten()
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .filter_map(|nr| known.by_nr.get(nr).cloned())
-            .collect();
+    let mut resolved = HashMap::new();
+    let mut open: Vec<(StateKey, Words, Vec<Arc<StoredEvent>>)> = Vec::new();
+    for (key, in_states) in conflicts {
+        let Some(words) = words.get(key) else { continue };
+        let events: BTreeSet<EventNr> = in_states.iter().flatten().copied().collect();
+        if let (1, Some(nr)) = (events.len(), events.first()) {
+            result.insert(words.clone(), *nr);
+            resolved.insert(*key, *nr);
+            continue;
+        }
+        let mut events: Vec<Arc<StoredEvent>> =
+            events.into_iter().filter_map(|nr| known.by_nr.get(&nr).cloned()).collect();
         // Ascending depth, then descending SHA-1 of the id.
-        events.sort_by_key(|event| {
-            (event.pdu.depth, std::cmp::Reverse(Sha1::digest(event.pdu.event_id.as_bytes()).to_vec()))
-        });
-        events
-    };
-    let is_allowed = |event: &StoredEvent, result: &HashMap<(StateEventType, String), EventNr>| {
+        events.sort_by_key(|event| (event.pdu.depth, Reverse(Sha1::digest(event.pdu.event_id.as_bytes()).to_vec())));
+        open.push((*key, words.clone(), events));
+    }
+    let is_allowed = |event: &StoredEvent, result: &HashMap<Words, EventNr>| {
         let by_key = |event_type: &StateEventType, key: &str| {
             let nr = result.get(&(event_type.clone(), key.to_owned()))?;
             Some(&*known.by_nr.get(nr)?.pdu)
@@ -352,8 +357,10 @@ async fn resolve_v1(
         None,
     ];
     for kind in &in_order {
-        for (key, in_states) in conflicts {
-            let Some(words) = words.get(key) else { continue };
+        // What a pass finds counts from the next pass on: within it, no key depends on which was looked at before. (The
+        // specification does not say; keys have no order that all servers share, and other servers do it this way.)
+        let mut found = Vec::new();
+        for (key, words, events) in &open {
             let is_this_pass = match kind {
                 Some(kind) => words.0 == *kind,
                 None => !in_order.contains(&Some(words.0.clone())),
@@ -361,9 +368,7 @@ async fn resolve_v1(
             if !is_this_pass {
                 continue;
             }
-            let events = candidates(in_states);
             let chosen = match kind {
-                _ if events.len() == 1 => events.first(),
                 Some(_) => {
                     let mut chosen = events.first();
                     for event in events.iter().skip(1) {
@@ -373,15 +378,17 @@ async fn resolve_v1(
                         }
                         chosen = Some(event);
                     }
+                    result.remove(words);
                     chosen
                 }
                 None => events.iter().rev().find(|event| is_allowed(event, &result)).or(events.first()),
             };
             if let Some(event) = chosen {
-                result.insert(words.clone(), event.nr);
+                found.push((words.clone(), event.nr));
                 resolved.insert(*key, event.nr);
             }
         }
+        result.extend(found);
     }
     Ok(resolved)
 }
