@@ -169,16 +169,20 @@ pub(crate) async fn resolve(
         }
         _ => resolve_v1(storage, room, rules, *base, &conflicts, unstored).await?,
     };
+    // What is conflicted and did not pass is in no state any more; what the chains brought back is in none of those that came in.
+    let mut changes: BTreeMap<StateKey, Option<EventNr>> = conflicts.keys().map(|key| (*key, None)).collect();
+    changes.extend(resolved.into_iter().map(|(key, nr)| (key, Some(nr))));
     let mut state = *base;
-    for (key, in_states) in conflicts {
-        let event = resolved.get(&key).copied();
-        if event != in_states[0] {
+    for (key, event) in changes {
+        if event != conflicts.get(&key).and_then(|in_states| in_states[0]) {
             state = storage.change_state(room.nr, state, key, event, new).await?;
         }
     }
     Ok(state)
 }
 
+/// The algorithm of version 2 and later: for each key that not all states share, its event, if one passed. A key of none of the
+/// states is there too when an event of the auth chains passed: the algorithm says so.
 async fn resolve_v2(
     storage: &Storage,
     room: &RoomRow,
@@ -275,7 +279,10 @@ async fn resolve_v2(
     .await
     .map_err(|_| Error::Busy)?;
     let (map, known) = resolved.map_err(|error| Error::InvalidRoomState(error.to_string()))?;
-    Ok(words.into_iter().filter_map(|(key, words)| Some((key, *known.by_id.get(map.get(&words)?)?))).collect())
+    let shared: HashSet<StateKey> = shared.into_iter().map(|(key, _)| key).collect();
+    let stored = map.values().filter_map(|id| known.by_nr.get(known.by_id.get(id)?));
+    let by_key = stored.filter_map(|event| Some(((event.type_nr, event.state_key_nr?), event.nr)));
+    Ok(by_key.filter(|(key, _)| !shared.contains(key)).collect())
 }
 
 async fn key_words<'a>(
