@@ -31,6 +31,10 @@ impl FromStr for TimelineToken {
         let bad = || Error::InvalidParam("this is not a token that this server gave out".to_owned());
         if let Some(rest) = text.strip_prefix("t1_") {
             let (anchor, step) = rest.split_once('_').ok_or_else(bad)?;
+            // These would be read, but are never written.
+            if anchor.starts_with(['+', '-']) || step.starts_with('+') {
+                return Err(bad());
+            }
             let anchor = i64::from_str_radix(anchor, 16).map_err(|_| bad())?;
             return Ok(Self((Position(anchor), step.parse().map_err(|_| bad())?)));
         }
