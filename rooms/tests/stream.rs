@@ -20,9 +20,8 @@ use storage::{Storage, testing::TestDatabase};
 
 /// How many processes share a PostgreSQL database.
 const PROCESSES: usize = 3;
-/// How many write in each process, and how many events each.
+/// How many write in each process.
 const WRITERS: usize = 4;
-const EVENTS: usize = 12;
 /// How many read in each process.
 const READERS: usize = 2;
 /// How many rows a reader takes at once: few, so that pages end in the midst of commits.
@@ -152,10 +151,11 @@ async fn write(
     processes: Vec<Process>,
     alice: Requester,
     rooms: Vec<OwnedRoomId>,
+    events: usize,
 ) -> Vec<i64> {
     let here = &processes[home];
     let mut written = Vec::new();
-    for n in 0..EVENTS {
+    for n in 0..events {
         let room = &rooms[(number + n) % rooms.len()];
         let text = format!("{home}-{number}-{n}");
         let mut tries = 0;
@@ -217,6 +217,17 @@ async fn read(process: Process, by_asking: bool, done: Arc<AtomicBool>) -> Vec<P
 /// Design of the stream: a published position never gets an older neighbor later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_miss_nothing_while_writers_commit() {
+    judge_stream(12).await;
+}
+
+/// The same for longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_readers_miss_nothing_while_writers_commit() {
+    judge_stream(600).await;
+}
+
+/// Lets every writer write so many events while readers read, and judges what was read.
+async fn judge_stream(events: usize) {
     for database in TestDatabase::each().await {
         let count = if matches!(database.options, storage::Options::Postgres { .. }) { PROCESSES } else { 1 };
         let mut processes = Vec::new();
@@ -246,7 +257,7 @@ async fn readers_miss_nothing_while_writers_commit() {
         let mut writers = Vec::new();
         for home in 0..count {
             for number in 0..WRITERS {
-                let write = write(number, home, processes.clone(), alice.clone(), rooms.clone());
+                let write = write(number, home, processes.clone(), alice.clone(), rooms.clone(), events);
                 writers.push(tokio::spawn(write));
             }
         }
@@ -259,7 +270,7 @@ async fn readers_miss_nothing_while_writers_commit() {
         let newest = fresh.storage.newest_durable().await.unwrap();
         let whole = fresh.read(0, newest, 1_000_000).await.rows;
         check_rows(&whole).unwrap();
-        assert_eq!(written.len(), count * WRITERS * EVENTS);
+        assert_eq!(written.len(), count * WRITERS * events);
         let stored: HashSet<i64> = whole.iter().map(|row| row.1).collect();
         assert!(written.iter().all(|nr| stored.contains(nr)), "an answered event is lost");
         for reader in readers {

@@ -53,11 +53,13 @@ pub(crate) fn unpack_events(mut bytes: &[u8]) -> Option<Vec<EventNr>> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use proptest::{prelude::*, test_runner::RngSeed};
 
     use super::*;
 
     proptest! {
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(1), failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn packed_events_come_back(numbers in proptest::collection::vec(any::<i64>(), 0..30)) {
             let events: Vec<EventNr> = numbers.into_iter().map(EventNr).collect();

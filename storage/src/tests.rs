@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use model::{Clock, NodeNr, Random, RoomNr, StateKeyNr, TypeNr};
 use proptest::{
     prelude::*,
-    test_runner::{Config, TestRunner},
+    test_runner::{Config, RngSeed, TestRunner},
 };
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
@@ -138,8 +138,8 @@ fn change() -> impl Strategy<Value = Change> {
 
 /// The persistent map against an ordinary one: the same content, the same differences, and a shape that depends on the
 /// content alone (equal states are found to be equal without reading them).
-#[test]
-fn the_state_map_behaves_like_a_map() {
+fn compare_state_map(seed: u64, cases: u32, changes_max: usize) {
+    println!("seed {seed}");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let (_database, storage) = runtime.block_on(async {
         let database = TestDatabase::sqlite();
@@ -147,9 +147,8 @@ fn the_state_map_behaves_like_a_map() {
         (database, storage)
     });
     let room = std::cell::Cell::new(0_i64);
-    let mut runner = TestRunner::new(Config { cases: 60, ..Config::default() });
-    let cases = proptest::collection::vec(change(), 0..200);
-    let run = runner.run(&cases, |changes| {
+    let config = Config { cases, rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Config::default() };
+    let run = TestRunner::new(config).run(&proptest::collection::vec(change(), 0..changes_max), |changes| {
         room.set(room.get() + 1);
         let room_nr = RoomNr(room.get());
         runtime.block_on(async {
@@ -190,6 +189,19 @@ fn the_state_map_behaves_like_a_map() {
         Ok(())
     });
     run.unwrap();
+}
+
+#[test]
+fn the_state_map_behaves_like_a_map() {
+    compare_state_map(1, 60, 200);
+}
+
+/// The same with many seeds and more changes.
+#[test]
+fn long_the_state_map_behaves_like_a_map() {
+    for seed in 100..120 {
+        compare_state_map(seed, 200, 500);
+    }
 }
 
 /// 50,000 keys: at most five nodes on a path, and under 2 KB for one change.

@@ -17,8 +17,9 @@ use serde_json::{Value, json};
 use storage::Options;
 use test_kit::{Http, TestDatabase, TestUser, encode, eventually};
 
-/// How often a server is killed.
+/// How often a server is killed; and in the test that takes long.
 const KILLS: u64 = 4;
+const KILLS_LONG: u64 = 30;
 /// How many send at once, one message after another each.
 const SENDERS: usize = 12;
 /// Into how many rooms they send.
@@ -138,7 +139,7 @@ fn check(found: &[(String, String)], sent: &[&Sent]) {
 }
 
 /// Kills the program under load again and again.
-async fn kill_again_and_again(database: TestDatabase) {
+async fn kill_again_and_again(database: TestDatabase, kills: u64) {
     let seed = std::env::var("SWIFTCHAT_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(7);
     eprintln!("seed {seed}: set SWIFTCHAT_TEST_SEED for another");
     let random = Random::seeded(seed);
@@ -150,7 +151,7 @@ async fn kill_again_and_again(database: TestDatabase) {
         rooms.push(alice.create_room().await);
     }
     let mut all: Vec<Sent> = Vec::new();
-    for round in 0..KILLS {
+    for round in 0..kills {
         let enough = 20 + random.number() % 200;
         let (acknowledged, clock) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(round << 32)));
         let mut senders = Vec::new();
@@ -221,14 +222,22 @@ async fn kill_again_and_again(database: TestDatabase) {
 /// A power loss takes more than a kill, but a kill shows whether anything is answered that only this process knows.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_kills_on_sqlite() {
-    kill_again_and_again(TestDatabase::sqlite()).await;
+    kill_again_and_again(TestDatabase::sqlite(), KILLS).await;
 }
 
 /// The same where the database goes on while its client is gone in the midst of a transaction.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_acknowledged_survives_kills_on_postgres() {
     if let Some(database) = TestDatabase::postgres().await {
-        kill_again_and_again(database).await;
+        kill_again_and_again(database, KILLS).await;
+    }
+}
+
+/// The same with many kills.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_what_was_acknowledged_survives_kills() {
+    for database in TestDatabase::each().await {
+        kill_again_and_again(database, KILLS_LONG).await;
     }
 }
 

@@ -1,7 +1,10 @@
 //! User-interactive authentication.
 
 use accounts::{Completed, Error, Options, Registration};
-use proptest::prelude::*;
+use proptest::{
+    prelude::*,
+    test_runner::{RngSeed, TestRunner},
+};
 use ruma::{
     api::client::uiaa::{AuthData, AuthType, UiaaInfo},
     user_id,
@@ -122,12 +125,12 @@ async fn a_registration_token_is_used_no_more_often_than_allowed() {
     }
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-
-    /// Whatever is tried in whatever order: it is complete exactly when all stages of one flow were shown rightly.
-    #[test]
-    fn a_flow_is_complete_when_all_its_stages_are(steps in prop::collection::vec(0_usize..5, 1..8)) {
+/// Tries stages in any order, right and wrong.
+fn try_stages(seed: u64, cases: u32, steps_max: usize) {
+    println!("seed {seed}");
+    let config =
+        ProptestConfig { cases, rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..Default::default() };
+    let run = TestRunner::new(config).run(&prop::collection::vec(0_usize..5, 1..steps_max), |steps| {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let world = World::on(storage::testing::TestDatabase::sqlite(), Options::default()).await;
@@ -167,5 +170,21 @@ proptest! {
                 }
             }
         });
+        Ok(())
+    });
+    run.unwrap();
+}
+
+/// Whatever is tried in whatever order: it is complete exactly when all stages of one flow were shown rightly.
+#[test]
+fn a_flow_is_complete_when_all_its_stages_are() {
+    try_stages(1, 24, 8);
+}
+
+/// The same with many seeds and more steps.
+#[test]
+fn long_a_flow_is_complete_when_all_its_stages_are() {
+    for seed in 100..110 {
+        try_stages(seed, 50, 20);
     }
 }
