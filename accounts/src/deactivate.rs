@@ -1,11 +1,12 @@
 //! Closing an account for good.
 
 use storage::Commit;
+use tracing::warn;
 
 use crate::{Accounts, Error, Requester};
 
 impl Accounts {
-    /// Closes the requester's account: devices, tokens, keys and profile are gone, the name stays taken. Client-Server API,
+    /// Closes the requester's account: devices, tokens, keys, key backups and profile are gone, the name stays taken. Client-Server API,
     /// "Account deactivation". The stream of profiles and device lists tells the rest of the server, which leaves the rooms.
     ///
     /// # Errors
@@ -17,6 +18,10 @@ impl Accounts {
         self.forget_user(user_nr);
         let changes = Commit { device_lists: vec![user_nr], profiles: vec![user_nr], ..Commit::default() };
         self.0.storage.commit(changes).await?;
+        // Nobody can read them any more; what is left after a failure goes at the next start.
+        if let Err(error) = self.0.storage.empty_deleted_key_backups().await {
+            warn!(error = &error as &dyn std::error::Error, "deleted key backups keep their keys until the next start");
+        }
         Ok(())
     }
 }

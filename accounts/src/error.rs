@@ -56,6 +56,12 @@ pub enum Error {
     /// A bad signature on a key. 400 `M_INVALID_SIGNATURE`.
     #[error("{0}")]
     InvalidSignature(String),
+    /// Keys go into the newest backup only. 403 `M_WRONG_ROOM_KEYS_VERSION` with the version of that one.
+    #[error("this is not the current version of the backup")]
+    WrongBackupVersion {
+        /// The version of the newest backup.
+        current: String,
+    },
     /// The endpoint has no such kind of thing. 400 `M_UNKNOWN`.
     #[error("{0}")]
     Unknown(&'static str),

@@ -9,6 +9,7 @@ mod deactivate;
 mod devices;
 mod error;
 mod filters;
+mod key_backups;
 mod keys;
 mod options;
 mod passwords;
@@ -29,10 +30,12 @@ use std::sync::Arc;
 use model::LocalServers;
 use ruma::ServerName;
 use storage::Storage;
+use tracing::warn;
 
 pub use self::{
     app_services::{AppService, Namespace},
     error::Error,
+    key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
     keys::{Claimed, CrossSigningKeys, KeyUpload, QueriedKeys, SignatureFailures},
     options::{Options, Registration},
     register::{NewAccount, RegisteredUser},
@@ -73,16 +76,24 @@ impl Accounts {
         }))
     }
 
-    /// Does what is put off, until `stop` ends: notes when devices were last heard of, and forgets tokens that another process of a
-    /// cluster has revoked. Run it as one task of the process.
+    /// Does what is put off, until `stop` ends: notes when devices were last heard of, forgets tokens that another process of a cluster
+    /// has revoked, and first of all deletes what an earlier process left of deleted key backups. Run it as one task of the process.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
+        let mut deletion = std::pin::pin!(self.0.storage.empty_deleted_key_backups());
+        let mut is_deleting = true;
         let mut write = tokio::time::interval(sessions::SEEN_WRITTEN_EVERY);
         let mut follow = tokio::time::interval(sessions::OTHERS_ASKED_EVERY);
         let mut followed = self.0.storage.published();
         loop {
             tokio::select! {
                 () = &mut stop => break,
+                result = &mut deletion, if is_deleting => {
+                    is_deleting = false;
+                    if let Err(error) = result {
+                        warn!(error = &error as &dyn std::error::Error, "deleted key backups keep their keys until the next start");
+                    }
+                }
                 _ = write.tick() => self.write_seen().await,
                 _ = follow.tick(), if self.0.storage.is_shared() => followed = self.follow_others(followed).await,
             }

@@ -11,6 +11,7 @@ mod devices;
 mod discovery;
 mod filter;
 mod host;
+mod key_backups;
 mod keys;
 mod login;
 mod logout;
@@ -93,6 +94,7 @@ pub fn router(api: ClientApi) -> Router {
         .merge(account_data::routes())
         .merge(devices::routes())
         .merge(filter::routes())
+        .merge(key_backups::routes())
         .merge(keys::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())

@@ -15,6 +15,7 @@ mod error;
 mod events;
 mod filters;
 mod group;
+mod key_backups;
 mod keys;
 mod maintenance;
 mod migrate;
@@ -50,6 +51,7 @@ pub use self::{
     devices::{DeviceRow, DeviceSeen},
     error::Error,
     events::StoredEvent,
+    key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyRow, KeySignatureRow},
     room_reads::{MemberRow, ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, ListedRoom, ListedRooms, RoomHead, RoomRow},

@@ -37,6 +37,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(2, "0002_bodies", each),
     migration!(3, "0003_accounts"),
     migration!(4, "0004_room_states"),
+    migration!(4, "0004_key_backups"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

@@ -10,9 +10,7 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group,
-    keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase,
-    to_device, tokens, uia_sessions, users,
+    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group, keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, key_backups,
 };
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
@@ -25,6 +23,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         events::ALL,
         filters::ALL,
         group::ALL,
+        key_backups::ALL,
         keys::ALL,
         maintenance::ALL,
         numbers::ALL,

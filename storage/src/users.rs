@@ -6,6 +6,7 @@ use ruma::{OwnedUserId, UserId};
 use crate::{
     Error, Storage,
     db::{Row, args},
+    key_backups::DELETE_BACKUPS_OF_USER,
     statement::statements,
 };
 
@@ -170,6 +171,7 @@ impl Storage {
     }
 
     /// Closes an account for good: nothing is left to log in with, or of what the user published. The name stays taken.
+    /// Call [`Storage::empty_deleted_key_backups`] afterwards: the keys of backups may be too many for one transaction.
     ///
     /// # Errors
     ///
@@ -189,6 +191,7 @@ impl Storage {
             &DELETE_FALLBACK_KEYS,
             &DELETE_CROSS_SIGNING_KEYS,
             &DELETE_SIGNATURES,
+            DELETE_BACKUPS_OF_USER,
         ] {
             tx.execute(statement, args![user_nr]).await?;
         }

@@ -6,6 +6,7 @@ mod command_line;
 mod conformance;
 mod durability;
 mod fuzz_routes;
+mod key_backups;
 mod keys;
 mod levels;
 mod push_rules;

@@ -12,7 +12,7 @@ use ruma::api::{
     OutgoingResponseExt as _,
     error::{
         Error as RumaError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody,
-        UnknownTokenErrorData,
+        UnknownTokenErrorData, WrongRoomKeysVersionErrorData,
     },
 };
 use serde_json::json;
@@ -194,6 +194,10 @@ impl From<accounts::Error> for MatrixError {
             E::MissingParam(_) => Self::missing_param(message),
             E::InvalidSignature(_) => {
                 Self::json(StatusCode::BAD_REQUEST, json!({"errcode": "M_INVALID_SIGNATURE", "error": message}))
+            }
+            E::WrongBackupVersion { current } => {
+                let data = WrongRoomKeysVersionErrorData::new(current);
+                Self::new(StatusCode::FORBIDDEN, ErrorKind::WrongRoomKeysVersion(data), message)
             }
             E::Unknown(_) => bad_request(ErrorKind::Unknown, message),
             E::TooLarge(bytes_max) => Self::too_large(bytes_max),

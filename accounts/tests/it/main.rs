@@ -1,5 +1,6 @@
 //! Accounts on each database.
 
+mod key_backups;
 mod keys;
 mod sessions;
 mod uiaa;
