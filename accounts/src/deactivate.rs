@@ -6,7 +6,8 @@ use tracing::warn;
 use crate::{Accounts, Error, Requester};
 
 impl Accounts {
-    /// Closes the requester's account: devices, tokens, keys, key backups and profile are gone, the name stays taken. Client-Server API,
+    /// Closes the requester's account: devices, tokens, keys, key backups and profile are gone, the name stays taken. With `erase` the account
+    /// data goes too, and whoever joins a room later is shown the user's events redacted. Client-Server API,
     /// "Account deactivation". The stream of profiles and device lists tells the rest of the server, which leaves the rooms.
     ///
     /// # Errors
@@ -14,6 +15,10 @@ impl Accounts {
     /// When the database fails.
     pub async fn deactivate(&self, requester: &Requester, erase: bool) -> Result<(), Error> {
         let user_nr = requester.user_nr;
+        if erase {
+            // First, so that whoever is interrupted here can ask again.
+            self.0.storage.delete_account_data(user_nr).await?;
+        }
         self.0.storage.deactivate_user(user_nr, erase).await?;
         self.forget_user(user_nr);
         let changes = Commit { device_lists: vec![user_nr], profiles: vec![user_nr], ..Commit::default() };

@@ -402,21 +402,27 @@ impl Accounts {
     pub(crate) async fn follow_others(&self, after: Position) -> Position {
         match self.0.storage.list_all_device_list_changes(after, CHANGES_MAX).await {
             Ok(changes) if changes.len() < CHANGES_MAX as usize => {
-                for user_nr in changes.iter().map(|(_, user_nr)| *user_nr).collect::<BTreeSet<_>>() {
-                    self.0.sessions.forget_user(user_nr);
+                let users: BTreeSet<_> = changes.iter().map(|(_, user_nr)| *user_nr).collect();
+                for user_nr in &users {
+                    self.0.sessions.forget_user(*user_nr);
+                }
+                let users: Vec<_> = users.into_iter().collect();
+                if !users.is_empty()
+                    && let Err(error) = self.0.storage.refresh_erased_users(Some(&users)).await
+                {
+                    return not_asked(after, &error);
                 }
                 changes.last().map_or(after, |(position, _)| *position)
             }
             Ok(_) => {
                 let newest = self.0.storage.published();
                 self.0.sessions.forget_all();
+                if let Err(error) = self.0.storage.refresh_erased_users(None).await {
+                    return not_asked(after, &error);
+                }
                 newest.max(after)
             }
-            Err(error) => {
-                let error = &error as &dyn std::error::Error;
-                tracing::warn!(error, "could not ask whose devices changed");
-                after
-            }
+            Err(error) => not_asked(after, &error),
         }
     }
 
@@ -424,6 +430,12 @@ impl Accounts {
     pub fn forget_user(&self, user_nr: UserNr) {
         self.0.sessions.forget_user(user_nr);
     }
+}
+
+/// Where to go on when the database could not be asked: at the same place.
+fn not_asked(after: Position, error: &storage::Error) -> Position {
+    tracing::warn!(error = error as &dyn std::error::Error, "could not ask whose devices changed");
+    after
 }
 
 /// Refuses a device name without end.

@@ -6,6 +6,7 @@ mod aliases;
 mod create;
 mod directory;
 mod draft;
+mod erasure;
 mod error;
 mod head;
 mod membership;

@@ -81,7 +81,8 @@ impl Rooms {
         let reader = self.reader(requester, room_id).await?;
         let state = self.state_for(&reader).await?;
         let event = self.find_state_at(&reader.room, state, event_type, state_key).await?;
-        Ok((reader, event.ok_or(Error::StateUnknown)?))
+        let event = self.erased_or_whole(&reader, event.ok_or(Error::StateUnknown)?).await?;
+        Ok((reader, event))
     }
 
     /// The whole state as the requester sees it. Client-Server API, "GET /rooms/{roomId}/state".
@@ -259,6 +260,7 @@ impl Rooms {
         let related: Vec<EventNr> =
             events.iter().flat_map(|event| [event.replaces, event.redacted_by]).flatten().collect();
         let related = if related.is_empty() { HashMap::new() } else { storage.get_events(&related).await? };
+        let erased = self.erased_for(reader, events.iter().chain(related.values())).await?;
         let mut transactions = HashMap::new();
         let mut unknown = Vec::new();
         for event in events.iter().filter(|event| event.sender_nr == reader.user_nr) {
@@ -275,18 +277,19 @@ impl Rooms {
         let now_ms = storage.clock().now_ms();
         let mut rendered = Vec::with_capacity(events.len());
         for event in events {
+            let event = erased.get(&event.nr).unwrap_or(event);
             let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
             let mut unsigned = Unsigned {
                 age: Some((now_ms - sent_ms).max(0)),
                 transaction_id: transactions.remove(&event.nr),
                 ..Unsigned::default()
             };
-            if let Some(old) = event.replaces.and_then(|nr| related.get(&nr)) {
+            if let Some(old) = event.replaces.and_then(|nr| erased.get(&nr).or_else(|| related.get(&nr))) {
                 unsigned.prev_content = Some(old.pdu.content.clone().into());
                 unsigned.prev_sender = Some(old.pdu.sender.to_string());
                 unsigned.replaces_state = Some(old.pdu.event_id.to_string());
             }
-            if let Some(redaction) = event.redacted_by.and_then(|nr| related.get(&nr)) {
+            if let Some(redaction) = event.redacted_by.and_then(|nr| erased.get(&nr).or_else(|| related.get(&nr))) {
                 let json = client_event(redaction)?.to_json(&redaction.pdu.event_id, room_id, &Unsigned::default());
                 unsigned.redacted_because = Some(json.into());
             }

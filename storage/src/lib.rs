@@ -11,6 +11,7 @@ mod committer;
 mod db;
 mod device_lists;
 mod devices;
+mod erased_users;
 mod error;
 mod events;
 mod filters;
@@ -92,6 +93,7 @@ struct Inner {
     numbers: Numbers,
     state_nodes: StateNodes,
     event_cache: events::EventCache,
+    erased_users: erased_users::ErasedUsers,
     committer: Committer,
     published: watch::Sender<Position>,
     stream: broadcast::Sender<Arc<Published>>,
@@ -121,7 +123,19 @@ impl Storage {
         });
         let numbers = Numbers::new(db.clone());
         let state_nodes = StateNodes::new(db.clone());
-        Ok(Self(Arc::new(Inner { db, clock, random, numbers, state_nodes, event_cache, committer, published, stream })))
+        let erased_users = erased_users::ErasedUsers::load(&db).await?;
+        Ok(Self(Arc::new(Inner {
+            db,
+            clock,
+            random,
+            numbers,
+            state_nodes,
+            event_cache,
+            erased_users,
+            committer,
+            published,
+            stream,
+        })))
     }
 
     /// Makes a commit durable and gives it its place in the stream.

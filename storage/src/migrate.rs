@@ -38,6 +38,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(3, "0003_accounts"),
     migration!(4, "0004_room_states"),
     migration!(4, "0004_key_backups"),
+    migration!(5, "0005_erased_users"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

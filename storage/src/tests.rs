@@ -10,16 +10,17 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group, keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, key_backups,
+    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group, keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, key_backups, erased_users,
 };
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 19] = [
+    let files: [&'static [Statement]; 20] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
         device_lists::ALL,
         devices::ALL,
+        erased_users::ALL,
         events::ALL,
         filters::ALL,
         group::ALL,

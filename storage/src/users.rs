@@ -27,7 +27,9 @@ statements! {
     UPDATE_LOCKED = ["UPDATE users SET is_locked = $2 WHERE user_nr = $1"];
     DEACTIVATE = ["
         UPDATE users SET password_hash = NULL, is_admin = FALSE, deactivated_at_ms = coalesce(deactivated_at_ms, $2),
-               is_erased = (is_erased OR $3)
+               is_erased = (is_erased OR $3),
+               erased_position = CASE WHEN $3 THEN coalesce(erased_position, (SELECT coalesce(max(position), 0) FROM commits))
+                                      ELSE erased_position END
          WHERE user_nr = $1"];
     DELETE_DEVICES = ["DELETE FROM devices WHERE user_nr = $1"];
     DELETE_ACCESS_TOKENS = ["DELETE FROM access_tokens WHERE user_nr = $1"];
@@ -195,6 +197,10 @@ impl Storage {
         ] {
             tx.execute(statement, args![user_nr]).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        if erase {
+            self.refresh_erased_users(Some(&[user_nr])).await?;
+        }
+        Ok(())
     }
 }

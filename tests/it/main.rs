@@ -5,6 +5,7 @@ mod bad_input;
 mod command_line;
 mod conformance;
 mod durability;
+mod erasure;
 mod fuzz_routes;
 mod key_backups;
 mod keys;
