@@ -19,7 +19,7 @@ use serde::Deserialize;
 
 pub use self::{
     accounts::{AccountsConfig, Registration},
-    application_services::{ApplicationServiceConfig, NamespaceConfig},
+    application_services::ApplicationServicesConfig,
     client_api::ClientApiConfig,
     event_bus::{EventBusConfig, EventBusUrl},
     listener::{Api, ListenerConfig, TlsConfig},
@@ -49,8 +49,8 @@ pub struct Config {
     pub rooms: RoomsConfig,
     /// The Matrix client-server API.
     pub client_api: ClientApiConfig,
-    /// Bridges and bots that may connect. Default: none.
-    pub application_services: Vec<ApplicationServiceConfig>,
+    /// Bridges and bots that may connect.
+    pub application_services: ApplicationServicesConfig,
     /// What makes a server unsafe, for tests and test beds.
     #[serde(rename = "unsafe")]
     pub unsafe_options: UnsafeConfig,
@@ -66,7 +66,7 @@ impl Default for Config {
             accounts: AccountsConfig::default(),
             rooms: RoomsConfig::default(),
             client_api: ClientApiConfig::default(),
-            application_services: Vec::new(),
+            application_services: ApplicationServicesConfig::default(),
             unsafe_options: UnsafeConfig::default(),
         }
     }
@@ -112,13 +112,6 @@ impl Config {
         for (index, name) in self.server.names.iter().enumerate() {
             if self.server.names[..index].contains(name) {
                 return Err(format!("`server.names`: {name} is there twice"));
-            }
-        }
-        for (index, service) in self.application_services.iter().enumerate() {
-            let is_same =
-                |other: &ApplicationServiceConfig| other.id == service.id || other.as_token == service.as_token;
-            if self.application_services[..index].iter().any(is_same) {
-                return Err(format!("`application_services[{index}]` has the id or token of another one"));
             }
         }
         crate::log::filter(&self.server.log)?;

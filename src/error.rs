@@ -5,6 +5,9 @@ use std::{io, net::SocketAddr, path::PathBuf};
 /// Why a server cannot start. The texts are for the one who starts it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// What the configuration names cannot be used.
+    #[error(transparent)]
+    Config(#[from] crate::config::ConfigError),
     /// A file or folder is not usable.
     #[error("cannot {action} {path}")]
     File {

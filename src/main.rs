@@ -40,6 +40,7 @@ async fn run(command_line: CommandLine) -> anyhow::Result<()> {
     match command_line.command.unwrap_or(Command::Serve) {
         Command::Serve => serve(config).await,
         Command::CheckConfig => {
+            config.application_services.read()?;
             println!("The configuration is good.");
             Ok(())
         }

@@ -16,7 +16,7 @@ use crate::{
     data_folder::{self, Lock},
     listener::{Bound, Shared},
     signing_keys,
-    wiring::Services,
+    wiring::{self, Services},
 };
 
 /// What a test puts in the place of the machine's own.
@@ -46,6 +46,7 @@ impl Server {
     ///
     /// [`Error`] says what the one who starts it must change. No port is open then.
     pub async fn start(config: Config, overrides: Overrides) -> Result<Self, Error> {
+        let accounts_options = wiring::accounts_options(&config)?;
         // Taken first, because a port that is not free is the likeliest trouble; opened last.
         let bound = config.listeners.iter().map(Bound::bind).collect::<Result<Vec<_>, _>>()?;
         let folder = data_folder::make(&config.server.data_folder)?;
@@ -62,8 +63,9 @@ impl Server {
         };
         // From here on whatever was started ends, however this ends.
         let stop_on_drop = shared.stop.clone().drop_guard();
+        let stopping = shared.stop.child_token();
         let services =
-            Services::start(&config, &folder, local_servers.clone(), overrides, shared.stop.child_token()).await?;
+            Services::start(&config, &folder, local_servers.clone(), accounts_options, overrides, stopping).await?;
         let mut addresses = Vec::new();
         let mut listeners = Vec::new();
         for (bound, listener_config) in bound.into_iter().zip(&config.listeners) {

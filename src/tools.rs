@@ -20,11 +20,12 @@ impl Tools {
     ///
     /// As [`crate::Server::start`].
     pub async fn open(config: &Config) -> Result<Self, Error> {
+        let options = wiring::accounts_options(config)?;
         let folder = data_folder::make(&config.server.data_folder)?;
         let random = Random::system();
         let servers = signing_keys::open(&folder, config.server.names_in_force(), &random)?;
         let storage = wiring::open_storage(config, &folder, Clock::system(), random).await?;
-        let accounts = Accounts::new(storage.clone(), servers, wiring::accounts_options(config));
+        let accounts = Accounts::new(storage.clone(), servers, options);
         Ok(Self { storage, accounts })
     }
 

@@ -43,12 +43,13 @@ impl Services {
         config: &Config,
         data_folder: &Path,
         local_servers: LocalServers,
+        accounts_options: accounts::Options,
         overrides: Overrides,
         stopping: CancellationToken,
     ) -> Result<Self, Error> {
         let Overrides { clock, random } = overrides;
         let storage = open_storage(config, data_folder, clock.clone(), random.clone()).await?;
-        let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options(config));
+        let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options);
         let options = rooms::Options { default_version: config.rooms.default_version.clone() };
         let rooms = Rooms::new(storage.clone(), local_servers, options);
         let typing = Typing::new(clock.clone(), &random);
@@ -139,21 +140,25 @@ pub(crate) async fn open_storage(
 }
 
 /// What the configuration says about accounts.
-pub(crate) fn accounts_options(config: &Config) -> accounts::Options {
+///
+/// # Errors
+///
+/// [`Error::Config`] when a registration file of an application service is wrong.
+pub(crate) fn accounts_options(config: &Config) -> Result<accounts::Options, Error> {
     let registration = match config.registration() {
         Registration::Open => accounts::Registration::Open,
         Registration::Token => accounts::Registration::Token,
         Registration::Closed => accounts::Registration::Closed,
     };
-    accounts::Options {
+    Ok(accounts::Options {
         registration,
         guests: config.accounts.guests,
         registration_shared_secret: config.accounts.registration_shared_secret.clone(),
         access_token_lifetime_ms: i64::from(config.accounts.access_token_lifetime_seconds.get()) * 1_000,
         login_tokens: config.accounts.login_tokens,
         cheap_password_hashing: config.unsafe_options.cheap_password_hashing,
-        app_services: config.application_services.iter().filter_map(|service| service.to_app_service()).collect(),
-    }
+        app_services: config.application_services.read()?,
+    })
 }
 
 fn rate_limits(config: &Config) -> Option<RateLimitOptions> {

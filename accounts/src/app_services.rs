@@ -26,6 +26,8 @@ pub struct AppService {
     pub aliases: Vec<Namespace>,
     /// Rooms that it cares for.
     pub rooms: Vec<Namespace>,
+    /// Whether the requests that it makes in the name of its users are limited like theirs. Its sender's never are.
+    pub rate_limited: bool,
 }
 
 /// Ids that an application service cares for.
@@ -64,6 +66,12 @@ impl AppService {
     #[must_use]
     pub fn may_act_as(&self, user_id: &UserId) -> bool {
         user_id.localpart() == self.sender_localpart || self.users.iter().any(|names| names.contains(user_id.as_str()))
+    }
+
+    /// Whether its requests in the name of a user are limited.
+    #[must_use]
+    pub fn is_limited_as(&self, user_id: &UserId) -> bool {
+        self.rate_limited && user_id.localpart() != self.sender_localpart
     }
 
     fn owns(&self, user_id: &UserId) -> bool {
@@ -123,10 +131,13 @@ mod tests {
             users: vec![Namespace::new(true, "@irc_.*:a\\.test").unwrap()],
             aliases: Vec::new(),
             rooms: Vec::new(),
+            rate_limited: true,
         };
         assert!(service.may_act_as(user_id!("@ircbot:a.test")));
         assert!(service.may_act_as(user_id!("@irc_bob:a.test")));
         assert!(!service.may_act_as(user_id!("@bob_irc_bob:a.test")));
+        assert!(service.is_limited_as(user_id!("@irc_bob:a.test")));
+        assert!(!service.is_limited_as(user_id!("@ircbot:a.test")));
         assert!(!format!("{service:?}").contains("token"));
     }
 }

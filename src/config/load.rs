@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
 use super::{
-    AccountsConfig, ApplicationServiceConfig, ClientApiConfig, Config, EventBusConfig, ListenerConfig, RoomsConfig,
+    AccountsConfig, ApplicationServicesConfig, ClientApiConfig, Config, EventBusConfig, ListenerConfig, RoomsConfig,
     ServerConfig, StorageConfig, UnsafeConfig,
 };
 
@@ -17,6 +17,12 @@ const PREFIX: &str = "SWIFTCHAT_";
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConfigError(String);
+
+impl ConfigError {
+    pub(super) fn new(message: String) -> Self {
+        Self(message)
+    }
+}
 
 /// Reads the configuration: defaults, then the file, then the environment.
 ///
@@ -78,7 +84,7 @@ pub(super) fn parse(
 fn read_variable(variable: &str, text: &str) -> Result<Option<(Vec<String>, Value)>, ConfigError> {
     let Some(key) = variable.strip_prefix(PREFIX) else { return Ok(None) };
     let path: Vec<String> = key.to_lowercase().split("__").map(str::to_owned).collect();
-    if path.len() == 1 && !["listeners", "application_services"].contains(&path[0].as_str()) {
+    if path.len() == 1 && path[0] != "listeners" {
         // Others may have variables with our prefix. But a forgotten underscore should not pass in silence.
         let meant = sections().into_iter().find(|(section, _)| {
             path[0].strip_prefix(section).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
@@ -184,7 +190,7 @@ pub(super) fn sections() -> Vec<(&'static str, &'static [&'static str])> {
         ("accounts", field_names::<AccountsConfig>()),
         ("rooms", field_names::<RoomsConfig>()),
         ("client_api", field_names::<ClientApiConfig>()),
-        ("application_services", field_names::<ApplicationServiceConfig>()),
+        ("application_services", field_names::<ApplicationServicesConfig>()),
         ("unsafe", field_names::<UnsafeConfig>()),
     ]
 }

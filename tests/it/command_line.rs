@@ -83,6 +83,20 @@ fn a_wrong_configuration_stops_the_start_with_one_message() {
     assert!(!went_well && text.contains("SWIFTCHAT_SERVER__LOG_FORMAT") && text.contains("json"), "{text}");
 }
 
+#[test]
+fn a_wrong_registration_file_stops_the_start_with_one_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[application_services]\nregistrations = [\"irc.yaml\"]\n";
+    fs::write(folder.path().join("config.toml"), config).unwrap();
+    fs::write(folder.path().join("irc.yaml"), "id: irc\nas_token: secret\n").unwrap();
+    for arguments in [&["check-config"][..], &["serve"], &["user", "create", "alice"]] {
+        let (went_well, text) = said(&run(folder.path(), arguments, ""));
+        assert!(!went_well, "{arguments:?}");
+        assert!(text.starts_with("swiftchat: `application_services.registrations`: irc.yaml: "), "{text}");
+        assert!(!text.contains("secret") && text.lines().count() == 1, "{text}");
+    }
+}
+
 // shows: login
 #[tokio::test(flavor = "multi_thread")]
 async fn an_administrator_is_made_while_the_server_runs_and_can_log_in() {

@@ -1,6 +1,7 @@
 //! Tests of whole servers, and of the house itself.
 
 mod accounts;
+mod app_services;
 mod bad_input;
 mod command_line;
 mod conformance;

@@ -109,8 +109,9 @@ where
                 accounts.authenticate(&token, address).await?
             }
         };
-        // Application services are not limited: they speak for many.
-        let limited = requester.app_service.is_none().then(|| requester.user_id.clone());
+        let service = requester.app_service.as_ref();
+        let is_limited = service.is_none_or(|service| service.is_limited_as(&requester.user_id));
+        let limited = is_limited.then(|| requester.user_id.clone());
         parts.extensions.insert(RateLimitedUser(limited));
         Ok(Self(Some(requester)))
     }

@@ -92,6 +92,7 @@ async fn an_application_service_acts_as_its_users_and_nobody_takes_their_names()
         users: vec![Namespace::new(true, "@irc_.*").unwrap()],
         aliases: Vec::new(),
         rooms: Vec::new(),
+        rate_limited: true,
     };
     for world in World::each(Options { app_services: vec![service.clone()], ..Options::default() }).await {
         let accounts = &world.accounts;
