@@ -1,6 +1,7 @@
 //! The specification's endpoints beside what the server does: the table, the prober, the page, the advertised releases.
 
 mod markers;
+mod optional;
 mod page;
 mod probe;
 mod releases;
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 pub use self::{
     markers::{Markers, collect},
+    optional::{LOGIN_FLOWS, LoginFlow},
     page::page,
     probe::{Presence, Probes, fill_path, probe},
     releases::{Releases, source},

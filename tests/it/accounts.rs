@@ -52,6 +52,17 @@ on_each_database! {
         alice.get("/account/whoami").await.ok();
     }
 
+    // shows: redirectToSSO, redirectToIdP
+    async fn single_sign_on_is_neither_offered_nor_answered_without_an_identity_provider(server: TestServer) {
+        let http = server.http();
+        let flows = http.request("GET", "/_matrix/client/v3/login", None, &Value::Null).await.ok();
+        assert!(!flows.to_string().contains("m.login.sso"), "{flows}");
+        for provider in ["", "/oidc"] {
+            let path = format!("/_matrix/client/v3/login/sso/redirect{provider}?redirectUrl=https%3A%2F%2Fexample.org");
+            http.request("GET", &path, None, &Value::Null).await.is_error(404, "M_UNRECOGNIZED");
+        }
+    }
+
     // shows: logout_all, login
     async fn logging_out_everywhere_leaves_no_token_but_the_password(server: TestServer) {
         let alice = server.user("alice").await;

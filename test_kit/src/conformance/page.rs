@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Markers, Operation, Presence, Probes, Releases, Table};
+use super::{LOGIN_FLOWS, Markers, Operation, Presence, Probes, Releases, Table, optional};
 
 /// Writes the page.
 #[must_use]
@@ -13,7 +13,8 @@ pub fn page(table: &Table, probes: &Probes, markers: &Markers, releases: &Releas
          `cargo run -p test_kit --bin conformance -- --write` from `tests/conformance/endpoints.json` and a running server; a test\n\
          fails when it is stale. A test says what it shows by a line `// shows: sendMessage, server-server:getEvent` above it.\n\n\
          An endpoint *answers* when a request for it gets something else than `M_UNRECOGNIZED`. **untested** marks one that answers,\n\
-         but which no whole-server test shows yet.\n\n",
+         but which no whole-server test shows yet. ○ marks one that belongs to a way to log in that the specification leaves to the\n\
+         server's choice and that this one does not offer.\n\n",
     );
     summary(&mut page, table, probes, markers);
     release_list(&mut page, releases);
@@ -54,16 +55,22 @@ fn summary(page: &mut String, table: &Table, probes: &Probes, markers: &Markers)
 
 fn release_list(page: &mut String, releases: &Releases) {
     page.push_str("\n## Releases\n\n");
-    let last = releases.complete.last();
+    let newest = releases.complete.last().map_or("none".to_owned(), |release| format!("**{release}**"));
     let _ = writeln!(
         page,
         "`GET /_matrix/client/versions` advertises a release when the endpoints that it and all releases since v1.1 added to the\n\
-         client-server API exist. The newest such release is {}.\n",
-        last.map_or(
-            "none yet; v1.1 is advertised all the same, because clients\nrefuse to talk to a server that names no release".to_owned(),
-            |release| format!("**{release}**"),
-        ),
+         client-server API exist. The newest such release is {newest}.\n",
     );
+    for flow in LOGIN_FLOWS {
+        let names: Vec<String> = flow.operations.iter().map(|name| format!("`{name}`")).collect();
+        let _ = writeln!(
+            page,
+            "A server that does not offer `{}` needs no {}: {}.\n",
+            flow.name,
+            names.join(", no "),
+            flow.reason,
+        );
+    }
     for (release, missing) in &releases.incomplete {
         let missing: Vec<String> = missing.iter().map(|name| format!("`{name}`")).collect();
         let lacks = if missing.is_empty() { "nothing of its own".to_owned() } else { missing.join(", ") };
@@ -72,18 +79,21 @@ fn release_list(page: &mut String, releases: &Releases) {
 }
 
 fn row(page: &mut String, operation: &Operation, probes: &Probes, markers: &Markers) {
-    let answers = answers(operation, probes);
+    let presence = probes.get(&operation.name()).copied().unwrap_or(Presence::Missing);
     let tests: Vec<String> =
         markers.get(&operation.name()).into_iter().flatten().map(|test| format!("`{test}`")).collect();
-    let shown = match (answers, tests.is_empty()) {
-        (true, true) => "**untested**".to_owned(),
-        (true, false) => tests.join("<br>"),
-        (false, _) => String::new(),
+    let (mark, shown) = match (presence, tests.is_empty()) {
+        (Presence::Answers, true) => ("✓", "**untested**".to_owned()),
+        (Presence::Answers, false) => ("✓", tests.join("<br>")),
+        (Presence::Missing, _) => ("–", String::new()),
+        (Presence::NotOffered, _) => {
+            let flow = optional::flow_of(operation).map_or("", |flow| flow.name);
+            ("○", [vec![format!("`{flow}` is not offered")], tests].concat().join("<br>"))
+        }
     };
     let _ = writeln!(
         page,
-        "| {} | `{} {}` | {}{} | {} | {shown} |",
-        if answers { "✓" } else { "–" },
+        "| {mark} | `{} {}` | {}{} | {} | {shown} |",
         operation.method,
         operation.path,
         operation.operation,

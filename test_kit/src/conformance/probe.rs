@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Operation, Table};
+use super::{Operation, Table, optional};
 use crate::{Http, encode, register_anyone};
 
 /// Whether an endpoint answers.
@@ -14,6 +14,8 @@ pub enum Presence {
     Answers,
     /// `M_UNRECOGNIZED`.
     Missing,
+    /// `M_UNRECOGNIZED`, and the server does not offer the way to log in that the endpoint belongs to.
+    NotOffered,
 }
 
 /// What a server has, by the name of the operation.
@@ -30,6 +32,7 @@ pub type Probes = BTreeMap<String, Presence>;
 pub async fn probe(http: &Http, table: &Table) -> Probes {
     let mut probes = Probes::new();
     let mut user = None;
+    let offered = optional::offered(http).await;
     for operation in table.operations.iter().filter(|operation| operation.is_ours()) {
         let mut answers = answers(http, operation, None).await;
         if answers && operation.auth.starts_with("accessToken") {
@@ -41,7 +44,12 @@ pub async fn probe(http: &Http, table: &Table) -> Probes {
             answers = self::answers(http, operation, Some(probing.token())).await;
             user = probing.get("/account/whoami").await.status.is_success().then_some(probing);
         }
-        probes.insert(operation.name(), if answers { Presence::Answers } else { Presence::Missing });
+        let presence = match optional::flow_of(operation) {
+            _ if answers => Presence::Answers,
+            Some(flow) if !offered.contains(flow.name) => Presence::NotOffered,
+            _ => Presence::Missing,
+        };
+        probes.insert(operation.name(), presence);
     }
     probes
 }

@@ -5,7 +5,8 @@ use super::{Presence, Probes, Table};
 /// The releases of the specification, judged by their endpoints in the client-server API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Releases {
-    /// Those whose endpoints, and those of all releases from v1.1 on before them, exist: `v1.1` and so on, oldest first.
+    /// Those whose endpoints, and those of all releases from v1.1 on before them, exist: `v1.1` and so on, oldest first. Endpoints of a
+    /// way to log in that the server may leave out, and does not offer, need not exist.
     pub complete: Vec<String>,
     /// For each of the others the endpoints that it added and that do not exist.
     pub incomplete: Vec<(String, Vec<String>)>,
@@ -22,7 +23,7 @@ impl Releases {
                 .iter()
                 .filter(|operation| operation.api == "client-server" && operation.added.as_ref() == Some(release));
             let missing: Vec<String> = added
-                .filter(|operation| probes.get(&operation.name()) != Some(&Presence::Answers))
+                .filter(|operation| matches!(probes.get(&operation.name()), None | Some(Presence::Missing)))
                 .map(|operation| operation.operation.clone())
                 .collect();
             if missing.is_empty() && releases.incomplete.is_empty() {
@@ -43,6 +44,7 @@ pub fn source(releases: &Releases) -> String {
     format!(
         "//! Written by `cargo run -p test_kit --bin conformance -- --write`; a test fails when it is stale.\n\n\
          /// The releases of the specification whose endpoints all exist, oldest first. Client-Server API, \"API Versions\".\n\
+         #[rustfmt::skip]\n\
          pub(crate) const RELEASES: &[&str] = {list};\n"
     )
 }
@@ -59,6 +61,19 @@ mod tests {
         assert_eq!(releases.complete.last().map(String::as_str), Some("v1.19"));
         assert_eq!(releases.complete.len(), table().releases.len());
         assert!(releases.incomplete.is_empty());
+    }
+
+    /// Offering single sign-on without its endpoints is a fault; neither is not.
+    #[test]
+    fn a_release_is_complete_without_what_is_optional_and_not_offered() {
+        let with = |presence| {
+            let mut probes: Probes =
+                table().operations.iter().map(|operation| (operation.name(), Presence::Answers)).collect();
+            probes.insert("redirectToSSO".to_owned(), presence);
+            Releases::of(table(), &probes)
+        };
+        assert_eq!(with(Presence::NotOffered).complete.len(), table().releases.len());
+        assert_eq!(with(Presence::Missing).incomplete[0], ("v1.1".to_owned(), vec!["redirectToSSO".to_owned()]));
     }
 
     /// v1.3 is not offered by a server that lacks something of v1.2.
