@@ -19,17 +19,36 @@ statements! {
          WHERE mine.user_nr = $1 AND mine.membership = 3 AND theirs.membership = 3 AND theirs.user_nr <> $1
            AND ((mine.position > $2 AND mine.position <= $3) OR (theirs.position > $2 AND theirs.position <= $3))
          ORDER BY theirs.user_nr"];
-    /// Users who share no room any more: they left, or the user did (0 left, 4 banned).
+    /// Users who shared an encrypted room at the first position and share none now: they left or the user did (3 is joined).
     LIST_LEFT = ["
-        SELECT DISTINCT theirs.user_nr
-          FROM memberships mine JOIN memberships theirs ON theirs.room_nr = mine.room_nr
-         WHERE mine.user_nr = $1 AND theirs.user_nr <> $1
-           AND ((mine.membership = 3 AND theirs.membership IN (0, 4) AND theirs.position > $2 AND theirs.position <= $3)
-             OR (mine.membership IN (0, 4) AND mine.position > $2 AND mine.position <= $3))
+        WITH mine AS (
+            SELECT m.room_nr
+              FROM memberships m JOIN room_summary s ON s.room_nr = m.room_nr AND s.encryption IS NOT NULL
+             WHERE m.user_nr = $1
+               AND 3 = (SELECT l.membership FROM membership_log l
+                         WHERE l.user_nr = $1 AND l.room_nr = m.room_nr AND l.position <= $2
+                         ORDER BY l.position DESC LIMIT 1)),
+        gone AS (
+            SELECT l.room_nr, l.user_nr
+              FROM mine JOIN membership_log l ON l.room_nr = mine.room_nr
+             WHERE l.position > $2 AND l.position <= $3 AND l.membership <> 3 AND l.user_nr <> $1
+             UNION
+            SELECT theirs.room_nr, theirs.user_nr
+              FROM mine JOIN memberships theirs ON theirs.room_nr = mine.room_nr AND theirs.user_nr <> $1
+             WHERE EXISTS (SELECT 1 FROM membership_log l
+                            WHERE l.user_nr = $1 AND l.room_nr = mine.room_nr AND l.membership <> 3
+                              AND l.position > $2 AND l.position <= $3))
+        SELECT DISTINCT gone.user_nr
+          FROM gone
+         WHERE 3 = (SELECT l.membership FROM membership_log l
+                     WHERE l.user_nr = gone.user_nr AND l.room_nr = gone.room_nr AND l.position <= $2
+                     ORDER BY l.position DESC LIMIT 1)
            AND NOT EXISTS (
-               SELECT 1 FROM memberships a JOIN memberships b ON b.room_nr = a.room_nr
-                WHERE a.user_nr = $1 AND a.membership = 3 AND b.user_nr = theirs.user_nr AND b.membership = 3)
-         ORDER BY theirs.user_nr"];
+               SELECT 1
+                 FROM memberships a JOIN memberships b ON b.room_nr = a.room_nr
+                 JOIN room_summary s ON s.room_nr = a.room_nr AND s.encryption IS NOT NULL
+                WHERE a.user_nr = $1 AND a.membership = 3 AND b.user_nr = gone.user_nr AND b.membership = 3)
+         ORDER BY gone.user_nr"];
 }
 
 impl Storage {
@@ -62,7 +81,9 @@ impl Storage {
         self.db().read(&LIST_NEWCOMERS, args![user_nr, after, upto]).await?.iter().map(|row| row.nr(0)).collect()
     }
 
-    /// Users who share no room with a user any more, of those where somebody left after a position, up to another.
+    /// Users who shared an encrypted room with a user at a position, and share none now, because one of them left up to another
+    /// position. Client-Server API, "Extensions to /sync", `left`. Reads the memberships of the user's encrypted rooms: ask only when
+    /// somebody left one.
     ///
     /// # Errors
     ///

@@ -71,6 +71,58 @@ on_each_database! {
         assert_eq!(bob.get(&path).await.ok()["changed"], json!([alice.id()]));
     }
 
+    /// Who is not there any more must not be sent keys to, and their devices need not be followed.
+    // shows: getKeysChanges
+    async fn who_shares_no_encrypted_room_any_more_has_left(server: TestServer) {
+        let alice = server.user("alice").await;
+        let (bob, carol, dave, erin) =
+            (server.user("bob").await, server.user("carol").await, server.user("dave").await, server.user("erin").await);
+        let encryption = json!([{
+            "type": "m.room.encryption", "state_key": "", "content": { "algorithm": "m.megolm.v1.aes-sha2" },
+        }]);
+        let encrypted = json!({ "preset": "public_chat", "initial_state": encryption });
+        let (one, two) = (alice.create_room_with(&encrypted).await, alice.create_room_with(&encrypted).await);
+        let plain = alice.create_public_room().await;
+        for (user, rooms) in
+            [(&bob, vec![&one]), (&carol, vec![&one, &two]), (&dave, vec![&one, &plain]), (&erin, vec![&plain])]
+        {
+            for room in rooms {
+                user.join(room).await;
+            }
+        }
+        let left = async |from: &str, to: &str| {
+            let path = format!("/keys/changes?from={}&to={}", encode(from), encode(to));
+            alice.get(&path).await.ok()["left"].clone()
+        };
+        let now = async || alice.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+        let start = now().await;
+        // 1. They leave: bob for good, carol one of two rooms, dave the encrypted one, erin one that never was.
+        bob.leave(&one).await;
+        carol.leave(&one).await;
+        dave.leave(&one).await;
+        erin.leave(&plain).await;
+        let after_leaving = now().await;
+        assert_eq!(left(&start, &after_leaving).await, json!([bob.id(), dave.id()]));
+        assert_eq!(left(&after_leaving, &now().await).await, json!([]), "it is told once");
+        // 2. Coming and going between two answers is nothing that anybody has seen.
+        erin.join(&two).await;
+        erin.leave(&two).await;
+        assert_eq!(left(&after_leaving, &now().await).await, json!([]));
+        // 3. Who is back has not left.
+        let before_return = now().await;
+        bob.join(&two).await;
+        bob.leave(&two).await;
+        bob.join(&two).await;
+        assert_eq!(left(&start, &now().await).await, json!([dave.id()]));
+        let before_alice = now().await;
+        // 4. The user leaves: all who were there then, and not who had gone before.
+        alice.leave(&two).await;
+        let mut gone = vec![bob.id(), carol.id()];
+        gone.sort_unstable();
+        assert_eq!(left(&before_alice, &now().await).await, json!(gone));
+        assert_eq!(left(&before_return, &now().await).await, json!([carol.id()]), "bob was not there at the first token");
+    }
+
     // shows: uploadCrossSigningKeys, uploadCrossSigningSignatures, queryKeys
     async fn a_person_vouches_for_a_device(server: TestServer) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
