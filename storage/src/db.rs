@@ -242,6 +242,15 @@ impl Db {
         }
     }
 
+    /// Runs one statement that writes, durable when it returns; gives the first of the rows that it returns.
+    pub(crate) async fn write_one(&self, statement: &Statement, args: impl Into<Args>) -> Result<Option<Row>, Error> {
+        let rows = match self {
+            Self::Sqlite { writer, .. } => fetch_sqlite(writer, statement, args.into()).await,
+            Self::Postgres { pool } => fetch_postgres(pool, statement, args.into()).await,
+        };
+        Ok(rows?.into_iter().next())
+    }
+
     /// Starts a transaction that writes. On SQLite it holds the one writer: keep it under 10 ms and 500 rows.
     pub(crate) async fn begin(&self) -> Result<Tx, Error> {
         Ok(match self {

@@ -142,6 +142,9 @@ statements! {
     INSERT_DEVICE_LISTS = ["
         INSERT INTO device_list_changes (position, user_nr)
         SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
+    INSERT_PROFILES = ["
+        INSERT INTO profile_changes (position, user_nr)
+        SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
 }
 
 /// What a commit is about.
@@ -175,6 +178,7 @@ pub(crate) struct GroupWriter<'a> {
     account_data: Vec<Position>,
     to_device: Vec<Position>,
     device_lists: Vec<Position>,
+    profiles: Vec<Position>,
 }
 
 impl<'a> GroupWriter<'a> {
@@ -197,6 +201,7 @@ impl<'a> GroupWriter<'a> {
             account_data: Vec::new(),
             to_device: Vec::new(),
             device_lists: Vec::new(),
+            profiles: Vec::new(),
         }
     }
 
@@ -234,7 +239,8 @@ impl<'a> GroupWriter<'a> {
             self.device_lists.push(position);
         }
         for user in &commit.profiles {
-            self.take(Item::Profile(*user));
+            let position = self.take(Item::Profile(*user));
+            self.profiles.push(position);
         }
         self.commits.push(commit);
     }
@@ -502,6 +508,10 @@ impl<'a> GroupWriter<'a> {
             .bigint(self.device_lists.iter().map(|position| position.0))
             .bigint(self.commits.iter().flat_map(|commit| &commit.device_lists).map(|user| user.0));
         batch.add(&INSERT_DEVICE_LISTS, rows);
+        let rows = Rows::new()
+            .bigint(self.profiles.iter().map(|position| position.0))
+            .bigint(self.commits.iter().flat_map(|commit| &commit.profiles).map(|user| user.0));
+        batch.add(&INSERT_PROFILES, rows);
     }
 }
 

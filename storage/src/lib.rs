@@ -8,7 +8,9 @@ mod account_data;
 mod batch;
 mod commit;
 mod committer;
+mod consumers;
 mod db;
+mod deployment;
 mod device_lists;
 mod devices;
 mod erased_users;
@@ -90,6 +92,8 @@ struct Inner {
     db: Db,
     clock: Clock,
     random: Random,
+    /// Names this process among those of the deployment.
+    process: String,
     numbers: Numbers,
     state_nodes: StateNodes,
     event_cache: events::EventCache,
@@ -116,7 +120,7 @@ impl Storage {
         let committer = Committer::start(committer::Parts {
             db: db.clone(),
             clock: clock.clone(),
-            process,
+            process: process.clone(),
             published: published.clone(),
             stream: stream.clone(),
             events: event_cache.clone(),
@@ -128,6 +132,7 @@ impl Storage {
             db,
             clock,
             random,
+            process,
             numbers,
             state_nodes,
             event_cache,
@@ -195,6 +200,11 @@ impl Storage {
     pub async fn close(&self) {
         self.0.committer.close().await;
         self.0.db.close().await;
+    }
+
+    /// What names this process among those of the deployment.
+    pub(crate) fn process(&self) -> &str {
+        &self.0.process
     }
 
     pub(crate) fn db(&self) -> &Db {

@@ -39,6 +39,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(4, "0004_room_states"),
     migration!(4, "0004_key_backups"),
     migration!(5, "0005_erased_users"),
+    migration!(6, "0006_cluster"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.
@@ -128,6 +129,7 @@ mod tests {
             .collect();
         let known: BTreeSet<String> = MIGRATIONS.iter().map(|step| step.name.to_owned()).collect();
         assert_eq!(files, known);
-        assert!(MIGRATIONS.iter().zip(1..).all(|(step, version)| step.version == version));
+        assert!(MIGRATIONS.windows(2).all(|steps| steps[0].version < steps[1].version));
+        assert!(MIGRATIONS.iter().all(|step| step.name.starts_with(&format!("{:04}_", step.version))));
     }
 }

@@ -1,6 +1,6 @@
 //! Profiles: fields of a user, each a JSON value.
 
-use model::UserNr;
+use model::{Position, UserNr};
 
 use crate::{Error, Storage, db::args, statement::statements};
 
@@ -12,6 +12,9 @@ statements! {
         INSERT INTO profiles (user_nr, field, value) VALUES ($1, $2, $3)
         ON CONFLICT (user_nr, field) DO UPDATE SET value = excluded.value"];
     DELETE_FIELD = ["DELETE FROM profiles WHERE user_nr = $1 AND field = $2"];
+    LIST_CHANGES = ["
+        SELECT position, user_nr FROM profile_changes WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"];
+    DELETE_CHANGES = ["DELETE FROM profile_changes WHERE position <= $1"];
     LOCK_USER = ["SELECT user_nr FROM users WHERE user_nr = $1", (for_update)];
     SIZE_WITHOUT = ["
         SELECT CAST(coalesce(sum(octet_length(field) + octet_length(value) + 4), 0) AS BIGINT)
@@ -79,5 +82,29 @@ impl Storage {
     /// When the database fails.
     pub async fn delete_profile_field(&self, user_nr: UserNr, field: &str) -> Result<bool, Error> {
         Ok(self.db().write(&DELETE_FIELD, args![user_nr, field]).await? == 1)
+    }
+
+    /// Whose profile changed after `after` up to `upto`, oldest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_profile_changes(
+        &self,
+        after: Position,
+        upto: Position,
+        limit: u32,
+    ) -> Result<Vec<(Position, UserNr)>, Error> {
+        let rows = self.db().read(&LIST_CHANGES, args![after, upto, i64::from(limit)]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, row.nr(1)?))).collect()
+    }
+
+    /// Deletes the changes up to a position, when rooms have followed.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_profile_changes(&self, upto: Position) -> Result<u64, Error> {
+        self.db().write(&DELETE_CHANGES, args![upto]).await
     }
 }

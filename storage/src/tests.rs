@@ -10,7 +10,7 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group, keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, key_backups, erased_users,
+    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group, keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, key_backups, erased_users, consumers, deployment,
 };
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
@@ -18,6 +18,8 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         account_data::ALL,
         committer::ALL,
         db::ALL,
+        consumers::ALL,
+        deployment::ALL,
         device_lists::ALL,
         devices::ALL,
         erased_users::ALL,
@@ -279,5 +281,15 @@ async fn a_commit_that_is_refused_fails_alone() {
         let stored =
             storage.list_account_data(model::UserNr(39), model::Position(0), storage.published()).await.unwrap();
         assert_eq!(stored.len(), 1);
+/// Processes that start at the same time agree on it, and another database has another.
+#[tokio::test]
+async fn a_deployment_has_one_name() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let (one, two) = tokio::join!(storage.deployment_id(), storage.deployment_id());
+        let name = one.unwrap();
+        assert_eq!(two.unwrap(), name);
+        assert_eq!(storage.deployment_id().await.unwrap(), name);
+        assert_ne!(TestDatabase::sqlite().open().await.deployment_id().await.unwrap(), name);
     }
 }
