@@ -3,7 +3,9 @@
 //! Carries *that* something happened, never *what*: that is in the database. A message that is lost costs a second.
 
 mod bus;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod typing;
 
 pub use bus::{Bus, BusError, NAMED_MAX, Notice, RedisBus};
-pub use typing::{TYPING_MS_MAX, Typing, TypingChange};
+pub use typing::{TYPING_MS_MAX, Typing, TypingChange, TypingNews};

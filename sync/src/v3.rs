@@ -7,6 +7,7 @@ mod room;
 use std::{collections::BTreeSet, time::Duration};
 
 use accounts::Requester;
+use event_bus::TypingNews;
 use model::{Membership, Position, RoomNr, StreamToken, UserNr};
 use ruma::{
     OneTimeKeyAlgorithm, UInt,
@@ -85,12 +86,13 @@ impl Sync {
             tokio::pin!(notified);
             notified.as_mut().enable();
 
-            let typing_now = self.0.typing.position();
+            let typing = self.0.typing.news(&joined, request.since.unwrap_or_default().ephemeral);
+            let typing_now = typing.position;
             let upto = self.position();
-            let news = self.news(requester, request, &memberships, &joined, upto)?;
+            let news = self.news(requester, request, &memberships, &joined, upto, &typing)?;
             if answers_at_once || news.any() {
                 let answer = Answer { requester, request, since: request.since.map(|since| since.position), upto };
-                let response = self.build(&answer, news, &memberships, &joined, typing_now).await?;
+                let response = self.build(&answer, news, &memberships, &joined, typing).await?;
                 let is_empty = response.rooms.is_empty()
                     && response.to_device.is_empty()
                     && response.account_data.is_empty()
@@ -133,7 +135,7 @@ impl Sync {
         news: News,
         memberships: &[RoomMembership],
         joined: &[RoomNr],
-        typing_now: model::EphemeralPosition,
+        typing: TypingNews,
     ) -> Result<Response, Error> {
         let Answer { requester, request, .. } = *answer;
         let storage = &self.0.storage;
@@ -150,7 +152,7 @@ impl Sync {
             to_device = list;
         }
         let answer = Answer { upto, ..*answer };
-        let mut response = Response::new(StreamToken { position: upto, ephemeral: typing_now }.to_string());
+        let mut response = Response::new(StreamToken { position: upto, ephemeral: typing.position }.to_string());
         response.to_device.events = to_device.into_iter().filter_map(|(_, json)| raw(json)).collect();
 
         let mut wanted: Vec<&RoomMembership> =
@@ -160,10 +162,7 @@ impl Sync {
         } else {
             Vec::new()
         };
-        let typing = match request.since {
-            Some(since) if since.ephemeral == typing_now => Vec::new(),
-            since => self.0.typing.changes(joined, since.map(|since| since.ephemeral).unwrap_or_default()),
-        };
+        let typing = typing.changes;
         let also: BTreeSet<RoomNr> = account_data
             .iter()
             .map(|row| row.room_nr)

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use accounts::Requester;
+use event_bus::TypingNews;
 use model::{Position, RoomNr};
 use storage::{Item, RoomMembership, StoredEvent};
 
@@ -59,6 +60,7 @@ impl Sync {
         memberships: &[RoomMembership],
         joined: &[RoomNr],
         upto: Position,
+        typing: &TypingNews,
     ) -> Result<News, Error> {
         let Some(since) = request.since else { return Ok(News::unknown()) };
         let rooms: HashSet<RoomNr> = joined.iter().copied().collect();
@@ -85,8 +87,7 @@ impl Sync {
         }
         news.events = Some(events);
         news.memberships = memberships.iter().any(|row| row.position > since.position && !row.forgotten);
-        let typing_now = self.0.typing.position();
-        news.typing = since.ephemeral != typing_now && !self.0.typing.changes(joined, since.ephemeral).is_empty();
+        news.typing = !typing.changes.is_empty();
         Ok(news)
     }
 }
