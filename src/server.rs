@@ -26,6 +26,8 @@ pub struct Overrides {
     pub clock: Clock,
     /// Where chance comes from.
     pub random: Random,
+    /// How often the database is asked what other processes wrote, should the bus not tell; nothing for the usual second.
+    pub ask_every: Option<Duration>,
 }
 
 /// A running server. Dropping it stops it at once, without waiting for anything; [`Server::shutdown`] ends it in order.

@@ -19,10 +19,6 @@ use crate::{
     config::{Api, Config, Database, EventBusUrl, Registration},
 };
 
-/// The channel of Redis on which processes tell each other that the stream advanced. Deployments that share a Redis wake each other
-/// for nothing, and do no harm.
-const BUS_CHANNEL: &str = "swiftchat:notices";
-
 /// The services of a running server.
 pub(crate) struct Services {
     storage: Storage,
@@ -47,17 +43,24 @@ impl Services {
         overrides: Overrides,
         stopping: CancellationToken,
     ) -> Result<Self, Error> {
-        let Overrides { clock, random } = overrides;
+        let Overrides { clock, random, ask_every } = overrides;
         let storage = open_storage(config, data_folder, clock.clone(), random.clone()).await?;
         let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options);
         let options = rooms::Options { default_version: config.rooms.default_version.clone() };
         let rooms = Rooms::new(storage.clone(), local_servers, options);
-        let typing = Typing::new(clock.clone(), &random);
-        let bus = match &config.event_bus.url {
-            EventBusUrl::Memory => Bus::memory(),
-            EventBusUrl::Redis(url) => Bus::redis(url, BUS_CHANNEL, &random.alphanumeric(12))?,
+        let (bus, typing) = match &config.event_bus.url {
+            EventBusUrl::Memory => (Bus::memory(), Typing::new(clock.clone(), &random)),
+            EventBusUrl::Redis(url) => {
+                let name = format!("swiftchat:{}", storage.deployment_id().await?);
+                let bus = Bus::redis(url, &format!("{name}:notices"), &random.alphanumeric(12))?;
+                (bus, Typing::redis(url, &name, clock.clone(), &random)?)
+            }
         };
-        let sync = Sync::start(storage.clone(), rooms.clone(), typing.clone(), bus, stopping.clone());
+        let (of_storage, of_rooms, of_typing) = (storage.clone(), rooms.clone(), typing.clone());
+        let sync = match ask_every {
+            Some(every) => Sync::start_asking(every, of_storage, of_rooms, of_typing, bus, stopping.clone()),
+            None => Sync::start(of_storage, of_rooms, of_typing, bus, stopping.clone()),
+        };
         let limits = RateLimits::new(rate_limits(config), &clock);
         let accounts_task = tokio::spawn({
             let (accounts, stopping) = (accounts.clone(), stopping.clone());

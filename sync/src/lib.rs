@@ -7,7 +7,7 @@ mod ring;
 mod tail;
 pub mod v3;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use accounts::Requester;
 use event_bus::{Bus, Typing};
@@ -42,6 +42,20 @@ impl Sync {
     /// Starts to follow the stream, and to tell `bus` and hear from it of other processes. Long polls end at once when `stopping` is cancelled.
     #[must_use]
     pub fn start(storage: Storage, rooms: Rooms, typing: Typing, bus: Bus, stopping: CancellationToken) -> Self {
+        Self::start_asking(tail::ASK_EVERY, storage, rooms, typing, bus, stopping)
+    }
+
+    /// The same with another time between two looks at the database, which show what other processes wrote when the bus loses it: a test
+    /// that wants to see what the bus does chooses a long one.
+    #[must_use]
+    pub fn start_asking(
+        every: Duration,
+        storage: Storage,
+        rooms: Rooms,
+        typing: Typing,
+        bus: Bus,
+        stopping: CancellationToken,
+    ) -> Self {
         let stream = storage.subscribe();
         let sync = Self(Arc::new(Inner {
             ring: Ring::new(storage.published()),
@@ -52,7 +66,7 @@ impl Sync {
             typing,
             stopping,
         }));
-        tokio::spawn(tail::follow(sync.clone(), stream, bus));
+        tokio::spawn(tail::follow(sync.clone(), stream, bus, every));
         sync
     }
 

@@ -15,7 +15,7 @@ use tokio::sync::{Notify, broadcast};
 use crate::Sync;
 
 /// How often the database is asked whether another process has written.
-const ASK_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Who waits, by user and by room.
 #[derive(Default)]
@@ -132,10 +132,10 @@ impl Drop for Guard<'_> {
 }
 
 /// Follows the stream until the server stops.
-pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Published>>, bus: Bus) {
+pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Published>>, bus: Bus, ask_every: Duration) {
     // Inside of one process the stream itself tells everything.
     let mut notices = matches!(bus, Bus::Redis(_)).then(|| bus.subscribe());
-    let mut ask = tokio::time::interval(ASK_EVERY);
+    let mut ask = tokio::time::interval(ask_every);
     ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut typing = sync.0.typing.watch();
     loop {

@@ -14,4 +14,8 @@ pub use self::{
     user::{TestUser, register, register_guest},
 };
 #[doc(hidden)]
-pub use {storage::testing::TestDatabase, tokio};
+pub use tokio;
+pub use {
+    event_bus::testing::{RedisProxy, redis_url},
+    storage::testing::TestDatabase,
+};

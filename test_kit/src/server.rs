@@ -1,6 +1,6 @@
 //! A whole server in this process.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use model::{Clock, Random};
 use storage::{Options, testing::TestDatabase};
@@ -22,8 +22,8 @@ pub struct TestServer {
     http: Http,
     options: ServerOptions,
     server: Option<Server>,
-    database: TestDatabase,
-    folder: tempfile::TempDir,
+    database: Arc<TestDatabase>,
+    folder: Arc<tempfile::TempDir>,
 }
 
 /// How a test wants its server.
@@ -35,6 +35,8 @@ pub struct ServerOptions {
     pub clock: Clock,
     /// Where chance comes from.
     pub random: Random,
+    /// How often it asks the database what other processes wrote; nothing for the usual second.
+    pub ask_every: Option<Duration>,
 }
 
 impl Default for ServerOptions {
@@ -46,7 +48,7 @@ impl Default for ServerOptions {
         config.unsafe_options.cheap_password_hashing = true;
         config.unsafe_options.rate_limits_off = true;
         config.client_api.public_url = Some("https://matrix.example.org".to_owned());
-        Self { config, clock: Clock::system(), random: Random::system() }
+        Self { config, clock: Clock::system(), random: Random::system(), ask_every: None }
     }
 }
 
@@ -73,6 +75,19 @@ impl TestServer {
     /// When it does not start.
     pub async fn on(database: TestDatabase, options: ServerOptions) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::in_folder(Arc::new(database), Arc::new(folder), options).await
+    }
+
+    /// Another process of the same deployment: on the same database, with the same keys.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn beside(&self, options: ServerOptions) -> Self {
+        Self::in_folder(self.database.clone(), self.folder.clone(), options).await
+    }
+
+    async fn in_folder(database: Arc<TestDatabase>, folder: Arc<tempfile::TempDir>, options: ServerOptions) -> Self {
         let server = start(&database, &folder, &options).await;
         let http = Http::new(&url(&server));
         Self { http, options, server: Some(server), database, folder }
@@ -131,7 +146,8 @@ async fn start(database: &TestDatabase, folder: &tempfile::TempDir, options: &Se
         Options::Sqlite { path, .. } => Database::Sqlite(path.clone()),
         Options::Postgres { url, .. } => Database::Postgres(url.clone()),
     };
-    let overrides = Overrides { clock: options.clock.clone(), random: options.random.clone() };
+    let ServerOptions { clock, random, ask_every, .. } = options.clone();
+    let overrides = Overrides { clock, random, ask_every };
     Server::start(config, overrides).await.expect("the server starts")
 }
 

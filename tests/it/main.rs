@@ -3,6 +3,7 @@
 mod accounts;
 mod app_services;
 mod bad_input;
+mod cluster;
 mod command_line;
 mod conformance;
 mod durability;
