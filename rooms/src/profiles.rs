@@ -1,14 +1,21 @@
 //! Names and pictures in member events. Client-Server API, "Profiles": "Events on Change of Profile Information".
 
-use std::{collections::HashMap, future::Future, pin::pin, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    future::Future,
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
 
-use model::{Membership, UserNr};
+use model::{Membership, Position, UserNr};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, OwnedUserId, UserId, events::TimelineEventType};
 use serde_json::json;
 use storage::{Item, Published};
 use tokio::{
-    sync::{Semaphore, broadcast::error::RecvError},
+    sync::broadcast::{Receiver, error::RecvError},
     task::JoinSet,
+    time::{MissedTickBehavior, interval},
 };
 use tracing::{debug, warn};
 
@@ -18,6 +25,27 @@ use crate::{Draft, Error, Rooms, create::object};
 const ROOMS_AT_ONCE: usize = 20;
 /// Most users whose other rooms are written at the same time.
 const USERS_AT_ONCE: usize = 16;
+/// Most changes of profiles that are taken up at once.
+const CHANGES_AT_ONCE: u32 = 100;
+/// The name under which the position of what rooms have followed is stored.
+const CONSUMER: &str = "profiles";
+/// How long a process that does not answer keeps the work from the others, in milliseconds.
+const LEASE_MS: i64 = 10_000;
+/// How often the lease is renewed in the midst of the work.
+const RENEW_EVERY: Duration = Duration::from_secs(3);
+/// How often each process looks for work that others left behind.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a change that fails is tried before those behind it go on.
+const TRIES_MAX: u32 = 30;
+
+/// Where a follower stands.
+#[derive(Default)]
+struct Following {
+    /// The stored position, while the work is ours.
+    leased: Option<Position>,
+    /// How often the first of the changes failed.
+    tries: u32,
+}
 
 /// What member events show of a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,45 +92,103 @@ impl Rooms {
         self.update_member_events(user_nr, user_id, ROOMS_AT_ONCE).await
     }
 
-    /// Follows the changes of profiles into all rooms, until `stop` ends. Run it as one task of the process.
+    /// Follows the changes of profiles into all rooms, until `stop` ends. Run it as one task of each process.
+    ///
+    /// Changes wait in the database until all rooms have followed; one process works at a time, the others look after it.
+    /// When it dies in the midst of the work, another begins again at the stored position: a room that has followed already
+    /// gets no second event.
     pub async fn follow_profiles(&self, stop: impl Future<Output = ()>) {
         let mut stream = self.storage().subscribe();
         let mut stop = pin!(stop);
-        let turns = Arc::new(Semaphore::new(USERS_AT_ONCE));
-        let mut tasks = JoinSet::new();
+        // What other processes left behind, and what failed.
+        let mut look = interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut following = Following::default();
         loop {
-            let published = tokio::select! {
+            let followed = tokio::select! {
                 () = &mut stop => break,
-                Some(_) = tasks.join_next() => continue,
-                published = stream.recv() => published,
+                followed = self.follow_changes(&mut following) => followed,
             };
-            match published {
-                Ok(published) => {
-                    for user_nr in changed_profiles(&published) {
-                        let Ok(turn) = turns.clone().acquire_owned().await else { return };
-                        let rooms = self.clone();
-                        tasks.spawn(async move {
-                            rooms.update_all(user_nr).await;
-                            drop(turn);
-                        });
-                    }
-                }
-                Err(RecvError::Lagged(groups)) => warn!(groups, "changes of profiles were missed in rooms"),
-                Err(RecvError::Closed) => break,
+            match followed {
+                Ok(true) => continue,
+                Ok(false) => {}
+                Err(error) => warn!(%error, "changes of profiles did not reach the rooms; it is tried again"),
+            }
+            tokio::select! {
+                () = &mut stop => break,
+                has_more = next_change(&mut stream) => if !has_more { break },
+                _ = look.tick() => {}
             }
         }
-        tasks.shutdown().await;
+        if let Some(position) = following.leased {
+            // Not done to the end: the next one need not wait until our time is over.
+            let _ = self.storage().advance_consumer(CONSUMER, position).await;
+        }
     }
 
-    async fn update_all(&self, user_nr: UserNr) {
-        let result = async {
-            match self.storage().user_ids(&[user_nr]).await?.remove(&user_nr) {
-                Some(user_id) => self.update_member_events(user_nr, &user_id, usize::MAX).await,
-                None => Ok(()),
+    /// Brings some of the waiting changes into the rooms; tells whether there may be more to do at once.
+    async fn follow_changes(&self, following: &mut Following) -> Result<bool, Error> {
+        let storage = self.storage();
+        if storage.list_profile_changes(Position(0), Position(i64::MAX), 1).await?.is_empty() {
+            return Ok(false);
+        }
+        let Some(after) = storage.lease_consumer(CONSUMER, LEASE_MS).await? else { return Ok(false) };
+        following.leased = Some(after);
+        let upto = storage.newest_durable().await?;
+        let changes = storage.list_profile_changes(after, upto, CHANGES_AT_ONCE).await?;
+        let users: BTreeSet<UserNr> = changes.iter().map(|(_, user_nr)| *user_nr).collect();
+        let failed = self.update_all(users).await?;
+        let done = changes.iter().take_while(|(_, user_nr)| !failed.contains(user_nr)).last();
+        let mut done = done.map_or(after, |(position, _)| *position);
+        following.tries = if failed.is_empty() || done > after { 0 } else { following.tries + 1 };
+        if following.tries >= TRIES_MAX {
+            // Others must not wait for ever behind one whose rooms cannot be written.
+            done = changes.first().map_or(after, |(position, _)| *position);
+            following.tries = 0;
+            warn!("a profile did not reach all rooms, and is given up");
+        }
+        if storage.advance_consumer(CONSUMER, done).await? {
+            storage.delete_profile_changes(done).await?;
+        }
+        following.leased = None;
+        Ok(failed.is_empty() && changes.len() == CHANGES_AT_ONCE as usize)
+    }
+
+    /// Brings the profiles of users into all their rooms, some at the same time, and keeps the lease meanwhile. Gives those who failed.
+    async fn update_all(&self, users: BTreeSet<UserNr>) -> Result<BTreeSet<UserNr>, Error> {
+        let mut failed = BTreeSet::new();
+        let mut waiting = users.into_iter();
+        let mut tasks = JoinSet::new();
+        let mut renew = interval(RENEW_EVERY);
+        renew.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        renew.reset();
+        loop {
+            while tasks.len() < USERS_AT_ONCE
+                && let Some(user_nr) = waiting.next()
+            {
+                let rooms = self.clone();
+                tasks.spawn(async move { (user_nr, rooms.update_all_rooms(user_nr).await) });
             }
-        };
-        if let Err(error) = result.await {
-            warn!(%error, "a profile did not reach all rooms");
+            tokio::select! {
+                done = tasks.join_next() => match done {
+                    Some(Ok((_, Ok(())))) => {}
+                    Some(Ok((user_nr, Err(error)))) => {
+                        warn!(%error, "a profile did not reach all rooms; it is tried again");
+                        failed.insert(user_nr);
+                    }
+                    Some(Err(error)) => std::panic::resume_unwind(error.into_panic()),
+                    None => return Ok(failed),
+                },
+                // When another has it by now, both do the same, which does no harm.
+                _ = renew.tick() => drop(self.storage().lease_consumer(CONSUMER, LEASE_MS).await?),
+            }
+        }
+    }
+
+    async fn update_all_rooms(&self, user_nr: UserNr) -> Result<(), Error> {
+        match self.storage().user_ids(&[user_nr]).await?.remove(&user_nr) {
+            Some(user_id) => self.update_member_events(user_nr, &user_id, usize::MAX).await,
+            None => Ok(()),
         }
     }
 
@@ -143,16 +229,14 @@ impl Rooms {
     }
 }
 
-fn changed_profiles(published: &Published) -> Vec<UserNr> {
-    let mut users: Vec<UserNr> = published
-        .items
-        .iter()
-        .filter_map(|(_, item)| match item {
-            Item::Profile(user_nr) => Some(*user_nr),
-            _ => None,
-        })
-        .collect();
-    users.sort_unstable();
-    users.dedup();
-    users
+/// Waits until this process commits a change of a profile, or may have; `false` when it will never again.
+async fn next_change(stream: &mut Receiver<Arc<Published>>) -> bool {
+    loop {
+        match stream.recv().await {
+            Ok(published) if published.items.iter().any(|(_, item)| matches!(item, Item::Profile(_))) => return true,
+            Ok(_) => {}
+            Err(RecvError::Lagged(_)) => return true,
+            Err(RecvError::Closed) => return false,
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Rooms on both databases.
 
 use accounts::Requester;
-use model::{KeyPair, LocalServer, LocalServers, Random};
+use model::{Clock, KeyPair, LocalServer, LocalServers, Random};
 use rooms::{Error, NewRoomRequest, Options, PageRequest, Preset, Rooms};
 use ruma::{RoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
 use serde_json::{json, value::to_raw_value};
@@ -14,7 +14,11 @@ struct House {
 
 impl House {
     async fn open(database: &TestDatabase) -> Self {
-        let storage = database.open().await;
+        Self::open_at(database, Clock::system()).await
+    }
+
+    async fn open_at(database: &TestDatabase, clock: Clock) -> Self {
+        let storage = Storage::open(database.options.clone(), clock, Random::system()).await.unwrap();
         let key = KeyPair::generate(&Random::seeded(1));
         let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
         let options = Options { default_version: RoomVersionId::V12 };
@@ -253,6 +257,114 @@ async fn member_events_follow_the_profile() {
         tokio::join!(following, changing);
         house.storage.close().await;
     }
+}
+
+/// A process that dies in the midst of it leaves the rest to the next one, and what it had done is not done again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_profile_reaches_all_rooms_though_the_process_dies_on_the_way() {
+    const ROOMS: usize = 45;
+    for database in TestDatabase::each().await {
+        let clock = Clock::manual(1_700_000_000_000);
+        let dying = House::open_at(&database, clock.clone()).await;
+        let alice = dying.user("alice").await;
+        let mut rooms = Vec::new();
+        for _ in 0..ROOMS {
+            // In version 12 the id of a room is the hash of its first event, which has the time in it.
+            clock.advance_ms(1);
+            rooms.push(dying.rooms.create_room(&alice, room(Preset::PrivateChat)).await.unwrap());
+        }
+        dying.storage.insert_user(&alice.user_id, storage::NewUser::default()).await.unwrap();
+        let count = async |house: &House, name: &str| {
+            let mut count = 0;
+            for id in &rooms {
+                let page =
+                    house.rooms.messages(&alice, id, page(TimelineDirection::Forward, 500), |_| true).await.unwrap();
+                let of_member =
+                    page.events.iter().filter(|event| event.pdu.event_type == TimelineEventType::RoomMember);
+                let named = of_member.filter(|event| event.pdu.content.get().contains(name)).count();
+                assert!(named <= 1, "the name is there twice");
+                count += named;
+            }
+            count
+        };
+        let rename = async |house: &House, name: &str| {
+            let name = json!(name).to_string();
+            house.storage.upsert_profile_field(alice.user_nr, "displayname", &name, 1_000).await.unwrap();
+            let commit = storage::Commit { profiles: vec![alice.user_nr], ..storage::Commit::default() };
+            house.storage.commit(commit).await.unwrap();
+        };
+        rename(&dying, "Alicia").await;
+        // It dies after some rooms: what runs is dropped, nothing is said to anybody.
+        let mut stream = dying.storage.subscribe();
+        let some = async {
+            for _ in 0..10 {
+                stream.recv().await.unwrap();
+            }
+        };
+        tokio::select! {
+            () = dying.rooms.follow_profiles(std::future::pending()) => panic!("it ended"),
+            () = some => {}
+        }
+        dying.storage.close().await;
+        let next = House::open_at(&database, clock.clone()).await;
+        let done = count(&next, "Alicia").await;
+        assert!((1..ROOMS).contains(&done), "it died neither before nor after the work: {done}");
+
+        let follow = async |house: &House, name: &str| {
+            let all = async {
+                while count(house, name).await < ROOMS {
+                    // The time of the dead one has to end first, where there may be several.
+                    clock.advance_ms(1_000);
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::select! {
+                () = house.rooms.follow_profiles(std::future::pending()) => panic!("it ended"),
+                done = tokio::time::timeout(std::time::Duration::from_secs(60), all) => done.unwrap(),
+            }
+        };
+        follow(&next, "Alicia").await;
+        rename(&next, "Alix").await;
+        follow(&next, "Alix").await;
+        assert_eq!(count(&next, "Alicia").await, ROOMS, "nothing is done again");
+        next.storage.close().await;
+    }
+}
+
+/// Several processes follow, one of them works.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_one_process_leaves_another_follows_on_postgres() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let (here, there) = (House::open(&database).await, House::open(&database).await);
+    let alice = here.user("alice").await;
+    let id = here.rooms.create_room(&alice, room(Preset::PrivateChat)).await.unwrap();
+    let name = json!("Alicia").to_string();
+    here.storage.insert_user(&alice.user_id, storage::NewUser::default()).await.unwrap();
+    here.storage.upsert_profile_field(alice.user_nr, "displayname", &name, 1_000).await.unwrap();
+    let commit = storage::Commit { profiles: vec![alice.user_nr], ..storage::Commit::default() };
+    // Nobody follows here.
+    let written = here.storage.commit(commit).await.unwrap().position;
+    let is_done = async {
+        while there.storage.get_consumer("profiles").await.unwrap() < written {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = there.rooms.follow_profiles(std::future::pending()) => panic!("it ended"),
+        done = tokio::time::timeout(std::time::Duration::from_secs(30), is_done) => done.unwrap(),
+    }
+    let (_, event) = here.rooms.state_event(&alice, &id, "m.room.member", alice.user_id.as_str()).await.unwrap();
+    assert!(event.pdu.content.get().contains("Alicia"));
+    assert_eq!(
+        here.storage.lease_consumer("profiles", 1_000).await.unwrap(),
+        Some(written),
+        "the lease was given back"
+    );
+    assert_eq!(
+        there.storage.lease_consumer("profiles", 1_000).await.unwrap(),
+        None,
+        "and one process has it at a time"
+    );
 }
 
 fn page(direction: TimelineDirection, limit: u32) -> PageRequest<'static> {
