@@ -106,14 +106,19 @@ impl Rooms {
     ) -> Result<Page, Error> {
         let PageRequest { direction, from, to, limit } = asked;
         let reader = self.reader(requester, room_id).await?;
-        let newest = reader.left_at().map_or_else(|| self.storage().published(), |left| left.position);
+        let from = from.map(TimelineToken::from_str).transpose()?;
+        let to = to.map(TimelineToken::from_str).transpose()?;
+        let known = from.iter().chain(&to).map(|token| token.0.0).max().unwrap_or(Position(0));
+        let newest = match reader.left_at() {
+            Some(left) => left.position,
+            None => self.storage().published_for(known).await?,
+        };
         let end_of_timeline = (newest, i64::MAX);
         let start = match (from, direction) {
-            (Some(from), _) => from.parse()?,
+            (Some(from), _) => from,
             (None, TimelineDirection::Backward) => TimelineToken((newest, 0)),
             (None, TimelineDirection::Forward) => TimelineToken((Position(0), 0)),
         };
-        let to = to.map(TimelineToken::from_str).transpose()?;
         let (events, end) = match direction {
             TimelineDirection::Backward => {
                 // The token is right after its place, so that place itself is the first one read.

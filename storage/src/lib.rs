@@ -178,6 +178,19 @@ impl Storage {
         Ok(newest)
     }
 
+    /// The same as [`Storage::published`] for somebody who stands at `position` already: another process, which is ahead of this one,
+    /// may have told them. Asks the database only then.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn published_for(&self, position: Position) -> Result<Position, Error> {
+        if position > self.published() {
+            self.newest_durable().await?;
+        }
+        Ok(self.published())
+    }
+
     /// What this process commits from now on, in order. A receiver that falls behind reads the database instead.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Published>> {

@@ -44,7 +44,7 @@ impl Accounts {
         to: Position,
     ) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), Error> {
         let (user_nr, storage) = (requester.user_nr, &self.0.storage);
-        let to = to.min(storage.published());
+        let to = to.min(storage.published_for(to).await?);
         let mut changed: BTreeSet<UserNr> =
             storage.list_device_list_changes(user_nr, from, to).await?.into_iter().collect();
         changed.extend(storage.list_newcomers(user_nr, from, to).await?);
