@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use futures_util::TryStreamExt as _;
 use sqlx::{
-    Connection as _, Decode, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type,
+    Connection as _, Decode, Executor as _, PgPool, Postgres, Row as _, Sqlite, SqlitePool, Type,
     postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow},
     query::Query,
     sqlite::{
@@ -20,6 +20,10 @@ use crate::{
 
 /// How long a connection to PostgreSQL is idle before it is tested when it is used again.
 const IDLE_UNTESTED_MAX: Duration = Duration::from_millis(500);
+/// A process that hangs in the midst of a transaction must not stop the others, who wait for its locks: PostgreSQL ends its connection.
+/// Who waits for a lock waits longer than that. Migrations have all the time that they need.
+const TIMEOUTS: &str =
+    "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '15s'; SET statement_timeout = '60s'";
 /// How long a checkpoint waits for readers; a writer may wait as long.
 const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
 /// Most prepared statements that one connection keeps.
@@ -196,6 +200,12 @@ impl Db {
                 let pool = PgPoolOptions::new()
                     .max_connections(*connections)
                     .acquire_timeout(Duration::from_secs(30))
+                    .after_connect(|connection, _| {
+                        Box::pin(async move {
+                            connection.execute(TIMEOUTS).await?;
+                            Ok(())
+                        })
+                    })
                     // Asking the server whether it is there costs a round trip: not for a connection in constant use.
                     .test_before_acquire(false)
                     .before_acquire(|connection, meta| {

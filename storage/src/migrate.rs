@@ -75,6 +75,7 @@ pub(crate) async fn migrate(db: &Db, now_ms: i64) -> Result<(), Error> {
         }
         Db::Postgres { pool } => loop {
             let mut tx = pool.begin().await?;
+            tx.execute("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0").await?;
             sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(MIGRATION_LOCK).execute(&mut *tx).await?;
             tx.execute(VERSIONS_TABLE).await?;
             let found: i64 = tx.fetch_one("SELECT coalesce(max(version), 0) FROM schema_versions").await?.get(0);
