@@ -5,6 +5,9 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use crate::Options;
 
+/// The number of the committers' order lock.
+const ORDER_LOCK: i64 = 0x7377_6966_7402;
+
 /// The variable with the URL of a PostgreSQL superuser; without it tests run on SQLite only, and say so.
 pub const POSTGRES_VARIABLE: &str = "SWIFTCHAT_TEST_POSTGRES";
 
@@ -64,5 +67,70 @@ impl TestDatabase {
         crate::Storage::open(self.options.clone(), Clock::system(), Random::system())
             .await
             .expect("the test database opens")
+    }
+}
+
+/// Somebody who breaks what the processes on a PostgreSQL database rely on.
+#[derive(Debug)]
+pub struct Saboteur {
+    connection: PgConnection,
+}
+
+impl Saboteur {
+    /// One who works against this database; nothing on SQLite.
+    ///
+    /// # Panics
+    ///
+    /// When the database cannot be reached.
+    pub async fn of(database: &TestDatabase) -> Option<Self> {
+        let Options::Postgres { url, .. } = &database.options else { return None };
+        let connection = PgConnection::connect(url).await.expect("the PostgreSQL server for tests");
+        Some(Self { connection })
+    }
+
+    /// Ends a connection of a server that runs a statement like `pattern` right now, if there is one.
+    ///
+    /// # Panics
+    ///
+    /// When the database fails.
+    pub async fn end_connection(&mut self, pattern: &str) -> bool {
+        let text = "SELECT count(pg_terminate_backend(pid)) FROM (
+                        SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
+                           AND state <> 'idle' AND query LIKE $1 LIMIT 1) AS a";
+        let count: i64 =
+            sqlx::query_scalar(text).bind(pattern).fetch_one(&mut self.connection).await.expect("an answer");
+        count > 0
+    }
+
+    /// Holds the lock that orders the commits of all processes, as one that hangs in the midst of a commit.
+    ///
+    /// # Panics
+    ///
+    /// When the database fails.
+    pub async fn hold_order(&mut self) {
+        let lock = sqlx::query("SELECT pg_advisory_lock($1)").bind(ORDER_LOCK);
+        lock.execute(&mut self.connection).await.expect("the lock");
+    }
+
+    /// Gives it back.
+    ///
+    /// # Panics
+    ///
+    /// When it was not held.
+    pub async fn release_order(&mut self) {
+        let unlock = sqlx::query_scalar::<_, bool>("SELECT pg_advisory_unlock($1)").bind(ORDER_LOCK);
+        assert!(unlock.fetch_one(&mut self.connection).await.expect("an answer"), "it was held");
+    }
+
+    /// How many processes have the order lock (one or none) and how many wait for it.
+    ///
+    /// # Panics
+    ///
+    /// When the database fails.
+    pub async fn order(&mut self) -> (i64, i64) {
+        let text = "SELECT count(*) FILTER (WHERE l.granted), count(*) FILTER (WHERE NOT l.granted)
+                      FROM pg_locks l JOIN pg_database d ON d.oid = l.database AND d.datname = current_database()
+                     WHERE l.locktype = 'advisory' AND l.classid::bigint = $1 >> 32 AND l.objid::bigint = $1 & 4294967295";
+        sqlx::query_as(text).bind(ORDER_LOCK).fetch_one(&mut self.connection).await.expect("an answer")
     }
 }
