@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashSet,
+    future::Future,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -16,12 +17,16 @@ use model::{KeyPair, LocalServer, LocalServers, Position, Random};
 use rooms::{Error, NewRoomRequest, Options, Preset, Rooms};
 use ruma::{OwnedRoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
 use serde_json::{json, value::to_raw_value};
-use storage::{Storage, testing::TestDatabase};
+use storage::{
+    Storage,
+    testing::{Saboteur, TestDatabase},
+};
 
 /// How many processes share a PostgreSQL database.
 const PROCESSES: usize = 3;
-/// How many write in each process.
+/// How many write in each process, and how many events each.
 const WRITERS: usize = 4;
+const EVENTS: usize = 12;
 /// How many read in each process.
 const READERS: usize = 2;
 /// How many rows a reader takes at once: few, so that pages end in the midst of commits.
@@ -134,8 +139,8 @@ impl Process {
 
     /// The events after `after`, at most `limit`, with the position up to which they are all.
     async fn read(&self, after: i64, upto: Position, limit: u32) -> Page {
-        let events = self.storage.list_events_after(Position(after), upto, limit).await.unwrap();
-        let stored = self.storage.get_events(&events).await.unwrap();
+        let events = again(|| self.storage.list_events_after(Position(after), upto, limit)).await;
+        let stored = again(|| self.storage.get_events(&events)).await;
         let rows: Vec<StreamRow> =
             events.iter().map(|nr| (stored[nr].position.expect("a live event").0, nr.0)).collect();
         let is_whole = rows.len() < limit as usize;
@@ -144,14 +149,24 @@ impl Process {
     }
 }
 
+/// Reads something; again when the connection was broken meanwhile.
+async fn again<T, F: Future<Output = Result<T, storage::Error>>>(read: impl Fn() -> F) -> T {
+    for _ in 0..100 {
+        if let Ok(found) = read().await {
+            return found;
+        }
+    }
+    read().await.unwrap()
+}
+
 /// Sends messages, and now and then a state event, which makes others build theirs anew; checks each as soon as it is answered.
 async fn write(
     number: usize,
     home: usize,
+    events: usize,
     processes: Vec<Process>,
     alice: Requester,
     rooms: Vec<OwnedRoomId>,
-    events: usize,
 ) -> Vec<i64> {
     let here = &processes[home];
     let mut written = Vec::new();
@@ -172,15 +187,17 @@ async fn write(
                 Ok(id) => break id,
                 // Lost too many races against other processes: nothing was written, and a client would ask again too.
                 Err(Error::Busy) if tries < 100 => tries += 1,
+                // The connection broke: whether it was written is not known, and a client would ask again.
+                Err(Error::Storage(_)) if tries < 100 => tries += 1,
                 Err(error) => panic!("{error}"),
             }
         };
         let published = here.storage.published();
-        let event = here.storage.find_event(&id).await.unwrap().expect("an answered event is there");
+        let event = again(|| here.storage.find_event(&id)).await.expect("an answered event is there");
         let position = event.position.expect("a live event");
         assert!(position <= published, "answered before it was published here");
         for process in &processes {
-            assert!(position <= process.storage.newest_durable().await.unwrap());
+            assert!(position <= again(|| process.storage.newest_durable()).await);
             assert!(
                 position <= process.storage.published(),
                 "an answered event is beyond what another process publishes next"
@@ -198,7 +215,7 @@ async fn read(process: Process, by_asking: bool, done: Arc<AtomicBool>) -> Vec<P
         let is_last = done.load(Ordering::SeqCst);
         let after = pages.last().map_or(0, |page| page.token);
         let upto = if by_asking || is_last {
-            process.storage.newest_durable().await.unwrap()
+            again(|| process.storage.newest_durable()).await
         } else {
             process.storage.published()
         };
@@ -217,70 +234,107 @@ async fn read(process: Process, by_asking: bool, done: Arc<AtomicBool>) -> Vec<P
 /// Design of the stream: a published position never gets an older neighbor later.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readers_miss_nothing_while_writers_commit() {
-    judge_stream(12).await;
-}
-
-/// The same for longer.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn long_readers_miss_nothing_while_writers_commit() {
-    judge_stream(600).await;
-}
-
-/// Lets every writer write so many events while readers read, and judges what was read.
-async fn judge_stream(events: usize) {
     for database in TestDatabase::each().await {
-        let count = if matches!(database.options, storage::Options::Postgres { .. }) { PROCESSES } else { 1 };
-        let mut processes = Vec::new();
-        for _ in 0..count {
-            processes.push(Process::start(&database).await);
+        judge(&database, EVENTS, false).await;
+    }
+}
+
+/// Also when a process is cut off between writing and publishing, and when all have to wait for one that hangs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readers_miss_nothing_while_connections_break_and_a_committer_hangs_on_postgres() {
+    if let Some(database) = TestDatabase::postgres().await {
+        judge(&database, EVENTS, true).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_readers_miss_nothing_in_many_histories() {
+    for round in 0..20 {
+        for database in TestDatabase::each().await {
+            let is_shared = matches!(database.options, storage::Options::Postgres { .. });
+            judge(&database, EVENTS * 5, is_shared && round % 2 == 0).await;
         }
-        let user_id = UserId::parse("@alice:hs").unwrap();
-        let alice = Requester {
-            user_nr: processes[0].storage.user_nr(&user_id).await.unwrap(),
-            user_id,
-            device_id: Some("D".into()),
-            is_guest: false,
-            is_admin: false,
-            app_service: None,
-        };
-        let done = Arc::new(AtomicBool::new(false));
-        let mut readers = Vec::new();
-        for process in &processes {
-            for reader in 0..READERS {
-                readers.push(tokio::spawn(read(process.clone(), reader % 2 == 0, done.clone())));
-            }
+    }
+}
+
+/// Breaks connections in the midst of commits, and hangs on the order lock, until nothing is written any more.
+async fn make_trouble(mut saboteur: Saboteur, done: Arc<AtomicBool>) -> usize {
+    let statements = ["%pg_advisory_xact_lock%", "WITH s0 AS%", "%pg_logical_emit_message%", "COMMIT%"];
+    let mut broken = 0;
+    for statement in statements.iter().cycle() {
+        for _ in 0..10 {
+            broken += usize::from(saboteur.end_connection(statement).await);
         }
-        let mut rooms = Vec::new();
-        for process in &processes {
-            rooms.push(process.rooms.create_room(&alice, room()).await.unwrap());
+        saboteur.hold_order().await;
+        while saboteur.order().await.1 == 0 && !done.load(Ordering::SeqCst) {
+            tokio::task::yield_now().await;
         }
-        let mut writers = Vec::new();
-        for home in 0..count {
-            for number in 0..WRITERS {
-                let write = write(number, home, processes.clone(), alice.clone(), rooms.clone(), events);
-                writers.push(tokio::spawn(write));
-            }
+        saboteur.release_order().await;
+        if done.load(Ordering::SeqCst) {
+            break;
         }
-        let mut written = Vec::new();
-        for writer in writers {
-            written.extend(writer.await.unwrap());
+    }
+    broken
+}
+
+/// Lets people write and readers read, and judges what they read.
+async fn judge(database: &TestDatabase, events: usize, with_trouble: bool) {
+    let count = if matches!(database.options, storage::Options::Postgres { .. }) { PROCESSES } else { 1 };
+    let mut processes = Vec::new();
+    for _ in 0..count {
+        processes.push(Process::start(database).await);
+    }
+    let user_id = UserId::parse("@alice:hs").unwrap();
+    let alice = Requester {
+        user_nr: processes[0].storage.user_nr(&user_id).await.unwrap(),
+        user_id,
+        device_id: Some("D".into()),
+        is_guest: false,
+        is_admin: false,
+        app_service: None,
+    };
+    let done = Arc::new(AtomicBool::new(false));
+    let mut readers = Vec::new();
+    for process in &processes {
+        for reader in 0..READERS {
+            readers.push(tokio::spawn(read(process.clone(), reader % 2 == 0, done.clone())));
         }
-        done.store(true, Ordering::SeqCst);
-        let fresh = Process::start(&database).await;
-        let newest = fresh.storage.newest_durable().await.unwrap();
-        let whole = fresh.read(0, newest, 1_000_000).await.rows;
-        check_rows(&whole).unwrap();
-        assert_eq!(written.len(), count * WRITERS * events);
-        let stored: HashSet<i64> = whole.iter().map(|row| row.1).collect();
-        assert!(written.iter().all(|nr| stored.contains(nr)), "an answered event is lost");
-        for reader in readers {
-            let pages = reader.await.unwrap();
-            assert_eq!(pages.last().map(|page| page.token), Some(newest.0));
-            check_reader(&whole, &pages).unwrap();
+    }
+    let mut rooms = Vec::new();
+    for process in &processes {
+        rooms.push(process.rooms.create_room(&alice, room()).await.unwrap());
+    }
+    let saboteur = if with_trouble { Saboteur::of(database).await } else { None };
+    let trouble = saboteur.map(|saboteur| tokio::spawn(make_trouble(saboteur, done.clone())));
+    let mut writers = Vec::new();
+    for home in 0..count {
+        for number in 0..WRITERS {
+            let write = write(number, home, events, processes.clone(), alice.clone(), rooms.clone());
+            writers.push(tokio::spawn(write));
         }
-        for process in processes {
-            process.storage.close().await;
-        }
+    }
+    let mut written = Vec::new();
+    for writer in writers {
+        written.extend(writer.await.unwrap());
+    }
+    done.store(true, Ordering::SeqCst);
+    if let Some(trouble) = trouble {
+        assert!(trouble.await.unwrap() > 0, "no connection was broken");
+    }
+    let fresh = Process::start(database).await;
+    let newest = fresh.storage.newest_durable().await.unwrap();
+    let whole = fresh.read(0, newest, 1_000_000).await.rows;
+    check_rows(&whole).unwrap();
+    assert_eq!(written.len(), count * WRITERS * events);
+    let stored: HashSet<i64> = whole.iter().map(|row| row.1).collect();
+    assert!(written.iter().all(|nr| stored.contains(nr)), "an answered event is lost");
+    for reader in readers {
+        let pages = reader.await.unwrap();
+        assert_eq!(pages.last().map(|page| page.token), Some(newest.0));
+        check_reader(&whole, &pages).unwrap();
+    }
+    for process in processes {
+        process.storage.close().await;
     }
 }
 

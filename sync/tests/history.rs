@@ -35,6 +35,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How many rooms there are.
 const ROOMS: usize = 3;
+/// Most messages of a writer, however long the trouble takes.
+const MESSAGES_MAX: usize = 5_000;
 /// How often a writer asks again before it is a failure.
 const TRIES_MAX: usize = 200;
 /// How often a connection is looked for that runs a statement of a kind, to be broken.
@@ -48,7 +50,7 @@ struct Trouble {
     /// How many processes there are.
     processes: usize,
     writers: usize,
-    /// Messages of each writer.
+    /// Messages of each writer, at least.
     messages: usize,
     readers: usize,
     /// How often a process is killed, and another takes its place.
@@ -122,6 +124,8 @@ struct World {
     alice: Requester,
     rooms: Vec<OwnedRoomId>,
     random: Random,
+    /// Whether there was trouble enough: people write until then.
+    made: AtomicBool,
     done: AtomicBool,
     answered: AtomicU64,
 }
@@ -201,8 +205,8 @@ impl World {
         for _ in 0..ROOMS {
             rooms.push(first.rooms.create_room(&alice, room()).await.unwrap());
         }
-        let (done, answered) = (AtomicBool::new(false), AtomicU64::new(0));
-        Arc::new(Self { database, processes: Mutex::new(processes), buses, alice, rooms, random, done, answered })
+        let (made, done, answered) = (AtomicBool::new(false), AtomicBool::new(false), AtomicU64::new(0));
+        Arc::new(Self { database, processes: Mutex::new(processes), buses, alice, rooms, random, made, done, answered })
     }
 
     /// Any process: requests come to whichever the load balancer likes.
@@ -221,7 +225,10 @@ impl World {
     /// Sends messages and now and then a topic; asks again elsewhere when there is no answer. Gives the events that were answered.
     async fn write(self: Arc<Self>, writer: usize, messages: usize) -> Vec<(OwnedRoomId, String)> {
         let mut written = Vec::new();
-        for n in 0..messages {
+        for n in 0..MESSAGES_MAX {
+            if n >= messages && self.made.load(Ordering::SeqCst) {
+                break;
+            }
             let room = self.rooms[(writer + n) % ROOMS].clone();
             let text = format!("{writer}-{n}");
             let mut tries = 0;
@@ -334,7 +341,7 @@ impl World {
         }
     }
 
-    /// Makes trouble, again and again while people write, and then lets them finish.
+    /// Makes trouble, again and again while people write.
     async fn make(&self, trouble: Trouble) {
         let mut saboteur = Saboteur::of(&self.database).await.expect("a PostgreSQL database");
         // In the midst of a group, between its writing and its publication, and while it is made to count.
@@ -346,7 +353,7 @@ impl World {
                     let mut has_broken = false;
                     for _ in 0..BREAKS_TRIED {
                         has_broken = has_broken || saboteur.end_connection(statement).await;
-                        if has_broken || self.is_written() {
+                        if has_broken {
                             break;
                         }
                         tokio::task::yield_now().await;
@@ -354,7 +361,7 @@ impl World {
                     kinds_broken += usize::from(has_broken);
                 }
             }
-            if round < trouble.frozen && !self.is_written() {
+            if round < trouble.frozen {
                 saboteur.hold_order().await;
                 // Until some hang on it; nothing is written meanwhile.
                 while saboteur.order().await.1 == 0 {
@@ -372,10 +379,7 @@ impl World {
             }
         }
         assert!(trouble.broken == 0 || kinds_broken > 0, "no connection was broken in time");
-    }
-
-    fn is_written(&self) -> bool {
-        self.done.load(Ordering::SeqCst)
+        self.made.store(true, Ordering::SeqCst);
     }
 }
 

@@ -17,5 +17,5 @@ pub use self::{
 pub use tokio;
 pub use {
     event_bus::testing::{RedisProxy, redis_url},
-    storage::testing::TestDatabase,
+    storage::testing::{Saboteur, TestDatabase},
 };

@@ -1,10 +1,19 @@
 //! Two servers of one deployment: on one PostgreSQL, with one Redis between them.
 
-use std::time::Duration;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 use swiftchat::config::EventBusUrl;
-use test_kit::{RedisProxy, ServerOptions, TestDatabase, TestServer, TestUser, encode, redis_url};
+use test_kit::{Http, RedisProxy, Saboteur, ServerOptions, TestDatabase, TestServer, TestUser, encode, redis_url};
+
+use crate::durability::{folder, start, timeline};
 
 /// Longer than any test: whoever is told of something within it was not told by asking.
 const NEVER: Duration = Duration::from_secs(3_600);
@@ -163,4 +172,80 @@ async fn who_types_at_one_server_is_seen_at_another_and_so_is_the_end() {
     proxies[1].heal();
     let sync = bob_there.sync_waiting(Some(&token(&sync)), LONG_MS).await;
     assert_eq!(typing(&sync, &room), Some(json!([alice.id()])), "{sync}");
+}
+
+/// Sends a message; gives its event id, or nothing when that failed.
+async fn try_send(http: &Http, user: &TestUser, room: &str, transaction: &str) -> Option<String> {
+    let path = format!("/_matrix/client/v3/rooms/{}/send/m.room.message/{transaction}", encode(room));
+    let body = json!({"msgtype": "m.text", "body": transaction}).to_string();
+    let answer = http.send("PUT", path.as_bytes(), Some(user.token()), Some("application/json"), body).await.ok()?;
+    answer.status.is_success().then(|| answer.json()["event_id"].as_str().expect("an event id").to_owned())
+}
+
+/// A machine that swaps, a paused container: the process is there, holds what all the others need, and does nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_freezes_in_the_midst_of_a_commit_stops_nobody() {
+    /// How many send at once.
+    const SENDERS: usize = 4;
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let mut saboteur = Saboteur::of(&database).await.expect("a PostgreSQL database");
+    let folder = folder(&database);
+    let ((frozen, there), (_other, here)) = (start(folder.path(), &[]), start(folder.path(), &[]));
+    let alice = test_kit::register(&there, "alice").await;
+    let room = alice.create_room().await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut senders = Vec::new();
+    for sender in 0..SENDERS {
+        let (there, alice, room, stop) = (there.clone(), alice.clone(), room.clone(), stop.clone());
+        senders.push(tokio::spawn(async move {
+            let mut sent = Vec::new();
+            for n in 0.. {
+                let transaction = format!("{sender}-{n}");
+                let answer = try_send(&there, &alice, &room, &transaction).await;
+                sent.push((transaction, answer));
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+            sent
+        }));
+    }
+    // Only the frozen server writes: it is stopped until it is in the midst of a commit and stays there.
+    let is_held = async |saboteur: &mut Saboteur| {
+        for _ in 0..50 {
+            if saboteur.order().await.0 == 0 {
+                return false;
+            }
+        }
+        true
+    };
+    loop {
+        frozen.signal("STOP");
+        if is_held(&mut saboteur).await {
+            break;
+        }
+        frozen.signal("CONT");
+        tokio::task::yield_now().await;
+    }
+    // PostgreSQL ends its transaction after a while, and the other server goes on.
+    let sent_here = try_send(&here, &alice, &room, "meanwhile").await.expect("an answer");
+    assert_eq!(saboteur.order().await.0, 0, "the lock is free");
+    stop.store(true, Ordering::SeqCst);
+    frozen.signal("CONT");
+    let mut expected = HashMap::from([("meanwhile".to_owned(), sent_here)]);
+    for sender in senders {
+        for (transaction, answer) in sender.await.unwrap() {
+            let event_id = match answer {
+                Some(event_id) => event_id,
+                None => try_send(&here, &alice, &room, &transaction).await.expect("an answer"),
+            };
+            expected.insert(transaction, event_id);
+        }
+    }
+    // The one that was frozen is as good as before.
+    let afterwards = try_send(&there, &alice, &room, "afterwards").await.expect("an answer");
+    expected.insert("afterwards".to_owned(), afterwards);
+    let found = timeline(&alice, &room).await;
+    assert_eq!(found.len(), expected.len(), "each message is there once");
+    assert_eq!(HashMap::from_iter(found), expected);
 }

@@ -26,13 +26,21 @@ const SENDERS: usize = 12;
 const ROOMS: usize = 3;
 
 /// The program, killed when the test ends or wants it.
-struct Program(Child);
+pub(crate) struct Program(Child);
 
 impl Program {
     /// Ends it as `kill -9` does.
-    fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+    }
+}
+
+impl Program {
+    /// Sends it a signal: `STOP`, `CONT`.
+    pub(crate) fn signal(&self, name: &str) {
+        let status = Command::new("sh").args(["-c", &format!("kill -{name} {}", self.0.id())]).status().unwrap();
+        assert!(status.success());
     }
 }
 
@@ -43,7 +51,7 @@ impl Drop for Program {
 }
 
 /// Starts the program in `folder`, below `wrapper` if there is one, and waits until it is ready.
-fn start(folder: &Path, wrapper: &[&str]) -> (Program, Http) {
+pub(crate) fn start(folder: &Path, wrapper: &[&str]) -> (Program, Http) {
     let words = [wrapper, &[env!("CARGO_BIN_EXE_swiftchat")]].concat();
     let mut command = Command::new(words[0]);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("SWIFTCHAT_")) {
@@ -63,7 +71,7 @@ fn start(folder: &Path, wrapper: &[&str]) -> (Program, Http) {
 }
 
 /// A folder with a configuration for `database`.
-fn folder(database: &TestDatabase) -> tempfile::TempDir {
+pub(crate) fn folder(database: &TestDatabase) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     let database = match &database.options {
         Options::Sqlite { .. } => "sqlite:swiftchat.db".to_owned(),
@@ -97,7 +105,7 @@ async fn send(http: &Http, user: &TestUser, room: &str, transaction: &str) -> Op
 }
 
 /// The messages of a room in the order of its timeline: text and event id.
-async fn timeline(user: &TestUser, room: &str) -> Vec<(String, String)> {
+pub(crate) async fn timeline(user: &TestUser, room: &str) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let mut from = String::new();
     for _ in 0..1_000 {
