@@ -11,6 +11,7 @@ mod error;
 mod head;
 mod membership;
 mod profiles;
+mod race;
 mod read;
 mod receipts;
 mod receive;

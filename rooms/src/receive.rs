@@ -18,11 +18,9 @@ use storage::{
 use crate::{
     Error, Rooms,
     head::{Head, apply_to_summary, membership_change, membership_of},
+    race::Race,
     resolution::{Unstored, resolve},
 };
-
-/// How often the part that depends on the room's head is done again when another process was faster.
-const TRIES: usize = 10;
 
 /// What became of an event from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,24 +65,28 @@ impl Rooms {
         let pdu = read_and_verify(&room, object, keys)?;
         let turn = self.turn(room.nr);
         let mut cached = turn.take_head().await;
-        for _ in 0..TRIES {
+        let mut race = Race::default();
+        loop {
             // The stored head, not the cached one: new nodes are numbered from it.
             *cached = None;
             if self.storage().find_event_nr(&pdu.event_id).await?.is_some() {
                 return Ok(Received::Known);
             }
             let head = Head::load(self.storage(), room.clone()).await?;
-            match self.place(&head, pdu.clone()).await {
-                Err(Retry::Again) => {}
+            match self.place(&head, pdu.clone(), race.wants_lease()).await {
+                Err(Retry::Lost(error)) => {
+                    if !race.goes_on(&error).await {
+                        return Err(Error::Busy);
+                    }
+                }
                 Err(Retry::Failed(error)) => return Err(error),
                 Ok(received) => return Ok(received),
             }
         }
-        Err(Error::Busy)
     }
 
     /// Judges an event and commits it.
-    async fn place(&self, head: &Head, pdu: Pdu) -> Result<Received, Retry> {
+    async fn place(&self, head: &Head, pdu: Pdu, lease: bool) -> Result<Received, Retry> {
         let storage = self.storage();
         let mut nodes = NewNodes::default();
         let judged = match self.judge(head, pdu, &mut nodes).await? {
@@ -137,6 +139,7 @@ impl Rooms {
             room_nr: head.row.nr,
             new_room: None,
             expected_state: head.stored_state,
+            lease,
             state: head.state,
             depth: head.depth.max(pdu.depth),
             events: vec![event],
@@ -174,9 +177,8 @@ impl Rooms {
                 (None, Some(rule)) => Received::SoftFailed(rule),
                 (None, None) => Received::Accepted,
             }),
-            Err(CommitError::StateChanged | CommitError::EventExists) => Err(Retry::Again),
             Err(CommitError::Storage(source)) => Err(Error::Storage(source).into()),
-            Err(_) => Err(Error::Busy.into()),
+            Err(error) => Err(Retry::Lost(error)),
         }
     }
 
@@ -323,7 +325,7 @@ fn stored_form(event: &NewEvent, room_nr: RoomNr) -> StoredEvent {
 
 /// Whether to do it again.
 enum Retry {
-    Again,
+    Lost(CommitError),
     Failed(Error),
 }
 

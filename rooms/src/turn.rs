@@ -12,14 +12,13 @@ use tokio::sync::oneshot;
 use crate::{
     Draft, Error, Rooms,
     head::{Built, Head},
+    race::Race,
 };
 
 /// Most events that are built in one turn.
 const BUILT_AT_ONCE: usize = 100;
 /// Most events that wait for one room; more are refused with [`Error::Busy`].
 const WAITING_MAX: usize = 2_000;
-/// How often a turn is built again when another process was faster.
-const TRIES: usize = 10;
 
 /// The queue of a room, and its head.
 #[derive(Default)]
@@ -107,11 +106,9 @@ impl Rooms {
     }
 
     async fn send_group(&self, head: &mut Option<Head>, room: &Arc<RoomRow>, mut group: Vec<Waiting>) {
-        for try_nr in 1.. {
-            if group.is_empty() {
-                return;
-            }
-            match self.build_and_commit(head, room, &group).await {
+        let mut race = Race::default();
+        while !group.is_empty() {
+            match self.build_and_commit(head, room, &group, race.wants_lease()).await {
                 Ok(results) => {
                     for (waiting, result) in group.into_iter().zip(results) {
                         let _ = waiting.answer.send(result);
@@ -133,9 +130,11 @@ impl Rooms {
                     }
                     group = rest;
                 }
-                Err(CommitError::StateChanged | CommitError::EventExists) if try_nr < TRIES => *head = None,
                 Err(error) => {
                     *head = None;
+                    if race.goes_on(&error).await {
+                        continue;
+                    }
                     let error = match error {
                         CommitError::Storage(source) => Error::Storage(source),
                         _ => Error::Busy,
@@ -155,6 +154,7 @@ impl Rooms {
         head: &mut Option<Head>,
         room: &Arc<RoomRow>,
         group: &[Waiting],
+        lease: bool,
     ) -> Result<Vec<Result<OwnedEventId, Error>>, CommitError> {
         let all = |error: Error| Ok(group.iter().map(|_| Err(error.clone())).collect());
         let mut current = match head.take() {
@@ -201,7 +201,8 @@ impl Rooms {
             return Ok(results);
         }
         let redacted: Vec<_> = built.redactions.iter().map(|redaction| redaction.event_nr).collect();
-        let commit = Commit { room: Some(room_commit(&current, built)), transactions, ..Commit::default() };
+        let room = RoomCommit { lease, ..room_commit(&current, built) };
+        let commit = Commit { room: Some(room), transactions, ..Commit::default() };
         self.storage().commit(commit).await?;
         for nr in redacted {
             self.storage().forget_event(nr);
@@ -227,6 +228,7 @@ pub(crate) fn room_commit(head: &Head, built: Built) -> RoomCommit {
         room_nr: head.row.nr,
         new_room: None,
         expected_state: head.stored_state,
+        lease: false,
         state: head.state,
         depth: head.depth,
         extremities_added: added.filter(|nr| built.events.iter().any(|event| event.nr == *nr)).collect(),

@@ -35,6 +35,8 @@ pub struct RoomCommit {
     pub new_room: Option<NewRoom>,
     /// The state that the events were built upon; the commit fails when the room has another by now.
     pub expected_state: NodeNr,
+    /// Whether this process has the room for itself for a moment if it has another state by now, so that the next try passes.
+    pub lease: bool,
     /// The room's state after the events.
     pub state: NodeNr,
     /// The largest depth in the room.
@@ -248,6 +250,12 @@ pub enum CommitError {
     /// The room's state is another by now: load the head again and build anew.
     #[error("the room has changed")]
     StateChanged,
+    /// Another process has lost races for the room and has it for itself now: build anew when it is done.
+    #[error("the room is another process's for {for_ms} ms")]
+    Leased {
+        /// How long at most, in milliseconds.
+        for_ms: i64,
+    },
     /// Some of the requests were done before: leave them out, answer with their events.
     #[error("the request was done before")]
     Replayed(Vec<(TransactionKey, Option<OwnedEventId>)>),

@@ -27,6 +27,7 @@ use crate::{
     events::EventCache,
     group::GroupWriter,
     packed::unpack_events,
+    room_leases::{RoomLease, RoomLeases},
     rows::Rows,
     statement::statements,
 };
@@ -44,7 +45,7 @@ statements! {
     NEWEST_POSITION = ["SELECT coalesce(max(position), 0) FROM commits"];
     /// The newest position, beside each of the heads; once without a head when there are none.
     GET_NEWEST_AND_HEADS = ["
-        SELECT c.newest, h.room_nr, h.state_node, h.depth, h.extremities
+        SELECT c.newest, h.room_nr, h.state_node, h.depth, h.extremities, h.lease_process, h.lease_until_ms
           FROM (SELECT coalesce(max(position), 0) AS newest FROM commits) AS c
           LEFT JOIN room_heads h ON h.room_nr", (in_list 1)];
     FIND_TRANSACTIONS = ["
@@ -310,6 +311,8 @@ pub(crate) struct StoredHead {
     pub(crate) state: NodeNr,
     pub(crate) depth: i64,
     pub(crate) extremities: Vec<EventNr>,
+    /// Who has the room for itself.
+    pub(crate) lease: Option<RoomLease>,
 }
 
 /// Writes a group in one transaction. Gives nothing, and has written nothing, when a row existed that was not looked for.
@@ -323,15 +326,10 @@ async fn try_group(
     let mut tx = parts.db.begin_ordered().await?;
     // 2. Check.
     let (newest, heads) = read_heads(&mut tx, commits).await?;
+    let now_ms = parts.clock.now_ms();
+    let mut leases = RoomLeases::new(&parts.process, now_ms);
     for (commit, failed) in commits.iter().zip(failed.iter_mut()) {
-        *failed = None;
-        if let Some(room) = &commit.room {
-            let stored = heads.get(&room.room_nr).map(|head| head.state);
-            let expected = room.new_room.is_none().then_some(room.expected_state);
-            if stored != expected {
-                *failed = Some(CommitError::StateChanged);
-            }
-        }
+        *failed = commit.room.as_ref().and_then(|room| leases.check(room, heads.get(&room.room_nr)));
     }
     if look_at_each {
         check_transactions(&mut tx, commits, failed).await?;
@@ -339,13 +337,18 @@ async fn try_group(
     }
     let passing: Vec<(usize, &Commit)> =
         commits.iter().enumerate().filter(|(i, _)| failed[*i].is_none()).map(|(i, c)| (i, *c)).collect();
+    let has_leases = leases.write(&mut tx).await?;
     let mut positions = vec![Position(0); commits.len()];
     if passing.is_empty() {
-        tx.rollback().await?;
+        if has_leases {
+            tx.commit().await?
+        } else {
+            tx.rollback().await?
+        }
         return Ok(Some(Written { published: None, positions }));
     }
     // 3. Write.
-    let mut writer = GroupWriter::new(newest, parts.clock.now_ms());
+    let mut writer = GroupWriter::new(newest, now_ms);
     for (index, commit) in &passing {
         writer.add(commit, heads.get(&commit.room.as_ref().map_or(RoomNr(0), |room| room.room_nr)));
         positions[*index] = writer.newest();
@@ -375,7 +378,10 @@ async fn read_heads(tx: &mut Tx, commits: &[&Commit]) -> Result<(Position, HashM
         let Some(room_nr) = row.maybe_nr(1)? else { continue };
         let extremities = unpack_events(&row.get::<Vec<u8>>(4)?)
             .ok_or_else(|| Error::Damaged(format!("extremities of room {room_nr}")))?;
-        heads.insert(room_nr, StoredHead { state: row.nr(2)?, depth: row.get(3)?, extremities });
+        let until_ms: i64 = row.get::<Option<i64>>(6)?.unwrap_or(0);
+        let process = row.get::<Option<String>>(5)?.filter(|_| until_ms > 0);
+        let lease = process.map(|process| RoomLease { process, until_ms });
+        heads.insert(room_nr, StoredHead { state: row.nr(2)?, depth: row.get(3)?, extremities, lease });
     }
     Ok((newest, heads))
 }

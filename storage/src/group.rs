@@ -283,8 +283,8 @@ impl<'a> GroupWriter<'a> {
         let mut extremities = head.map(|head| head.extremities.clone()).unwrap_or_default();
         extremities.retain(|nr| !room.extremities_used.contains(nr));
         extremities.extend(room.extremities_added.iter().filter(|nr| !room.extremities_used.contains(nr)));
-        let merged =
-            StoredHead { state: room.state, depth: room.depth.max(head.map_or(0, |head| head.depth)), extremities };
+        let depth = room.depth.max(head.map_or(0, |head| head.depth));
+        let merged = StoredHead { state: room.state, depth, extremities, lease: None };
         self.heads.push((room.room_nr, merged, self.newest()));
         self.rooms.push(room);
     }

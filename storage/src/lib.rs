@@ -25,6 +25,7 @@ mod migrate;
 mod numbers;
 mod packed;
 mod profiles;
+mod room_leases;
 mod room_reads;
 mod rooms;
 mod rows;

@@ -10,11 +10,11 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group, keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, key_backups, erased_users, consumers, deployment,
+    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group, keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, key_backups, erased_users, consumers, deployment, CommitError, room_leases,
 };
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 20] = [
+    let files: [&'static [Statement]; 21] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -31,6 +31,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         maintenance::ALL,
         numbers::ALL,
         profiles::ALL,
+        room_leases::ALL,
         room_reads::ALL,
         rooms::ALL,
         state_map::ALL,
@@ -292,4 +293,57 @@ async fn a_deployment_has_one_name() {
         assert_eq!(storage.deployment_id().await.unwrap(), name);
         assert_ne!(TestDatabase::sqlite().open().await.deployment_id().await.unwrap(), name);
     }
+}
+
+/// Who lost often has the room for itself until it has written, or for a second; messages of others pass all the while.
+#[tokio::test]
+async fn a_leased_room_waits_for_its_process_on_postgres() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let clock = Clock::manual(1_000_000);
+    let open = || Storage::open(database.options.clone(), clock.clone(), Random::system());
+    let (ours, others) = (open().await.unwrap(), open().await.unwrap());
+    let room = |expected_state, state, lease| {
+        let room = crate::RoomCommit {
+            room_nr: RoomNr(1),
+            new_room: None,
+            expected_state: NodeNr(expected_state),
+            lease,
+            state: NodeNr(state),
+            next_node: NodeNr(state + 1),
+            depth: 1,
+            events: Vec::new(),
+            extremities_used: Vec::new(),
+            extremities_added: Vec::new(),
+            state_nodes: Vec::new(),
+            state_changes: Vec::new(),
+            summary: None,
+            redactions: Vec::new(),
+            aliases: Vec::new(),
+            listed_on: None,
+        };
+        crate::Commit { room: Some(room), ..crate::Commit::default() }
+    };
+    let mut create = room(0, 1, false);
+    if let Some(room) = &mut create.room {
+        let room_id = ruma::RoomId::parse("!a:hs").unwrap();
+        room.new_room = Some(crate::NewRoom { room_id, version: ruma::RoomVersionId::V11 });
+    }
+    ours.commit(create).await.unwrap();
+    let is_leased = |result: Result<_, _>| matches!(result, Err(CommitError::Leased { for_ms: 1..=1_000 }));
+    let has_changed = |result: Result<_, _>| matches!(result, Err(CommitError::StateChanged));
+
+    others.commit(room(1, 2, false)).await.unwrap();
+    assert!(has_changed(ours.commit(room(1, 3, false)).await));
+    others.commit(room(2, 3, false)).await.unwrap();
+    assert!(has_changed(ours.commit(room(1, 4, true)).await), "with this one it has the room");
+    assert!(is_leased(others.commit(room(3, 4, false)).await));
+    assert!(is_leased(others.commit(room(2, 4, true)).await), "it cannot be taken away");
+    others.commit(room(3, 3, false)).await.unwrap();
+    ours.commit(room(3, 5, false)).await.unwrap();
+    others.commit(room(5, 6, false)).await.unwrap();
+    // One that does not come back has it for a second.
+    assert!(has_changed(ours.commit(room(1, 7, true)).await));
+    assert!(is_leased(others.commit(room(6, 7, false)).await));
+    clock.advance_ms(1_000);
+    others.commit(room(6, 7, false)).await.unwrap();
 }
