@@ -259,6 +259,24 @@ async fn member_events_follow_the_profile() {
     }
 }
 
+/// A client that was told of an event by one process and asks another, which has not heard of it, gets the page that it asks for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_of_a_process_that_is_ahead_is_good_at_another_on_postgres() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let (ahead, behind) = (House::open(&database).await, House::open(&database).await);
+    let alice = ahead.user("alice").await;
+    let id = ahead.rooms.create_room(&alice, room(Preset::PrivateChat)).await.unwrap();
+    for n in 0..3 {
+        ahead.say(&alice, &id, &n.to_string(), &n.to_string()).await.unwrap();
+    }
+    assert!(behind.storage.published() < ahead.storage.published());
+    let token = model::StreamToken::at(ahead.storage.published()).to_string();
+    let asked = PageRequest { from: Some(&token), ..page(TimelineDirection::Backward, 2) };
+    let found = behind.rooms.messages(&alice, &id, asked, |_| true).await.unwrap().events;
+    let bodies: Vec<&str> = found.iter().map(|event| event.pdu.content.get()).collect();
+    assert_eq!(bodies, [r#"{"body":"2","msgtype":"m.text"}"#, r#"{"body":"1","msgtype":"m.text"}"#]);
+}
+
 /// A process that dies in the midst of it leaves the rest to the next one, and what it had done is not done again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_profile_reaches_all_rooms_though_the_process_dies_on_the_way() {

@@ -469,7 +469,9 @@ async fn long_clients_are_told_everything_once_in_many_histories() {
 }
 
 fn request(since: Option<StreamToken>, timeout: Duration) -> Request {
-    let filter = FilterDefinition::default();
+    let mut filter = FilterDefinition::default();
+    // Few, so that there are often more, and the client has to ask for them.
+    filter.room.timeline.limit = Some(3_u8.into());
     Request { since, filter, full_state: false, timeout, use_state_after: false }
 }
 
