@@ -540,7 +540,7 @@ impl Server {
         let storage = &self.storage;
         let room_nr = storage.take_room_nr().await.unwrap();
         let numbers = storage.take_event_nrs(contents.len()).await.unwrap();
-        let (mut state, mut next, mut nodes) = (NodeNr(0), NodeNr(1), NewNodes::default());
+        let (mut state, mut nodes) = (NodeNr(0), NewNodes::default());
         let mut events: Vec<NewEvent> = Vec::new();
         let mut ids = BTreeMap::new();
         for (nr, (event_type, state_key, content)) in numbers.zip(contents) {
@@ -564,7 +564,7 @@ impl Server {
             let (type_nr, state_key_nr) =
                 (storage.type_nr(event_type).await.unwrap(), storage.state_key_nr(&state_key).await.unwrap());
             let key = (type_nr, state_key_nr);
-            state = storage.change_state(room_nr, state, key, Some(nr), &mut next, &mut nodes).await.unwrap();
+            state = storage.change_state(room_nr, state, key, Some(nr), &mut nodes).await.unwrap();
             events.push(NewEvent {
                 nr,
                 sender_nr: storage.user_nr(&pdu.sender).await.unwrap(),
@@ -583,8 +583,8 @@ impl Server {
             room_nr,
             new_room: Some(NewRoom { room_id: room_id.clone().try_into().unwrap(), version: version.clone() }),
             expected_state: NodeNr(0),
+            lease: false,
             state,
-            next_node: next,
             depth: i64::try_from(events.len()).unwrap(),
             extremities_used: Vec::new(),
             extremities_added: events.last().map(|event| event.nr).into_iter().collect(),

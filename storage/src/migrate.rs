@@ -36,10 +36,10 @@ const MIGRATIONS: &[Migration] = &[
     migration!(1, "0001_rooms"),
     migration!(2, "0002_bodies", each),
     migration!(3, "0003_accounts"),
-    migration!(4, "0004_room_states"),
     migration!(4, "0004_key_backups"),
     migration!(5, "0005_erased_users"),
     migration!(6, "0006_cluster"),
+    migration!(7, "0007_room_states"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

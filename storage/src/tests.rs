@@ -10,11 +10,13 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    NewNodes, StateKey, Storage, account_data, committer, db, db::Db, device_lists, devices, events, filters, group, keys, maintenance, numbers, profiles, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, key_backups, erased_users, consumers, deployment, CommitError, room_leases,
+    CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists,
+    devices, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles, room_leases,
+    room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users,
 };
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 21] = [
+    let files: [&'static [Statement]; 24] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -282,6 +284,9 @@ async fn a_commit_that_is_refused_fails_alone() {
         let stored =
             storage.list_account_data(model::UserNr(39), model::Position(0), storage.published()).await.unwrap();
         assert_eq!(stored.len(), 1);
+    }
+}
+
 /// Processes that start at the same time agree on it, and another database has another.
 #[tokio::test]
 async fn a_deployment_has_one_name() {
@@ -309,7 +314,6 @@ async fn a_leased_room_waits_for_its_process_on_postgres() {
             expected_state: NodeNr(expected_state),
             lease,
             state: NodeNr(state),
-            next_node: NodeNr(state + 1),
             depth: 1,
             events: Vec::new(),
             extremities_used: Vec::new(),

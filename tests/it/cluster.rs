@@ -86,7 +86,6 @@ async fn until_connected(sender: &TestUser, reader: &TestUser, room: &str) -> St
 }
 
 /// The database is never asked here: what wakes the poll is the message over Redis.
-// shows: sync
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_poll_at_one_server_is_woken_by_a_message_at_another() {
     let Some(([here, there], _)) = two_servers(Some(NEVER)).await else { return };
@@ -129,7 +128,6 @@ async fn without_redis_a_message_arrives_all_the_same() {
 }
 
 /// Long polls that come to one server and to another, as behind a load balancer.
-// shows: setTyping, sync
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_types_at_one_server_is_seen_at_another_and_so_is_the_end() {
     let Some(([here, there], proxies)) = two_servers(None).await else { return };
