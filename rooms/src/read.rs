@@ -51,17 +51,14 @@ impl Rooms {
         }
     }
 
-    /// The state that a reader sees: the current one, or that of when they left.
+    /// The state that a reader sees: the current one, or that of when they stopped being joined.
     ///
     /// # Errors
     ///
     /// When the database fails.
     pub async fn state_for(&self, reader: &Reader) -> Result<NodeNr, Error> {
         match reader.left_at() {
-            Some(left) => {
-                let event = self.storage().get_event(left.event_nr).await?.ok_or(Error::EventUnknown)?;
-                Ok(event.state)
-            }
+            Some(left) => Ok(self.storage().get_state_at(reader.room.nr, left).await?),
             None => Ok(self.storage().get_head(reader.room.nr).await?.ok_or(Error::RoomUnknown)?.state),
         }
     }
@@ -167,7 +164,7 @@ impl Rooms {
         let reader = self.reader(requester, room_id).await?;
         let mut state = self.state_for(&reader).await?;
         if let Some(at) = at
-            && reader.left_at().is_none_or(|left| at < left.position)
+            && reader.left_at().is_none_or(|left| at < left)
         {
             state = self.storage().get_state_at(reader.room.nr, at).await?;
         }
@@ -281,6 +278,7 @@ impl Rooms {
             let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
             let mut unsigned = Unsigned {
                 age: Some((now_ms - sent_ms).max(0)),
+                membership: reader.membership_at(event).map(Membership::as_str),
                 transaction_id: transactions.remove(&event.nr),
                 ..Unsigned::default()
             };

@@ -110,7 +110,7 @@ impl Rooms {
         let to = to.map(TimelineToken::from_str).transpose()?;
         let known = from.iter().chain(&to).map(|token| token.0.0).max().unwrap_or(Position(0));
         let newest = match reader.left_at() {
-            Some(left) => left.position,
+            Some(left) => left,
             None => self.storage().published_for(known).await?,
         };
         let end_of_timeline = (newest, i64::MAX);
@@ -183,7 +183,7 @@ impl Rooms {
     ) -> Result<Context, Error> {
         let (reader, event) = self.event(requester, room_id, event_id).await?;
         let place = event.place.ok_or(Error::EventUnknown)?;
-        let newest = reader.left_at().map_or_else(|| self.storage().published(), |left| left.position);
+        let newest = reader.left_at().unwrap_or_else(|| self.storage().published());
         let (half_before, half_after) = (limit / 2, limit - limit / 2);
         let backward = TimelineDirection::Backward;
         let mut before = (Vec::new(), None);

@@ -1,15 +1,21 @@
 //! Who may see which event. Client-Server API, "Room history visibility".
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use accounts::Requester;
-use model::{Membership, NodeNr, RoomNr, UserNr};
+use model::{Membership, NodeNr, Position, RoomNr, UserNr};
+use ruma::events::TimelineEventType;
 use serde::Deserialize;
 use storage::{RoomMembership, RoomRow, StateKey, StoredEvent};
 
 use crate::{Error, Rooms, head::membership_of};
 
-/// Somebody who reads a room: what they are to it.
+const HISTORY_VISIBILITY: &str = "m.room.history_visibility";
+
+/// Somebody who reads a room: what they are to it, and how far they see. [`Rooms::reader`] and [`Rooms::reader_of`] make one.
 #[derive(Clone, Debug)]
 pub struct Reader {
     /// The room.
@@ -20,27 +26,76 @@ pub struct Reader {
     pub device: String,
     /// What they are to the room; nothing for a stranger who peeks.
     pub membership: Option<RoomMembership>,
+    /// How long they were joined.
+    joined: Joined,
+    /// What decides in the states that were looked at. Guards the map, for moments only; shared by the copies of a reader.
+    looked_at: Arc<Mutex<HashMap<NodeNr, AtEvent>>>,
+}
+
+/// How long a reader was joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Joined {
+    Never,
+    /// Once; they last stopped at that position.
+    Until(Position),
+    Now,
+}
+
+/// What decides, in the state at an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct AtEvent {
+    visibility: Visibility,
+    membership: Option<Membership>,
 }
 
 impl Reader {
     /// Whether the reader is joined.
     #[must_use]
     pub fn is_joined(&self) -> bool {
-        self.is(Membership::Join)
+        self.joined == Joined::Now
     }
 
-    fn is(&self, membership: Membership) -> bool {
-        self.membership.is_some_and(|row| row.membership == membership)
-    }
-
-    /// The state that the reader sees: the current one, or that of the moment when they left or were banned.
+    /// Whether the reader is joined, or was.
     #[must_use]
-    pub fn left_at(&self) -> Option<RoomMembership> {
-        self.membership.filter(|row| matches!(row.membership, Membership::Leave | Membership::Ban))
+    pub fn was_joined(&self) -> bool {
+        self.joined != Joined::Never
+    }
+
+    /// For somebody who was joined and is not any more: the position of the end of the last join, and so of what they see.
+    #[must_use]
+    pub fn left_at(&self) -> Option<Position> {
+        match self.joined {
+            Joined::Until(position) => Some(position),
+            Joined::Never | Joined::Now => None,
+        }
+    }
+
+    /// Whether the reader was joined at some time after the event.
+    fn joined_after(&self, event: &StoredEvent) -> bool {
+        match self.joined {
+            Joined::Now => true,
+            Joined::Until(end) => event.place.is_some_and(|(anchor, _)| anchor <= end),
+            Joined::Never => false,
+        }
+    }
+
+    /// The reader's membership at an event, its own change included, where that is known without asking the database.
+    /// Client-Server API, "UnsignedData".
+    pub(crate) fn membership_at(&self, event: &StoredEvent) -> Option<Membership> {
+        if let Some(at_event) = self.looked_at().get(&event.state) {
+            return Some(at_event.membership.unwrap_or(Membership::Leave));
+        }
+        // Since their newest member event they are what it says.
+        let row = self.membership.as_ref()?;
+        event.position.is_some_and(|position| position >= row.position).then_some(row.membership)
+    }
+
+    fn looked_at(&self) -> MutexGuard<'_, HashMap<NodeNr, AtEvent>> {
+        self.looked_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Visibility {
     WorldReadable,
     Shared,
@@ -66,19 +121,38 @@ impl Rooms {
             other => other,
         })?;
         let membership = self.storage().get_membership(room.nr, requester.user_nr).await?;
-        let membership = membership.filter(|row| !row.forgotten);
-        let reader = Reader { user_nr: requester.user_nr, device: requester.device().to_owned(), membership, room };
-        let was_in = match reader.membership.map(|row| row.membership) {
-            Some(Membership::Join) => true,
-            Some(Membership::Leave | Membership::Ban) => self.was_joined(reader.room.nr, reader.user_nr).await?,
-            _ => false,
-        };
-        if was_in || self.is_world_readable(reader.room.nr).await? { Ok(reader) } else { Err(Error::NotMember) }
+        let reader = self.reader_of(requester, membership.filter(|row| !row.forgotten), room).await?;
+        if reader.was_joined() || self.is_world_readable(reader.room.nr).await? {
+            Ok(reader)
+        } else {
+            Err(Error::NotMember)
+        }
     }
 
-    async fn was_joined(&self, room_nr: RoomNr, user_nr: UserNr) -> Result<bool, Error> {
-        let log = self.storage().list_membership_log(room_nr, user_nr).await?;
-        Ok(log.iter().any(|(_, membership)| *membership == Membership::Join))
+    /// A reader of a room with the membership that they have there. Asks the database only about who is not joined.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn reader_of(
+        &self,
+        requester: &Requester,
+        membership: Option<RoomMembership>,
+        room: Arc<RoomRow>,
+    ) -> Result<Reader, Error> {
+        let joined = match &membership {
+            None => Joined::Never,
+            Some(row) if row.membership == Membership::Join => Joined::Now,
+            Some(row) => end_of_last_join(&self.storage().list_membership_log(row.room_nr, row.user_nr).await?),
+        };
+        Ok(Reader {
+            room,
+            user_nr: requester.user_nr,
+            device: requester.device().to_owned(),
+            membership,
+            joined,
+            looked_at: Arc::default(),
+        })
     }
 
     pub(crate) async fn is_world_readable(&self, room_nr: RoomNr) -> Result<bool, Error> {
@@ -100,63 +174,42 @@ impl Rooms {
         let user_id = user_id.map(|id| id.to_string()).unwrap_or_default();
         let storage = self.storage();
         let keys = Keys {
-            visibility: storage.find_state_key("m.room.history_visibility", "").await?,
+            visibility: storage.find_state_key(HISTORY_VISIBILITY, "").await?,
             member: storage.find_state_key("m.room.member", &user_id).await?,
         };
-        // Most events of a page have the same state: each state is looked at once.
-        let mut known: HashMap<NodeNr, (Visibility, Option<Membership>)> = HashMap::new();
         let mut visible = Vec::with_capacity(events.len());
         for event in events {
             if event.outlier || event.soft_failed || event.pdu.rejected {
                 continue;
             }
-            let at_event = match known.get(&event.state) {
-                Some(at_event) => *at_event,
+            // Most events of a page have the same state: each state is looked at once.
+            let known = reader.looked_at().get(&event.state).copied();
+            let at_event = match known {
+                Some(at_event) => at_event,
                 None => {
                     let at_event = self.at_event(reader.room.nr, event.state, &keys).await?;
-                    known.insert(event.state, at_event);
+                    reader.looked_at().insert(event.state, at_event);
                     at_event
                 }
             };
-            // A change of what decides is seen by who sees the room before it or after it.
-            let before = match event.replaces {
-                Some(old) if is_deciding(&event, &user_id) => self.before(old, at_event).await?,
-                _ => at_event,
-            };
-            if self.may_see(reader, &event, at_event) || self.may_see(reader, &event, before) {
+            // What somebody is to a room is their own affair, also where they see nothing else of it.
+            let is_own = event.pdu.is_state(&TimelineEventType::RoomMember, &user_id);
+            // A change of the visibility is seen by who sees the room before it or after it.
+            let before = AtEvent { visibility: self.visibility_before(&event, at_event.visibility).await?, ..at_event };
+            if is_own || may_see(reader, &event, at_event) || may_see(reader, &event, before) {
                 visible.push(event);
             }
         }
         Ok(visible)
     }
 
-    fn may_see(&self, reader: &Reader, event: &StoredEvent, at_event: (Visibility, Option<Membership>)) -> bool {
-        match at_event {
-            (Visibility::WorldReadable, _) | (_, Some(Membership::Join)) => true,
-            // Shared: also by who joined later, up to when they left.
-            (Visibility::Shared, _) => {
-                reader.is_joined()
-                    || reader
-                        .left_at()
-                        .is_some_and(|left| event.position.is_some_and(|position| position <= left.position))
-            }
-            (Visibility::Invited, membership) => membership == Some(Membership::Invite),
-            (Visibility::Joined, _) => false,
-        }
-    }
-
-    async fn at_event(
-        &self,
-        room_nr: RoomNr,
-        state: NodeNr,
-        keys: &Keys,
-    ) -> Result<(Visibility, Option<Membership>), Error> {
-        let visibility = match self.deciding_event(room_nr, state, keys.visibility).await? {
-            Some(event) => visibility_of(&event),
-            None => Visibility::Shared,
-        };
+    async fn at_event(&self, room_nr: RoomNr, state: NodeNr, keys: &Keys) -> Result<AtEvent, Error> {
+        let visibility = self.deciding_event(room_nr, state, keys.visibility).await?;
         let member = self.deciding_event(room_nr, state, keys.member).await?;
-        Ok((visibility, member.and_then(|event| membership_of(&event.pdu))))
+        Ok(AtEvent {
+            visibility: visibility.map_or(Visibility::Shared, |event| visibility_of(&event)),
+            membership: member.and_then(|event| membership_of(&event.pdu)),
+        })
     }
 
     async fn deciding_event(
@@ -172,21 +225,33 @@ impl Rooms {
         }
     }
 
-    async fn before(
-        &self,
-        replaced: model::EventNr,
-        after: (Visibility, Option<Membership>),
-    ) -> Result<(Visibility, Option<Membership>), Error> {
-        let Some(old) = self.storage().get_event(replaced).await? else { return Ok(after) };
-        Ok(match membership_of(&old.pdu) {
-            Some(membership) => (after.0, Some(membership)),
-            None => (visibility_of(&old), after.1),
-        })
+    /// The visibility before an event, given the one after it.
+    async fn visibility_before(&self, event: &StoredEvent, after: Visibility) -> Result<Visibility, Error> {
+        if !event.pdu.is_state(&TimelineEventType::RoomHistoryVisibility, "") {
+            return Ok(after);
+        }
+        let old = match event.replaces {
+            Some(old) => self.storage().get_event(old).await?,
+            None => None,
+        };
+        // Without the event, a room's history is shared.
+        Ok(old.map_or(Visibility::Shared, |old| visibility_of(&old)))
     }
 }
 
-fn is_deciding(event: &StoredEvent, user_id: &str) -> bool {
-    event.pdu.is_state(&"m.room.history_visibility".into(), "") || event.pdu.is_state(&"m.room.member".into(), user_id)
+/// Client-Server API, "Room history visibility", "Server behaviour".
+fn may_see(reader: &Reader, event: &StoredEvent, at_event: AtEvent) -> bool {
+    match (at_event.visibility, at_event.membership) {
+        (Visibility::WorldReadable, _) | (_, Some(Membership::Join)) => true,
+        (Visibility::Shared, _) | (Visibility::Invited, Some(Membership::Invite)) => reader.joined_after(event),
+        (Visibility::Invited | Visibility::Joined, _) => false,
+    }
+}
+
+/// How long somebody was joined who is not joined now, from what they were to the room, oldest first.
+fn end_of_last_join(log: &[(Position, Membership)]) -> Joined {
+    let ends = log.windows(2).filter(|pair| pair[0].1 == Membership::Join && pair[1].1 != Membership::Join);
+    ends.last().map_or(Joined::Never, |pair| Joined::Until(pair[1].0))
 }
 
 fn visibility_of(event: &StoredEvent) -> Visibility {
@@ -201,5 +266,23 @@ fn visibility_of(event: &StoredEvent) -> Visibility {
         Ok("joined") => Visibility::Joined,
         // A value that nobody knows counts as shared.
         _ => Visibility::Shared,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_former_member_sees_up_to_the_end_of_the_last_join() {
+        use Membership::{Ban, Invite, Join, Knock, Leave};
+        let end = |log: &[(i64, Membership)]| {
+            end_of_last_join(&log.iter().map(|(at, membership)| (Position(*at), *membership)).collect::<Vec<_>>())
+        };
+        assert_eq!(end(&[]), Joined::Never);
+        assert_eq!(end(&[(1, Invite), (2, Leave), (3, Knock), (4, Ban)]), Joined::Never);
+        assert_eq!(end(&[(1, Join), (2, Join), (5, Leave)]), Joined::Until(Position(5)));
+        assert_eq!(end(&[(1, Join), (5, Leave), (9, Ban), (12, Leave)]), Joined::Until(Position(5)));
+        assert_eq!(end(&[(1, Join), (5, Leave), (7, Join), (9, Ban)]), Joined::Until(Position(9)));
     }
 }

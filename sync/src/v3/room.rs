@@ -67,7 +67,7 @@ impl Sync {
             _ => None,
         };
         let is_new = since.is_none();
-        let reader = self.reader(answer.requester, row, room);
+        let reader = self.reader(answer.requester, row, room).await?;
         let known = since.and(news.events.as_ref()).map(|events| events.get(&room.nr).cloned().unwrap_or_default());
         let found = self.timeline(answer, room.nr, since, answer.upto, known).await?;
         let limited = found.limited;
@@ -113,7 +113,7 @@ impl Sync {
             Some(since) if self.was_joined_at(row, since).await? => Some(since),
             _ => None,
         };
-        let reader = self.reader(answer.requester, row, room);
+        let reader = self.reader(answer.requester, row, room).await?;
         let found = self.timeline(answer, room.nr, since, row.position, None).await?;
         let events = self.0.rooms.visible(&reader, found.events).await?;
         let mut shown = LeftRoom::new();
@@ -176,13 +176,8 @@ impl Sync {
             .collect())
     }
 
-    fn reader(&self, requester: &Requester, row: &RoomMembership, room: &RoomRow) -> Reader {
-        Reader {
-            room: Arc::new(room.clone()),
-            user_nr: requester.user_nr,
-            device: requester.device().to_owned(),
-            membership: Some(*row),
-        }
+    async fn reader(&self, requester: &Requester, row: &RoomMembership, room: &RoomRow) -> Result<Reader, Error> {
+        Ok(self.0.rooms.reader_of(requester, Some(*row), Arc::new(room.clone())).await?)
     }
 
     /// A member's event changes with their name, too: whether they were in the room at a position already.
