@@ -18,6 +18,16 @@ const READ_FACTOR: u32 = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimelineToken(pub TimelinePlace);
 
+impl TimelineToken {
+    /// The position up to which the stream is before this place, and so the state.
+    #[must_use]
+    pub fn position(self) -> Position {
+        let (anchor, step) = self.0;
+        // The event at the anchor is step 0: what is before that is before the anchor.
+        if step < 0 { Position(anchor.0.saturating_sub(1)) } else { anchor }
+    }
+}
+
 impl fmt::Display for TimelineToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "t1_{:x}_{}", self.0.0.0, self.0.1)

@@ -248,6 +248,35 @@ on_each_database! {
         assert_eq!(list("?not_membership=invite").await, [alice.id()]);
     }
 
+    // shows: getMembersByRoom
+    async fn members_at_a_token_are_those_before_it(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        // The token lies right before the newest event, which is the join.
+        let filter = encode(r#"{"room":{"timeline":{"limit":1}}}"#);
+        let answer = alice.get(&format!("/sync?filter={filter}")).await.ok();
+        let timeline = &answer["rooms"]["join"][&room]["timeline"];
+        assert_eq!(timeline["events"][0]["state_key"], bob.id());
+        let count = async |token: &Value| {
+            let at = encode(token.as_str().unwrap());
+            let answer = alice.get(&format!("/rooms/{}/members?at={at}", encode(&room))).await.ok();
+            answer["chunk"].as_array().unwrap().len()
+        };
+        assert_eq!(count(&timeline["prev_batch"]).await, 1);
+        assert_eq!(count(&answer["next_batch"]).await, 2);
+    }
+
+    // shows: getRoomEvents
+    async fn a_page_starts_at_the_token_that_was_given(server: TestServer) {
+        let alice = server.user("alice").await;
+        let room = alice.create_room().await;
+        let token = alice.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+        let path = format!("/rooms/{}/messages?dir=b", encode(&room));
+        assert_eq!(alice.get(&format!("{path}&from={}", encode(&token))).await.ok()["start"], token);
+        assert!(alice.get(&path).await.ok()["start"].is_string());
+    }
+
     // shows: inviteBy3PID
     async fn nobody_is_invited_by_address_without_an_identity_server(server: TestServer) {
         let alice = server.user("alice").await;

@@ -25,7 +25,7 @@ async fn get_member_events(
     requester: RequesterOrGuest,
     Ruma(request): Ruma<get_member_events::v3::Request>,
 ) -> Result<Ruma<get_member_events::v3::Response>, MatrixError> {
-    let at = request.at.map(|token| token.parse::<TimelineToken>()).transpose()?.map(|token| token.0.0);
+    let at = request.at.map(|token| token.parse::<TimelineToken>()).transpose()?.map(TimelineToken::position);
     let (only, but) = (request.membership, request.not_membership);
     let events = rooms
         .members(&requester, &request.room_id, at, |member| is_wanted(member, only.as_ref(), but.as_ref()))

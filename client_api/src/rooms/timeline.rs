@@ -57,7 +57,8 @@ async fn get_message_events(
     let wanted = |event: &StoredEvent| wants(filter, room_id, event);
     let page = rooms.messages(&requester, room_id, asked, wanted).await?;
     let mut response = get_message_events::v3::Response::new();
-    response.start = page.start.to_string();
+    // The client's own token as it gave it, so that it knows the page by it.
+    response.start = request.from.clone().unwrap_or_else(|| page.start.to_string());
     response.end = page.end.map(|end| end.to_string());
     if is_lazy(filter)
         && let Some(newest) = page.events.iter().max_by_key(|event| event.place)
