@@ -11,3 +11,6 @@ SELECT room_nr, position, state_node FROM events WHERE position IS NOT NULL AND 
 -- Numbers of state nodes come from blocks, like all numbers: two processes that build upon one head never use the same.
 INSERT INTO number_blocks (kind, next) SELECT 'state_node', coalesce(max(node_nr), 0) + 1 FROM state_nodes;
 ALTER TABLE room_heads DROP COLUMN next_node;
+
+-- Finds what a redaction redacted.
+CREATE INDEX events_redacted_by ON events (redacted_by) WHERE redacted_by IS NOT NULL;

@@ -1,6 +1,6 @@
 //! `/sync`. Client-Server API, "Syncing".
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -9,13 +9,9 @@ use axum::{
 };
 use ruma::api::{
     OutgoingResponseExt as _,
-    client::{
-        filter::FilterDefinition,
-        sync::sync_events::{self, v3::Filter},
-    },
+    client::sync::sync_events::{self, v3::Filter},
 };
 use serde_json::{Value, json};
-use storage::Storage;
 use sync::{Sync, v3::Request};
 use web::{MatrixError, RequesterOrGuest, Ruma, RumaRoutes as _};
 
@@ -28,18 +24,16 @@ pub(crate) fn routes() -> Router<ClientApi> {
 /// `GET /sync`.
 async fn sync_events(
     State(sync): State<Sync>,
-    State(storage): State<Storage>,
     RequesterOrGuest(requester): RequesterOrGuest,
     Ruma(request): Ruma<sync_events::v3::Request>,
 ) -> Result<Response, MatrixError> {
     let filter = match request.filter {
-        None => FilterDefinition::default(),
-        Some(Filter::FilterDefinition(filter)) => filter,
+        None => Arc::default(),
+        Some(Filter::FilterDefinition(filter)) => Arc::new(filter),
         Some(Filter::FilterId(id)) => {
             let unknown = || MatrixError::invalid_param(format!("you have no filter with the id {id}"));
             let filter_nr: i64 = id.parse().map_err(|_| unknown())?;
-            let content = storage.get_filter(requester.user_nr, filter_nr).await?.ok_or_else(unknown)?;
-            serde_json::from_str(&content).map_err(|error| MatrixError::internal(&error))?
+            sync.filter(requester.user_nr, filter_nr).await?.ok_or_else(unknown)?
         }
         Some(_) => return Err(MatrixError::invalid_param("the filter is neither an id nor a filter")),
     };

@@ -117,6 +117,23 @@ impl Typing {
         self.shared.changes.subscribe()
     }
 
+    /// Where the state stands.
+    #[must_use]
+    pub fn position(&self) -> EphemeralPosition {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).position()
+    }
+
+    /// The rooms with a change since a position, and the position now; nothing when it may be any room.
+    #[must_use]
+    pub fn changed_rooms(&self, since: EphemeralPosition) -> Option<(Vec<RoomNr>, EphemeralPosition)> {
+        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_known = since.incarnation == state.incarnation && since.position >= state.floor;
+        is_known.then(|| {
+            let changed = state.rooms.iter().filter(|(_, room)| room.changed > since.position);
+            (changed.map(|(room_nr, _)| *room_nr).collect(), state.position())
+        })
+    }
+
     /// What a reader who is in these rooms and stands at `since` has not been told.
     ///
     /// A position of another incarnation says that the reader may see somebody typing in any of its rooms: it is told of all. The
@@ -203,8 +220,12 @@ impl State {
         self.position != before
     }
 
+    fn position(&self) -> EphemeralPosition {
+        EphemeralPosition { incarnation: self.incarnation, position: self.position }
+    }
+
     fn news(&self, rooms: &[RoomNr], since: EphemeralPosition) -> TypingNews {
-        let here = EphemeralPosition { incarnation: self.incarnation, position: self.position };
+        let here = self.position();
         let same_life = since.incarnation == self.incarnation && since.position >= self.floor;
         if same_life && since.position >= here.position {
             // All is known; or this copy is a moment behind the one that the reader saw last.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use ruma::{EventId, RoomId};
+use ruma::{EventId, OwnedEventId, RoomId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -65,6 +65,19 @@ impl Unsigned {
     }
 }
 
+/// An event as clients see it but for what the server adds for each reader. Made once; each reader's is put together from its pieces
+/// without reading them again.
+#[derive(Clone, Debug)]
+pub struct ReadyEvent {
+    content: Box<RawValue>,
+    event_id: OwnedEventId,
+    origin_server_ts: Box<RawValue>,
+    redacts: Option<Box<RawValue>>,
+    sender: Box<RawValue>,
+    state_key: Option<Box<RawValue>>,
+    event_type: Box<RawValue>,
+}
+
 #[derive(Serialize)]
 struct Shown<'a> {
     content: &'a RawValue,
@@ -81,6 +94,25 @@ struct Shown<'a> {
     event_type: &'a RawValue,
     #[serde(skip_serializing_if = "Unsigned::is_empty")]
     unsigned: &'a Unsigned,
+}
+
+impl ReadyEvent {
+    /// The event for `/messages` and the like with its room, for `/sync` (`room_id` is `None`) without.
+    #[must_use]
+    pub fn to_json(&self, room_id: Option<&RoomId>, unsigned: &Unsigned) -> Box<RawValue> {
+        let shown = Shown {
+            content: &self.content,
+            event_id: &self.event_id,
+            origin_server_ts: &self.origin_server_ts,
+            redacts: self.redacts.as_deref(),
+            room_id,
+            sender: &self.sender,
+            state_key: self.state_key.as_deref(),
+            event_type: &self.event_type,
+            unsigned,
+        };
+        serde_json::value::to_raw_value(&shown).expect("strings and ready-made JSON serialize")
+    }
 }
 
 #[derive(Serialize)]
@@ -103,12 +135,12 @@ impl<'a> ClientEvent<'a> {
         serde_json::from_str(json)
     }
 
-    /// The event for `/messages` and the like with its room, for `/sync` (`room_id` is `None`) without.
+    /// The event ready-made for all its readers.
     ///
     /// A redaction shows its target both at the top level and, since the specification asks it for older clients, in
     /// whichever place the stored event has it. Room Version 11, "Moving the redacts property".
     #[must_use]
-    pub fn to_json(&self, event_id: &EventId, room_id: Option<&RoomId>, unsigned: &Unsigned) -> Box<RawValue> {
+    pub fn to_ready(&self, event_id: &EventId) -> ReadyEvent {
         #[derive(Deserialize)]
         struct Content<'a> {
             #[serde(borrow)]
@@ -118,18 +150,15 @@ impl<'a> ClientEvent<'a> {
             (self.event_type.get() == "\"m.room.redaction\"")
                 .then(|| serde_json::from_str::<Content<'_>>(self.content.get()).ok()?.redacts)?
         });
-        let shown = Shown {
-            content: self.content,
-            event_id,
-            origin_server_ts: self.origin_server_ts,
-            redacts,
-            room_id,
-            sender: self.sender,
-            state_key: self.state_key,
-            event_type: self.event_type,
-            unsigned,
-        };
-        serde_json::value::to_raw_value(&shown).expect("strings and ready-made JSON serialize")
+        ReadyEvent {
+            content: self.content.to_owned(),
+            event_id: event_id.to_owned(),
+            origin_server_ts: self.origin_server_ts.to_owned(),
+            redacts: redacts.map(ToOwned::to_owned),
+            sender: self.sender.to_owned(),
+            state_key: self.state_key.map(ToOwned::to_owned),
+            event_type: self.event_type.to_owned(),
+        }
     }
 
     /// The event as someone sees it who is not in the room yet. Client-Server API, "Stripped state".
@@ -158,7 +187,7 @@ mod tests {
         let event = ClientEvent::of(STORED).unwrap();
         let unsigned = Unsigned { transaction_id: Some("t".to_owned()), ..Unsigned::default() };
         assert_eq!(
-            event.to_json(event_id!("$e"), Some(room_id!("!r:x")), &unsigned).get(),
+            event.to_ready(event_id!("$e")).to_json(Some(room_id!("!r:x")), &unsigned).get(),
             r#"{"content":{"body":"hi"},"event_id":"$e","origin_server_ts":5,"room_id":"!r:x","sender":"@a:x","type":"m.room.message","unsigned":{"transaction_id":"t"}}"#
         );
         assert_eq!(event.to_stripped().get(), r#"{"content":{"body":"hi"},"sender":"@a:x","type":"m.room.message"}"#);

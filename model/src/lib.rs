@@ -15,7 +15,7 @@ mod stream_token;
 
 pub use canonical::{CanonicalError, canonical_object};
 pub use clock::Clock;
-pub use event_format::{ClientEvent, Unsigned};
+pub use event_format::{ClientEvent, ReadyEvent, Unsigned};
 pub use local_servers::{KeyPair, KeyPairError, LocalServer, LocalServers};
 pub use membership::Membership;
 pub use numbers::{EventNr, NodeNr, Position, RoomNr, StateKeyNr, TypeNr, UserNr};

@@ -15,13 +15,16 @@ pub struct EphemeralPosition {
 
 /// Where a client stands: `next_batch`, `since`, `from`, `prev_batch`. Opaque to clients.
 ///
-/// Text form: `s1_<position>_<incarnation>_<ephemeral position>`, each number in lower-case hexadecimal.
+/// Text form: `s1_<position>_<incarnation>_<ephemeral position>`, each number in lower-case hexadecimal, and `_<to-device position>`
+/// where that is another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StreamToken {
     /// Everything at or below this position has been seen.
     pub position: Position,
     /// The same for typing and presence.
     pub ephemeral: EphemeralPosition,
+    /// Of the messages to the device, those up to here have been seen, when there were too many for one answer.
+    pub to_device: Option<Position>,
 }
 
 /// The text is not a token of this server.
@@ -33,14 +36,15 @@ impl StreamToken {
     /// A token at a position, with nothing said of ephemeral streams.
     #[must_use]
     pub const fn at(position: Position) -> Self {
-        Self { position, ephemeral: EphemeralPosition { incarnation: 0, position: 0 } }
+        Self { position, ephemeral: EphemeralPosition { incarnation: 0, position: 0 }, to_device: None }
     }
 }
 
 impl fmt::Display for StreamToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { position, ephemeral } = self;
-        write!(f, "s1_{:x}_{:x}_{:x}", position.0, ephemeral.incarnation, ephemeral.position)
+        let Self { position, ephemeral, to_device } = self;
+        write!(f, "s1_{:x}_{:x}_{:x}", position.0, ephemeral.incarnation, ephemeral.position)?;
+        to_device.map_or(Ok(()), |to_device| write!(f, "_{:x}", to_device.0))
     }
 }
 
@@ -54,10 +58,12 @@ impl FromStr for StreamToken {
             // `from_str_radix` takes a plus sign, which we never write.
             if part.starts_with('+') { Err(TokenError) } else { u64::from_str_radix(part, 16).map_err(|_| TokenError) }
         };
-        let position = i64::try_from(number()?).map_err(|_| TokenError)?;
+        let position = |number| i64::try_from(number).map(Position).map_err(|_| TokenError);
+        let everything = position(number()?)?;
         let incarnation = u32::try_from(number()?).map_err(|_| TokenError)?;
         let ephemeral = EphemeralPosition { incarnation, position: number()? };
-        if parts.next().is_some() { Err(TokenError) } else { Ok(Self { position: Position(position), ephemeral }) }
+        let to_device = if text.matches('_').count() == 4 { Some(position(number()?)?) } else { None };
+        if parts.next().is_some() { Err(TokenError) } else { Ok(Self { position: everything, ephemeral, to_device }) }
     }
 }
 
@@ -67,16 +73,20 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_text_form() {
-        let token = StreamToken {
-            position: Position(1 << 40),
-            ephemeral: EphemeralPosition { incarnation: 0xdead_beef, position: 9 },
-        };
-        assert_eq!(token.to_string().parse(), Ok(token));
+        for to_device in [None, Some(Position(77))] {
+            let token = StreamToken {
+                position: Position(1 << 40),
+                ephemeral: EphemeralPosition { incarnation: 0xdead_beef, position: 9 },
+                to_device,
+            };
+            assert_eq!(token.to_string().parse(), Ok(token));
+        }
     }
 
     #[test]
     fn what_is_not_a_token_is_refused() {
-        for text in ["", "s1_", "s2_1_1_1", "s1_1_1", "s1_1_1_1_1", "s1_-1_1_1", "s1_+1_1_1", "s1_ffffffffffffffff_0_0"]
+        for text in
+            ["", "s1_", "s2_1_1_1", "s1_1_1", "s1_1_1_1_1_1", "s1_-1_1_1", "s1_+1_1_1", "s1_ffffffffffffffff_0_0"]
         {
             assert_eq!(text.parse::<StreamToken>(), Err(TokenError), "{text}");
         }

@@ -19,7 +19,7 @@ impl Rooms {
         let row = self.storage().find_alias(alias.as_str()).await?.ok_or(Error::AliasUnknown)?;
         let room = self.storage().get_rooms(&[row.room_nr]).await?.remove(&row.room_nr).ok_or(Error::AliasUnknown)?;
         let servers = self.storage().list_servers(row.room_nr, SERVERS_MAX).await?;
-        Ok((room.id, servers.into_iter().filter_map(|server| server.try_into().ok()).collect()))
+        Ok((room.id.clone(), servers.into_iter().filter_map(|server| server.try_into().ok()).collect()))
     }
 
     /// Makes an alias on the requester's server. Client-Server API, "PUT /directory/room/{roomAlias}".

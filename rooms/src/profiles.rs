@@ -208,7 +208,7 @@ impl Rooms {
             let draft = Draft::new(user_id.to_owned(), user_nr, TimelineEventType::RoomMember, content.clone())
                 .with_state_key(user_id.as_str())
                 .while_joined();
-            match self.submit(&Arc::new(room.clone()), draft).await {
+            match self.submit(room, draft).await {
                 Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
                 Err(error) => debug!(room.id = %room.id, %error, "a room refused a change of profile"),
                 Ok(_) => {}

@@ -6,7 +6,7 @@ use std::{
 };
 
 use accounts::Requester;
-use model::{ClientEvent, EventNr, Membership, NodeNr, Unsigned, UserNr};
+use model::{EventNr, Membership, NodeNr, Unsigned, UserNr};
 use ruma::{EventId, OwnedUserId, RoomId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -288,15 +288,11 @@ impl Rooms {
                 unsigned.replaces_state = Some(old.pdu.event_id.to_string());
             }
             if let Some(redaction) = event.redacted_by.and_then(|nr| erased.get(&nr).or_else(|| related.get(&nr))) {
-                let json = client_event(redaction)?.to_json(&redaction.pdu.event_id, room_id, &Unsigned::default());
+                let json = redaction.ready()?.to_json(room_id, &Unsigned::default());
                 unsigned.redacted_because = Some(json.into());
             }
-            rendered.push(client_event(event)?.to_json(&event.pdu.event_id, room_id, &unsigned));
+            rendered.push(event.ready()?.to_json(room_id, &unsigned));
         }
         Ok(rendered)
     }
-}
-
-fn client_event(event: &StoredEvent) -> Result<ClientEvent<'_>, Error> {
-    ClientEvent::of(&event.pdu.json).map_err(|_| storage::Error::Damaged(format!("event {}", event.nr)).into())
 }

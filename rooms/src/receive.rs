@@ -320,6 +320,7 @@ fn stored_form(event: &NewEvent, room_nr: RoomNr) -> StoredEvent {
         redacted_by: None,
         pdu: event.pdu.clone(),
         transaction: None,
+        ready: std::sync::OnceLock::new(),
     }
 }
 

@@ -200,13 +200,9 @@ impl Rooms {
             *head = Some(current);
             return Ok(results);
         }
-        let redacted: Vec<_> = built.redactions.iter().map(|redaction| redaction.event_nr).collect();
         let room = RoomCommit { lease, ..room_commit(&current, built) };
         let commit = Commit { room: Some(room), transactions, ..Commit::default() };
         self.storage().commit(commit).await?;
-        for nr in redacted {
-            self.storage().forget_event(nr);
-        }
         current.committed();
         *head = Some(current);
         Ok(results)

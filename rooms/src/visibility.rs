@@ -250,8 +250,8 @@ fn may_see(reader: &Reader, event: &StoredEvent, at_event: AtEvent) -> bool {
 
 /// How long somebody was joined who is not joined now, from what they were to the room, oldest first.
 fn end_of_last_join(log: &[(Position, Membership)]) -> Joined {
-    let ends = log.windows(2).filter(|pair| pair[0].1 == Membership::Join && pair[1].1 != Membership::Join);
-    ends.last().map_or(Joined::Never, |pair| Joined::Until(pair[1].0))
+    let mut ends = log.windows(2).filter(|pair| pair[0].1 == Membership::Join && pair[1].1 != Membership::Join);
+    ends.next_back().map_or(Joined::Never, |pair| Joined::Until(pair[1].0))
 }
 
 fn visibility_of(event: &StoredEvent) -> Visibility {

@@ -383,6 +383,7 @@ async fn what_one_process_leaves_another_follows_on_postgres() {
         None,
         "and one process has it at a time"
     );
+}
 
 /// Client-Server API, "Room history visibility": who was joined sees up to when that ended, whatever became of them later; who never
 /// was sees only what they are to the room.

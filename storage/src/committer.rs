@@ -87,6 +87,8 @@ pub struct Published {
     pub position: Position,
     /// Its parts with their positions.
     pub items: Vec<(Position, Item)>,
+    /// The events that it redacts.
+    pub redacted: Vec<EventNr>,
 }
 
 /// What the committer works with.
@@ -284,6 +286,10 @@ fn full_text(error: &dyn std::error::Error) -> String {
 
 fn publish(parts: &Parts, published: Option<Published>) {
     let Some(published) = published else { return };
+    // From here on nobody is shown what they were.
+    for nr in &published.redacted {
+        parts.events.forget(*nr);
+    }
     for (_, item) in &published.items {
         if let Item::Event(event) = item {
             parts.events.insert(event.clone());
@@ -364,7 +370,9 @@ async fn try_group(
             return Err(error);
         }
     }
-    let published = Published { previous: newest, position: writer.newest(), items: writer.items };
+    let rooms = passing.iter().filter_map(|(_, commit)| commit.room.as_ref());
+    let redacted = rooms.flat_map(|room| &room.redactions).map(|redaction| redaction.event_nr).collect();
+    let published = Published { previous: newest, position: writer.newest(), items: writer.items, redacted };
     Ok(Some(Written { published: Some(published), positions }))
 }
 

@@ -179,6 +179,9 @@ impl Storage {
             tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
         }
         tx.commit().await?;
+        for device_id in device_ids {
+            self.0.key_counts.forget(user_nr, device_id);
+        }
         Ok(count)
     }
 }

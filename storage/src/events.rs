@@ -1,8 +1,14 @@
 //! Events as they are stored, and how they are read.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use model::{EventNr, NodeNr, Pdu, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
+use model::{ClientEvent, EventNr, NodeNr, Pdu, Position, ReadyEvent, RoomNr, StateKeyNr, TypeNr, UserNr};
 use moka::sync::Cache;
 use ruma::{EventId, OwnedEventId, RoomVersionId};
 
@@ -38,6 +44,11 @@ statements! {
     FIND_EVENT_NRS = ["SELECT event_nr, event_id FROM events WHERE event_id", (in_list 1)];
     LIST_AUTH = ["SELECT event_nr, auth FROM events WHERE event_nr", (in_list 1)];
     LIST_PREV = ["SELECT event_nr, prev FROM events WHERE event_nr", (in_list 1)];
+    LIST_REDACTED = ["
+        SELECT redacted.event_nr
+          FROM events redaction JOIN events redacted ON redacted.redacted_by = redaction.event_nr
+         WHERE redaction.position > $1 AND redaction.position <= $2 AND redacted.redacted_by IS NOT NULL
+         ORDER BY redacted.event_nr"];
     FIND_EVENT_TRANSACTIONS = ["
         SELECT event_nr, transaction_id FROM transaction_ids
          WHERE user_nr = $1 AND device_id = $2 AND event_nr", (in_list 3)];
@@ -74,6 +85,8 @@ pub struct StoredEvent {
     pub pdu: Arc<Pdu>,
     /// How its sender's device named the request, when this process has just written it.
     pub transaction: Option<(String, String)>,
+    /// The event as clients see it, made when the first one does.
+    pub ready: OnceLock<ReadyEvent>,
 }
 
 impl StoredEvent {
@@ -93,6 +106,7 @@ impl StoredEvent {
             redacted_by: None,
             pdu: event.pdu.clone(),
             transaction: event.transaction.as_ref().map(|key| (key.device_id.clone(), key.transaction_id.clone())),
+            ready: OnceLock::new(),
         }
     }
 
@@ -122,7 +136,21 @@ impl StoredEvent {
             redacted_by: row.maybe_nr(12)?,
             pdu: Arc::new(pdu),
             transaction: None,
+            ready: OnceLock::new(),
         })
+    }
+
+    /// The event as clients see it, but for what the server adds for each reader. Made once for all of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] when what is stored is no event.
+    pub fn ready(&self) -> Result<&ReadyEvent, Error> {
+        if let Some(ready) = self.ready.get() {
+            return Ok(ready);
+        }
+        let event = ClientEvent::of(&self.pdu.json).map_err(|_| Error::Damaged(format!("event {}", self.nr)))?;
+        Ok(self.ready.get_or_init(|| event.to_ready(&self.pdu.event_id)))
     }
 
     /// Whether this is a state event.
@@ -159,20 +187,28 @@ fn decode_body(body: &[u8]) -> Option<Arc<str>> {
 pub(crate) struct EventCache {
     events: Cache<EventNr, Arc<StoredEvent>>,
     numbers: Cache<OwnedEventId, EventNr>,
+    /// Counts what was forgotten: what was read from the database while something was may be as it was before.
+    forgotten: Arc<AtomicU64>,
 }
 
 impl EventCache {
     pub(crate) fn new() -> Self {
         let events = Cache::builder()
             .max_capacity(CACHE_BYTES)
-            .weigher(|_, event: &Arc<StoredEvent>| (2 * event.pdu.json.len() + 900) as u32)
+            .weigher(|_, event: &Arc<StoredEvent>| (3 * event.pdu.json.len() + 900) as u32)
             .build();
-        Self { events, numbers: Cache::new(100_000) }
+        Self { events, numbers: Cache::new(100_000), forgotten: Arc::default() }
     }
 
     pub(crate) fn insert(&self, event: Arc<StoredEvent>) {
         self.numbers.insert(event.pdu.event_id.clone(), event.nr);
         self.events.insert(event.nr, event);
+    }
+
+    /// Forgets an event that was redacted.
+    pub(crate) fn forget(&self, nr: EventNr) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.events.invalidate(&nr);
     }
 }
 
@@ -195,9 +231,12 @@ impl Storage {
         if !missing.is_empty() {
             missing.sort_unstable();
             missing.dedup();
+            let forgotten = cache.forgotten.load(Ordering::SeqCst);
             for row in self.db().read(&GET_EVENTS, args![missing]).await? {
                 let event = Arc::new(StoredEvent::of_row(&row)?);
-                cache.insert(event.clone());
+                if cache.forgotten.load(Ordering::SeqCst) == forgotten {
+                    cache.insert(event.clone());
+                }
                 found.insert(event.nr, event);
             }
         }
@@ -290,9 +329,22 @@ impl Storage {
             .collect()
     }
 
-    /// Forgets what is in memory of an event that was redacted.
-    pub fn forget_event(&self, nr: EventNr) {
-        self.0.event_cache.events.invalidate(&nr);
+    /// Forgets what is in memory of events that other processes redacted after a position, up to another.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn forget_redacted(&self, after: Position, upto: Position) -> Result<(), Error> {
+        for row in self.db().read(&LIST_REDACTED, args![after, upto]).await? {
+            self.0.event_cache.forget(row.nr(0)?);
+        }
+        Ok(())
+    }
+
+    /// Forgets all events that are in memory: any of them may have been redacted.
+    pub fn forget_events(&self) {
+        self.0.event_cache.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.0.event_cache.events.invalidate_all();
     }
 
     /// The transaction ids by which a device sent events, of those that it sent.

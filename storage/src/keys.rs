@@ -1,10 +1,23 @@
 //! End-to-end encryption keys of devices and users, as the JSON that was uploaded.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use model::UserNr;
+use moka::sync::Cache;
 
-use crate::{Error, Storage, db::args, rows::Rows, statement::statements};
+use crate::{
+    Error, Storage,
+    db::{Db, args},
+    rows::Rows,
+    statement::statements,
+};
 
 statements! {
     UPSERT_DEVICE_KEYS = ["
@@ -107,6 +120,41 @@ pub struct KeySignatureRow {
 
 fn numbers(users: &[UserNr]) -> Vec<i64> {
     users.iter().map(|user| user.0).collect()
+}
+
+/// Most devices whose counts are in memory.
+const COUNTS_CACHED: u64 = 50_000;
+/// How long counts stay in memory where other processes hand out keys too.
+const COUNTS_SHARED_FOR: Duration = Duration::from_secs(2);
+
+/// What a device has left of the keys that others take when they begin to write to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyCounts {
+    /// One-time keys, by algorithm.
+    pub one_time: Vec<(String, u64)>,
+    /// The algorithms of fallback keys that nobody has used yet.
+    pub unused_fallback: Vec<String>,
+}
+
+/// Counts of keys in memory: each answer of `/sync` has them.
+pub(crate) struct KeyCountsCache {
+    counts: Cache<(UserNr, String), Arc<KeyCounts>>,
+    /// Counts what was forgotten: what was read meanwhile is not kept.
+    forgotten: AtomicU64,
+}
+
+impl KeyCountsCache {
+    pub(crate) fn new(db: &Db) -> Self {
+        let counts = Cache::builder().max_capacity(COUNTS_CACHED);
+        let counts = if matches!(db, Db::Postgres { .. }) { counts.time_to_live(COUNTS_SHARED_FOR) } else { counts };
+        Self { counts: counts.build(), forgotten: AtomicU64::new(0) }
+    }
+
+    /// Forgets the counts of a device, whose keys have changed.
+    pub(crate) fn forget(&self, user_nr: UserNr, device_id: &str) {
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.counts.invalidate(&(user_nr, device_id.to_owned()));
+    }
 }
 
 impl Storage {
@@ -255,6 +303,7 @@ impl Storage {
             .bigint(keys.iter().map(|_| now_ms));
         tx.execute(&INSERT_ONE_TIME_KEYS, rows).await?;
         tx.commit().await?;
+        self.0.key_counts.forget(user_nr, device_id);
         Ok(Vec::new())
     }
 
@@ -287,7 +336,31 @@ impl Storage {
         for KeyRow { algorithm, key_id, key } in keys {
             tx.execute(&UPSERT_FALLBACK_KEY, args![user_nr, device_id, algorithm, key_id, key]).await?;
         }
-        tx.commit().await
+        tx.commit().await?;
+        self.0.key_counts.forget(user_nr, device_id);
+        Ok(())
+    }
+
+    /// How many keys a device has left, from memory if they are there.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_key_counts(&self, user_nr: UserNr, device_id: &str) -> Result<Arc<KeyCounts>, Error> {
+        let cache = &self.0.key_counts;
+        let key = (user_nr, device_id.to_owned());
+        if let Some(counts) = cache.counts.get(&key) {
+            return Ok(counts);
+        }
+        let forgotten = cache.forgotten.load(Ordering::SeqCst);
+        let counts = Arc::new(KeyCounts {
+            one_time: self.count_one_time_keys(user_nr, device_id).await?,
+            unused_fallback: self.list_unused_fallback_keys(user_nr, device_id).await?,
+        });
+        if cache.forgotten.load(Ordering::SeqCst) == forgotten {
+            cache.counts.insert(key, counts.clone());
+        }
+        Ok(counts)
     }
 
     /// Claims a one-time key of a device: nobody gets it again. When there is none left, its fallback key, which stays.
@@ -308,6 +381,7 @@ impl Storage {
             row = tx.fetch_one(&USE_FALLBACK_KEY, args()).await?;
         }
         tx.commit().await?;
+        self.0.key_counts.forget(user_nr, device_id);
         row.map(|row| Ok(KeyRow { algorithm: algorithm.to_owned(), key_id: row.get(0)?, key: row.get(1)? })).transpose()
     }
 }

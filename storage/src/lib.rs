@@ -42,7 +42,8 @@ mod users;
 
 use std::{path::PathBuf, sync::Arc};
 
-use model::{Clock, Position, Random};
+use model::{Clock, Position, Random, RoomNr};
+use moka::sync::Cache;
 use tokio::sync::{broadcast, watch};
 
 pub use self::{
@@ -56,7 +57,7 @@ pub use self::{
     error::Error,
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
-    keys::{DeviceKeysRow, KeyRow, KeySignatureRow},
+    keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
     room_reads::{MemberRow, ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, ListedRoom, ListedRooms, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateNode},
@@ -65,6 +66,9 @@ pub use self::{
     users::{NewUser, UserRow},
 };
 use self::{committer::Committer, db::Db, numbers::Numbers, state_map::StateNodes};
+
+/// Most rooms whose id and version are in memory.
+const ROOMS_CACHED: u64 = 50_000;
 
 /// Where the data is.
 #[derive(Clone, Debug)]
@@ -98,6 +102,8 @@ struct Inner {
     numbers: Numbers,
     state_nodes: StateNodes,
     event_cache: events::EventCache,
+    room_rows: Cache<RoomNr, Arc<RoomRow>>,
+    key_counts: keys::KeyCountsCache,
     erased_users: erased_users::ErasedUsers,
     committer: Committer,
     published: watch::Sender<Position>,
@@ -127,6 +133,7 @@ impl Storage {
             events: event_cache.clone(),
         });
         let numbers = Numbers::new(db.clone());
+        let key_counts = keys::KeyCountsCache::new(&db);
         let state_nodes = StateNodes::new(db.clone());
         let erased_users = erased_users::ErasedUsers::load(&db).await?;
         Ok(Self(Arc::new(Inner {
@@ -137,6 +144,8 @@ impl Storage {
             numbers,
             state_nodes,
             event_cache,
+            room_rows: Cache::new(ROOMS_CACHED),
+            key_counts,
             erased_users,
             committer,
             published,

@@ -1,6 +1,6 @@
 //! Rooms, what the next event of each builds upon, and their aliases.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use model::{EventNr, NodeNr, Position, RoomNr, UserNr};
 use ruma::{OwnedRoomId, RoomId, RoomVersionId, ServerName};
@@ -163,15 +163,29 @@ impl Storage {
         self.db().read_one(&FIND_ROOM, args![room_id.as_str()]).await?.map(|row| room_of(&row)).transpose()
     }
 
-    /// The rooms of those numbers.
+    /// The rooms of those numbers. A room never changes what it is: most are answered from memory.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn get_rooms(&self, rooms: &[RoomNr]) -> Result<HashMap<RoomNr, RoomRow>, Error> {
-        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
-        let rows = self.db().read(&GET_ROOMS, args![numbers]).await?;
-        rows.iter().map(room_of).map(|room| room.map(|room| (room.nr, room))).collect()
+    pub async fn get_rooms(&self, rooms: &[RoomNr]) -> Result<HashMap<RoomNr, Arc<RoomRow>>, Error> {
+        let cache = &self.0.room_rows;
+        let mut found = HashMap::with_capacity(rooms.len());
+        let mut missing = Vec::new();
+        for nr in rooms {
+            match cache.get(nr) {
+                Some(room) => drop(found.insert(*nr, room)),
+                None => missing.push(nr.0),
+            }
+        }
+        if !missing.is_empty() {
+            for row in self.db().read(&GET_ROOMS, args![missing]).await? {
+                let room = Arc::new(room_of(&row)?);
+                cache.insert(room.nr, room.clone());
+                found.insert(room.nr, room);
+            }
+        }
+        Ok(found)
     }
 
     /// What the next event of a room builds upon.

@@ -7,13 +7,13 @@ mod ring;
 mod tail;
 pub mod v3;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use accounts::Requester;
 use event_bus::{Bus, Typing};
-use model::{Position, UserNr};
+use model::{Membership, Position, RoomNr, UserNr};
 use moka::sync::Cache;
 use rooms::Rooms;
+use ruma::api::client::filter::FilterDefinition;
 use storage::{RoomMembership, Storage};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +22,30 @@ use self::{ring::Ring, tail::Waiters};
 
 /// Most users whose rooms are in memory.
 const USERS_CACHED: u64 = 20_000;
+/// Most devices of whose messages it is known how many were seen.
+const DEVICES_CACHED: u64 = 50_000;
+
+/// Most stored filters in memory.
+const FILTERS_CACHED: u64 = 10_000;
+
+/// What a user is to which rooms.
+#[derive(Debug, Default)]
+struct UserRooms {
+    /// The memberships of every kind.
+    rows: Vec<RoomMembership>,
+    /// The rooms that the user is joined to.
+    joined: Vec<RoomNr>,
+    /// The same, for looking up.
+    is_joined: HashSet<RoomNr>,
+}
+
+impl UserRooms {
+    fn new(rows: Vec<RoomMembership>) -> Self {
+        let joined: Vec<RoomNr> =
+            rows.iter().filter(|row| row.membership == Membership::Join).map(|row| row.room_nr).collect();
+        Self { is_joined: joined.iter().copied().collect(), joined, rows }
+    }
+}
 
 /// Answers what is new. Cheap to clone.
 #[derive(Clone)]
@@ -34,7 +58,11 @@ struct Inner {
     ring: Ring,
     waiters: Waiters,
     /// What each user is to which rooms, as of the ring's newest position; dropped when it changes.
-    memberships: Cache<UserNr, Arc<Vec<RoomMembership>>>,
+    user_rooms: Cache<UserNr, Arc<UserRooms>>,
+    /// Filters that were stored, which never change.
+    filters: Cache<(UserNr, i64), Arc<FilterDefinition>>,
+    /// Up to where each device has said that it has its messages: none of those wait any more.
+    acknowledged: Cache<(UserNr, String), Position>,
     stopping: CancellationToken,
 }
 
@@ -60,7 +88,9 @@ impl Sync {
         let sync = Self(Arc::new(Inner {
             ring: Ring::new(storage.published()),
             waiters: Waiters::default(),
-            memberships: Cache::new(USERS_CACHED),
+            user_rooms: Cache::new(USERS_CACHED),
+            filters: Cache::new(FILTERS_CACHED),
+            acknowledged: Cache::new(DEVICES_CACHED),
             storage,
             rooms,
             typing,
@@ -76,16 +106,33 @@ impl Sync {
         self.0.ring.newest()
     }
 
-    async fn memberships(&self, requester: &Requester) -> Result<Arc<Vec<RoomMembership>>, Error> {
-        let user_nr = requester.user_nr;
-        if let Some(known) = self.0.memberships.get(&user_nr) {
+    /// A filter that a user stored, if there is one of that number.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails or what is stored is no filter.
+    pub async fn filter(&self, user_nr: UserNr, filter_nr: i64) -> Result<Option<Arc<FilterDefinition>>, Error> {
+        let key = (user_nr, filter_nr);
+        if let Some(filter) = self.0.filters.get(&key) {
+            return Ok(Some(filter));
+        }
+        let Some(content) = self.0.storage.get_filter(user_nr, filter_nr).await? else { return Ok(None) };
+        let filter = serde_json::from_str(&content)
+            .map_err(|error| storage::Error::Damaged(format!("filter {filter_nr} of user {user_nr}: {error}")))?;
+        let filter = Arc::new(filter);
+        self.0.filters.insert(key, Arc::clone(&filter));
+        Ok(Some(filter))
+    }
+
+    async fn user_rooms(&self, user_nr: UserNr) -> Result<Arc<UserRooms>, Error> {
+        if let Some(known) = self.0.user_rooms.get(&user_nr) {
             return Ok(known);
         }
         // What changes while it is read is seen by its version: only an undisturbed read is kept.
-        let version = self.0.waiters.membership_version(user_nr);
-        let rows = Arc::new(self.0.storage.list_rooms_of_user(user_nr).await?);
-        self.0.waiters.if_unchanged(user_nr, version, || self.0.memberships.insert(user_nr, rows.clone()));
-        Ok(rows)
+        let version = self.0.waiters.membership_version();
+        let rooms = Arc::new(UserRooms::new(self.0.storage.list_rooms_of_user(user_nr).await?));
+        self.0.waiters.if_unchanged(version, || self.0.user_rooms.insert(user_nr, rooms.clone()));
+        Ok(rooms)
     }
 }
 

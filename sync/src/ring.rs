@@ -2,11 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use model::Position;
-use storage::Item;
+use storage::{Item, StoredEvent};
 use tokio::sync::watch;
 
 /// Most items that are kept; who is further behind reads the database.
@@ -49,6 +49,18 @@ impl Ring {
             }
         }
         self.newest.send_replace(position);
+    }
+
+    /// Puts what is left of a redacted event in its place, if it is here.
+    pub(crate) fn replace(&self, event: Arc<StoredEvent>) {
+        let mut guard = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(position) = event.position else { return };
+        let index = guard.items.partition_point(|(at, _)| *at < position);
+        if let Some((at, item @ Item::Event(_))) = guard.items.get_mut(index)
+            && *at == position
+        {
+            *item = Item::Event(event);
+        }
     }
 
     /// Starts anew at a position: what came before it is in the database only.

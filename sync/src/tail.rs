@@ -7,15 +7,18 @@ use std::{
 };
 
 use event_bus::{Bus, Notice};
-use model::{RoomNr, UserNr};
+use model::{Position, RoomNr, UserNr};
 use ruma::events::TimelineEventType;
 use storage::{Item, Published};
 use tokio::sync::{Notify, broadcast};
 
-use crate::Sync;
+use crate::{Sync, UserRooms};
 
 /// How often the database is asked whether another process has written.
 pub(crate) const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// How often users who are gone are forgotten.
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Who waits, by user and by room.
 #[derive(Default)]
@@ -27,60 +30,50 @@ pub(crate) struct Waiters {
 #[derive(Default)]
 struct Tables {
     users: HashMap<UserNr, WaitingUser>,
-    /// The waiting users of each room.
+    /// Those of them in each room. Who has just been answered stays: the next request is about to come.
     rooms: HashMap<RoomNr, HashSet<UserNr>>,
     /// Counts changes of anyone's memberships.
     version: u64,
-    /// For users whose memberships changed while somebody may have been reading them, when.
-    changed: HashMap<UserNr, u64>,
 }
 
-#[derive(Default)]
 struct WaitingUser {
     wake: Arc<Notify>,
     /// How many requests of the user wait.
     requests: usize,
-    rooms: Vec<RoomNr>,
+    /// The rooms under which the user is registered.
+    rooms: Arc<UserRooms>,
+    /// Whether no request came since the last sweep.
+    is_idle: bool,
 }
 
-/// Most users whose last change of membership is remembered; when there are more, all count as changed.
-const CHANGED_MAX: usize = 10_000;
-
 impl Waiters {
-    pub(crate) fn membership_version(&self, user_nr: UserNr) -> u64 {
-        let tables = self.lock();
-        tables.changed.get(&user_nr).copied().unwrap_or(0).max(tables.version)
+    /// Counts the changes of anyone's memberships.
+    pub(crate) fn membership_version(&self) -> u64 {
+        self.lock().version
     }
 
     /// Does something unless memberships changed since that version was taken.
-    pub(crate) fn if_unchanged(&self, user_nr: UserNr, version: u64, keep: impl FnOnce()) {
-        let tables = self.lock();
-        if tables.changed.get(&user_nr).copied().unwrap_or(0).max(tables.version) == version {
+    pub(crate) fn if_unchanged(&self, version: u64, keep: impl FnOnce()) {
+        if self.lock().version == version {
             keep();
         }
     }
 
-    fn note_membership(&self, user_nr: UserNr) {
-        let mut tables = self.lock();
-        tables.version += 1;
-        let version = tables.version;
-        if tables.changed.len() >= CHANGED_MAX {
-            tables.changed.clear();
-        }
-        tables.changed.insert(user_nr, version);
+    fn note_memberships(&self) {
+        self.lock().version += 1;
     }
 
     /// Registers a request of a user who is in those rooms; it is taken off when the guard is dropped.
-    pub(crate) fn wait(self: &Waiters, user_nr: UserNr, rooms: &[RoomNr]) -> (Arc<Notify>, Guard<'_>) {
+    pub(crate) fn wait(self: &Waiters, user_nr: UserNr, rooms: &Arc<UserRooms>) -> (Arc<Notify>, Guard<'_>) {
         let mut tables = self.lock();
-        let tables = &mut *tables;
-        let user = tables.users.entry(user_nr).or_default();
-        user.requests += 1;
-        for room in rooms {
-            if tables.rooms.entry(*room).or_default().insert(user_nr) {
-                user.rooms.push(*room);
-            }
+        let known = tables.users.get(&user_nr).is_some_and(|user| Arc::ptr_eq(&user.rooms, rooms));
+        if !known {
+            let old = tables.unregister(user_nr);
+            tables.register(user_nr, rooms.clone(), old);
         }
+        let user = tables.users.get_mut(&user_nr).expect("registered above");
+        user.requests += 1;
+        user.is_idle = false;
         (user.wake.clone(), Guard { waiters: self, user_nr })
     }
 
@@ -91,6 +84,19 @@ impl Waiters {
             if let Some(user) = tables.users.get(&user) {
                 user.wake.notify_waiters();
             }
+        }
+    }
+
+    /// Forgets users of whom nothing was heard since the last sweep.
+    fn sweep(&self) {
+        let mut tables = self.lock();
+        let gone: Vec<UserNr> =
+            tables.users.iter().filter(|(_, user)| user.requests == 0 && user.is_idle).map(|(nr, _)| *nr).collect();
+        for user_nr in gone {
+            tables.unregister(user_nr);
+        }
+        for user in tables.users.values_mut() {
+            user.is_idle = true;
         }
     }
 
@@ -105,6 +111,30 @@ impl Waiters {
     }
 }
 
+impl Tables {
+    fn register(&mut self, user_nr: UserNr, rooms: Arc<UserRooms>, old: Option<WaitingUser>) {
+        for room in &rooms.joined {
+            self.rooms.entry(*room).or_default().insert(user_nr);
+        }
+        // Requests that wait since before the user's rooms changed go on to wait.
+        let (wake, requests) = old.map(|old| (old.wake, old.requests)).unwrap_or_default();
+        self.users.insert(user_nr, WaitingUser { wake, requests, rooms, is_idle: false });
+    }
+
+    fn unregister(&mut self, user_nr: UserNr) -> Option<WaitingUser> {
+        let user = self.users.remove(&user_nr)?;
+        for room in &user.rooms.joined {
+            if let Some(users) = self.rooms.get_mut(room) {
+                users.remove(&user_nr);
+                if users.is_empty() {
+                    self.rooms.remove(room);
+                }
+            }
+        }
+        Some(user)
+    }
+}
+
 /// Takes a request off the tables when it is dropped.
 pub(crate) struct Guard<'a> {
     waiters: &'a Waiters,
@@ -113,20 +143,8 @@ pub(crate) struct Guard<'a> {
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        let mut tables = self.waiters.lock();
-        let tables = &mut *tables;
-        let Some(user) = tables.users.get_mut(&self.user_nr) else { return };
-        user.requests -= 1;
-        if user.requests > 0 {
-            return;
-        }
-        for room in tables.users.remove(&self.user_nr).map(|user| user.rooms).unwrap_or_default() {
-            if let Some(users) = tables.rooms.get_mut(&room) {
-                users.remove(&self.user_nr);
-                if users.is_empty() {
-                    tables.rooms.remove(&room);
-                }
-            }
+        if let Some(user) = self.waiters.lock().users.get_mut(&self.user_nr) {
+            user.requests -= 1;
         }
     }
 }
@@ -137,7 +155,9 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
     let mut notices = matches!(bus, Bus::Redis(_)).then(|| bus.subscribe());
     let mut ask = tokio::time::interval(ask_every);
     ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut sweep = tokio::time::interval(SWEEP_EVERY);
     let mut typing = sync.0.typing.watch();
+    let mut typing_seen = sync.0.typing.position();
     loop {
         tokio::select! {
             biased;
@@ -162,7 +182,17 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
                     catch_up(&sync).await;
                 }
             }
-            Ok(()) = typing.changed() => sync.0.waiters.wake_all(),
+            Ok(()) = typing.changed() => match sync.0.typing.changed_rooms(typing_seen) {
+                Some((rooms, position)) => {
+                    typing_seen = position;
+                    sync.0.waiters.wake([], rooms);
+                }
+                None => {
+                    typing_seen = sync.0.typing.position();
+                    sync.0.waiters.wake_all();
+                }
+            },
+            _ = sweep.tick() => sync.0.waiters.sweep(),
             _ = ask.tick() => {
                 sync.0.typing.expire();
                 match sync.0.storage.newest_durable().await {
@@ -217,8 +247,15 @@ async fn take(sync: &Sync, published: &Published) {
     }
     if published.previous > sync.position() {
         // Another process wrote in between: what it wrote is in the database only.
-        catch_up_to(sync, published.position);
+        catch_up_to(sync, published.position).await;
         return;
+    }
+    for nr in &published.redacted {
+        // Readers of the ring get what is left of the event.
+        match sync.0.storage.get_event(*nr).await {
+            Ok(Some(event)) => sync.0.ring.replace(event),
+            _ => return catch_up_to(sync, published.position).await,
+        }
     }
     let (mut users, mut rooms) = (Vec::new(), HashSet::new());
     for (_, item) in &published.items {
@@ -229,38 +266,51 @@ async fn take(sync: &Sync, published: &Published) {
                     && let Some(Ok(user_id)) = event.pdu.state_key.as_deref().map(ruma::UserId::parse)
                     && let Ok(Some(user_nr)) = sync.0.storage.find_user_nr(&user_id).await
                 {
-                    sync.0.waiters.note_membership(user_nr);
-                    sync.0.memberships.invalidate(&user_nr);
+                    sync.0.waiters.note_memberships();
+                    sync.0.user_rooms.invalidate(&user_nr);
                     users.push(user_nr);
                 }
             }
-            Item::Receipt(room_nr, _) | Item::State(room_nr) => drop(rooms.insert(*room_nr)),
+            Item::State(room_nr) => {
+                // Resolution may have changed any membership in it.
+                rooms.insert(*room_nr);
+                sync.0.waiters.note_memberships();
+                sync.0.user_rooms.invalidate_all();
+            }
+            Item::Receipt(room_nr, _) => drop(rooms.insert(*room_nr)),
             Item::AccountData(user) | Item::ToDevice(user, _) => users.push(*user),
+            Item::DeviceList(user) => {
+                users.push(*user);
+                match sync.user_rooms(*user).await {
+                    Ok(their) => rooms.extend(their.joined.iter().copied()),
+                    // Whom it concerns is not known: all have a look.
+                    Err(_) => sync.0.waiters.wake_all(),
+                }
+            }
             // Whom it concerns is worked out by those who read it.
-            Item::DeviceList(_) | Item::Profile(_) => {}
+            Item::Profile(_) => {}
         }
     }
-    let has_device_lists = published.items.iter().any(|(_, item)| matches!(item, Item::DeviceList(_)));
     sync.0.ring.push(&published.items, published.position);
-    if has_device_lists {
-        sync.0.waiters.wake_all();
-    } else {
-        sync.0.waiters.wake(users, rooms);
-    }
+    sync.0.waiters.wake(users, rooms);
 }
 
 async fn catch_up(sync: &Sync) {
     match sync.0.storage.newest_durable().await {
-        Ok(newest) => catch_up_to(sync, newest),
+        Ok(newest) => catch_up_to(sync, newest).await,
         Err(error) => tracing::warn!(%error, "the newest position could not be read; it is asked again in a second"),
     }
 }
 
 /// Jumps to a position whose items are in the database only: everyone looks there.
-fn catch_up_to(sync: &Sync, position: model::Position) {
+async fn catch_up_to(sync: &Sync, position: Position) {
     if position > sync.position() {
-        sync.0.waiters.lock().version += 1;
-        sync.0.memberships.invalidate_all();
+        if let Err(error) = sync.0.storage.forget_redacted(sync.position(), position).await {
+            tracing::warn!(%error, "redactions could not be read; all events are forgotten");
+            sync.0.storage.forget_events();
+        }
+        sync.0.waiters.note_memberships();
+        sync.0.user_rooms.invalidate_all();
         sync.0.ring.restart(position);
     }
     sync.0.waiters.wake_all();

@@ -1,31 +1,52 @@
 //! `/sync`. Client-Server API, "Syncing".
 
+mod ephemeral;
 mod filter;
 mod news;
 mod room;
+mod state;
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use accounts::Requester;
-use event_bus::TypingNews;
+use event_bus::{TypingChange, TypingNews};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use model::{Membership, Position, RoomNr, StreamToken, UserNr};
 use ruma::{
-    OneTimeKeyAlgorithm, UInt,
-    api::client::{filter::FilterDefinition, sync::sync_events::v3::Response},
+    OneTimeKeyAlgorithm, OwnedRoomId, UInt,
+    api::client::{
+        filter::FilterDefinition,
+        sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
+    },
     push::Ruleset,
     serde::Raw,
 };
 use serde_json::{json, value::RawValue};
-use storage::{RoomMembership, RoomRow};
+use storage::{AccountDataRow, Item, RoomMembership, RoomRow};
 
 pub use self::filter::matches as matches_filter;
-use self::{filter::matches_type, news::News};
-use crate::{Error, Sync};
+use self::news::News;
+use crate::{Error, Sync, UserRooms};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
 const TIMEOUT_MAX: Duration = Duration::from_secs(120);
 /// Most messages to a device in one answer; the next answer has the others.
 const TO_DEVICE_MAX: u32 = 100;
+
+/// How many rooms of an answer are put together at once.
+const ROOMS_AT_ONCE: usize = 8;
+
+/// A room as an answer shows it.
+enum ShownRoom {
+    Joined(Box<JoinedRoom>),
+    Invited(InvitedRoom),
+    Knocked(KnockedRoom),
+    Left(LeftRoom),
+}
 
 /// What a client asks.
 #[derive(Clone, Debug)]
@@ -33,7 +54,7 @@ pub struct Request {
     /// Where it stands; nothing for the first time.
     pub since: Option<StreamToken>,
     /// What it wants.
-    pub filter: FilterDefinition,
+    pub filter: Arc<FilterDefinition>,
     /// Whether it wants all state of its rooms again.
     pub full_state: bool,
     /// How long it waits for news.
@@ -70,29 +91,31 @@ impl Sync {
                 self.reach(newest).await;
             }
             if let Some(device_id) = &requester.device_id {
-                self.acknowledge(requester.user_nr, device_id.as_str(), since.position).await?;
+                self.acknowledge(requester.user_nr, device_id.as_str(), since.to_device.unwrap_or(since.position))
+                    .await?;
             }
         }
         let timeout = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
         tokio::pin!(timeout);
         let answers_at_once = request.since.is_none() || request.full_state || request.timeout.is_zero();
+        // Where the next look starts: what was looked at and gave nothing is not looked at again.
+        let mut after = request.since.unwrap_or_default().position;
         loop {
-            let memberships = self.memberships(requester).await?;
-            let joined: Vec<RoomNr> =
-                memberships.iter().filter(|row| row.membership == Membership::Join).map(|row| row.room_nr).collect();
+            let rooms = self.user_rooms(requester.user_nr).await?;
             // Registered before the look, so that nothing can slip in between.
-            let (wake, guard) = self.0.waiters.wait(requester.user_nr, &joined);
+            let (wake, guard) = self.0.waiters.wait(requester.user_nr, &rooms);
             let notified = wake.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
 
-            let typing = self.0.typing.news(&joined, request.since.unwrap_or_default().ephemeral);
-            let typing_now = typing.position;
+            let typing = self.0.typing.news(&rooms.joined, request.since.unwrap_or_default().ephemeral);
+            let ephemeral = typing.position;
             let upto = self.position();
-            let news = self.news(requester, request, &memberships, &joined, upto, &typing)?;
+            let news = self.news(requester, request, &rooms, (after, upto), &typing);
             if answers_at_once || news.any() {
                 let answer = Answer { requester, request, since: request.since.map(|since| since.position), upto };
-                let response = self.build(&answer, news, &memberships, &joined, typing).await?;
+                // Boxed: a poll that waits must not hold the memory of one that answers.
+                let response = Box::pin(self.build(&answer, news, &rooms, typing)).await?;
                 let is_empty = response.rooms.is_empty()
                     && response.to_device.is_empty()
                     && response.account_data.is_empty()
@@ -101,31 +124,49 @@ impl Sync {
                     return Ok(response);
                 }
             }
+            after = after.max(upto);
             let is_over = tokio::select! {
                 () = &mut notified => self.0.stopping.is_cancelled(),
                 () = &mut timeout => true,
             };
             drop(guard);
             if is_over {
-                let token = StreamToken { position: upto, ephemeral: typing_now };
-                return Ok(Response::new(token.to_string()));
+                let token = StreamToken { position: upto, ephemeral, to_device: None };
+                let mut response = Response::new(token.to_string());
+                self.add_key_counts(requester, &mut response).await?;
+                return Ok(response);
             }
         }
     }
 
     /// Waits until the tailer has come to a position; it is there in moments.
     async fn reach(&self, position: Position) {
+        if self.position() >= position {
+            return;
+        }
         let mut newest = self.0.ring.watch();
         let arrived = newest.wait_for(|newest| *newest >= position);
         let _ = tokio::time::timeout(Duration::from_secs(5), arrived).await;
     }
 
+    /// Deletes the messages that the device says it has. A device that had none waiting costs nothing.
     async fn acknowledge(&self, user_nr: UserNr, device_id: &str, upto: Position) -> Result<(), Error> {
-        // The common client has nothing waiting: that costs a read, not a turn of the writer.
+        let device = (user_nr, device_id.to_owned());
+        if let Some(known) = self.0.acknowledged.get(&device) {
+            let mut has_new = false;
+            let all_here = self.0.ring.scan(known, upto, |_, item| {
+                has_new |= matches!(item, Item::ToDevice(user, to) if *user == user_nr && to == device_id);
+            });
+            if known >= upto || (all_here && !has_new) {
+                self.0.acknowledged.insert(device, known.max(upto));
+                return Ok(());
+            }
+        }
         let waiting = self.0.storage.list_to_device(user_nr, device_id, Position(0), upto, 1).await?;
         if !waiting.is_empty() {
             while self.0.storage.delete_to_device(user_nr, device_id, upto, 500).await? == 500 {}
         }
+        self.0.acknowledged.insert(device, upto);
         Ok(())
     }
 
@@ -133,30 +174,34 @@ impl Sync {
         &self,
         answer: &Answer<'_>,
         news: News,
-        memberships: &[RoomMembership],
-        joined: &[RoomNr],
+        rooms: &UserRooms,
         typing: TypingNews,
     ) -> Result<Response, Error> {
-        let Answer { requester, request, .. } = *answer;
+        let Answer { requester, request, upto, .. } = *answer;
         let storage = &self.0.storage;
-        let mut upto = answer.upto;
         let after = answer.since.unwrap_or(Position(0));
-        let mut to_device = Vec::new();
+        let mut token = StreamToken { position: upto, ephemeral: typing.position, to_device: None };
+        let mut response = Response::new(String::new());
         if let Some(device_id) = requester.device_id.as_ref().filter(|_| news.to_device) {
+            let after = request.since.and_then(|since| since.to_device).unwrap_or(after);
             let list =
                 storage.list_to_device(requester.user_nr, device_id.as_str(), after, upto, TO_DEVICE_MAX).await?;
             if list.len() == TO_DEVICE_MAX as usize {
-                // The others come with the next answer: this one ends where its messages end.
-                upto = list.last().map_or(upto, |(position, _)| *position);
+                // The others come with the next answer.
+                token.to_device = list.last().map(|(position, _)| *position);
             }
-            to_device = list;
+            response.to_device.events = list.into_iter().filter_map(|(_, json)| raw(json)).collect();
         }
-        let answer = Answer { upto, ..*answer };
-        let mut response = Response::new(StreamToken { position: upto, ephemeral: typing.position }.to_string());
-        response.to_device.events = to_device.into_iter().filter_map(|(_, json)| raw(json)).collect();
+        response.next_batch = token.to_string();
 
         let mut wanted: Vec<&RoomMembership> =
-            memberships.iter().filter(|row| !row.forgotten && self.concerns(&answer, &news, row)).collect();
+            rooms.rows.iter().filter(|row| !row.forgotten && self.concerns(answer, &news, row)).collect();
+        if wanted.iter().any(|row| matches!(row.membership, Membership::Leave | Membership::Ban)) {
+            // Forgetting a room is no change of membership: what is in memory does not know of it.
+            let now = storage.list_rooms_of_user(requester.user_nr).await?;
+            let forgotten: HashSet<RoomNr> = now.iter().filter(|row| row.forgotten).map(|row| row.room_nr).collect();
+            wanted.retain(|row| !forgotten.contains(&row.room_nr));
+        }
         let account_data = if news.account_data {
             storage.list_account_data(requester.user_nr, after, upto).await?
         } else {
@@ -167,15 +212,17 @@ impl Sync {
             .iter()
             .map(|row| row.room_nr)
             .chain(typing.iter().map(|change| change.room_nr))
-            .filter(|room| joined.contains(room) && !wanted.iter().any(|row| row.room_nr == *room))
+            .filter(|room| rooms.is_joined.contains(room) && !wanted.iter().any(|row| row.room_nr == *room))
             .collect();
-        wanted.extend(memberships.iter().filter(|row| also.contains(&row.room_nr)));
+        if !also.is_empty() {
+            wanted.extend(rooms.rows.iter().filter(|row| also.contains(&row.room_nr)));
+        }
 
         let numbers: Vec<RoomNr> = wanted.iter().map(|row| row.room_nr).collect();
-        let rooms = if numbers.is_empty() { Default::default() } else { storage.get_rooms(&numbers).await? };
-        let wanted: Vec<(&RoomMembership, &RoomRow)> = wanted
+        let known = storage.get_rooms(&numbers).await?;
+        let wanted: Vec<(&RoomMembership, &Arc<RoomRow>)> = wanted
             .into_iter()
-            .filter_map(|row| Some((row, rooms.get(&row.room_nr)?)))
+            .filter_map(|row| Some((row, known.get(&row.room_nr)?)))
             .filter(|(_, room)| filter::matches_room(&request.filter.room, &room.id))
             .collect();
         let receipts = if news.receipts {
@@ -184,65 +231,98 @@ impl Sync {
                 .filter(|(row, _)| row.membership == Membership::Join)
                 .map(|(row, _)| row.room_nr)
                 .collect();
-            self.receipts(&answer, &joined, &wanted).await?
+            self.receipts(answer, &joined, &wanted).await?
         } else {
             Default::default()
         };
-        let mut newcomers: BTreeSet<UserNr> = BTreeSet::new();
-        for (row, room) in wanted {
-            match row.membership {
-                Membership::Join => {
-                    let mut shown = self.joined_room(&answer, &news, row, room, &mut newcomers).await?;
-                    self.add_room_account_data(&answer, &mut shown, row, &account_data).await?;
-                    if let Some(change) = typing.iter().find(|change| change.room_nr == room.nr)
-                        && matches_type(&request.filter.room.ephemeral, "m.typing")
-                    {
-                        let users = storage.user_ids(&change.users).await?;
-                        let ids: BTreeSet<_> = users.into_values().collect();
-                        let event = json!({"type": "m.typing", "content": {"user_ids": ids}});
-                        shown.ephemeral.events.extend(raw(event.to_string()));
-                    }
-                    if let Some(event) = receipts.get(&room.nr)
-                        && matches_type(&request.filter.room.ephemeral, "m.receipt")
-                    {
-                        shown.ephemeral.events.extend(raw(event.clone()));
-                    }
-                    if !shown.is_empty() || answer.since.is_none() {
-                        response.rooms.join.insert(room.id.clone(), shown);
-                    }
-                }
-                Membership::Invite => {
-                    response.rooms.invite.insert(room.id.clone(), self.invited_room(row, room, requester).await?);
-                }
-                Membership::Knock => {
-                    response.rooms.knock.insert(room.id.clone(), self.knocked_room(row, room, requester).await?);
-                }
-                Membership::Leave | Membership::Ban => {
-                    if let Some(shown) = self.left_room(&answer, row, room).await? {
-                        response.rooms.leave.insert(room.id.clone(), shown);
-                    }
-                }
+        let (news, account_data, typing, receipts) = (&news, &account_data[..], &typing[..], &receipts);
+        let shown: Vec<_> = wanted
+            .into_iter()
+            .map(|(row, room)| self.shown_room(answer, news, row, room, (account_data, typing, receipts)))
+            .collect();
+        // Some at a time: each waits for the database most of its time.
+        let mut shown = std::pin::pin!(stream::iter(shown).buffered(ROOMS_AT_ONCE));
+        while let Some((room_id, room)) = shown.try_next().await? {
+            match room {
+                ShownRoom::Joined(room) if room.is_empty() && answer.since.is_some() => {}
+                ShownRoom::Joined(room) => drop(response.rooms.join.insert(room_id, *room)),
+                ShownRoom::Invited(room) => drop(response.rooms.invite.insert(room_id, room)),
+                ShownRoom::Knocked(room) => drop(response.rooms.knock.insert(room_id, room)),
+                ShownRoom::Left(room) => drop(response.rooms.leave.insert(room_id, room)),
             }
         }
-        self.add_global_account_data(&answer, &mut response, &account_data);
-        if news.device_lists && answer.since.is_some() {
-            newcomers.extend(storage.list_device_list_changes(requester.user_nr, after, upto).await?);
+        self.add_global_account_data(answer, &mut response, account_data);
+        if let Some(since) = answer.since {
+            self.add_device_lists(requester.user_nr, news, (since, upto), &mut response).await?;
         }
-        if answer.since.is_some() && !newcomers.is_empty() {
-            let users: Vec<UserNr> = newcomers.into_iter().collect();
-            let ids: BTreeSet<_> = storage.user_ids(&users).await?.into_values().collect();
-            response.device_lists.changed = ids.into_iter().collect();
-        }
-        if let Some(device_id) = &requester.device_id {
-            for (algorithm, count) in storage.count_one_time_keys(requester.user_nr, device_id.as_str()).await? {
-                let count = UInt::try_from(count).unwrap_or(UInt::MAX);
-                response.device_one_time_keys_count.insert(OneTimeKeyAlgorithm::from(algorithm), count);
-            }
-            response.device_one_time_keys_count.entry(OneTimeKeyAlgorithm::SignedCurve25519).or_default();
-            let unused = storage.list_unused_fallback_keys(requester.user_nr, device_id.as_str()).await?;
-            response.device_unused_fallback_key_types = Some(unused.into_iter().map(Into::into).collect());
-        }
+        self.add_key_counts(requester, &mut response).await?;
         Ok(response)
+    }
+
+    async fn shown_room(
+        &self,
+        answer: &Answer<'_>,
+        news: &News,
+        row: &RoomMembership,
+        room: &Arc<RoomRow>,
+        (account_data, typing, receipts): (&[AccountDataRow], &[TypingChange], &HashMap<RoomNr, String>),
+    ) -> Result<(OwnedRoomId, ShownRoom), Error> {
+        let shown = match row.membership {
+            Membership::Join => {
+                let mut shown = self.joined_room(answer, news, row, room).await?;
+                self.add_room_account_data(answer, &mut shown, row, account_data).await?;
+                self.add_ephemeral(answer, &mut shown, room, typing, receipts).await?;
+                ShownRoom::Joined(Box::new(shown))
+            }
+            Membership::Invite => ShownRoom::Invited(self.invited_room(row, room, answer.requester).await?),
+            Membership::Knock => ShownRoom::Knocked(self.knocked_room(row, room, answer.requester).await?),
+            Membership::Leave | Membership::Ban => ShownRoom::Left(self.left_room(answer, row, room).await?),
+        };
+        Ok((room.id.clone(), shown))
+    }
+
+    /// Whose devices the client has to ask for again, and whose it need not follow any more. Client-Server API, "Extensions to /sync".
+    async fn add_device_lists(
+        &self,
+        user_nr: UserNr,
+        news: &News,
+        (since, upto): (Position, Position),
+        response: &mut Response,
+    ) -> Result<(), Error> {
+        let storage = &self.0.storage;
+        let (mut changed, mut left) = (BTreeSet::new(), BTreeSet::new());
+        if news.device_lists {
+            changed.extend(storage.list_device_list_changes(user_nr, since, upto).await?);
+        }
+        if news.members {
+            changed.extend(storage.list_newcomers(user_nr, since, upto).await?);
+            left.extend(storage.list_left(user_nr, since, upto).await?);
+        }
+        if changed.is_empty() && left.is_empty() {
+            return Ok(());
+        }
+        let users: Vec<UserNr> = changed.union(&left).copied().collect();
+        let names = storage.user_ids(&users).await?;
+        let ids = |users: BTreeSet<UserNr>| -> Vec<_> {
+            users.iter().filter_map(|user| names.get(user).cloned()).collect::<BTreeSet<_>>().into_iter().collect()
+        };
+        response.device_lists.left = ids(&left - &changed);
+        response.device_lists.changed = ids(changed);
+        Ok(())
+    }
+
+    /// Client-Server API, "Extensions to /sync": each answer has them, an empty one too.
+    async fn add_key_counts(&self, requester: &Requester, response: &mut Response) -> Result<(), Error> {
+        let Some(device_id) = &requester.device_id else { return Ok(()) };
+        let counts = self.0.storage.get_key_counts(requester.user_nr, device_id.as_str()).await?;
+        for (algorithm, count) in &counts.one_time {
+            let count = UInt::try_from(*count).unwrap_or(UInt::MAX);
+            response.device_one_time_keys_count.insert(OneTimeKeyAlgorithm::from(algorithm.as_str()), count);
+        }
+        response.device_one_time_keys_count.entry(OneTimeKeyAlgorithm::SignedCurve25519).or_default();
+        let unused = counts.unused_fallback.iter().map(|algorithm| algorithm.as_str().into());
+        response.device_unused_fallback_key_types = Some(unused.collect());
+        Ok(())
     }
 
     /// Whether a room has anything to tell in this answer.
@@ -259,7 +339,7 @@ impl Sync {
         }
     }
 
-    fn add_global_account_data(&self, answer: &Answer<'_>, response: &mut Response, rows: &[storage::AccountDataRow]) {
+    fn add_global_account_data(&self, answer: &Answer<'_>, response: &mut Response, rows: &[AccountDataRow]) {
         let filter = &answer.request.filter.account_data;
         let wanted = |event_type: &str| filter::matches_words(&filter.types, &filter.not_types, event_type);
         let global = rows.iter().filter(|row| row.room_nr == RoomNr(0));

@@ -472,7 +472,7 @@ fn request(since: Option<StreamToken>, timeout: Duration) -> Request {
     let mut filter = FilterDefinition::default();
     // Few, so that there are often more, and the client has to ask for them.
     filter.room.timeline.limit = Some(3_u8.into());
-    Request { since, filter, full_state: false, timeout, use_state_after: false }
+    Request { since, filter: filter.into(), full_state: false, timeout, use_state_after: false }
 }
 
 fn room() -> NewRoomRequest {

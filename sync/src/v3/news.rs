@@ -6,10 +6,11 @@ use std::sync::Arc;
 use accounts::Requester;
 use event_bus::TypingNews;
 use model::{Position, RoomNr};
-use storage::{Item, RoomMembership, StoredEvent};
+use ruma::events::TimelineEventType;
+use storage::{Item, StoredEvent};
 
 use super::Request;
-use crate::{Error, Sync};
+use crate::{Sync, UserRooms};
 
 /// What kinds of things are new for a user.
 #[derive(Default)]
@@ -18,11 +19,15 @@ pub(super) struct News {
     pub(super) events: Option<HashMap<RoomNr, Vec<Arc<StoredEvent>>>>,
     /// Rooms with new receipts.
     receipt_rooms: HashSet<RoomNr>,
+    /// Rooms whose state was changed by state resolution.
+    resolved_rooms: HashSet<RoomNr>,
     pub(super) receipts: bool,
     pub(super) account_data: bool,
     pub(super) to_device: bool,
     pub(super) device_lists: bool,
-    memberships: bool,
+    /// Whether the user, or somebody in a room of theirs, may have joined or left.
+    pub(super) members: bool,
+    own_memberships: bool,
     typing: bool,
 }
 
@@ -34,44 +39,62 @@ impl News {
             || self.account_data
             || self.to_device
             || self.device_lists
-            || self.memberships
+            || self.own_memberships
+            || !self.resolved_rooms.is_empty()
             || self.typing
     }
 
     /// Whether a joined room may have something new.
     pub(super) fn room(&self, room_nr: RoomNr) -> bool {
         match &self.events {
-            Some(events) => events.contains_key(&room_nr) || self.receipt_rooms.contains(&room_nr),
+            Some(events) => {
+                events.contains_key(&room_nr) || self.receipt_rooms.contains(&room_nr) || self.is_resolved(room_nr)
+            }
             None => true,
         }
     }
 
+    /// Whether state resolution may have changed a room's state.
+    pub(super) fn is_resolved(&self, room_nr: RoomNr) -> bool {
+        self.events.is_none() || self.resolved_rooms.contains(&room_nr)
+    }
+
     fn unknown() -> Self {
-        Self { receipts: true, account_data: true, to_device: true, device_lists: true, ..Self::default() }
+        Self {
+            receipts: true,
+            account_data: true,
+            to_device: true,
+            device_lists: true,
+            members: true,
+            ..Self::default()
+        }
     }
 }
 
 impl Sync {
-    /// Looks at what came after the client's token. Touches no table.
+    /// Looks at what came after `after`, the client's token or the end of the last look. Touches no table.
     pub(super) fn news(
         &self,
         requester: &Requester,
         request: &Request,
-        memberships: &[RoomMembership],
-        joined: &[RoomNr],
-        upto: Position,
+        rooms: &UserRooms,
+        (after, upto): (Position, Position),
         typing: &TypingNews,
-    ) -> Result<News, Error> {
-        let Some(since) = request.since else { return Ok(News::unknown()) };
-        let rooms: HashSet<RoomNr> = joined.iter().copied().collect();
+    ) -> News {
+        let Some(since) = request.since else { return News::unknown() };
         let mut news = News::default();
         let mut events: HashMap<RoomNr, Vec<Arc<StoredEvent>>> = HashMap::new();
         let user_nr = requester.user_nr;
-        let all_here = self.0.ring.scan(since.position, upto, |_, item| match item {
-            Item::Event(event) if rooms.contains(&event.room_nr) => {
+        let all_here = self.0.ring.scan(after, upto, |_, item| match item {
+            Item::Event(event) if rooms.is_joined.contains(&event.room_nr) => {
+                news.members |= event.pdu.event_type == TimelineEventType::RoomMember;
                 events.entry(event.room_nr).or_default().push(event.clone());
             }
-            Item::Receipt(room_nr, _) if rooms.contains(room_nr) => {
+            Item::State(room_nr) if rooms.is_joined.contains(room_nr) => {
+                news.members = true;
+                news.resolved_rooms.insert(*room_nr);
+            }
+            Item::Receipt(room_nr, _) if rooms.is_joined.contains(room_nr) => {
                 news.receipts = true;
                 news.receipt_rooms.insert(*room_nr);
             }
@@ -83,11 +106,13 @@ impl Sync {
             _ => {}
         });
         if !all_here {
-            return Ok(News::unknown());
+            return News::unknown();
         }
         news.events = Some(events);
-        news.memberships = memberships.iter().any(|row| row.position > since.position && !row.forgotten);
+        news.to_device |= since.to_device.is_some();
+        news.own_memberships = rooms.rows.iter().any(|row| row.position > since.position && !row.forgotten);
+        news.members |= news.own_memberships;
         news.typing = !typing.changes.is_empty();
-        Ok(news)
+        news
     }
 }

@@ -1,0 +1,86 @@
+//! Typing and receipts in an answer.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use event_bus::TypingChange;
+use model::{Position, RoomNr, UserNr};
+use ruma::api::client::sync::sync_events::v3::JoinedRoom;
+use serde_json::json;
+use storage::{RoomMembership, RoomRow};
+
+use super::{Answer, filter::matches_type, raw};
+use crate::{Error, Sync};
+
+impl Sync {
+    /// Adds who is typing in a room and who has read what, as far as it is new.
+    pub(super) async fn add_ephemeral(
+        &self,
+        answer: &Answer<'_>,
+        shown: &mut JoinedRoom,
+        room: &RoomRow,
+        typing: &[TypingChange],
+        receipts: &HashMap<RoomNr, String>,
+    ) -> Result<(), Error> {
+        let filter = &answer.request.filter.room.ephemeral;
+        if let Some(change) = typing.iter().find(|change| change.room_nr == room.nr)
+            && matches_type(filter, "m.typing")
+        {
+            let users = self.0.storage.user_ids(&change.users).await?;
+            let ids: BTreeSet<_> = users.into_values().collect();
+            let event = json!({"type": "m.typing", "content": {"user_ids": ids}});
+            shown.ephemeral.events.extend(raw(event.to_string()));
+        }
+        if let Some(event) = receipts.get(&room.nr)
+            && matches_type(filter, "m.receipt")
+        {
+            shown.ephemeral.events.extend(raw(event.clone()));
+        }
+        Ok(())
+    }
+
+    /// The receipts of rooms as events: new ones, and all of a room that is new to the client.
+    pub(super) async fn receipts(
+        &self,
+        answer: &Answer<'_>,
+        joined: &[RoomNr],
+        rows: &[(&RoomMembership, &Arc<RoomRow>)],
+    ) -> Result<HashMap<RoomNr, String>, Error> {
+        let storage = &self.0.storage;
+        let since = answer.since.unwrap_or(Position(0));
+        let is_new = |room: &RoomNr| rows.iter().any(|(row, _)| row.room_nr == *room && row.position > since);
+        let (new, old): (Vec<RoomNr>, Vec<RoomNr>) = joined.iter().copied().partition(is_new);
+        let mut found = HashMap::new();
+        for (rooms, after) in [(new, Position(0)), (old, since)] {
+            if !rooms.is_empty() {
+                found.extend(storage.list_receipts(&rooms, after, answer.upto).await?);
+            }
+        }
+        let users: Vec<UserNr> = found.values().flatten().map(|receipt| receipt.user_nr).collect();
+        let names = storage.user_ids(&users).await?;
+        let mut shown = HashMap::new();
+        for (room, receipts) in found {
+            type ByUser = BTreeMap<String, serde_json::Value>;
+            let mut content: BTreeMap<String, BTreeMap<String, ByUser>> = BTreeMap::new();
+            for receipt in receipts {
+                // A private receipt is its owner's alone. Client-Server API, "Private read receipts".
+                if receipt.receipt_type == "m.read.private" && receipt.user_nr != answer.requester.user_nr {
+                    continue;
+                }
+                let Some(user_id) = names.get(&receipt.user_nr) else { continue };
+                let mut data = json!({"ts": receipt.at_ms});
+                if !receipt.thread.is_empty() {
+                    data["thread_id"] = json!(receipt.thread);
+                }
+                let by_type = content.entry(receipt.event_id).or_default();
+                by_type.entry(receipt.receipt_type).or_default().insert(user_id.to_string(), data);
+            }
+            if !content.is_empty() {
+                shown.insert(room, json!({"type": "m.receipt", "content": content}).to_string());
+            }
+        }
+        Ok(shown)
+    }
+}

@@ -1,0 +1,189 @@
+//! The state of a room in an answer, and its summary.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use accounts::Requester;
+use model::{EventNr, Membership, NodeNr, Position, RoomNr};
+use rooms::Reader;
+use ruma::{
+    OwnedUserId, UInt,
+    api::client::{
+        filter::LazyLoadOptions,
+        sync::sync_events::v3::{RoomSummary, State, StateEvents},
+    },
+    serde::Raw,
+};
+use storage::{RoomRow, StateKey, StoredEvent};
+
+use super::{Answer, filter::matches};
+use crate::{Error, Sync};
+
+/// Members after whom a room without a name is called. Client-Server API, "Calculating the display name for a room".
+const HEROES: u32 = 5;
+/// State that the summary of a room follows.
+const SUMMARIZED: &[&str] = &["m.room.member", "m.room.name", "m.room.canonical_alias"];
+
+/// What an answer tells of a room's state.
+pub(super) struct Span {
+    /// The position whose state the client knows; nothing when it knows none.
+    pub(super) base: Option<Position>,
+    /// The position at which the answer ends.
+    pub(super) upto: Position,
+    /// Whether something has happened to the state that the timeline does not tell.
+    pub(super) has_more: bool,
+}
+
+/// The state of a room in an answer.
+pub(super) struct RoomState {
+    pub(super) events: Vec<Arc<StoredEvent>>,
+    /// Whether the summary may have changed; it is empty otherwise.
+    pub(super) has_summary: bool,
+    pub(super) summary: RoomSummary,
+}
+
+impl Sync {
+    /// The state that the client lacks: at the start of the timeline, with what the timeline does not tell, or, if it asks for that, at
+    /// its end.
+    pub(super) async fn room_state(
+        &self,
+        answer: &Answer<'_>,
+        room: &RoomRow,
+        span: &Span,
+        timeline: &[Arc<StoredEvent>],
+    ) -> Result<RoomState, Error> {
+        let storage = &self.0.storage;
+        let filter = &answer.request.filter.room.state;
+        let is_after = answer.request.use_state_after;
+        let is_lazy = matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. });
+        let mut changes: BTreeMap<StateKey, EventNr> = BTreeMap::new();
+        if span.has_more || (is_after && timeline.iter().any(|event| event.is_state())) {
+            changes = self.changes(room, span, timeline, is_after).await?;
+        }
+        let mut summarized = BTreeSet::new();
+        for event_type in SUMMARIZED {
+            summarized.insert(storage.type_nr(event_type).await?);
+        }
+        let mut types = changes
+            .keys()
+            .map(|key| key.0)
+            .chain(timeline.iter().filter(|event| event.is_state()).map(|event| event.type_nr));
+        let has_summary = types.any(|type_nr| summarized.contains(&type_nr));
+        let (summary, heroes) = if has_summary || span.base.is_none() {
+            self.summary(answer.requester, room.nr).await?
+        } else {
+            Default::default()
+        };
+        if is_lazy {
+            // Client-Server API, "Lazy-loading room members": those who speak, the heroes, the user; and all that changed in a gap.
+            let mut needed: BTreeSet<&str> = timeline.iter().map(|event| event.pdu.sender.as_str()).collect();
+            needed.extend(heroes.iter().map(|user_id| user_id.as_str()));
+            let member_nr = storage.type_nr("m.room.member").await?;
+            if span.base.is_none() {
+                needed.insert(answer.requester.user_id.as_str());
+                changes.retain(|key, _| key.0 != member_nr);
+            }
+            let end = match timeline.last() {
+                _ if needed.is_empty() => NodeNr(0),
+                // The timeline tells all: its last event has the current state, and no table need be asked.
+                Some(last) if !span.has_more => last.state,
+                _ => self.end_of_state(room, span, timeline, is_after).await?,
+            };
+            for user_id in needed {
+                let Some(key) = storage.find_state_key("m.room.member", user_id).await? else { continue };
+                if let Some(nr) = storage.get_state_event(room.nr, end, key).await? {
+                    changes.entry(key).or_insert(nr);
+                }
+            }
+        }
+        if !is_after {
+            changes.retain(|_, nr| !timeline.iter().any(|event| event.nr == *nr));
+        }
+        let numbers: Vec<EventNr> = changes.into_values().collect();
+        let found = if numbers.is_empty() { Default::default() } else { storage.get_events(&numbers).await? };
+        let mut events: Vec<_> = found.into_values().filter(|event| matches(filter, event)).collect();
+        events.sort_unstable_by_key(|event| event.nr);
+        Ok(RoomState { events, has_summary, summary })
+    }
+
+    async fn changes(
+        &self,
+        room: &RoomRow,
+        span: &Span,
+        timeline: &[Arc<StoredEvent>],
+        is_after: bool,
+    ) -> Result<BTreeMap<StateKey, EventNr>, Error> {
+        let storage = &self.0.storage;
+        let base = match span.base {
+            Some(since) => storage.get_state_at(room.nr, since).await?,
+            None => NodeNr(0),
+        };
+        let end = storage.get_state_at(room.nr, span.upto).await?;
+        let mut changes = BTreeMap::new();
+        if !is_after {
+            let start = self.end_of_state(room, span, timeline, false).await?;
+            let before = storage.diff_state(room.nr, base, start).await?;
+            changes.extend(before.into_iter().filter_map(|(key, _, event)| Some((key, event?))));
+        }
+        // What happened to the state in the time of the timeline without being in it.
+        let all = storage.diff_state(room.nr, base, end).await?.into_iter();
+        let all = all.filter_map(|(key, _, event)| Some((key, event?)));
+        changes.extend(all.filter(|(_, nr)| is_after || !timeline.iter().any(|event| event.nr == *nr)));
+        Ok(changes)
+    }
+
+    /// The state before the first event of the timeline, or that at the end of the answer.
+    async fn end_of_state(
+        &self,
+        room: &RoomRow,
+        span: &Span,
+        timeline: &[Arc<StoredEvent>],
+        is_after: bool,
+    ) -> Result<NodeNr, Error> {
+        let first = timeline.first().and_then(|event| event.position).filter(|_| !is_after);
+        let at = first.map_or(span.upto, |first| Position(first.0 - 1));
+        Ok(self.0.storage.get_state_at(room.nr, at).await?)
+    }
+
+    pub(super) async fn show_state(
+        &self,
+        answer: &Answer<'_>,
+        reader: &Reader,
+        events: Vec<Arc<StoredEvent>>,
+    ) -> Result<State, Error> {
+        let mut state = StateEvents::new();
+        state.events = self.0.rooms.render(reader, &events, false).await?.into_iter().map(Raw::from_json).collect();
+        Ok(if answer.request.use_state_after { State::After(state) } else { State::Before(state) })
+    }
+
+    /// Client-Server API, "RoomSummary".
+    async fn summary(&self, requester: &Requester, room_nr: RoomNr) -> Result<(RoomSummary, Vec<OwnedUserId>), Error> {
+        let storage = &self.0.storage;
+        let mut shown = RoomSummary::new();
+        let Some((summary, joined, invited)) = storage.get_summaries(&[room_nr]).await?.remove(&room_nr) else {
+            return Ok((shown, Vec::new()));
+        };
+        shown.joined_member_count = Some(UInt::try_from(joined).unwrap_or(UInt::MAX));
+        shown.invited_member_count = Some(UInt::try_from(invited).unwrap_or(UInt::MAX));
+        if summary.name.is_some() || summary.canonical_alias.is_some() {
+            return Ok((shown, Vec::new()));
+        }
+        let mut heroes = Vec::new();
+        for kinds in [[Membership::Join, Membership::Invite], [Membership::Leave, Membership::Ban]] {
+            for membership in kinds {
+                let members = storage.list_members_of_kind(room_nr, membership, HEROES + 1).await?;
+                heroes.extend(members.into_iter().map(|row| row.user_nr).filter(|nr| *nr != requester.user_nr));
+            }
+            if !heroes.is_empty() {
+                break;
+            }
+        }
+        heroes.truncate(HEROES as usize);
+        let mut names = storage.user_ids(&heroes).await?;
+        let heroes: Vec<OwnedUserId> = heroes.iter().filter_map(|nr| names.remove(nr)).collect();
+        shown.heroes.clone_from(&heroes);
+        Ok((shown, heroes))
+    }
+}
