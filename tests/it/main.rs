@@ -15,4 +15,5 @@ mod levels;
 mod push_rules;
 mod rooms;
 mod sync;
+mod sync_state;
 mod two_names;
