@@ -1,7 +1,10 @@
 //! An event that somebody wants to send, before it has a place in the room.
 
 use model::{UserNr, canonical_object};
-use ruma::{CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId, events::TimelineEventType};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId,
+    events::TimelineEventType,
+};
 use serde_json::value::RawValue;
 use storage::TransactionKey;
 
@@ -19,19 +22,36 @@ pub struct Draft {
     pub(crate) transaction: Option<TransactionKey>,
     pub(crate) timestamp: Option<MilliSecondsSinceUnixEpoch>,
     pub(crate) while_joined: bool,
+    pub(crate) authorised_via: Option<OwnedUserId>,
 }
 
+/// What a member event says of who let its user in. Only we say so: our signature vouches for it.
+const AUTHORISED_VIA: &str = "join_authorised_via_users_server";
+
 impl Draft {
-    /// An event of a sender.
+    /// An event of a sender. A member event does not say by whom its user was let in: see [`Draft::authorised_via`].
     #[must_use]
     pub fn new(
         sender: OwnedUserId,
         sender_nr: UserNr,
         event_type: TimelineEventType,
-        content: CanonicalJsonObject,
+        mut content: CanonicalJsonObject,
     ) -> Self {
-        let (state_key, redacts, transaction, timestamp, while_joined) = (None, None, None, None, false);
-        Self { sender, sender_nr, event_type, state_key, content, redacts, transaction, timestamp, while_joined }
+        if event_type == TimelineEventType::RoomMember {
+            content.remove(AUTHORISED_VIA);
+        }
+        Self {
+            sender,
+            sender_nr,
+            event_type,
+            content,
+            state_key: None,
+            redacts: None,
+            transaction: None,
+            timestamp: None,
+            while_joined: false,
+            authorised_via: None,
+        }
     }
 
     /// An event of a requester, with content as the client sent it.
@@ -73,6 +93,18 @@ impl Draft {
     #[must_use]
     pub fn with_timestamp(mut self, timestamp: Option<MilliSecondsSinceUnixEpoch>) -> Self {
         self.timestamp = timestamp;
+        self
+    }
+
+    /// Makes it the join of somebody who is let in by the room's `allow` conditions, for which a member of ours vouches.
+    /// Client-Server API, "Restricted rooms".
+    #[must_use]
+    pub(crate) fn authorised_via(mut self, user_id: Option<OwnedUserId>) -> Self {
+        if let Some(user_id) = &user_id {
+            let value = CanonicalJsonValue::String(user_id.to_string());
+            self.content.insert(AUTHORISED_VIA.to_owned(), value);
+        }
+        self.authorised_via = user_id;
         self
     }
 

@@ -261,11 +261,20 @@ impl Head {
             "origin_server_ts".to_owned(),
             CanonicalJsonValue::Integer(ts.try_into().unwrap_or(ruma::Int::MAX)),
         );
-        signatures::hash_and_sign_event(server.name.as_str(), &server.key, &mut object, &self.rules.redaction)
-            .map_err(|error| match error {
-                signatures::JsonError::PduTooLarge => Error::TooLarge,
-                other => Error::BadEvent(other.to_string()),
-            })?;
+        let mut signed =
+            signatures::hash_and_sign_event(server.name.as_str(), &server.key, &mut object, &self.rules.redaction);
+        // Who lets somebody in vouches for it with their own server's signature. Room Version 8, "Authorization rules".
+        if let Some(other) = draft.authorised_via.as_ref().and_then(|user_id| servers.get(user_id.server_name()))
+            && other.name != server.name
+        {
+            signed = signed.and_then(|()| {
+                signatures::sign_event(other.name.as_str(), &other.key, &mut object, &self.rules.redaction)
+            });
+        }
+        signed.map_err(|error| match error {
+            signatures::JsonError::PduTooLarge => Error::TooLarge,
+            other => Error::BadEvent(other.to_string()),
+        })?;
         Pdu::from_canonical(&object, &self.rules).map_err(|error| {
             let size = serde_json::to_string(&object).map_or(0, |json| json.len());
             if size > limits::EVENT_BYTES_MAX - 1 { Error::TooLarge } else { Error::BadEvent(error.to_string()) }

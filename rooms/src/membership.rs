@@ -1,10 +1,11 @@
 //! Coming and going. Client-Server API, "Room membership".
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use accounts::Requester;
 use model::Membership;
-use ruma::{CanonicalJsonValue, OwnedRoomId, RoomId, UserId, events::TimelineEventType};
+use ruma::{CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, UserId, events::TimelineEventType};
+use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
 use crate::{Draft, Error, Rooms, create::object};
@@ -167,29 +168,81 @@ impl Rooms {
         }
     }
 
-    /// What holds for coming in and inviting holds too for who sends the member event as state.
+    /// What holds for coming in and inviting holds too for who sends the member event as state. Gives who vouches for a join.
     pub(crate) async fn check_member_state(
         &self,
         requester: &Requester,
         room: &storage::RoomRow,
         user_id: &str,
         content: &RawValue,
-    ) -> Result<(), Error> {
-        #[derive(serde::Deserialize)]
+    ) -> Result<Option<OwnedUserId>, Error> {
+        #[derive(Deserialize)]
         struct Content {
             membership: String,
         }
         // What is no member event at all is refused by the authorization rules.
-        let Ok(content) = serde_json::from_str::<Content>(content.get()) else { return Ok(()) };
+        let Ok(content) = serde_json::from_str::<Content>(content.get()) else { return Ok(None) };
         match Membership::from_word(&content.membership) {
-            Some(Membership::Join) => self.check_guest(requester, room).await,
+            Some(Membership::Join) => {
+                self.check_guest(requester, room).await?;
+                if requester.user_id == user_id { self.authoriser(requester, room).await } else { Ok(None) }
+            }
             Some(Membership::Invite)
                 if !UserId::parse(user_id).is_ok_and(|user_id| self.servers().has_user(&user_id)) =>
             {
                 Err(Error::NotLocal)
             }
-            _ => Ok(()),
+            _ => Ok(None),
         }
+    }
+
+    /// Who of ours vouches for a join, if the room lets the requester in by a condition and not by an invitation.
+    ///
+    /// Nobody, where no condition holds or none of ours in the room may invite: the authorization rules refuse the join then.
+    /// Client-Server API, "Restricted rooms".
+    async fn authoriser(&self, requester: &Requester, room: &storage::RoomRow) -> Result<Option<OwnedUserId>, Error> {
+        #[derive(Deserialize)]
+        struct Content {
+            join_rule: String,
+            #[serde(default)]
+            allow: Vec<Condition>,
+        }
+        #[derive(Deserialize)]
+        struct Condition {
+            #[serde(rename = "type")]
+            kind: String,
+            room_id: Option<OwnedRoomId>,
+        }
+        let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?;
+        let rules = rules.authorization;
+        let Some(event) = self.find_state(room, "m.room.join_rules", "").await? else { return Ok(None) };
+        let Ok(content) = serde_json::from_str::<Content>(event.pdu.content.get()) else { return Ok(None) };
+        let is_restricted = match &*content.join_rule {
+            "restricted" => rules.restricted_join_rule,
+            "knock_restricted" => rules.knock_restricted_join_rule,
+            _ => false,
+        };
+        let membership = self.storage().get_membership(room.nr, requester.user_nr).await?.map(|row| row.membership);
+        if !is_restricted || matches!(membership, Some(Membership::Join | Membership::Invite)) {
+            return Ok(None);
+        }
+        // Rooms that none of us is in cannot be looked into, and nobody can be joined to them here.
+        let joined: HashSet<OwnedRoomId> = self.joined_rooms(requester).await?.into_iter().collect();
+        let holds = |condition: &Condition| {
+            condition.kind == "m.room_membership" && condition.room_id.as_ref().is_some_and(|id| joined.contains(id))
+        };
+        if !content.allow.iter().any(holds) {
+            return Ok(None);
+        }
+        let power = self.power_of_room(room).await?;
+        let needed = power.needed("invite", 0);
+        let ours = self.storage().list_local_joined(room.nr).await?;
+        let names = self.storage().user_ids(&ours).await?.into_values();
+        // One on the requester's own server saves a signature; the rest is for the same choice each time.
+        let own_server = requester.user_id.server_name();
+        Ok(names
+            .filter(|user_id| power.of_user(user_id) >= needed)
+            .max_by_key(|user_id| (user_id.server_name() == own_server, power.of_user(user_id), user_id.clone())))
     }
 
     /// Guests come in only where the room says so. Client-Server API, "Guest Access".
@@ -245,8 +298,13 @@ impl Rooms {
         if let Some(reason) = reason {
             content.insert("reason".to_owned(), CanonicalJsonValue::String(reason.to_owned()));
         }
+        let authoriser = match membership {
+            Membership::Join => self.authoriser(requester, &room).await?,
+            _ => None,
+        };
         let draft = Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomMember, content)
-            .with_state_key(user_id.as_str());
+            .with_state_key(user_id.as_str())
+            .authorised_via(authoriser);
         self.submit(&room, draft).await.map(|_| ())
     }
 }

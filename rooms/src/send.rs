@@ -31,8 +31,9 @@ impl Rooms {
         let sent = async {
             check_type(&event_type)?;
             let key = transaction(requester, &room, &format!("send/{event_type}"), transaction_id)?;
-            let draft = Draft::of_client(requester, event_type, content)?.with_transaction(key);
-            self.submit(&room, draft.with_timestamp(timestamp)).await
+            let draft =
+                Draft::of_client(requester, event_type, content)?.with_transaction(key).with_timestamp(timestamp);
+            self.submit(&room, draft).await
         };
         match sent.await {
             Ok(event_id) => Ok(event_id),
@@ -66,12 +67,15 @@ impl Rooms {
         if event_type == TimelineEventType::RoomCanonicalAlias {
             self.check_canonical_aliases(&room, content).await?;
         }
-        if event_type == TimelineEventType::RoomMember {
-            self.check_member_state(requester, &room, state_key, content).await?;
-        }
+        let authoriser = match event_type {
+            TimelineEventType::RoomMember => self.check_member_state(requester, &room, state_key, content).await?,
+            _ => None,
+        };
         let ends_guests = event_type == TimelineEventType::RoomGuestAccess && state_key.is_empty();
-        let draft =
-            Draft::of_client(requester, event_type, content)?.with_state_key(state_key).with_timestamp(timestamp);
+        let draft = Draft::of_client(requester, event_type, content)?
+            .with_state_key(state_key)
+            .with_timestamp(timestamp)
+            .authorised_via(authoriser);
         let event_id = self.submit(&room, draft).await?;
         if ends_guests {
             self.remove_guests(&room).await?;

@@ -1,11 +1,16 @@
 //! Rooms on both databases.
 
+use std::sync::Arc;
+
 use accounts::Requester;
 use model::{Clock, KeyPair, LocalServer, LocalServers, Membership, Position, Random};
 use rooms::{Error, NewRoomRequest, Options, PageRequest, Preset, Rooms};
 use ruma::{RoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
-use serde_json::{json, value::to_raw_value};
-use storage::{Storage, TimelineDirection, testing::TestDatabase};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
+use storage::{Storage, StoredEvent, TimelineDirection, testing::TestDatabase};
 
 struct House {
     storage: Storage,
@@ -19,14 +24,22 @@ impl House {
 
     async fn open_at(database: &TestDatabase, clock: Clock) -> Self {
         let storage = Storage::open(database.options.clone(), clock, Random::system()).await.unwrap();
-        let key = KeyPair::generate(&Random::seeded(1));
-        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+        let names = [server_name!("hs"), server_name!("two")];
+        let server = |name: &ruma::ServerName| {
+            let key = KeyPair::generate(&Random::seeded(1));
+            LocalServer { name: name.to_owned(), key }
+        };
+        let servers = LocalServers::new(names.map(server).into());
         let options = Options { default_version: RoomVersionId::V12 };
         Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
     }
 
     async fn user(&self, name: &str) -> Requester {
-        let user_id = UserId::parse(format!("@{name}:hs")).unwrap();
+        self.user_of(name, "hs").await
+    }
+
+    async fn user_of(&self, name: &str, server: &str) -> Requester {
+        let user_id = UserId::parse(format!("@{name}:{server}")).unwrap();
         Requester {
             user_nr: self.storage.user_nr(&user_id).await.unwrap(),
             user_id,
@@ -40,6 +53,23 @@ impl House {
     async fn say(&self, who: &Requester, room: &RoomId, txn: &str, body: &str) -> Result<ruma::OwnedEventId, Error> {
         let content = to_raw_value(&json!({"msgtype": "m.text", "body": body})).unwrap();
         self.rooms.send_message(who, room, TimelineEventType::RoomMessage, txn.into(), &content, None).await
+    }
+
+    async fn set(
+        &self,
+        who: &Requester,
+        room: &RoomId,
+        event_type: &str,
+        key: &str,
+        content: Value,
+    ) -> Result<(), Error> {
+        let content = to_raw_value(&content).unwrap();
+        self.rooms.send_state(who, room, event_type.into(), key, &content, None).await.map(|_| ())
+    }
+
+    /// The event that a room has for a type and a state key.
+    async fn state(&self, who: &Requester, room: &RoomId, event_type: &str, key: &str) -> Arc<StoredEvent> {
+        self.rooms.state_event(who, room, event_type, key).await.unwrap().1
     }
 
     async fn bodies(&self, who: &Requester, room: &RoomId) -> Vec<String> {
@@ -464,6 +494,78 @@ async fn the_first_history_visibility_is_seen_by_who_saw_the_room_before_it() {
         assert!(types.contains(&"m.room.history_visibility".to_owned()), "{types:?}");
         assert!(!types.contains(&"m.room.name".to_owned()), "{types:?}");
         house.storage.close().await;
+    }
+}
+
+fn initial(event_type: &str, content: Value) -> (String, String, Box<RawValue>) {
+    (event_type.to_owned(), String::new(), to_raw_value(&content).unwrap())
+}
+
+fn content(event: &StoredEvent) -> Value {
+    serde_json::from_str(event.pdu.content.get()).unwrap()
+}
+
+/// Client-Server API, "Restricted rooms": who is in one of the rooms that are allowed comes in, vouched for by a member whom the
+/// server chooses. Nobody chooses for themselves: the server's signature under the event is what lets them in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restricted_room_lets_in_who_is_in_an_allowed_room() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, bob, eve) = (house.user("alice").await, house.user("bob").await, house.user("eve").await);
+        let carl = house.user_of("carl", "two").await;
+        let space = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        house.rooms.join(&bob, &space, None).await.unwrap();
+        house.rooms.join(&carl, &space, None).await.unwrap();
+        let rules = (8..=12).map(|version| (version, "restricted"));
+        for (version, rule) in rules.chain((10..=12).map(|version| (version, "knock_restricted"))) {
+            let allow = json!([{"type": "m.room_membership", "room_id": "!elsewhere:hs"},
+                               {"type": "m.room_membership", "room_id": space}]);
+            let request = NewRoomRequest {
+                version: Some(RoomVersionId::try_from(version.to_string()).unwrap()),
+                initial_state: vec![initial("m.room.join_rules", json!({"join_rule": rule, "allow": allow}))],
+                ..room(Preset::PrivateChat)
+            };
+            let id = house.rooms.create_room(&alice, request).await.unwrap();
+            let refused = house.rooms.join(&eve, &id, None).await;
+            assert!(matches!(refused, Err(Error::NotAllowed(_))), "{rule} in version {version}: {refused:?}");
+            // Not even who may write there names somebody who lets them in.
+            house.rooms.ban(&alice, &id, &eve.user_id, None).await.unwrap();
+            house.rooms.unban(&alice, &id, &eve.user_id, None).await.unwrap();
+            let named = json!({"membership": "join", "join_authorised_via_users_server": alice.user_id});
+            let refused = house.set(&eve, &id, "m.room.member", eve.user_id.as_str(), named.clone()).await;
+            assert!(matches!(refused, Err(Error::NotAllowed(_))), "{rule} in version {version}: {refused:?}");
+
+            house.rooms.join(&bob, &id, None).await.unwrap();
+            let joined = house.state(&alice, &id, "m.room.member", bob.user_id.as_str()).await;
+            assert_eq!(content(&joined)["join_authorised_via_users_server"], alice.user_id.as_str());
+            // As state, too; another server's user has both signatures.
+            let _ = house.rooms.knock(&carl, &id, None).await;
+            house.set(&alice, &id, "m.room.power_levels", "", power(&alice, version)).await.unwrap();
+            let knows = json!({"membership": "join", "join_authorised_via_users_server": bob.user_id});
+            if version >= 10 && rule == "knock_restricted" {
+                house.set(&carl, &id, "m.room.member", carl.user_id.as_str(), knows).await.unwrap();
+            } else {
+                house.rooms.join(&carl, &id, None).await.unwrap();
+            }
+            let joined = house.state(&alice, &id, "m.room.member", carl.user_id.as_str()).await;
+            assert_eq!(content(&joined)["join_authorised_via_users_server"], alice.user_id.as_str());
+            let json: Value = serde_json::from_str(&joined.pdu.json).unwrap();
+            let signed: Vec<&String> = json["signatures"].as_object().unwrap().keys().collect();
+            assert_eq!(signed, ["hs", "two"], "{rule} in version {version}");
+            // What somebody who is in says of it is not believed either.
+            house.set(&bob, &id, "m.room.member", bob.user_id.as_str(), named).await.unwrap();
+            let renamed = house.state(&alice, &id, "m.room.member", bob.user_id.as_str()).await;
+            assert_eq!(content(&renamed), json!({"membership": "join"}));
+        }
+        house.storage.close().await;
+    }
+}
+
+/// Only the one who made the room may invite.
+fn power(maker: &Requester, version: u32) -> Value {
+    match version {
+        12 => json!({"invite": 100, "users": {}, "events": {"m.room.tombstone": 150}}),
+        _ => json!({"invite": 100, "users": {maker.user_id.as_str(): 100}}),
     }
 }
 
