@@ -1,6 +1,6 @@
 //! `/sync`. Client-Server API, "Syncing".
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -11,7 +11,10 @@ use ruma::api::{
     OutgoingResponseExt as _,
     client::sync::sync_events::{self, v3::Filter},
 };
-use serde_json::{Value, json};
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
 use sync::{Sync, v3::Request};
 use web::{MatrixError, RequesterOrGuest, Ruma, RumaRoutes as _};
 
@@ -56,23 +59,35 @@ async fn sync_events(
 }
 
 /// Adds what ruma leaves out of left rooms when it is empty, `state` and `timeline`: matrix-nio reads no answer without them.
+///
+/// Takes the answer apart down to those only: all below stays the text that it is, however deep that may be.
 fn with_whole_left_rooms(body: &[u8]) -> serde_json::Result<Vec<u8>> {
-    let mut answer: Value = serde_json::from_slice(body)?;
-    let rooms = answer.pointer_mut("/rooms/leave").and_then(Value::as_object_mut);
-    for room in rooms.into_iter().flatten().filter_map(|(_, room)| room.as_object_mut()) {
-        if !room.contains_key("state_after") {
-            room.entry("state").or_insert_with(|| json!({ "events": [] }));
+    type Object = BTreeMap<String, Box<RawValue>>;
+    let read = |json: &RawValue| serde_json::from_str::<Object>(json.get());
+    let mut answer: Object = serde_json::from_slice(body)?;
+    let mut rooms = answer.get("rooms").map_or_else(|| Ok(Object::new()), |rooms| read(rooms))?;
+    let mut left = rooms.get("leave").map_or_else(|| Ok(Object::new()), |left| read(left))?;
+    for room in left.values_mut() {
+        let mut parts = read(room)?;
+        if !parts.contains_key("state") && !parts.contains_key("state_after") {
+            parts.insert("state".to_owned(), to_raw_value(&json!({ "events": [] }))?);
         }
-        let timeline = room.entry("timeline").or_insert_with(|| json!({}));
-        if let Some(timeline) = timeline.as_object_mut() {
-            timeline.entry("events").or_insert_with(|| json!([]));
+        let mut timeline = parts.get("timeline").map_or_else(|| Ok(Object::new()), |timeline| read(timeline))?;
+        if !timeline.contains_key("events") {
+            timeline.insert("events".to_owned(), to_raw_value(&json!([]))?);
+            parts.insert("timeline".to_owned(), to_raw_value(&timeline)?);
         }
+        *room = to_raw_value(&parts)?;
     }
+    rooms.insert("leave".to_owned(), to_raw_value(&left)?);
+    answer.insert("rooms".to_owned(), to_raw_value(&rooms)?);
     serde_json::to_vec(&answer)
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -93,5 +108,14 @@ mod tests {
         let complete =
             json!({ "rooms": { "leave": { "!a": { "state": { "events": [1] }, "timeline": { "events": [2] } } } } });
         assert_eq!(whole(complete.clone()), complete);
+    }
+
+    /// The events of an answer may be nested as deep as one can be read by itself.
+    #[test]
+    fn an_answer_that_is_nested_deep_is_no_mistake() {
+        let deep = format!("{}{}", "[".repeat(200), "]".repeat(200));
+        let body = format!(r#"{{"rooms":{{"leave":{{"!a":{{"timeline":{{"events":[{deep}]}}}}}}}}}}"#);
+        let whole = String::from_utf8(with_whole_left_rooms(body.as_bytes()).unwrap()).unwrap();
+        assert!(whole.contains(&deep) && whole.contains(r#""state":{"events":[]}"#), "{whole}");
     }
 }

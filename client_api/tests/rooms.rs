@@ -399,6 +399,31 @@ on_each_database! {
         assert_eq!(events, json!([{"type": "m.typing", "content": {"user_ids": ["@bob:hs"]}}]));
     }
 
+    /// What could not be shown inside of an answer is not taken in, and all that is taken in can be shown and redacted.
+    async fn content_is_nested_no_deeper_than_can_be_shown(house) {
+        let alice = house.register("alice").await;
+        let who = Some(&*alice);
+        let room = house.create(&alice, json!({"preset": "public_chat"})).await;
+        let nested = |levels: usize| {
+            let json = format!("{{\"a\":{}{}}}", "[".repeat(levels - 1), "]".repeat(levels - 1));
+            serde_json::from_str::<Value>(&json).unwrap()
+        };
+        let path = |txn: &str| format!("/rooms/{room}/send/m.x/{txn}");
+        for levels in [101, 120, 126] {
+            assert_eq!(house.err(who, "PUT", &path("1"), nested(levels)).await, (400, "M_BAD_JSON".to_owned()));
+        }
+        let event = house.ok(who, "PUT", &path("1"), nested(100)).await;
+        let event = event["event_id"].as_str().unwrap();
+        let filter = "%7B%22room%22%3A%7B%22include_leave%22%3Atrue%7D%7D";
+        let sync = house.ok(who, "GET", &format!("/sync?filter={filter}"), Value::Null).await;
+        assert!(sync["rooms"]["join"][&room].is_object());
+        house.ok(who, "POST", &format!("/rooms/{room}/leave"), json!({})).await;
+        let sync = house.ok(who, "GET", &format!("/sync?filter={filter}"), Value::Null).await;
+        assert!(sync["rooms"]["leave"][&room]["timeline"].to_string().contains(event));
+        house.ok(who, "POST", &format!("/join/{room}"), json!({})).await;
+        house.ok(who, "PUT", &format!("/rooms/{room}/redact/{event}/1"), json!({})).await;
+    }
+
     /// Client-Server API, "Guest Access": guests come in where the room says so, and do a few things there.
     async fn guests_do_what_guests_may(house) {
         let alice = house.register("alice").await;

@@ -1,7 +1,9 @@
 //! Canonical JSON at the door.
 
 use ruma::{CanonicalJsonObject, CanonicalJsonValue};
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
+
+use crate::limits;
 
 /// Why a text is not an object of canonical JSON.
 #[derive(Debug, thiserror::Error)]
@@ -12,19 +14,34 @@ pub enum CanonicalError {
     /// JSON that has no canonical form: a float, or an integer beyond 2^53 - 1. Appendices, "Canonical JSON".
     #[error("a number is not an integer between -(2^53)+1 and (2^53)-1")]
     BadNumber,
+    /// Nested deeper than [`limits::CONTENT_DEPTH_MAX`].
+    #[error("nested more than {} levels deep", limits::CONTENT_DEPTH_MAX)]
+    TooDeep,
 }
 
-/// Reads an object whose numbers all are integers in range. Appendices, "Canonical JSON".
+/// Reads an object whose numbers all are integers in range, and that is not too deep. Appendices, "Canonical JSON".
 ///
 /// # Errors
 ///
 /// [`CanonicalError`]: the sender's fault, `M_BAD_JSON`.
 pub fn canonical_object(json: &RawValue) -> Result<CanonicalJsonObject, CanonicalError> {
-    let value: serde_json::Value = serde_json::from_str(json.get()).map_err(|_| CanonicalError::NotAnObject)?;
+    let value: Value = serde_json::from_str(json.get()).map_err(|_| CanonicalError::NotAnObject)?;
+    if !is_within(&value, limits::CONTENT_DEPTH_MAX) {
+        return Err(CanonicalError::TooDeep);
+    }
     match CanonicalJsonValue::try_from(value) {
         Ok(CanonicalJsonValue::Object(object)) => Ok(object),
         Ok(_) => Err(CanonicalError::NotAnObject),
         Err(_) => Err(CanonicalError::BadNumber),
+    }
+}
+
+/// Whether a value has no more than so many levels of objects and arrays.
+fn is_within(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Object(object) => levels > 0 && object.values().all(|value| is_within(value, levels - 1)),
+        Value::Array(array) => levels > 0 && array.iter().all(|value| is_within(value, levels - 1)),
+        _ => true,
     }
 }
 
@@ -44,6 +61,19 @@ mod tests {
         }
         assert!(read("{\"a\":9007199254740991}").is_ok());
         assert!(matches!(read("[1]"), Err(CanonicalError::NotAnObject)));
+    }
+
+    /// What is nested as deep as can be read at all cannot be shown: an answer wraps it.
+    #[test]
+    fn what_is_nested_too_deep_is_refused() {
+        let nested = |levels: usize| {
+            let inner = levels - 1;
+            format!("{{\"a\":{}{}}}", "[".repeat(inner), "]".repeat(inner))
+        };
+        assert!(read(&nested(limits::CONTENT_DEPTH_MAX)).is_ok());
+        for levels in [limits::CONTENT_DEPTH_MAX + 1, 127] {
+            assert!(matches!(read(&nested(levels)), Err(CanonicalError::TooDeep)), "{levels}");
+        }
     }
 
     #[test]

@@ -14,6 +14,10 @@ pub const BODY_BYTES_MAX: usize = 1_048_576;
 /// Deepest nesting of JSON that we read. `serde_json` refuses more.
 pub const JSON_DEPTH_MAX: usize = 128;
 
+/// Deepest nesting of the content of an event. Less than what can be read: content is shown inside of answers, a redaction in
+/// `/sync` nine levels down, and every reader of those has a bound like ours.
+pub const CONTENT_DEPTH_MAX: usize = 100;
+
 /// Most `prev_events` of an event. Server-Server API, "PDUs".
 pub const PREV_EVENTS_MAX: usize = 20;
 
