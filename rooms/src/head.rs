@@ -43,6 +43,21 @@ pub(crate) struct Built {
     pub(crate) summary_changed: bool,
 }
 
+/// What came of a draft.
+enum Made {
+    /// The state event that says the same already.
+    Standing(OwnedEventId),
+    New(Box<NewlyMade>),
+}
+
+/// An event upon a head, and what it changes.
+struct NewlyMade {
+    event: NewEvent,
+    nodes: NewNodes,
+    state_change: Option<StateChange>,
+    redaction: Option<Redaction>,
+}
+
 impl Head {
     /// The head of a room that exists.
     pub(crate) async fn load(storage: &Storage, row: Arc<RoomRow>) -> Result<Self, Error> {
@@ -120,6 +135,15 @@ impl Head {
         nr: EventNr,
         out: &mut Built,
     ) -> Result<OwnedEventId, Error> {
+        // All that can fail only looks at the head; what changes it cannot fail.
+        match self.make(storage, servers, draft, nr).await? {
+            Made::Standing(event_id) => Ok(event_id),
+            Made::New(made) => Ok(self.take_in(*made, out)),
+        }
+    }
+
+    /// Makes an event upon this head, and works out what it changes.
+    async fn make(&self, storage: &Storage, servers: &LocalServers, draft: &Draft, nr: EventNr) -> Result<Made, Error> {
         let zero_byte = |text: &str| text.contains('\0');
         if zero_byte(&draft.event_type.to_string()) || draft.state_key.as_deref().is_some_and(zero_byte) {
             return Err(Error::InvalidParam("event types and state keys have no zero byte".to_owned()));
@@ -160,7 +184,7 @@ impl Head {
             && old.sender == draft.sender
             && old.content.get() == content.get()
         {
-            return Ok(old.event_id.clone());
+            return Ok(Made::Standing(old.event_id.clone()));
         }
         let redacted = self.redaction_target(storage, draft, &auth_state).await?;
 
@@ -169,39 +193,49 @@ impl Head {
         let redaction = redacted.map(|target| redact_event(&target, &self.rules, nr)).transpose()?;
 
         let type_nr = storage.type_nr(&pdu.event_type.to_string()).await?;
-        let mut state_key_nr = None;
+        let (mut state, mut nodes) = (self.state, NewNodes::default());
+        let (mut state_key_nr, mut state_change) = (None, None);
         if let Some(state_key) = &pdu.state_key {
             let key = (type_nr, storage.state_key_nr(state_key).await?);
-            self.state = storage.change_state(self.row.nr, self.state, key, Some(nr), &mut out.nodes).await?;
+            let old = replaced.as_ref().map(|(_, old)| &**old);
+            let membership = membership_change(storage, servers, nr, &pdu, old).await?;
+            state = storage.change_state(self.row.nr, state, key, Some(nr), &mut nodes).await?;
             state_key_nr = Some(key.1);
-            let membership =
-                membership_change(storage, servers, nr, &pdu, replaced.as_ref().map(|(_, old)| &**old)).await?;
-            out.state_changes.push(StateChange { type_nr, state_key_nr: key.1, event_nr: Some(nr), membership });
-            out.summary_changed |= apply_to_summary(&mut self.summary, &pdu);
+            state_change = Some(StateChange { type_nr, state_key_nr: key.1, event_nr: Some(nr), membership });
         }
-        out.redactions.extend(redaction);
-        let prev = self.extremities.iter().take(limits::PREV_EVENTS_MAX).map(|(nr, _)| *nr).collect::<Vec<_>>();
-        out.extremities_used.extend(&prev);
-        self.extremities.retain(|(nr, _)| !prev.contains(nr));
-        self.extremities.push((nr, pdu.event_id.clone()));
-        self.depth = pdu.depth;
-        let pdu = Arc::new(pdu);
-        self.built.insert(nr, pdu.clone());
-        let event_id = pdu.event_id.clone();
-        out.events.push(NewEvent {
+        let event = NewEvent {
             nr,
+            pdu: Arc::new(pdu),
             sender_nr: draft.sender_nr,
             type_nr,
             state_key_nr,
-            state: self.state,
+            state,
             replaces: replaced.map(|(nr, _)| nr),
-            prev,
+            prev: self.extremities.iter().take(limits::PREV_EVENTS_MAX).map(|(nr, _)| *nr).collect(),
             auth: auth.iter().map(|(nr, _)| *nr).collect(),
             placement: Placement::Live,
             transaction: draft.transaction.clone(),
-            pdu,
-        });
-        Ok(event_id)
+        };
+        Ok(Made::New(Box::new(NewlyMade { event, nodes, state_change, redaction })))
+    }
+
+    /// Moves the head on to an event that was made upon it.
+    fn take_in(&mut self, made: NewlyMade, out: &mut Built) -> OwnedEventId {
+        let NewlyMade { event, nodes, state_change, redaction } = made;
+        (self.state, self.depth) = (event.state, event.pdu.depth);
+        out.nodes.nodes.extend(nodes.nodes);
+        if let Some(change) = state_change {
+            out.state_changes.push(change);
+            out.summary_changed |= apply_to_summary(&mut self.summary, &event.pdu);
+        }
+        out.redactions.extend(redaction);
+        out.extremities_used.extend(&event.prev);
+        self.extremities.retain(|(nr, _)| !event.prev.contains(nr));
+        let event_id = event.pdu.event_id.clone();
+        self.extremities.push((event.nr, event_id.clone()));
+        self.built.insert(event.nr, event.pdu.clone());
+        out.events.push(event);
+        event_id
     }
 
     /// Puts the event together and signs it. Room Versions, "Event format"; Server-Server API, "Signing Events".
