@@ -12,7 +12,7 @@ pub(crate) const GLOBAL: RoomNr = RoomNr(0);
 const TYPE_BYTES_MAX: usize = 255;
 /// Types that are set by endpoints of their own. Client-Server API, "Client Config", "Server behaviour".
 const OWN_ENDPOINT: [&str; 2] = ["m.fully_read", PUSH_RULES];
-const TAG: &str = "m.tag";
+pub(crate) const TAG: &str = "m.tag";
 /// Longest tag, in bytes. Client-Server API, "Room Tagging".
 const TAG_BYTES_MAX: usize = 255;
 /// Most tags of a room.

@@ -18,6 +18,7 @@ mod push_rules;
 mod register;
 mod registration_tokens;
 mod requester;
+mod room_settings;
 mod secrets;
 mod sessions;
 mod shared_secret;

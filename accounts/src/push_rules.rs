@@ -13,7 +13,7 @@ use crate::{Accounts, Error, Requester, account_data::GLOBAL};
 /// The type of account data that they are.
 pub(crate) const PUSH_RULES: &str = "m.push_rules";
 /// Largest ruleset, in bytes of JSON.
-const RULESET_BYTES_MAX: usize = 262_144;
+pub(crate) const RULESET_BYTES_MAX: usize = 262_144;
 /// Longest id of a rule, in bytes.
 const RULE_ID_BYTES_MAX: usize = 255;
 

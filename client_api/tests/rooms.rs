@@ -399,6 +399,43 @@ on_each_database! {
         assert_eq!(events, json!([{"type": "m.typing", "content": {"user_ids": ["@bob:hs"]}}]));
     }
 
+    /// Client-Server API, "Room Upgrades": whoever joins the new room finds it as they had arranged the old one.
+    async fn an_upgraded_room_keeps_what_was_set_for_the_old_one(house) {
+        let (alice, bob) = (house.register("alice").await, house.register("bob").await);
+        let old = house.create(&alice, json!({"preset": "public_chat"})).await;
+        house.ok(Some(&bob), "POST", &format!("/join/{old}"), json!({})).await;
+        for (name, who) in [("alice", &alice), ("bob", &bob)] {
+            let own = format!("/user/@{name}:hs");
+            house.ok(Some(who), "PUT", &format!("{own}/rooms/{old}/tags/m.favourite"), json!({"order": 0.5})).await;
+            house.ok(Some(who), "PUT", &format!("{own}/account_data/m.direct"), json!({"@eve:hs": [old]})).await;
+            house.ok(Some(who), "PUT", &format!("/pushrules/global/room/{old}"), json!({"actions": ["notify"]})).await;
+        }
+        let upgrade = json!({"new_version": "12"});
+        let answer = house.ok(Some(&alice), "POST", &format!("/rooms/{old}/upgrade"), upgrade).await;
+        let new = answer["replacement_room"].as_str().unwrap();
+        house.ok(Some(&bob), "POST", &format!("/join/{new}"), json!({})).await;
+        for (name, who) in [("alice", &alice), ("bob", &bob)] {
+            let own = format!("/user/@{name}:hs");
+            let tags = house.ok(Some(who), "GET", &format!("{own}/rooms/{new}/tags"), Value::Null).await;
+            assert_eq!(tags, json!({"tags": {"m.favourite": {"order": 0.5}}}));
+            let direct = house.ok(Some(who), "GET", &format!("{own}/account_data/m.direct"), Value::Null).await;
+            assert_eq!(direct, json!({"@eve:hs": [old, new]}));
+            let rule = house.ok(Some(who), "GET", &format!("/pushrules/global/room/{new}"), Value::Null).await;
+            assert_eq!(rule["actions"], json!(["notify"]));
+        }
+        // A room that only says of itself that it replaces another gets nothing of it.
+        let body = json!({"preset": "public_chat", "creation_content": {"predecessor": {"room_id": old}}});
+        let false_one = house.create(&alice, body).await;
+        house.ok(Some(&bob), "POST", &format!("/join/{false_one}"), json!({})).await;
+        let tags = house.ok(Some(&bob), "GET", &format!("/user/@bob:hs/rooms/{false_one}/tags"), Value::Null).await;
+        assert_eq!(tags, json!({"tags": {}}));
+        // Joining again brings nothing back that was taken away.
+        house.ok(Some(&bob), "DELETE", &format!("/user/@bob:hs/rooms/{new}/tags/m.favourite"), Value::Null).await;
+        house.ok(Some(&bob), "POST", &format!("/join/{new}"), json!({})).await;
+        let tags = house.ok(Some(&bob), "GET", &format!("/user/@bob:hs/rooms/{new}/tags"), Value::Null).await;
+        assert_eq!(tags, json!({"tags": {}}));
+    }
+
     /// What could not be shown inside of an answer is not taken in, and all that is taken in can be shown and redacted.
     async fn content_is_nested_no_deeper_than_can_be_shown(house) {
         let alice = house.register("alice").await;

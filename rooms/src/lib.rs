@@ -108,6 +108,18 @@ impl Rooms {
     }
 }
 
+/// Does in a task of its own what must not stop half-way when nobody waits for it any more: a client may hang up.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    match tokio::spawn(work).await {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The process ends.
+        Err(_) => Err(Error::Busy),
+    }
+}
+
 impl std::fmt::Debug for Rooms {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rooms").field("servers", &self.0.servers).finish_non_exhaustive()

@@ -8,7 +8,7 @@ use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, Transactio
 use serde_json::value::RawValue;
 use storage::{RoomRow, TransactionKey};
 
-use crate::{Draft, Error, Rooms};
+use crate::{Draft, Error, Rooms, to_the_end};
 
 impl Rooms {
     /// Sends a message event; durable when it returns. The same transaction id gives the same event again.
@@ -76,11 +76,16 @@ impl Rooms {
             .with_state_key(state_key)
             .with_timestamp(timestamp)
             .authorised_via(authoriser);
-        let event_id = self.submit(&room, draft).await?;
         if ends_guests {
-            self.remove_guests(&room).await?;
+            let rooms = self.clone();
+            return to_the_end(async move {
+                let event_id = rooms.submit(&room, draft).await?;
+                rooms.remove_guests(&room).await?;
+                Ok(event_id)
+            })
+            .await;
         }
-        Ok(event_id)
+        self.submit(&room, draft).await
     }
 
     /// Redacts an event. Client-Server API, "Redactions".

@@ -1,6 +1,9 @@
 //! Moving a room to another version. Client-Server API, "Room upgrades".
 
-use accounts::Requester;
+use std::sync::Arc;
+
+use accounts::{Accounts, Requester};
+use model::Membership;
 use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
     room_version_rules::RoomVersionRules,
@@ -10,9 +13,9 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 use storage::RoomRow;
-use tracing::debug;
+use tracing::{debug, warn};
 
-use crate::{Error, NewRoomRequest, Preset, Rooms};
+use crate::{Error, NewRoomRequest, Preset, Rooms, to_the_end};
 
 /// State that the new room takes over as it is. Power levels are taken over too, fitted to the new version.
 const TRANSFERRED: [&str; 8] = [
@@ -32,11 +35,91 @@ const TOMBSTONE_LEVEL: i64 = 150;
 impl Rooms {
     /// Makes a room of another version that takes the place of this one. Client-Server API, "Room upgrades".
     ///
+    /// Once begun it goes on to its end, whoever waits for it.
+    ///
     /// # Errors
     ///
     /// [`Error::NotAllowed`] for who may not send `m.room.tombstone`, [`Error::UnsupportedVersion`]. Once the new room stands, the
     /// old one is pointed to it; what may not be changed there stays as it is.
     pub async fn upgrade(
+        &self,
+        accounts: &Accounts,
+        requester: &Requester,
+        room_id: &RoomId,
+        version: RoomVersionId,
+        additional_creators: Vec<OwnedUserId>,
+    ) -> Result<OwnedRoomId, Error> {
+        let (rooms, accounts) = (self.clone(), accounts.clone());
+        let (requester, room_id) = (requester.clone(), room_id.to_owned());
+        to_the_end(async move {
+            let new_id = rooms.upgrade_now(&requester, &room_id, version, additional_creators).await?;
+            rooms.carry_over(&accounts, &requester, &new_id).await;
+            Ok(new_id)
+        })
+        .await
+    }
+
+    /// Joins a room as [`Rooms::join`] does. Whoever comes in for the first time takes along what they had set for the room that this
+    /// one replaces. Client-Server API, "Room upgrades".
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::join`].
+    pub async fn join_with_settings(
+        &self,
+        accounts: &Accounts,
+        requester: &Requester,
+        room_id: &RoomId,
+        reason: Option<&str>,
+    ) -> Result<OwnedRoomId, Error> {
+        let (rooms, accounts) = (self.clone(), accounts.clone());
+        let (requester, room_id, reason) = (requester.clone(), room_id.to_owned(), reason.map(str::to_owned));
+        to_the_end(async move {
+            let room = rooms.room(&room_id).await?;
+            let before = rooms.storage().get_membership(room.nr, requester.user_nr).await?;
+            rooms.join(&requester, &room_id, reason.as_deref()).await?;
+            if before.is_none_or(|row| row.membership != Membership::Join) {
+                rooms.carry_over(&accounts, &requester, &room_id).await;
+            }
+            Ok(room_id)
+        })
+        .await
+    }
+
+    /// Takes what a user has set for the room that this one replaces over to it, if they were in that one. What fails is logged: they
+    /// are in the new room.
+    async fn carry_over(&self, accounts: &Accounts, requester: &Requester, new_id: &RoomId) {
+        let carried = async {
+            let new = self.room(new_id).await?;
+            let Some(old) = self.predecessor(&new).await? else { return Ok(()) };
+            if self.storage().get_membership(old.nr, requester.user_nr).await?.is_some_and(|row| !row.forgotten) {
+                accounts.copy_room_settings(requester, (old.nr, &old.id), (new.nr, &new.id)).await?;
+            }
+            Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+        };
+        if let Err(error) = carried.await {
+            warn!(room.id = %new_id, %error, "what a user had set for a room was not taken to its successor");
+        }
+    }
+
+    /// The room that this one replaces. Both say so: anybody can make a room that says it of itself.
+    async fn predecessor(&self, new: &RoomRow) -> Result<Option<Arc<RoomRow>>, Error> {
+        let Some(create) = self.find_state(new, "m.room.create", "").await? else { return Ok(None) };
+        let create = object_of(&create.pdu.content);
+        let old_id = create.get("predecessor").and_then(|predecessor| predecessor["room_id"].as_str());
+        let Some(old_id) = old_id.and_then(|id| RoomId::parse(id).ok()) else { return Ok(None) };
+        let old = match self.room(&old_id).await {
+            Err(Error::RoomUnknown) => return Ok(None),
+            other => other?,
+        };
+        let tombstone = self.find_state(&old, "m.room.tombstone", "").await?;
+        let is_named = tombstone.is_some_and(|event| {
+            object_of(&event.pdu.content).get("replacement_room").and_then(Value::as_str) == Some(new.id.as_str())
+        });
+        Ok(is_named.then_some(old))
+    }
+
+    async fn upgrade_now(
         &self,
         requester: &Requester,
         room_id: &RoomId,
@@ -83,6 +166,10 @@ impl Rooms {
             self.send_state(requester, &new_id, TimelineEventType::RoomPowerLevels, "", &levels, None).await?;
         }
 
+        // 5. The tombstone: first, so that whatever ends the rest half-way, people find the new room.
+        let tombstone = raw(&json!({"body": "This room has been replaced", "replacement_room": new_id}))?;
+        self.send_state(requester, room_id, TimelineEventType::RoomTombstone, "", &tombstone, None).await?;
+
         // 4. The aliases.
         self.storage().move_aliases(room.nr, new.nr).await?;
         if let Some(event) = self.find_state(&room, "m.room.canonical_alias", "").await? {
@@ -96,10 +183,6 @@ impl Rooms {
         if listed {
             self.storage().set_listed(server, room.nr, false).await?;
         }
-
-        // 5. The tombstone.
-        let tombstone = raw(&json!({"body": "This room has been replaced", "replacement_room": new_id}))?;
-        self.send_state(requester, room_id, TimelineEventType::RoomTombstone, "", &tombstone, None).await?;
 
         // 6. Nobody shall go on in the old room.
         if let Err(error) = self.quieten(requester, &room).await {

@@ -569,6 +569,38 @@ fn power(maker: &Requester, version: u32) -> Value {
     }
 }
 
+/// An upgrade goes on to its end also when the client hangs up: half of one would leave people in a room without a way on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_does_not_stop_half_way() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let accounts =
+            accounts::Accounts::new(house.storage.clone(), house.rooms.servers().clone(), Default::default());
+        let alice = house.user("alice").await;
+        let id = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        let alias = ruma::room_alias_id!("#place:hs");
+        house.rooms.create_alias(&alice, alias, &id).await.unwrap();
+        {
+            let upgrade = house.rooms.upgrade(&accounts, &alice, &id, RoomVersionId::V12, Vec::new());
+            tokio::select! {
+                biased;
+                _ = upgrade => panic!("it takes longer than this"),
+                () = tokio::task::yield_now() => {}
+            }
+        }
+        let quiet = async || {
+            let levels = house.state(&alice, &id, "m.room.power_levels", "").await;
+            content(&levels)["events_default"] == 50
+        };
+        while !quiet().await {
+            tokio::task::yield_now().await;
+        }
+        let tombstone = house.state(&alice, &id, "m.room.tombstone", "").await;
+        assert_eq!(content(&tombstone)["replacement_room"], house.rooms.resolve_alias(alias).await.unwrap().0.as_str());
+        house.storage.close().await;
+    }
+}
+
 fn page(direction: TimelineDirection, limit: u32) -> PageRequest<'static> {
     PageRequest { direction, from: None, to: None, limit }
 }

@@ -1,6 +1,7 @@
 //! Coming and going. Client-Server API, "Room membership".
 
 use ::rooms::Rooms;
+use accounts::Accounts;
 use axum::{Router, extract::State};
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId,
@@ -34,23 +35,26 @@ pub(crate) fn routes() -> Router<ClientApi> {
 /// `POST /rooms/{roomId}/join`.
 async fn join_room_by_id(
     State(rooms): State<Rooms>,
+    State(accounts): State<Accounts>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<join_room_by_id::v3::Request>,
 ) -> Result<Ruma<join_room_by_id::v3::Response>, MatrixError> {
     refuse_third_party(request.third_party_signed.as_ref())?;
-    let room_id = rooms.join(&requester, &request.room_id, request.reason.as_deref()).await?;
+    let reason = request.reason.as_deref();
+    let room_id = rooms.join_with_settings(&accounts, &requester, &request.room_id, reason).await?;
     Ok(Ruma(join_room_by_id::v3::Response::new(room_id)))
 }
 
 /// `POST /join/{roomIdOrAlias}`.
 async fn join_room_by_id_or_alias(
     State(rooms): State<Rooms>,
+    State(accounts): State<Accounts>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<Ruma<join_room_by_id_or_alias::v3::Response>, MatrixError> {
     refuse_third_party(request.third_party_signed.as_ref())?;
     let room_id = resolve(&rooms, request.room_id_or_alias).await?;
-    let room_id = rooms.join(&requester, &room_id, request.reason.as_deref()).await?;
+    let room_id = rooms.join_with_settings(&accounts, &requester, &room_id, request.reason.as_deref()).await?;
     Ok(Ruma(join_room_by_id_or_alias::v3::Response::new(room_id)))
 }
 
