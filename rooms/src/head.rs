@@ -55,7 +55,8 @@ struct NewlyMade {
     event: NewEvent,
     nodes: NewNodes,
     state_change: Option<StateChange>,
-    redaction: Option<Redaction>,
+    /// What it redacts; with what is left of it, if that is in the current state.
+    redaction: Option<(Redaction, Option<Arc<Pdu>>)>,
 }
 
 impl Head {
@@ -190,7 +191,10 @@ impl Head {
 
         let pdu = self.sign(storage, servers, draft, &auth)?;
         self.authorize(&pdu, &auth, &auth_state)?;
-        let redaction = redacted.map(|target| redact_event(&target, &self.rules, nr)).transpose()?;
+        let redaction = match redacted {
+            Some(target) => Some(self.redact(storage, &target, nr).await?),
+            None => None,
+        };
 
         let type_nr = storage.type_nr(&pdu.event_type.to_string()).await?;
         let (mut state, mut nodes) = (self.state, NewNodes::default());
@@ -228,7 +232,13 @@ impl Head {
             out.state_changes.push(change);
             out.summary_changed |= apply_to_summary(&mut self.summary, &event.pdu);
         }
-        out.redactions.extend(redaction);
+        if let Some((redaction, redacted)) = redaction {
+            if let Some(redacted) = redacted {
+                out.summary_changed |= apply_to_summary(&mut self.summary, &redacted);
+                self.built.insert(redaction.event_nr, redacted);
+            }
+            out.redactions.push(redaction);
+        }
         out.extremities_used.extend(&event.prev);
         self.extremities.retain(|(nr, _)| !event.prev.contains(nr));
         let event_id = event.pdu.event_id.clone();
@@ -358,6 +368,32 @@ impl Head {
             }
         }
         Ok(Some(target))
+    }
+
+    /// What is left of an event, for the database and, if it is in the current state, for the room. Room Versions, "Redactions".
+    async fn redact(
+        &self,
+        storage: &Storage,
+        target: &StoredEvent,
+        by: EventNr,
+    ) -> Result<(Redaction, Option<Arc<Pdu>>), Error> {
+        let bad = |error: &dyn std::fmt::Display| Error::BadEvent(error.to_string());
+        let object: CanonicalJsonObject = serde_json::from_str(&target.pdu.json).map_err(|error| bad(&error))?;
+        let redacted = redact(object, &self.rules.redaction, None).map_err(|error| bad(&error))?;
+        let json: Arc<str> = serde_json::to_string(&redacted).map_err(|error| bad(&error))?.into();
+        let is_current = match target.state_key_nr {
+            Some(key) => {
+                storage.get_state_event(self.row.nr, self.state, (target.type_nr, key)).await? == Some(target.nr)
+            }
+            None => false,
+        };
+        let mut pdu = None;
+        if is_current {
+            let (event_id, room_id) = (target.pdu.event_id.clone(), target.pdu.room_id.clone());
+            let read = Pdu::from_stored(json.clone(), event_id, room_id, &self.rules).map_err(|error| bad(&error))?;
+            pdu = Some(Arc::new(read));
+        }
+        Ok((Redaction { event_nr: target.nr, json, by }, pdu))
     }
 }
 
@@ -504,15 +540,6 @@ pub(crate) fn apply_to_summary(summary: &mut RoomSummary, pdu: &Pdu) -> bool {
         _ => return false,
     }
     true
-}
-
-/// What is left of an event. Room Versions, "Redactions".
-fn redact_event(target: &StoredEvent, rules: &RoomVersionRules, by: EventNr) -> Result<Redaction, Error> {
-    let object: CanonicalJsonObject =
-        serde_json::from_str(&target.pdu.json).map_err(|error| Error::BadEvent(error.to_string()))?;
-    let redacted = redact(object, &rules.redaction, None).map_err(|error| Error::BadEvent(error.to_string()))?;
-    let json = serde_json::to_string(&redacted).map_err(|error| Error::BadEvent(error.to_string()))?;
-    Ok(Redaction { event_nr: target.nr, json: json.into(), by })
 }
 
 /// The id of a room made now: in version 12 that of its create event, before that a random one.

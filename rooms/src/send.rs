@@ -110,7 +110,24 @@ impl Rooms {
         let draft = Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomRedaction, content)
             .redacting(event_id.to_owned())
             .with_transaction(key);
-        self.submit(&room, draft).await
+        self.send_redaction(&room, draft).await
+    }
+
+    /// Sends a redaction. A room that says nothing of guests any more lets none in.
+    async fn send_redaction(&self, room: &Arc<RoomRow>, draft: Draft) -> Result<OwnedEventId, Error> {
+        let (rooms, room, target) = (self.clone(), room.clone(), draft.redacts.clone());
+        to_the_end(async move {
+            let event_id = rooms.submit(&room, draft).await?;
+            let target = match target {
+                Some(target) => rooms.storage().find_event(&target).await?,
+                None => None,
+            };
+            if target.is_some_and(|event| event.pdu.is_state(&TimelineEventType::RoomGuestAccess, "")) {
+                rooms.remove_guests(&room).await?;
+            }
+            Ok(event_id)
+        })
+        .await
     }
 
     /// The room, for somebody who wants to write into it: whoever is nothing to it learns nothing of it.

@@ -569,6 +569,42 @@ fn power(maker: &Requester, version: u32) -> Value {
     }
 }
 
+/// What a room shows of itself is what is left of its state: a redacted name is no name, and a redacted welcome no welcome.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redacted_state_event_says_nothing_of_the_room_any_more() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, mut guest) = (house.user("alice").await, house.user("guest").await);
+        let new = storage::NewUser { is_guest: true, ..storage::NewUser::default() };
+        house.storage.insert_user(&guest.user_id, new).await.unwrap();
+        guest.is_guest = true;
+        let request = NewRoomRequest {
+            initial_state: vec![initial("m.room.guest_access", json!({"guest_access": "can_join"}))],
+            ..room(Preset::PublicChat)
+        };
+        let id = house.rooms.create_room(&alice, request).await.unwrap();
+        house.rooms.join(&guest, &id, None).await.unwrap();
+        let old = house.state(&alice, &id, "m.room.name", "").await;
+        house.set(&alice, &id, "m.room.name", "", json!({"name": "Other"})).await.unwrap();
+        let room_nr = house.storage.find_room(&id).await.unwrap().unwrap().nr;
+        let summary = async || house.storage.get_summaries(&[room_nr]).await.unwrap().remove(&room_nr).unwrap().0;
+
+        house.rooms.redact(&alice, &id, &old.pdu.event_id, "1".into(), None).await.unwrap();
+        assert_eq!(summary().await.name.as_deref(), Some("Other"), "an older name says nothing of the room of now");
+        let name = house.state(&alice, &id, "m.room.name", "").await;
+        house.rooms.redact(&alice, &id, &name.pdu.event_id, "2".into(), None).await.unwrap();
+        assert_eq!(summary().await.name, None);
+
+        let access = house.state(&alice, &id, "m.room.guest_access", "").await;
+        house.rooms.redact(&alice, &id, &access.pdu.event_id, "3".into(), None).await.unwrap();
+        assert_eq!(summary().await.guest_access, "forbidden");
+        let member = house.state(&alice, &id, "m.room.member", guest.user_id.as_str()).await;
+        assert_eq!(content(&member)["membership"], "leave");
+        assert!(matches!(house.rooms.join(&guest, &id, None).await, Err(Error::GuestsForbidden)));
+        house.storage.close().await;
+    }
+}
+
 /// An upgrade goes on to its end also when the client hangs up: half of one would leave people in a room without a way on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_does_not_stop_half_way() {
