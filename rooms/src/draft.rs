@@ -2,7 +2,7 @@
 
 use model::{UserNr, canonical_object};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedUserId,
     events::TimelineEventType,
 };
 use serde_json::value::RawValue;
@@ -80,6 +80,20 @@ impl Draft {
     pub fn redacting(mut self, event_id: OwnedEventId) -> Self {
         self.redacts = Some(event_id);
         self
+    }
+
+    /// Makes it the redaction of the event that its content names. Client-Server API, "PUT /rooms/{roomId}/send/{eventType}/{txnId}".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::BadEvent`] when it names none.
+    pub(crate) fn redacting_by_content(mut self) -> Result<Self, Error> {
+        let redacts = self.content.remove("redacts");
+        let redacts = redacts.as_ref().and_then(CanonicalJsonValue::as_str).and_then(|id| EventId::parse(id).ok());
+        let redacts = redacts.ok_or_else(|| {
+            Error::BadEvent("the content of a redaction has the id of an event as `redacts`".to_owned())
+        })?;
+        Ok(self.redacting(redacts))
     }
 
     /// Names the request, so that it is done once. Client-Server API, "Transaction identifiers".

@@ -33,6 +33,9 @@ impl Rooms {
             let key = transaction(requester, &room, &format!("send/{event_type}"), transaction_id)?;
             let draft =
                 Draft::of_client(requester, event_type, content)?.with_transaction(key).with_timestamp(timestamp);
+            if draft.event_type == TimelineEventType::RoomRedaction {
+                return self.send_redaction(&room, draft.redacting_by_content()?).await;
+            }
             self.submit(&room, draft).await
         };
         match sent.await {

@@ -605,6 +605,38 @@ async fn a_redacted_state_event_says_nothing_of_the_room_any_more() {
     }
 }
 
+/// Client-Server API, "PUT /rooms/{roomId}/send/{eventType}/{txnId}": a redaction is sent like any other event in all versions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redaction_is_sent_as_an_event() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let alice = house.user("alice").await;
+        for version in ["1", "10", "11", "12"] {
+            let request = NewRoomRequest { version: Some(version.try_into().unwrap()), ..room(Preset::PublicChat) };
+            let id = house.rooms.create_room(&alice, request).await.unwrap();
+            let said = house.say(&alice, &id, "1", "unsaid").await.unwrap();
+            let send = async |transaction: &str, content: Value| {
+                let (redaction, content) = (TimelineEventType::RoomRedaction, to_raw_value(&content).unwrap());
+                house.rooms.send_message(&alice, &id, redaction, transaction.into(), &content, None).await
+            };
+            for bad in [json!({}), json!({"redacts": 5}), json!({"redacts": "nothing"})] {
+                assert!(matches!(send("2", bad).await, Err(Error::BadEvent(_))));
+            }
+            assert!(matches!(send("2", json!({"redacts": "$nothing"})).await, Err(Error::EventUnknown)));
+            let sent = send("2", json!({"redacts": said, "reason": "mistake"})).await.unwrap();
+            assert!(house.bodies(&alice, &id).await.is_empty());
+            let (_, redaction) = house.rooms.event(&alice, &id, &sent).await.unwrap();
+            let json: Value = serde_json::from_str(&redaction.pdu.json).unwrap();
+            let (above, inside) = (json.get("redacts"), json["content"].get("redacts"));
+            let said = json!(said);
+            let expected = if ["1", "10"].contains(&version) { (Some(&said), None) } else { (None, Some(&said)) };
+            assert_eq!((above, inside), expected, "in version {version}");
+            assert_eq!(json["content"]["reason"], "mistake");
+        }
+        house.storage.close().await;
+    }
+}
+
 /// An upgrade goes on to its end also when the client hangs up: half of one would leave people in a room without a way on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_does_not_stop_half_way() {
