@@ -13,6 +13,7 @@ use crate::{
     Draft, Error, Rooms,
     head::{Built, Head, random_room_id},
     turn::room_commit,
+    upgrade::TOMBSTONE_LEVEL,
 };
 
 /// Most events that a request to make a room may ask for.
@@ -218,11 +219,11 @@ impl Rooms {
             "events": {
                 "m.room.name": 50, "m.room.power_levels": 100, "m.room.history_visibility": 100,
                 "m.room.canonical_alias": 50, "m.room.avatar": 50, "m.room.server_acl": 100, "m.room.encryption": 100,
-                "m.room.tombstone": if rules.authorization.explicitly_privilege_room_creators { 150 } else { 100 },
             },
         });
         // Version 12: creators have all power, and the levels must not name them.
         if !rules.authorization.explicitly_privilege_room_creators {
+            levels["events"]["m.room.tombstone"] = json!(100);
             levels["users"][creator.as_str()] = json!(100);
             if trusted {
                 for user in &request.invite {
@@ -233,6 +234,9 @@ impl Rooms {
         let mut levels = object(levels)?;
         if let Some(replace) = &request.power_level_content_override {
             levels.extend(read(replace)?);
+        }
+        if rules.authorization.explicitly_privilege_room_creators {
+            keep_tombstone_level(&mut levels);
         }
         if let Some(CanonicalJsonValue::Object(users)) = levels.get("users")
             && rules.authorization.explicitly_privilege_room_creators
@@ -294,6 +298,21 @@ impl Rooms {
             add("m.room.member", user.as_str(), member);
         }
         Ok(drafts)
+    }
+}
+
+/// Where creators are above all levels, an upgrade is theirs unless the levels say otherwise: also where `events` was replaced.
+/// Client-Server API, "POST /createRoom", step 3.
+fn keep_tombstone_level(levels: &mut CanonicalJsonObject) {
+    let state_default = levels.get("state_default").and_then(CanonicalJsonValue::as_integer);
+    let state_default = state_default.map_or(50, i64::from);
+    let events = levels.entry("events".to_owned()).or_insert_with(|| CanonicalJsonValue::Object(Default::default()));
+    // What is no object is refused by the authorization rules.
+    let CanonicalJsonValue::Object(events) = events else { return };
+    if !events.contains_key("m.room.tombstone") {
+        let level = state_default.saturating_add(1).max(TOMBSTONE_LEVEL);
+        let level = level.try_into().unwrap_or(ruma::Int::MAX);
+        events.insert("m.room.tombstone".to_owned(), CanonicalJsonValue::Integer(level));
     }
 }
 

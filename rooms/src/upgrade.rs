@@ -30,7 +30,7 @@ const TRANSFERRED: [&str; 8] = [
 ];
 
 /// The power level of upgrading a room whose creators are above all levels. Client-Server API, "POST /createRoom".
-const TOMBSTONE_LEVEL: i64 = 150;
+pub(crate) const TOMBSTONE_LEVEL: i64 = 150;
 
 impl Rooms {
     /// Makes a room of another version that takes the place of this one. Client-Server API, "Room upgrades".
@@ -279,7 +279,9 @@ fn fit_levels(
             users.remove(creator.as_str());
         }
         let mut events = levels.get("events").and_then(Value::as_object).cloned().unwrap_or_default();
+        let state_default = levels.get("state_default").and_then(Value::as_i64).unwrap_or(50);
         let tombstone = events.get("m.room.tombstone").and_then(Value::as_i64).unwrap_or(0).max(TOMBSTONE_LEVEL);
+        let tombstone = tombstone.max(state_default.saturating_add(1));
         events.insert("m.room.tombstone".to_owned(), json!(tombstone));
         levels.insert("events".to_owned(), Value::Object(events));
         levels.insert("users".to_owned(), Value::Object(users));

@@ -637,6 +637,35 @@ async fn a_redaction_is_sent_as_an_event() {
     }
 }
 
+/// Client-Server API, "POST /createRoom": from version 12 on the level of `m.room.tombstone` is above that of other state, so that
+/// a room is upgraded by who made it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_needs_more_than_other_state_whatever_the_levels() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let alice = house.user("alice").await;
+        let cases = [
+            ("12", json!({}), json!(150)),
+            ("12", json!({"events": {"m.room.name": 10}}), json!(150)),
+            ("12", json!({"events": {}, "state_default": 200}), json!(201)),
+            ("12", json!({"events": {"m.room.tombstone": 75}}), json!(75)),
+            ("11", json!({}), json!(100)),
+            ("11", json!({"events": {}}), Value::Null),
+        ];
+        for (version, levels, expected) in cases {
+            let request = NewRoomRequest {
+                version: Some(version.try_into().unwrap()),
+                power_level_content_override: Some(to_raw_value(&levels).unwrap()),
+                ..room(Preset::PublicChat)
+            };
+            let id = house.rooms.create_room(&alice, request).await.unwrap();
+            let event = house.state(&alice, &id, "m.room.power_levels", "").await;
+            assert_eq!(content(&event)["events"]["m.room.tombstone"], expected, "in version {version} with {levels}");
+        }
+        house.storage.close().await;
+    }
+}
+
 /// An upgrade goes on to its end also when the client hangs up: half of one would leave people in a room without a way on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_does_not_stop_half_way() {
