@@ -203,6 +203,9 @@ fn transaction(
     if transaction_id.as_str().len() > limits::TRANSACTION_ID_BYTES_MAX {
         return Err(Error::InvalidParam("a transaction id has at most 255 bytes".to_owned()));
     }
+    if transaction_id.as_str().contains('\0') {
+        return Err(Error::InvalidParam("a transaction id has no zero byte".to_owned()));
+    }
     Ok(TransactionKey {
         user_nr: requester.user_nr,
         device_id: requester.device().to_owned(),

@@ -666,6 +666,19 @@ async fn an_upgrade_needs_more_than_other_state_whatever_the_levels() {
     }
 }
 
+/// PostgreSQL keeps no zero bytes: what has one is refused, and does not fail in the database.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_id_with_a_zero_byte_is_refused() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let alice = house.user("alice").await;
+        let id = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        assert!(matches!(house.say(&alice, &id, "a\0b", "hello").await, Err(Error::InvalidParam(_))));
+        assert!(house.bodies(&alice, &id).await.is_empty());
+        house.storage.close().await;
+    }
+}
+
 /// An upgrade goes on to its end also when the client hangs up: half of one would leave people in a room without a way on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_does_not_stop_half_way() {
