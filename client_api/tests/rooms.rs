@@ -342,6 +342,8 @@ on_each_database! {
         let reply = house.say(&alice, &room, "2", reply).await;
         let last = house.say(&alice, &room, "3", text("last")).await;
         let foreign = house.say(&alice, &other, "1", text("elsewhere")).await;
+        let gone = house.say(&alice, &room, "4", text("gone")).await;
+        house.ok(Some(&alice), "PUT", &format!("/rooms/{room}/redact/{gone}/5"), json!({})).await;
         let receipt = |kind: &str, event: &str| format!("/rooms/{room}/receipt/{kind}/{event}");
         house.ok(who, "POST", &receipt("m.read", &last), json!({})).await;
         house.ok(who, "POST", &receipt("m.read", &root), json!({})).await;
@@ -356,6 +358,11 @@ on_each_database! {
             ("m.fully_read", &last, json!({"thread_id": "main"})),
             ("m.read", &foreign, json!({})),
             ("m.other", &last, json!({})),
+            // What a redacted event related to is gone, but a thread is still one that there is.
+            ("m.read", &gone, json!({"thread_id": "any"})),
+            ("m.read", &gone, json!({"thread_id": "$any"})),
+            ("m.read", &gone, json!({"thread_id": foreign})),
+            ("m.read", &gone, json!({"thread_id": format!("${}", "x".repeat(300))})),
         ] {
             assert_eq!(house.err(who, "POST", &receipt(kind, event), body.clone()).await, invalid, "{kind} {event} {body}");
         }

@@ -24,7 +24,7 @@ mod visibility;
 
 use std::sync::Arc;
 
-use model::{LocalServers, RoomNr};
+use model::{LocalServers, RoomNr, UserNr};
 use moka::sync::Cache;
 use ruma::{RoomId, RoomVersionId};
 use storage::{RoomRow, Storage};
@@ -45,6 +45,9 @@ pub use self::{
 /// Most rooms whose turn and head are in memory.
 const TURNS_CACHED: u64 = 20_000;
 
+/// How many users may mark at the same time what they have read.
+const READINGS: usize = 64;
+
 /// What the deployment decides about rooms.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -62,6 +65,9 @@ struct Inner {
     options: Options,
     turns: Cache<RoomNr, Arc<Turn>>,
     rows: Cache<ruma::OwnedRoomId, Arc<RoomRow>>,
+    /// Guard how far users have read while that is compared and written; users share a lock with a few others. No lock inside but
+    /// those of the database. Between processes the database compares receipts, and the last `m.fully_read` counts.
+    readings: Vec<tokio::sync::Mutex<()>>,
 }
 
 impl Rooms {
@@ -69,7 +75,8 @@ impl Rooms {
     #[must_use]
     pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
         let (turns, rows) = (Cache::new(TURNS_CACHED), Cache::new(TURNS_CACHED));
-        Self(Arc::new(Inner { storage, servers, options, turns, rows }))
+        let readings = (0..READINGS).map(|_| tokio::sync::Mutex::default()).collect();
+        Self(Arc::new(Inner { storage, servers, options, turns, rows, readings }))
     }
 
     /// The version of new rooms that do not ask for one.
@@ -101,6 +108,11 @@ impl Rooms {
 
     pub(crate) fn storage(&self) -> &Storage {
         &self.0.storage
+    }
+
+    /// Waits until the user's other marks are written.
+    async fn reading_turn(&self, user_nr: UserNr) -> tokio::sync::MutexGuard<'_, ()> {
+        self.0.readings[user_nr.0.unsigned_abs() as usize % READINGS].lock().await
     }
 
     fn turn(&self, room_nr: RoomNr) -> Arc<Turn> {

@@ -62,6 +62,7 @@ impl Rooms {
         requests: Vec<ReceiptRequest>,
     ) -> Result<(), Error> {
         let room = self.joined_room(requester, room_id).await?;
+        let _turn = self.reading_turn(requester.user_nr).await;
         let mut commit = Commit::default();
         for request in requests {
             let event = self.marked_event(&room, &request.event_id).await?;
@@ -138,16 +139,26 @@ impl Rooms {
 
     /// Whether the event is in the thread. Client-Server API, "Threaded read receipts".
     ///
-    /// A thread's root counts as in the thread and in the main timeline. A redacted event has lost what it related to.
+    /// A thread's root counts as in the thread and in the main timeline. A redacted event has lost what it related to: it counts as in
+    /// any thread that there is.
     async fn check_thread(&self, thread: &str, event: &Arc<StoredEvent>) -> Result<(), Error> {
-        if thread.is_empty() {
-            return Err(Error::InvalidParam("`thread_id` is a non-empty string".to_owned()));
-        }
+        let root_id = match thread {
+            MAIN_THREAD => None,
+            _ => Some(EventId::parse(thread).map_err(|_| {
+                Error::InvalidParam(format!(
+                    "`thread_id` is `{MAIN_THREAD}` or the id of the event that began the thread"
+                ))
+            })?),
+        };
         let mut current = event.clone();
         let mut root = None;
         for _ in 0..HOPS_MAX {
             if current.redacted_by.is_some() {
-                return Ok(());
+                let Some(root_id) = &root_id else { return Ok(()) };
+                let root = self.storage().find_event(root_id).await?;
+                let is_known = root.is_some_and(|root| root.room_nr == event.room_nr);
+                let unknown = || Error::InvalidParam("there is no event with the id that `thread_id` is".to_owned());
+                return is_known.then_some(()).ok_or_else(unknown);
             }
             let Some(relation) = relation_of(&current) else { break };
             if relation.rel_type == "m.thread" {

@@ -120,6 +120,7 @@ statements! {
         SELECT user_nr, device_id, scope, transaction_id, event_nr, at_ms
           FROM", (rows [1 user_nr bigint, 2 device_id text, 3 scope text, 4 transaction_id text, 5 event_nr bigint,
                         6 at_ms bigint])];
+    /// A receipt never goes back to an event that lies before the one that it is at.
     UPSERT_RECEIPTS = ["
         INSERT INTO receipts (room_nr, user_nr, receipt_type, thread, event_id, at_ms, position)
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position
@@ -127,7 +128,11 @@ statements! {
                         6 at_ms bigint, 7 position bigint]), "
          WHERE TRUE
             ON CONFLICT (room_nr, user_nr, receipt_type, thread) DO UPDATE
-           SET event_id = excluded.event_id, at_ms = excluded.at_ms, position = excluded.position"];
+           SET event_id = excluded.event_id, at_ms = excluded.at_ms, position = excluded.position
+         WHERE NOT EXISTS (
+               SELECT 1 FROM events standing JOIN events wanted ON wanted.event_id = excluded.event_id
+                WHERE standing.event_id = receipts.event_id
+                  AND (standing.anchor, standing.step) > (wanted.anchor, wanted.step))"];
     UPSERT_ACCOUNT_DATA = ["
         INSERT INTO account_data (user_nr, room_nr, type, content, position)
         SELECT user_nr, room_nr, type, content, position
