@@ -47,6 +47,9 @@ struct Following {
     tries: u32,
 }
 
+/// How often a member event is written anew because the profile changed meanwhile.
+const CHANGES_FOLLOWED_MAX: usize = 10;
+
 /// What member events show of a user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct MemberProfile {
@@ -196,25 +199,39 @@ impl Rooms {
         if !self.servers().has_user(user_id) {
             return Ok(());
         }
-        let mut content = object(json!({"membership": Membership::Join.as_str()}))?;
-        self.member_profiles(&[user_nr]).await?.remove(&user_nr).unwrap_or_default().add_to(&mut content);
+        let mut content = self.joined_content(user_nr).await?;
         let memberships = self.storage().list_rooms_of_user(user_nr).await?;
         let joined = memberships.into_iter().filter(|row| row.membership == Membership::Join);
         let joined: Vec<_> = joined.take(rooms_max).map(|row| row.room_nr).collect();
         let rooms = self.storage().get_rooms(&joined).await?;
         for room_nr in joined {
             let Some(room) = rooms.get(&room_nr) else { continue };
-            // Built only if it says something new, and if the user has not left meanwhile.
-            let draft = Draft::new(user_id.to_owned(), user_nr, TimelineEventType::RoomMember, content.clone())
-                .with_state_key(user_id.as_str())
-                .while_joined();
-            match self.submit(room, draft).await {
-                Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
-                Err(error) => debug!(room.id = %room.id, %error, "a room refused a change of profile"),
-                Ok(_) => {}
+            for _ in 0..CHANGES_FOLLOWED_MAX {
+                // Built only if it says something new, and if the user has not left meanwhile.
+                let draft = Draft::new(user_id.to_owned(), user_nr, TimelineEventType::RoomMember, content.clone())
+                    .with_state_key(user_id.as_str())
+                    .while_joined();
+                match self.submit(room, draft).await {
+                    Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
+                    Err(error) => debug!(room.id = %room.id, %error, "a room refused a change of profile"),
+                    Ok(_) => {}
+                }
+                // The profile may have changed while this was written, and whoever follows that change may have been here before.
+                let now = self.joined_content(user_nr).await?;
+                if now == content {
+                    break;
+                }
+                content = now;
             }
         }
         Ok(())
+    }
+
+    /// The content of the member event of a joined user, with the profile of now.
+    async fn joined_content(&self, user_nr: UserNr) -> Result<CanonicalJsonObject, Error> {
+        let mut content = object(json!({"membership": Membership::Join.as_str()}))?;
+        self.member_profiles(&[user_nr]).await?.remove(&user_nr).unwrap_or_default().add_to(&mut content);
+        Ok(content)
     }
 
     /// The numbers of users, for one look at their profiles.

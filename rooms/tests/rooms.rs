@@ -711,6 +711,39 @@ async fn an_upgrade_does_not_stop_half_way() {
     }
 }
 
+/// However changes of a profile run into each other, in the end rooms show the profile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rooms_show_the_last_of_two_profiles() {
+    for database in TestDatabase::each().await {
+        let house = Arc::new(House::open(&database).await);
+        let alice = house.user("alice").await;
+        house.storage.insert_user(&alice.user_id, storage::NewUser::default()).await.unwrap();
+        let mut rooms = Vec::new();
+        for _ in 0..3 {
+            rooms.push(house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap());
+        }
+        for round in 0..40 {
+            let changes = ["first", "second", "third"].map(|name| {
+                let (house, alice, name) = (house.clone(), alice.clone(), json!(format!("{name} {round}")).to_string());
+                tokio::spawn(async move {
+                    house.storage.upsert_profile_field(alice.user_nr, "displayname", &name, 1_000).await.unwrap();
+                    house.rooms.profile_changed(alice.user_nr, &alice.user_id).await.unwrap();
+                })
+            });
+            for change in changes {
+                change.await.unwrap();
+            }
+            let profile = house.storage.list_profiles(&[alice.user_nr]).await.unwrap();
+            let name: Value = serde_json::from_str(&profile[0].2).unwrap();
+            for id in &rooms {
+                let member = house.state(&alice, id, "m.room.member", alice.user_id.as_str()).await;
+                assert_eq!(content(&member)["displayname"], name, "in round {round}");
+            }
+        }
+        house.storage.close().await;
+    }
+}
+
 /// Receipts never go back, whichever of those that are sent at once comes first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn receipts_that_are_sent_at_once_do_not_go_back() {
