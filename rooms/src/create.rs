@@ -18,6 +18,8 @@ use crate::{
 
 /// Most events that a request to make a room may ask for.
 const EVENTS_MAX: usize = 1_000;
+/// Most people who are invited to a room as it is made.
+const INVITATIONS_MAX: usize = 200;
 /// How often a room is made again whose create event, or alias, somebody else was first with.
 const ATTEMPTS: u32 = 20;
 
@@ -72,6 +74,10 @@ impl Rooms {
         if request.initial_state.len() + request.invite.len() > EVENTS_MAX {
             return Err(Error::InvalidParam(format!("a room starts with at most {EVENTS_MAX} events")));
         }
+        if request.invite.len() > INVITATIONS_MAX {
+            let message = format!("a room starts with at most {INVITATIONS_MAX} invitations; invite the others later");
+            return Err(Error::InvalidParam(message));
+        }
         let server = requester.user_id.server_name();
         if let Some(alias) = &request.alias {
             if alias.server_name() != server {
@@ -93,6 +99,7 @@ impl Rooms {
                 profile.add_to(content);
             }
         })?;
+        self.intern_words(&drafts).await?;
         for attempt in 0..ATTEMPTS {
             match self.commit_new_room(&request, &version, &rules, requester, &drafts, attempt).await? {
                 Some(room_id) => return Ok(room_id),
@@ -107,6 +114,19 @@ impl Rooms {
             }
         }
         Err(Error::Busy)
+    }
+
+    /// Gives numbers to all that the first events of a room name at once: one by one, each that is new would be a write.
+    async fn intern_words(&self, drafts: &[Draft]) -> Result<(), Error> {
+        let types: Vec<String> = drafts.iter().map(|draft| draft.event_type.to_string()).collect();
+        let types: Vec<&str> = types.iter().map(String::as_str).collect();
+        let keys: Vec<&str> = drafts.iter().filter_map(|draft| draft.state_key.as_deref()).collect();
+        if types.iter().chain(&keys).any(|word| word.contains('\0')) {
+            return Err(Error::InvalidParam("event types and state keys have no zero byte".to_owned()));
+        }
+        let members = drafts.iter().filter(|draft| draft.event_type == TimelineEventType::RoomMember);
+        let members = members.filter_map(|draft| <&UserId>::try_from(draft.state_key.as_deref()?).ok());
+        Ok(self.storage().intern(&types, &keys, &members.collect::<Vec<_>>()).await?)
     }
 
     /// Builds and commits the first events of a room; gives nothing when the room or its alias existed.

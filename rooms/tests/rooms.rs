@@ -795,6 +795,31 @@ async fn receipts_that_are_sent_at_once_do_not_go_back() {
     }
 }
 
+/// A room starts with many invitations to people who are new here, but not with any number of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_starts_with_a_bounded_number_of_invitations() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let alice = house.user("alice").await;
+        let stranger = |n: usize| UserId::parse(format!("@new{n:03}:hs")).unwrap();
+        let invite = |count: usize| NewRoomRequest {
+            invite: (0..count).rev().map(stranger).collect(),
+            ..room(Preset::TrustedPrivateChat)
+        };
+        assert!(matches!(house.rooms.create_room(&alice, invite(201)).await, Err(Error::InvalidParam(_))));
+        assert_eq!(house.storage.find_user_nr(&stranger(0)).await.unwrap(), None);
+        let id = house.rooms.create_room(&alice, invite(200)).await.unwrap();
+        let invited =
+            house.rooms.members(&alice, &id, None, |membership| membership == Membership::Invite).await.unwrap();
+        assert_eq!(invited.len(), 200);
+        // They got their numbers together, so in the order of their names; one by one it would be that of the invitations.
+        let first = house.storage.find_user_nr(&stranger(0)).await.unwrap().unwrap();
+        let last = house.storage.find_user_nr(&stranger(199)).await.unwrap().unwrap();
+        assert_eq!(last.0 - first.0, 199);
+        house.storage.close().await;
+    }
+}
+
 fn page(direction: TimelineDirection, limit: u32) -> PageRequest<'static> {
     PageRequest { direction, from: None, to: None, limit }
 }

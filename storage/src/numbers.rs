@@ -305,6 +305,20 @@ impl Storage {
         one(&self.0.numbers.state_keys.intern(&[state_key]).await?, state_key)
     }
 
+    /// Gives numbers to event types, state keys and users that have none, with one write for the new ones of each kind. Whoever is
+    /// about to ask for many of them saves a write for each.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn intern(&self, types: &[&str], state_keys: &[&str], users: &[&UserId]) -> Result<(), Error> {
+        let users: Vec<&str> = users.iter().map(|user_id| user_id.as_str()).collect();
+        self.0.numbers.types.intern(types).await?;
+        self.0.numbers.state_keys.intern(state_keys).await?;
+        self.0.numbers.users.intern(&users).await?;
+        Ok(())
+    }
+
     /// The key in a room's state of a type and a state key, if any event ever had both words.
     ///
     /// # Errors
