@@ -406,6 +406,33 @@ on_each_database! {
         assert_eq!(events, json!([{"type": "m.typing", "content": {"user_ids": ["@bob:hs"]}}]));
     }
 
+    /// Whoever is out of the room does not type there, however they came out.
+    async fn who_leaves_types_no_more(house) {
+        let (alice, bob) = (house.register("alice").await, house.register("bob").await);
+        let room = house.create(&alice, json!({"preset": "public_chat"})).await;
+        let (at, bob_id) = (|action: &str| format!("/rooms/{room}/{action}"), json!({"user_id": "@bob:hs"}));
+        let member = json!({"membership": "ban"});
+        for (who, method, path, body) in [
+            (&bob, "POST", at("leave"), json!({})),
+            (&alice, "POST", at("kick"), bob_id.clone()),
+            (&bob, "PUT", at("state/m.room.member/@bob:hs"), json!({"membership": "leave"})),
+            (&alice, "PUT", at("state/m.room.member/@bob:hs"), member),
+            (&alice, "POST", at("ban"), bob_id.clone()),
+        ] {
+            let _ = house.ask(Some(&alice), "POST", &at("unban"), bob_id.clone()).await;
+            house.ok(Some(&bob), "POST", &at("join"), json!({})).await;
+            house.ok(Some(&bob), "PUT", &at("typing/@bob:hs"), json!({"typing": true, "timeout": 30_000})).await;
+            let typing = async || {
+                let sync = house.ok(Some(&alice), "GET", "/sync", Value::Null).await;
+                let events = sync["rooms"]["join"][&room]["ephemeral"]["events"].as_array().cloned().unwrap_or_default();
+                events.iter().any(|event| event["content"]["user_ids"] == json!(["@bob:hs"]))
+            };
+            assert!(typing().await);
+            house.ok(Some(who), method, &path, body).await;
+            assert!(!typing().await, "{method} {path}");
+        }
+    }
+
     /// Client-Server API, "Room Upgrades": whoever joins the new room finds it as they had arranged the old one.
     async fn an_upgraded_room_keeps_what_was_set_for_the_old_one(house) {
         let (alice, bob) = (house.register("alice").await, house.register("bob").await);

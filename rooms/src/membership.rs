@@ -3,7 +3,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use accounts::Requester;
-use model::Membership;
+use model::{Membership, RoomNr, UserNr};
 use ruma::{CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, UserId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -146,6 +146,22 @@ impl Rooms {
         } else {
             Err(Error::InvalidParam("leave the room before forgetting it".to_owned()))
         }
+    }
+
+    /// The numbers of a room and of a user who was something to it and is not joined now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RoomUnknown`].
+    pub async fn numbers_of_former_member(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+    ) -> Result<Option<(RoomNr, UserNr)>, Error> {
+        let room = self.room(room_id).await?;
+        let Some(user_nr) = self.storage().find_user_nr(user_id).await? else { return Ok(None) };
+        let row = self.storage().get_membership(room.nr, user_nr).await?;
+        Ok(row.filter(|row| row.membership != Membership::Join).map(|row| (row.room_nr, row.user_nr)))
     }
 
     async fn expect_target(

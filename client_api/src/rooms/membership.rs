@@ -3,6 +3,7 @@
 use ::rooms::Rooms;
 use accounts::Accounts;
 use axum::{Router, extract::State};
+use event_bus::Typing;
 use ruma::{
     OwnedRoomId, OwnedRoomOrAliasId,
     api::client::{
@@ -16,7 +17,7 @@ use ruma::{
 };
 use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
 
-use super::create::no_identity_server;
+use super::{create::no_identity_server, typing::stop_typing};
 use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -90,30 +91,36 @@ async fn invite_user(
 /// `POST /rooms/{roomId}/leave`.
 async fn leave_room(
     State(rooms): State<Rooms>,
+    State(typing): State<Typing>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<leave_room::v3::Request>,
 ) -> Result<Ruma<leave_room::v3::Response>, MatrixError> {
     rooms.leave(&requester, &request.room_id, request.reason.as_deref()).await?;
+    stop_typing(&rooms, &typing, &request.room_id, &requester.user_id).await?;
     Ok(Ruma(leave_room::v3::Response::new()))
 }
 
 /// `POST /rooms/{roomId}/kick`.
 async fn kick_user(
     State(rooms): State<Rooms>,
+    State(typing): State<Typing>,
     requester: Requester,
     Ruma(request): Ruma<kick_user::v3::Request>,
 ) -> Result<Ruma<kick_user::v3::Response>, MatrixError> {
     rooms.kick(&requester, &request.room_id, &request.user_id, request.reason.as_deref()).await?;
+    stop_typing(&rooms, &typing, &request.room_id, &request.user_id).await?;
     Ok(Ruma(kick_user::v3::Response::new()))
 }
 
 /// `POST /rooms/{roomId}/ban`.
 async fn ban_user(
     State(rooms): State<Rooms>,
+    State(typing): State<Typing>,
     requester: Requester,
     Ruma(request): Ruma<ban_user::v3::Request>,
 ) -> Result<Ruma<ban_user::v3::Response>, MatrixError> {
     rooms.ban(&requester, &request.room_id, &request.user_id, request.reason.as_deref()).await?;
+    stop_typing(&rooms, &typing, &request.room_id, &request.user_id).await?;
     Ok(Ruma(ban_user::v3::Response::new()))
 }
 

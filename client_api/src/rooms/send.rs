@@ -2,13 +2,15 @@
 
 use ::rooms::Rooms;
 use axum::{Router, extract::State};
+use event_bus::Typing;
 use ruma::{
-    MilliSecondsSinceUnixEpoch,
+    MilliSecondsSinceUnixEpoch, UserId,
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     events::TimelineEventType,
 };
 use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
 
+use super::typing::stop_typing;
 use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -32,14 +34,19 @@ async fn send_message_event(
 /// `PUT /rooms/{roomId}/state/{eventType}/{stateKey}`.
 async fn send_state_event(
     State(rooms): State<Rooms>,
+    State(typing): State<Typing>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<send_state_event::v3::Request>,
 ) -> Result<Ruma<send_state_event::v3::Response>, MatrixError> {
     let event_type = TimelineEventType::from(request.event_type.to_string());
+    let member = (event_type == TimelineEventType::RoomMember).then(|| request.state_key.clone());
     let timestamp = timestamp_of(&requester, request.timestamp);
     let event_id = rooms
         .send_state(&requester, &request.room_id, event_type, &request.state_key, request.body.json(), timestamp)
         .await?;
+    if let Some(user_id) = member.and_then(|user_id| UserId::parse(user_id).ok()) {
+        stop_typing(&rooms, &typing, &request.room_id, &user_id).await?;
+    }
     Ok(Ruma(send_state_event::v3::Response::new(event_id)))
 }
 

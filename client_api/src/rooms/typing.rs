@@ -3,7 +3,10 @@
 use ::rooms::Rooms;
 use axum::{Router, extract::State};
 use event_bus::Typing;
-use ruma::api::client::typing::create_typing_event::{self, v3};
+use ruma::{
+    RoomId, UserId,
+    api::client::typing::create_typing_event::{self, v3},
+};
 use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
 
 use crate::ClientApi;
@@ -30,4 +33,17 @@ async fn create_typing_event(
     };
     typing.set(room.nr, requester.user_nr, for_ms);
     Ok(Ruma(create_typing_event::v3::Response::new()))
+}
+
+/// Whoever is out of a room does not type there any more.
+pub(super) async fn stop_typing(
+    rooms: &Rooms,
+    typing: &Typing,
+    room_id: &RoomId,
+    user_id: &UserId,
+) -> Result<(), MatrixError> {
+    if let Some((room_nr, user_nr)) = rooms.numbers_of_former_member(room_id, user_id).await? {
+        typing.set(room_nr, user_nr, None);
+    }
+    Ok(())
 }
