@@ -1,6 +1,7 @@
 //! The SwiftChat homeserver as a library: the program runs one server, a test several.
 
 mod client_address;
+mod client_stream;
 pub mod config;
 mod data_folder;
 mod error;

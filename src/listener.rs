@@ -1,14 +1,21 @@
 //! Accepts connections and serves requests on them.
 
-use std::{convert::Infallible, fmt, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
-
-use axum::{Router, body::Body, response::IntoResponse as _};
-use http::Request;
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
+use std::{
+    convert::Infallible, error::Error as StdError, fmt, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
 };
+
+use axum::{
+    Router,
+    body::Body,
+    response::{IntoResponse as _, Response},
+};
+use http::Request;
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpSocket, TcpStream},
@@ -23,18 +30,13 @@ use web::{ClientAddress, MatrixError};
 
 use crate::{
     Error, client_address,
+    client_stream::ClientStream,
     config::{ListenerConfig, Network},
     tls,
 };
 
 /// Connections that the kernel keeps for us until we accept them.
 const BACKLOG: u32 = 1_024;
-
-/// Longest that a client may take to agree on TLS.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// Longest that a client may take for the head of a request; a connection that asks for nothing is closed after it.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// Largest head of a request, and what a connection buffers at most, in bytes. An idle one keeps its first 8 KiB.
 const BUFFER_BYTES_MAX: usize = 64 * 1024;
@@ -47,6 +49,22 @@ const PING_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Wait after the machine refused to give another connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long a client is waited for.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// Longest that it may take to agree on TLS.
+    handshake: Duration,
+    /// Longest that it may take for the head of a request; a connection that asks for nothing is closed after it.
+    head: Duration,
+    /// Longest that it may take nothing of an answer, which is in memory as long.
+    write: Duration,
+}
+
+impl Patience {
+    const DEFAULT: Self =
+        Self { handshake: Duration::from_secs(10), head: Duration::from_secs(90), write: Duration::from_secs(60) };
+}
 
 /// Where a running server can be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +101,9 @@ struct Connections {
     tls: Option<TlsAcceptor>,
     trusted_proxies: Arc<[Network]>,
     refuse_proxies: bool,
-    http: Arc<auto::Builder<TokioExecutor>>,
+    patience: Patience,
+    http1: Arc<http1::Builder>,
+    http2: Arc<http2::Builder<TokioExecutor>>,
 }
 
 /// What all listeners of a server share.
@@ -121,21 +141,28 @@ impl Bound {
             tls: self.tls,
             trusted_proxies: self.trusted_proxies.into(),
             refuse_proxies,
-            http: Arc::new(http_builder()),
+            patience: Patience::DEFAULT,
+            http1: Arc::new(http1_builder(Patience::DEFAULT)),
+            http2: Arc::new(http2_builder()),
         };
         Ok((Listener { listener, connections }, address))
     }
 }
 
-fn http_builder() -> auto::Builder<TokioExecutor> {
-    let mut http = auto::Builder::new(TokioExecutor::new());
-    http.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(BUFFER_BYTES_MAX);
-    http.http2()
+fn http1_builder(patience: Patience) -> http1::Builder {
+    let mut http1 = http1::Builder::new();
+    http1.timer(TokioTimer::new()).header_read_timeout(patience.head).max_buf_size(BUFFER_BYTES_MAX);
+    http1
+}
+
+fn http2_builder() -> http2::Builder<TokioExecutor> {
+    let mut http2 = http2::Builder::new(TokioExecutor::new());
+    http2
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(STREAMS_MAX)
         .max_header_list_size(BUFFER_BYTES_MAX as u32);
-    http
+    http2
 }
 
 impl Listener {
@@ -183,35 +210,62 @@ impl Connections {
     async fn serve(self, stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
         // Answers are written whole: waiting for more to send would only make them late.
         let _ = stream.set_nodelay(true);
+        let stream = ClientStream::new(stream, self.patience.write);
         match self.tls.clone() {
-            None => self.serve_http(stream, peer, router, stop).await,
-            Some(tls) => match timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-                Ok(Ok(stream)) => self.serve_http(stream, peer, router, stop).await,
-                Ok(Err(error)) => debug!(%error, "a client did not agree on TLS"),
-                Err(_) => debug!("a client did not agree on TLS in time"),
-            },
+            None => self.serve_plain(stream, peer, router, stop).await,
+            Some(tls) => self.serve_tls(tls, stream, peer, router, stop).await,
         }
     }
 
-    async fn serve_http<I>(self, stream: I, peer: SocketAddr, router: Router, stop: CancellationToken)
+    async fn serve_plain(
+        self,
+        mut stream: ClientStream<TcpStream>,
+        peer: SocketAddr,
+        router: Router,
+        stop: CancellationToken,
+    ) {
+        let start = tokio::select! {
+            start = timeout(self.patience.head, stream.starts_http2()) => start,
+            () = stop.cancelled() => return,
+        };
+        match start {
+            Ok(Ok(true)) => Box::pin(self.serve_http2(stream, peer, router, stop)).await,
+            Ok(Ok(false)) => self.serve_http1(stream, peer, router, stop).await,
+            Ok(Err(error)) => debug!(%error, "a connection ended before a request"),
+            Err(_) => debug!("a client asked for nothing in time"),
+        }
+    }
+
+    async fn serve_tls(
+        self,
+        tls: TlsAcceptor,
+        stream: ClientStream<TcpStream>,
+        peer: SocketAddr,
+        router: Router,
+        stop: CancellationToken,
+    ) {
+        let agreed = tokio::select! {
+            agreed = timeout(self.patience.handshake, tls.accept(stream)) => agreed,
+            () = stop.cancelled() => return,
+        };
+        match agreed {
+            // HTTP/2 over TLS is always agreed upon. RFC 9113, "Starting HTTP/2".
+            Ok(Ok(stream)) if stream.get_ref().1.alpn_protocol() == Some(b"h2") => {
+                Box::pin(self.serve_http2(stream, peer, router, stop)).await;
+            }
+            Ok(Ok(stream)) => self.serve_http1(stream, peer, router, stop).await,
+            Ok(Err(error)) => debug!(%error, "a client did not agree on TLS"),
+            Err(_) => debug!("a client did not agree on TLS in time"),
+        }
+    }
+
+    async fn serve_http1<I>(self, stream: I, peer: SocketAddr, router: Router, stop: CancellationToken)
     where
         I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let (trusted_proxies, refuse_proxies) = (self.trusted_proxies, self.refuse_proxies);
-        let service = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(Body::new);
-            let client = client_address::of_client(peer.ip(), request.headers(), &trusted_proxies);
-            request.extensions_mut().insert(ClientAddress(Some(client)));
-            let refused = refuse_proxies && client_address::is_forwarded(request.headers());
-            let mut router = router.clone();
-            async move {
-                if refused {
-                    return Ok::<_, Infallible>(refuse_proxy().into_response());
-                }
-                router.call(request).await
-            }
-        });
-        let mut connection = pin!(self.http.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let http1 = Arc::clone(&self.http1);
+        let service = service_fn(move |request| self.answer(request, peer, router.clone()));
+        let mut connection = pin!(http1.serve_connection(TokioIo::new(stream), service).with_upgrades());
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = stop.cancelled() => {
@@ -221,8 +275,40 @@ impl Connections {
             }
         };
         if let Err(error) = ended {
-            debug!(error, "a connection ended with an error");
+            debug!(error = &error as &dyn StdError, "a connection ended with an error");
         }
+    }
+
+    async fn serve_http2<I>(self, stream: I, peer: SocketAddr, router: Router, stop: CancellationToken)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let http2 = Arc::clone(&self.http2);
+        let service = service_fn(move |request| self.answer(request, peer, router.clone()));
+        let mut connection = pin!(http2.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = stop.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(error = &error as &dyn StdError, "a connection ended with an error");
+        }
+    }
+
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+        mut router: Router,
+    ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
+        let mut request = request.map(Body::new);
+        let client = client_address::of_client(peer.ip(), request.headers(), &self.trusted_proxies);
+        request.extensions_mut().insert(ClientAddress(Some(client)));
+        let refused = self.refuse_proxies && client_address::is_forwarded(request.headers());
+        async move { if refused { Ok(refuse_proxy().into_response()) } else { router.call(request).await } }
     }
 }
 
@@ -232,3 +318,6 @@ fn refuse_proxy() -> MatrixError {
          `server.names`, `listeners.trusted_proxies` and `accounts.registration` in its configuration",
     )
 }
+
+#[cfg(test)]
+mod tests;
