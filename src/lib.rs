@@ -1,5 +1,6 @@
 //! The SwiftChat homeserver as a library: the program runs one server, a test several.
 
+mod address_limit;
 mod client_address;
 mod client_stream;
 pub mod config;

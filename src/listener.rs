@@ -1,7 +1,13 @@
 //! Accepts connections and serves requests on them.
 
 use std::{
-    convert::Infallible, error::Error as StdError, fmt, io, net::SocketAddr, pin::pin, sync::Arc, time::Duration,
+    convert::Infallible,
+    error::Error as StdError,
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
 };
 
 use axum::{
@@ -29,7 +35,9 @@ use tracing::{debug, warn};
 use web::{ClientAddress, MatrixError};
 
 use crate::{
-    Error, client_address,
+    Error,
+    address_limit::AddressLimit,
+    client_address,
     client_stream::ClientStream,
     config::{ListenerConfig, Network},
     tls,
@@ -117,6 +125,8 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     /// One permit for each connection.
     pub(crate) connections: Arc<Semaphore>,
+    /// The connections of each address.
+    pub(crate) addresses: AddressLimit,
 }
 
 impl Bound {
@@ -180,6 +190,12 @@ impl Listener {
             };
             match accepted {
                 Ok((stream, peer)) => {
+                    let counted = if self.connections.is_free_of_limits(peer.ip()) {
+                        None
+                    } else {
+                        let Some(counted) = shared.addresses.count(peer.ip()) else { continue };
+                        Some(counted)
+                    };
                     let connection = self.connections.clone().serve(stream, peer, router.clone(), shared.stop.clone());
                     let abort = shared.abort.clone();
                     shared.tasks.spawn(async move {
@@ -187,7 +203,7 @@ impl Listener {
                             () = connection => {}
                             () = abort.cancelled() => {}
                         }
-                        drop(permit);
+                        drop((permit, counted));
                     });
                 }
                 Err(error) if is_of_one_connection(&error) => {}
@@ -207,6 +223,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 impl Connections {
+    /// Whether the connections of this address are not its own: many clients are behind a proxy, and what is on this machine may be one.
+    fn is_free_of_limits(&self, peer: IpAddr) -> bool {
+        peer.to_canonical().is_loopback() || self.trusted_proxies.iter().any(|network| network.contains(peer))
+    }
+
     async fn serve(self, stream: TcpStream, peer: SocketAddr, router: Router, stop: CancellationToken) {
         // Answers are written whole: waiting for more to send would only make them late.
         let _ = stream.set_nodelay(true);

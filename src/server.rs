@@ -12,6 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     Error, ListenerAddress,
+    address_limit::AddressLimit,
     config::{Config, Database},
     data_folder::{self, Lock},
     listener::{Bound, Shared},
@@ -62,6 +63,7 @@ impl Server {
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
             connections: Arc::new(Semaphore::new(config.server.connections_max.get() as usize)),
+            addresses: AddressLimit::new(config.server.address_connections_max.get()),
         };
         // From here on whatever was started ends, however this ends.
         let stop_on_drop = shared.stop.clone().drop_guard();

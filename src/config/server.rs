@@ -20,6 +20,9 @@ pub struct ServerConfig {
     pub log_format: LogFormat,
     /// Most connections at once, over all listeners; more wait to be accepted. Default: 20000.
     pub connections_max: NonZeroU32,
+    /// Most connections at once of one network address (of IPv6: of a network of 64 bits); more are closed. Loopback and trusted proxies
+    /// have no such limit, because many clients are behind them. Default: 2000.
+    pub address_connections_max: NonZeroU32,
     /// Longest wait for requests in flight when the server ends, in seconds. Default: 5.
     pub shutdown_timeout_seconds: u32,
 }
@@ -42,6 +45,7 @@ impl Default for ServerConfig {
             log: "info".to_owned(),
             log_format: LogFormat::Text,
             connections_max: const { NonZeroU32::new(20_000).unwrap() },
+            address_connections_max: const { NonZeroU32::new(2_000).unwrap() },
             shutdown_timeout_seconds: 5,
         }
     }

@@ -72,7 +72,7 @@ fn a_wrong_key_type_or_value_is_told_with_its_line_and_what_is_allowed() {
     for (text, expected) in [
         (
             "\n[server]\nnmes = []",
-            "config.toml:3: `server.nmes` is not an option; did you mean `names`? (options of `server`: names, data_folder, log, log_format, connections_max, shutdown_timeout_seconds)",
+            "config.toml:3: `server.nmes` is not an option; did you mean `names`? (options of `server`: names, data_folder, log, log_format, connections_max, address_connections_max, shutdown_timeout_seconds)",
         ),
         (
             "[serve]",
@@ -136,7 +136,7 @@ fn a_wrong_variable_is_told_by_its_name() {
         (
             "SWIFTCHAT_SERVER__NMAES",
             "x",
-            "SWIFTCHAT_SERVER__NMAES in the environment: `server.nmaes` is not an option; did you mean `names`? (options of `server`: names, data_folder, log, log_format, connections_max, shutdown_timeout_seconds)",
+            "SWIFTCHAT_SERVER__NMAES in the environment: `server.nmaes` is not an option; did you mean `names`? (options of `server`: names, data_folder, log, log_format, connections_max, address_connections_max, shutdown_timeout_seconds)",
         ),
         (
             "SWIFTCHAT_SERVER_NAMES",

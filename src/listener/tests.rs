@@ -26,6 +26,7 @@ fn open(config: ListenerConfig, patience: Patience) -> Opened {
         abort: CancellationToken::new(),
         tasks: TaskTracker::new(),
         connections: Arc::new(Semaphore::new(1_000)),
+        addresses: AddressLimit::new(1),
     };
     let config = ListenerConfig { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..config };
     let (mut listener, address) = Bound::bind(&config).unwrap().listen(false).unwrap();
@@ -104,4 +105,23 @@ async fn both_versions_of_http_are_spoken_without_tls() {
     tokio::spawn(connection);
     let request = Request::get("http://a/").body(String::new()).unwrap();
     assert_eq!(client.send_request(request).await.unwrap().status(), 200);
+}
+
+/// The count itself is tried beside it: a test comes from loopback, which is not counted.
+#[tokio::test]
+async fn only_proxies_and_loopback_may_have_any_number_of_connections() {
+    let proxies = vec!["10.0.0.0/8".parse().unwrap()];
+    let config = ListenerConfig {
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        trusted_proxies: proxies,
+        ..ListenerConfig::default()
+    };
+    let (listener, _) = Bound::bind(&config).unwrap().listen(false).unwrap();
+    let is_free = |address: &str| listener.connections.is_free_of_limits(address.parse().unwrap());
+    for address in ["127.0.0.1", "127.0.0.2", "::1", "::ffff:127.0.0.1", "10.1.2.3", "::ffff:10.1.2.3"] {
+        assert!(is_free(address), "{address}");
+    }
+    for address in ["192.0.2.1", "2001:db8::1", "11.0.0.1"] {
+        assert!(!is_free(address), "{address}");
+    }
 }

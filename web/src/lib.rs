@@ -12,7 +12,7 @@ mod requester;
 mod routes;
 mod ruma_types;
 
-pub use client_address::ClientAddress;
+pub use client_address::{ClientAddress, network_of};
 pub use error::MatrixError;
 pub use finish::finish;
 pub use json::ReadyJson;

@@ -19,7 +19,7 @@ use http::request::Parts;
 use model::Clock;
 use ruma::OwnedUserId;
 
-use crate::{ClientAddress, MatrixError};
+use crate::{ClientAddress, MatrixError, client_address::network_of};
 
 /// Most users or addresses that are counted at once. Beyond it those that have been quiet are forgotten, then new ones share a count.
 const KEYS_MAX: usize = 100_000;
@@ -92,22 +92,11 @@ impl RateLimits {
             // An application service may not be limited.
             Some(RateLimitedUser(None)) => Ok(()),
             None => match parts.extensions.get() {
-                Some(ClientAddress(Some(address))) => limiters.addresses.check(&network(*address)),
+                Some(ClientAddress(Some(address))) => limiters.addresses.check(&network_of(*address)),
                 _ => Ok(()),
             },
         };
         outcome.map_err(MatrixError::limit_exceeded)
-    }
-}
-
-/// What counts as one address: of IPv6 a network of 64 bits, which is what one household has.
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 => v4,
     }
 }
 
