@@ -8,6 +8,7 @@ mod data_folder;
 mod error;
 mod listener;
 pub mod log;
+mod open_files;
 mod server;
 mod signing_keys;
 mod tls;

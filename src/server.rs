@@ -16,7 +16,7 @@ use crate::{
     config::{Config, Database},
     data_folder::{self, Lock},
     listener::{Bound, Shared},
-    signing_keys,
+    open_files, signing_keys,
     wiring::{self, Services},
 };
 
@@ -58,11 +58,12 @@ impl Server {
             Database::Postgres(_) => None,
         };
         let local_servers = signing_keys::open(&folder, config.server.names_in_force(), &overrides.random)?;
+        let connections_max = open_files::connections_max(&config, open_files::raise_limit());
         let shared = Shared {
             stop: CancellationToken::new(),
             abort: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            connections: Arc::new(Semaphore::new(config.server.connections_max.get() as usize)),
+            connections: Arc::new(Semaphore::new(connections_max as usize)),
             addresses: AddressLimit::new(config.server.address_connections_max.get()),
         };
         // From here on whatever was started ends, however this ends.

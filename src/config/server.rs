@@ -18,7 +18,8 @@ pub struct ServerConfig {
     pub log: String,
     /// The shape of the log. Default: `text`.
     pub log_format: LogFormat,
-    /// Most connections at once, over all listeners; more wait to be accepted. Default: 20000.
+    /// Most connections at once, over all listeners; more wait to be accepted. Fewer when the machine's limit of open files leaves no
+    /// room for them, which start-up warns of. Default: 20000.
     pub connections_max: NonZeroU32,
     /// Most connections at once of one network address (of IPv6: of a network of 64 bits); more are closed. Loopback and trusted proxies
     /// have no such limit, because many clients are behind them. Default: 2000.

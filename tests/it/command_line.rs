@@ -7,8 +7,12 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
+use http_body_util::BodyExt as _;
+use hyper::{Request, client::conn::http1};
+use hyper_util::rt::TokioIo;
 use serde_json::json;
-use test_kit::Http;
+use test_kit::{Http, eventually};
+use tokio::net::TcpStream;
 
 /// The program in `folder`, with nothing of the environment of the tests that could configure it.
 fn swiftchat(folder: &Path, arguments: &[&str]) -> Command {
@@ -47,7 +51,12 @@ impl Drop for Running {
 
 /// Starts the server of `folder` and waits for its welcome; gives that and the first address in it.
 fn serve(folder: &Path) -> (Running, String, String) {
-    let mut child = swiftchat(folder, &[]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    serve_as(swiftchat(folder, &[]))
+}
+
+/// The same with another command that comes to it.
+fn serve_as(mut command: Command) -> (Running, String, String) {
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     // The welcome ends with two empty lines after its last paragraph; the address comes in its first.
     let mut welcome = String::new();
@@ -143,4 +152,57 @@ async fn a_signal_ends_the_server_in_order() {
 
     let (_server, _, address) = serve(folder.path());
     assert_eq!(alice.at(&Http::new(&address)).get("/account/whoami").await.ok()["user_id"], "@alice:localhost");
+}
+
+/// The server below a limit of open files, set with `ulimit`.
+fn below_limit(folder: &Path, limit: &str) -> Command {
+    let program = swiftchat(folder, &[]);
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("ulimit {limit} && exec \"$0\"")).arg(program.get_program());
+    for (name, value) in program.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.current_dir(folder).stdin(Stdio::null());
+    shell
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.toml"), CONFIG).unwrap();
+    let (server, ..) = serve_as(below_limit(folder.path(), "-Sn 200"));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.0.id())).unwrap();
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let mut words = line.split_ascii_whitespace();
+    let (soft, hard) = (words.next(), words.next());
+    assert_eq!(soft, hard);
+    assert_ne!(soft, Some("200"), "this machine has no higher limit to raise it to");
+}
+
+/// Whoever is connected is served: the database needs files too.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_connections_than_files_do_not_hurt_those_who_are_connected() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.toml"), CONFIG).unwrap();
+    let (server, _, address) = serve_as(below_limit(folder.path(), "-n 256"));
+    let host = address.strip_prefix("http://").unwrap();
+    let stream = TcpStream::connect(host).await.unwrap();
+    let (mut client, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let mut crowd = Vec::new();
+    for _ in 0..300 {
+        crowd.push(TcpStream::connect(host).await.unwrap());
+    }
+    let files = || fs::read_dir(format!("/proc/{}/fd", server.0.id())).unwrap().count();
+    eventually!(files() >= 180);
+    for number in 0..10 {
+        let body = json!({"username": format!("user{number}"), "password": "p", "auth": {"type": "m.login.dummy"}});
+        let request = Request::post("/_matrix/client/v3/register").header("Host", host).body(body.to_string()).unwrap();
+        let answer = client.send_request(request).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        answer.into_body().collect().await.unwrap();
+    }
 }
