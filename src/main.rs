@@ -23,10 +23,15 @@ use tracing::info;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let command_line = CommandLine::parse();
-    match run(command_line).await {
+    let outcome = tokio::runtime::Runtime::new().context("cannot start threads").and_then(|runtime| {
+        let outcome = runtime.block_on(run(command_line));
+        // Whatever still runs has been waited for long enough.
+        runtime.shutdown_background();
+        outcome
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("swiftchat: {error:#}");

@@ -20,6 +20,9 @@ use crate::{
     wiring::{self, Services},
 };
 
+/// Shortest time that the database has to close, whatever the configuration says.
+const CLOSE_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
 /// What a test puts in the place of the machine's own.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
@@ -109,7 +112,8 @@ impl Server {
     }
 
     /// Ends it in order: the ports close, long polls are answered at once and requests in flight within the configured time, what is
-    /// queued for the database is written, and the database is closed.
+    /// queued for the database is written, and the database is closed. A database that does not answer is left as it is after the same
+    /// time again: what was acknowledged is safe in it.
     pub async fn shutdown(self) {
         // Ends the listeners and whatever waits, too.
         self.shared.stop.cancel();
@@ -119,7 +123,9 @@ impl Server {
             self.shared.abort.cancel();
             self.shared.tasks.wait().await;
         }
-        self.services.close().await;
+        if timeout(self.shutdown_timeout.max(CLOSE_TIMEOUT_MIN), self.services.close()).await.is_err() {
+            warn!("the database did not answer in time, and was not closed; nothing that was acknowledged is lost");
+        }
         info!("ended");
     }
 }

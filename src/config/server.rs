@@ -24,7 +24,7 @@ pub struct ServerConfig {
     /// Most connections at once of one network address (of IPv6: of a network of 64 bits); more are closed. Loopback and trusted proxies
     /// have no such limit, because many clients are behind them. Default: 2000.
     pub address_connections_max: NonZeroU32,
-    /// Longest wait for requests in flight when the server ends, in seconds. Default: 5.
+    /// Longest wait for requests in flight when the server ends, and then for the database to close, in seconds each. Default: 5.
     pub shutdown_timeout_seconds: u32,
 }
 

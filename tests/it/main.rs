@@ -14,6 +14,7 @@ mod keys;
 mod levels;
 mod push_rules;
 mod rooms;
+mod shutdown;
 mod sync;
 mod sync_state;
 mod two_names;
