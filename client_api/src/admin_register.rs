@@ -1,15 +1,10 @@
 //! Registration with the shared secret, on the path that existing tooling uses.
 
 use accounts::{Accounts, SessionRequest, SharedSecretRegistration};
-use axum::{
-    Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, State},
-    routing::get,
-};
+use axum::{Json, Router, extract::State, routing::get};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use web::{ClientAddress, MatrixError};
+use web::{ClientAddress, JsonBody, MatrixError};
 
 use crate::{ClientApi, host::Host};
 
@@ -18,7 +13,7 @@ const PATH: &str = "/_synapse/admin/v1/register";
 const BODY_BYTES_MAX: usize = 16_384;
 
 pub(crate) fn routes() -> Router<ClientApi> {
-    Router::new().route(PATH, get(get_nonce).post(register)).layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+    Router::new().route(PATH, get(get_nonce).post(register))
 }
 
 /// Gives a nonce for one registration.
@@ -55,12 +50,8 @@ async fn register(
     State(accounts): State<Accounts>,
     Host(host): Host,
     ClientAddress(ip): ClientAddress,
-    body: Bytes,
+    JsonBody(request): JsonBody<Request, BODY_BYTES_MAX>,
 ) -> Result<Json<Response>, MatrixError> {
-    let request: Request = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
-        true => MatrixError::bad_json(error.to_string()),
-        false => MatrixError::not_json(error.to_string()),
-    })?;
     let inhibit_login = request.inhibit_login;
     let shown = SharedSecretRegistration {
         nonce: request.nonce,

@@ -3,14 +3,13 @@
 use accounts::Accounts;
 use axum::{
     Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, Path, Query, State},
+    extract::{Path, Query, State},
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use storage::{RegistrationTokenRow, Storage};
-use web::MatrixError;
+use web::{JsonBody, MatrixError};
 
 use crate::{ClientApi, requester::Requester};
 
@@ -25,7 +24,6 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .route(PATH, get(list_tokens))
         .route(&format!("{PATH}/new"), post(create_token))
         .route(&format!("{PATH}/{{token}}"), get(get_token).delete(delete_token))
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
 }
 
 /// A token as tooling knows it. Here a token is used at the moment of registration, so that none is ever `pending`.
@@ -84,13 +82,9 @@ struct NewToken {
 async fn create_token(
     State(accounts): State<Accounts>,
     requester: Requester,
-    body: Bytes,
+    JsonBody(new): JsonBody<NewToken, BODY_BYTES_MAX>,
 ) -> Result<Json<Token>, MatrixError> {
     check_admin(&requester)?;
-    let new: NewToken = serde_json::from_slice(&body).map_err(|error| match error.is_data() {
-        true => MatrixError::bad_json(error.to_string()),
-        false => MatrixError::not_json(error.to_string()),
-    })?;
     let made = accounts.create_registration_token(new.token, new.uses_allowed, new.expiry_time).await?;
     Ok(Json(made.into()))
 }

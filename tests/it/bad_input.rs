@@ -32,6 +32,24 @@ on_each_database! {
         assert!(alice.texts(&room).await.is_empty());
     }
 
+    async fn a_body_for_administrators_is_read_as_every_other_one(server: TestServer) {
+        let alice = server.user("alice").await;
+        let large = format!("{{\"nonce\":\"{}\"}}", "x".repeat(20_000));
+        let cases: [(&[u8], u16, &str); 3] = [
+            (b"{", 400, "M_NOT_JSON"),
+            (b"[1]", 400, "M_BAD_JSON"),
+            (large.as_bytes(), 413, "M_TOO_LARGE"),
+        ];
+        for path in ["register", "registration_tokens/new"] {
+            let path = format!("/_synapse/admin/v1/{path}");
+            for (body, status, code) in cases {
+                let kind = Some("application/json");
+                let answer = server.http().send("POST", path.as_bytes(), Some(alice.token()), kind, body.to_vec()).await;
+                answer.unwrap().is_error(status, code);
+            }
+        }
+    }
+
     async fn an_unknown_path_and_a_wrong_method_are_unrecognized(server: TestServer) {
         let alice = server.user("alice").await;
         alice.get("/no_such_thing").await.is_error(404, "M_UNRECOGNIZED");

@@ -1,8 +1,33 @@
-//! Answers that are JSON already.
+//! JSON that is not in ruma's types.
 
-use axum::response::{IntoResponse, Response};
+use axum::{
+    extract::{FromRequest, Request},
+    response::{IntoResponse, Response},
+};
 use bytes::Bytes;
 use http::{HeaderValue, header};
+use serde::de::DeserializeOwned;
+
+use crate::{
+    MatrixError,
+    body::{not_json_of_this_shape, read},
+};
+
+/// A request's body of at most `BYTES_MAX`, for endpoints that ruma does not know. As an argument it must be the last one.
+///
+/// What is wrong is answered as [`Ruma`](crate::Ruma) does it.
+#[derive(Clone, Debug)]
+pub struct JsonBody<T, const BYTES_MAX: usize>(pub T);
+
+impl<S: Sync, T: DeserializeOwned, const BYTES_MAX: usize> FromRequest<S> for JsonBody<T, BYTES_MAX> {
+    type Rejection = MatrixError;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, MatrixError> {
+        let (parts, body) = request.into_parts();
+        let body = read(&parts.headers, body, BYTES_MAX).await?;
+        serde_json::from_slice(&body).map(Self).map_err(|error| not_json_of_this_shape(&error))
+    }
+}
 
 /// A successful answer whose body is JSON text already, as the shared bytes of a sync are.
 #[derive(Clone, Debug)]

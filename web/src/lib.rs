@@ -3,6 +3,7 @@
 //! A handler reads top to bottom: who asks, what they ask, one call to the rules, the answer. Everything that is the same for all
 //! endpoints (bodies, tokens, limits, CORS, panics, unknown routes) is done here, once.
 
+mod body;
 mod client_address;
 mod error;
 mod finish;
@@ -15,7 +16,7 @@ mod ruma_types;
 pub use client_address::{ClientAddress, network_of};
 pub use error::MatrixError;
 pub use finish::finish;
-pub use json::ReadyJson;
+pub use json::{JsonBody, ReadyJson};
 pub use rate_limits::{Rate, RateLimitOptions, RateLimits};
 pub use requester::{AccessToken, OptionalRequester, Requester, RequesterOrGuest};
 pub use routes::{RumaHandler, RumaRoutes};

@@ -1,6 +1,6 @@
 //! Requests and answers in ruma's types.
 
-use std::{any::TypeId, collections::BTreeMap, time::Duration};
+use std::{any::TypeId, collections::BTreeMap};
 
 use axum::{
     body::Body,
@@ -9,7 +9,6 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, header};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use model::limits::BODY_BYTES_MAX;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt as _, OutgoingResponse, OutgoingResponseExt as _,
@@ -23,12 +22,13 @@ use ruma::api::{
     error::{DeserializationError, FromHttpRequestError},
 };
 use serde::{Deserialize, de::IgnoredAny};
-use serde_json::{Value, error::Category, json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 
-use crate::{MatrixError, RateLimits};
+use crate::{
+    MatrixError, RateLimits,
+    body::{not_json_of_this_shape, read},
+};
 
-/// Longest that a client may take to send its body.
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long somebody types who does not say for how long, in milliseconds.
 const TYPING_MS_DEFAULT: u64 = 30_000;
 
@@ -56,7 +56,8 @@ where
             .await
             .map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))?;
         let arguments: Vec<&str> = arguments.iter().map(|(_, value)| value).collect();
-        let body = if T::METHOD == Method::GET { Bytes::new() } else { read(&parts.headers, body).await? };
+        let body =
+            if T::METHOD == Method::GET { Bytes::new() } else { read(&parts.headers, body, BODY_BYTES_MAX).await? };
         let is_empty_json =
             body.is_empty() && matches!(T::METHOD, Method::POST | Method::DELETE) && is_json(&parts.headers);
         let body = if is_empty_json { b"{}".as_slice() } else { &body };
@@ -133,19 +134,6 @@ fn with_typing_timeout<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&fields).ok()
 }
 
-async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, MatrixError> {
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > BODY_BYTES_MAX as u64) {
-        return Err(MatrixError::too_large(BODY_BYTES_MAX));
-    }
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_BYTES_MAX).collect()).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(MatrixError::too_large(BODY_BYTES_MAX)),
-        Ok(Err(_)) => Err(MatrixError::not_json("the body ended before it was complete")),
-        Err(_) => Err(MatrixError::not_json("the body did not arrive in time")),
-    }
-}
-
 fn not_understood(error: &FromHttpRequestError) -> MatrixError {
     let FromHttpRequestError::Deserialization(error) = error else { return MatrixError::method_not_allowed() };
     match error {
@@ -156,13 +144,6 @@ fn not_understood(error: &FromHttpRequestError) -> MatrixError {
             MatrixError::missing_param(query.to_string().replacen("missing field", "missing parameter", 1))
         }
         other => MatrixError::invalid_param(other.to_string()),
-    }
-}
-
-fn not_json_of_this_shape(json: &serde_json::Error) -> MatrixError {
-    match json.classify() {
-        Category::Data => MatrixError::bad_json(json.to_string()),
-        Category::Io | Category::Syntax | Category::Eof => MatrixError::not_json(json.to_string()),
     }
 }
 
