@@ -169,6 +169,7 @@ fn rate_limits(config: &Config) -> Option<RateLimitOptions> {
     let limits = RateLimitOptions {
         user: Rate { per_second: options.user_requests_per_second, burst: options.user_requests_burst },
         address: Rate { per_second: options.address_requests_per_second, burst: options.address_requests_burst },
+        address_reads: Rate { per_second: options.address_reads_per_second, burst: options.address_reads_burst },
     };
     (!config.unsafe_options.rate_limits_off).then_some(limits)
 }

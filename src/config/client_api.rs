@@ -19,6 +19,11 @@ pub struct ClientApiConfig {
     pub address_requests_per_second: NonZeroU32,
     /// The same at once after a pause. Default: 30.
     pub address_requests_burst: NonZeroU32,
+    /// Requests of one address without a valid token that change nothing, or are refused for want of one, a second in the long run.
+    /// Default: 50.
+    pub address_reads_per_second: NonZeroU32,
+    /// The same at once after a pause. Default: 1000.
+    pub address_reads_burst: NonZeroU32,
 }
 
 impl Default for ClientApiConfig {
@@ -29,6 +34,8 @@ impl Default for ClientApiConfig {
             user_requests_burst: const { NonZeroU32::new(200).unwrap() },
             address_requests_per_second: const { NonZeroU32::new(2).unwrap() },
             address_requests_burst: const { NonZeroU32::new(30).unwrap() },
+            address_reads_per_second: const { NonZeroU32::new(50).unwrap() },
+            address_reads_burst: const { NonZeroU32::new(1_000).unwrap() },
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct RateLimitOptions {
     pub user: Rate,
     /// Of one address: the same for requests without a token, such as logging in and registering.
     pub address: Rate,
+    /// Of one address: requests without a token that only read, and those with a token that is not valid.
+    pub address_reads: Rate,
 }
 
 /// The counters. Cheap to clone; clones share them. They belong to this process.
@@ -49,6 +51,16 @@ pub struct RateLimits(Option<Arc<Limiters>>);
 struct Limiters {
     users: Limiter<OwnedUserId>,
     addresses: Limiter<IpAddr>,
+    address_reads: Limiter<IpAddr>,
+}
+
+/// What a request costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cost {
+    /// It changes something, or the specification limits it.
+    Change,
+    /// It only reads: free for whoever has a token, because clients ask for much at once when they start.
+    Read,
 }
 
 struct Limiter<K: Hash + Eq + Clone> {
@@ -70,7 +82,8 @@ impl RateLimits {
             let nobody = ruma::owned_user_id!("@overflow:server.invalid");
             let users = Limiter::new(options.user, clock, nobody);
             let addresses = Limiter::new(options.address, clock, IpAddr::from([0, 0, 0, 0]));
-            Arc::new(Limiters { users, addresses })
+            let address_reads = Limiter::new(options.address_reads, clock, IpAddr::from([0, 0, 0, 0]));
+            Arc::new(Limiters { users, addresses, address_reads })
         }))
     }
 
@@ -80,23 +93,41 @@ impl RateLimits {
         Self(None)
     }
 
-    /// Counts the request, if it is one that counts.
+    /// Counts a request whose token, if it has one, was found valid.
     ///
     /// # Errors
     ///
     /// `M_LIMIT_EXCEEDED` when its user, or for want of one its address, has made too many.
-    pub(crate) fn check(&self, parts: &Parts, counts: bool) -> Result<(), MatrixError> {
-        let (Some(limiters), true) = (&self.0, counts) else { return Ok(()) };
-        let outcome = match parts.extensions.get() {
-            Some(RateLimitedUser(Some(user_id))) => limiters.users.check(user_id),
+    pub(crate) fn check(&self, parts: &Parts, cost: Cost) -> Result<(), MatrixError> {
+        let Some(limiters) = &self.0 else { return Ok(()) };
+        let outcome = match (parts.extensions.get(), cost) {
+            (Some(RateLimitedUser(Some(user_id))), Cost::Change) => limiters.users.check(user_id),
             // An application service may not be limited.
-            Some(RateLimitedUser(None)) => Ok(()),
-            None => match parts.extensions.get() {
-                Some(ClientAddress(Some(address))) => limiters.addresses.check(&network_of(*address)),
-                _ => Ok(()),
-            },
+            (Some(RateLimitedUser(_)), _) => Ok(()),
+            (None, Cost::Change) => limiters.addresses.check_address(parts),
+            (None, Cost::Read) => limiters.address_reads.check_address(parts),
         };
         outcome.map_err(MatrixError::limit_exceeded)
+    }
+
+    /// Counts a request that is refused, because it has no valid token.
+    ///
+    /// # Errors
+    ///
+    /// `M_LIMIT_EXCEEDED` when its address has made too many: it is then told so instead.
+    pub(crate) fn check_refused(&self, parts: &Parts) -> Result<(), MatrixError> {
+        let Some(limiters) = &self.0 else { return Ok(()) };
+        limiters.address_reads.check_address(parts).map_err(MatrixError::limit_exceeded)
+    }
+}
+
+impl Limiter<IpAddr> {
+    /// Counts for the address of the request, if it has one.
+    fn check_address(&self, parts: &Parts) -> Result<(), Duration> {
+        match parts.extensions.get() {
+            Some(ClientAddress(Some(address))) => self.check(&network_of(*address)),
+            _ => Ok(()),
+        }
     }
 }
 

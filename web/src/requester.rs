@@ -4,11 +4,11 @@ use std::ops::Deref;
 
 use accounts::Accounts;
 use axum::extract::{FromRef, FromRequestParts, Query};
-use http::{header, request::Parts};
+use http::{StatusCode, header, request::Parts};
 use ruma::{OwnedDeviceId, OwnedUserId};
 use serde::Deserialize;
 
-use crate::{ClientAddress, MatrixError, rate_limits::RateLimitedUser};
+use crate::{ClientAddress, MatrixError, RateLimits, rate_limits::RateLimitedUser};
 
 /// Longest token that is looked at, in bytes. Ours are shorter.
 const TOKEN_BYTES_MAX: usize = 4_096;
@@ -86,47 +86,71 @@ impl<S> FromRequestParts<S> for OptionalRequester
 where
     S: Send + Sync,
     Accounts: FromRef<S>,
+    RateLimits: FromRef<S>,
 {
     type Rejection = MatrixError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, MatrixError> {
-        let AccessToken(token) = AccessToken::from_request_parts(parts, state).await?;
-        let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(Self(None)) };
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(MatrixError::unknown_token(false));
+        let found = authenticate(parts, state).await;
+        match &found {
+            Err(error) if error.status() == StatusCode::UNAUTHORIZED => {
+                RateLimits::from_ref(state).check_refused(parts)?;
+            }
+            _ => {}
         }
-        let accounts = Accounts::from_ref(state);
-        let requester = match accounts.app_service_of(&token) {
-            Some(service) => {
-                let Query(identity) = Query::<Identity>::try_from_uri(&parts.uri)
-                    .map_err(|error| MatrixError::invalid_param(error.body_text()))?;
-                accounts
-                    .authenticate_app_service(service, identity.user_id.as_deref(), identity.device_id.as_deref())
-                    .await?
-            }
-            None => {
-                let ClientAddress(address) = parts.extensions.get().copied().unwrap_or(ClientAddress(None));
-                accounts.authenticate(&token, address).await?
-            }
-        };
-        let service = requester.app_service.as_ref();
-        let is_limited = service.is_none_or(|service| service.is_limited_as(&requester.user_id));
-        let limited = is_limited.then(|| requester.user_id.clone());
-        parts.extensions.insert(RateLimitedUser(limited));
-        Ok(Self(Some(requester)))
+        found.map(Self)
     }
+}
+
+/// Who asks, if the request has a token; a bad one is refused.
+async fn authenticate<S>(parts: &mut Parts, state: &S) -> Result<Option<accounts::Requester>, MatrixError>
+where
+    S: Send + Sync,
+    Accounts: FromRef<S>,
+{
+    let AccessToken(token) = AccessToken::from_request_parts(parts, state).await?;
+    let Some(token) = token.filter(|token| !token.is_empty()) else { return Ok(None) };
+    if token.len() > TOKEN_BYTES_MAX {
+        return Err(MatrixError::unknown_token(false));
+    }
+    let accounts = Accounts::from_ref(state);
+    let requester = match accounts.app_service_of(&token) {
+        Some(service) => {
+            let Query(identity) = Query::<Identity>::try_from_uri(&parts.uri)
+                .map_err(|error| MatrixError::invalid_param(error.body_text()))?;
+            accounts
+                .authenticate_app_service(service, identity.user_id.as_deref(), identity.device_id.as_deref())
+                .await?
+        }
+        None => {
+            let ClientAddress(address) = parts.extensions.get().copied().unwrap_or(ClientAddress(None));
+            accounts.authenticate(&token, address).await?
+        }
+    };
+    let service = requester.app_service.as_ref();
+    let is_limited = service.is_none_or(|service| service.is_limited_as(&requester.user_id));
+    let limited = is_limited.then(|| requester.user_id.clone());
+    parts.extensions.insert(RateLimitedUser(limited));
+    Ok(Some(requester))
 }
 
 impl<S> FromRequestParts<S> for RequesterOrGuest
 where
     S: Send + Sync,
     Accounts: FromRef<S>,
+    RateLimits: FromRef<S>,
 {
     type Rejection = MatrixError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, MatrixError> {
         let OptionalRequester(requester) = OptionalRequester::from_request_parts(parts, state).await?;
-        requester.map(Self).ok_or_else(MatrixError::missing_token)
+        match requester {
+            Some(requester) => Ok(Self(requester)),
+            None => {
+                RateLimits::from_ref(state).check_refused(parts)?;
+                Err(MatrixError::missing_token())
+            }
+        }
     }
 }
 
@@ -134,6 +158,7 @@ impl<S> FromRequestParts<S> for Requester
 where
     S: Send + Sync,
     Accounts: FromRef<S>,
+    RateLimits: FromRef<S>,
 {
     type Rejection = MatrixError;
 

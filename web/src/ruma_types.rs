@@ -27,6 +27,7 @@ use serde_json::{Value, json, value::RawValue};
 use crate::{
     MatrixError, RateLimits,
     body::{not_json_of_this_shape, read},
+    rate_limits::Cost,
 };
 
 /// How long somebody types who does not say for how long, in milliseconds.
@@ -51,7 +52,8 @@ where
 
     async fn from_request(request: Request, state: &S) -> Result<Self, MatrixError> {
         let (mut parts, body) = request.into_parts();
-        RateLimits::from_ref(state).check(&parts, T::METHOD != Method::GET || T::RATE_LIMITED)?;
+        let cost = if T::METHOD != Method::GET || T::RATE_LIMITED { Cost::Change } else { Cost::Read };
+        RateLimits::from_ref(state).check(&parts, cost)?;
         let arguments = <RawPathParams as axum::extract::FromRequestParts<S>>::from_request_parts(&mut parts, state)
             .await
             .map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))?;

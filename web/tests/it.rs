@@ -178,7 +178,7 @@ async fn too_many_requests_are_refused_until_the_time_they_are_told() {
         per_second: NonZeroU32::new(per_second).unwrap(),
         burst: NonZeroU32::new(burst).unwrap(),
     };
-    let options = RateLimitOptions { user: rate(1, 1), address: rate(2, 3) };
+    let options = RateLimitOptions { user: rate(1, 1), address: rate(2, 3), address_reads: rate(1, 2) };
     let router = router(RateLimits::new(Some(options), &clock));
     for _ in 0..3 {
         assert_eq!(ask(&router, "PUT", STATE, "{}").await.status(), StatusCode::OK);
@@ -190,7 +190,15 @@ async fn too_many_requests_are_refused_until_the_time_they_are_told() {
     );
     let body: Value = serde_json::from_slice(&to_bytes(refused.into_body(), 1000).await.unwrap()).unwrap();
     assert_eq!((&body["errcode"], &body["retry_after_ms"]), (&json!("M_LIMIT_EXCEEDED"), &json!(500)));
-    assert_eq!(ask(&router, "GET", "/_matrix/client/versions", "").await.status(), StatusCode::OK, "reading goes on");
+    let versions = "/_matrix/client/versions";
+    for _ in 0..2 {
+        assert_eq!(ask(&router, "GET", versions, "").await.status(), StatusCode::OK, "reading has a count of its own");
+    }
+    let refused = ask(&router, "GET", versions, "").await;
+    assert_eq!(
+        (refused.status(), &refused.headers()[header::RETRY_AFTER]),
+        (StatusCode::TOO_MANY_REQUESTS, &"1".parse().unwrap())
+    );
     clock.advance_ms(500);
     assert_eq!(ask(&router, "PUT", STATE, "{}").await.status(), StatusCode::OK);
 }

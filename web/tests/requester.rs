@@ -1,5 +1,7 @@
 //! Who asks, found from the token of a request.
 
+use std::num::NonZeroU32;
+
 use accounts::{Accounts, NewAccount, Options, SessionRequest};
 use axum::{
     Router,
@@ -14,10 +16,10 @@ use serde_json::Value;
 use storage::Storage;
 use tempfile::TempDir;
 use tower::ServiceExt as _;
-use web::{OptionalRequester, RateLimits, Requester, RequesterOrGuest};
+use web::{ClientAddress, OptionalRequester, Rate, RateLimitOptions, RateLimits, Requester, RequesterOrGuest};
 
 #[derive(Clone)]
-struct State(Accounts);
+struct State(Accounts, RateLimits);
 
 impl FromRef<State> for Accounts {
     fn from_ref(state: &State) -> Self {
@@ -26,8 +28,8 @@ impl FromRef<State> for Accounts {
 }
 
 impl FromRef<State> for RateLimits {
-    fn from_ref(_: &State) -> Self {
-        Self::off()
+    fn from_ref(state: &State) -> Self {
+        state.1.clone()
     }
 }
 
@@ -41,7 +43,7 @@ async fn accounts(folder: &TempDir) -> Accounts {
     Accounts::new(storage, LocalServers::new(vec![server]), options)
 }
 
-fn router(accounts: Accounts) -> Router {
+fn router(accounts: Accounts, limits: RateLimits) -> Router {
     let router = Router::new()
         .route("/full", get(async |requester: Requester| requester.user_id.to_string()))
         .route("/guest", get(async |requester: RequesterOrGuest| requester.user_id.to_string()))
@@ -51,7 +53,7 @@ fn router(accounts: Accounts) -> Router {
                 requester.map_or("nobody".to_owned(), |it| it.user_id.to_string())
             }),
         );
-    web::finish(router).with_state(State(accounts))
+    web::finish(router).with_state(State(accounts, limits))
 }
 
 async fn ask(router: &Router, path: &str, authorization: Option<&str>) -> (u16, String) {
@@ -59,6 +61,7 @@ async fn ask(router: &Router, path: &str, authorization: Option<&str>) -> (u16, 
     if let Some(authorization) = authorization {
         request = request.header(header::AUTHORIZATION, authorization);
     }
+    request = request.extension(ClientAddress(Some([192, 0, 2, 1].into())));
     let response = router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let status = response.status().as_u16();
     let body = to_bytes(response.into_body(), 10_000).await.unwrap();
@@ -75,7 +78,7 @@ async fn a_request_is_from_who_its_token_belongs_to() {
     let account = NewAccount { is_guest: true, ..NewAccount::default() };
     let guest = accounts.register(user_id!("@1:a.test"), account).await.unwrap();
     let guest = accounts.log_in(&guest, SessionRequest::default()).await.unwrap().access_token;
-    let router = router(accounts.clone());
+    let router = router(accounts.clone(), RateLimits::off());
     let answer = |status: u16, text: &str| (status, text.to_owned());
 
     for authorization in [format!("Bearer {token}"), format!("bearer {token}")] {
@@ -95,5 +98,30 @@ async fn a_request_is_from_who_its_token_belongs_to() {
     assert_eq!(ask(&router, "/full", Some(&as_guest)).await, answer(403, "M_GUEST_ACCESS_FORBIDDEN"));
     assert_eq!(ask(&router, "/guest", Some(&as_guest)).await, answer(200, "@1:a.test"));
     assert_eq!(ask(&router, "/optional", None).await, answer(200, "nobody"));
+    accounts.storage().close().await;
+}
+
+/// Whoever tries tokens is slowed down; whoever has one is not, even at the same address.
+#[tokio::test]
+async fn requests_without_a_valid_token_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let accounts = accounts(&folder).await;
+    let user = accounts.register(user_id!("@alice:a.test"), NewAccount::default()).await.unwrap();
+    let token = accounts.log_in(&user, SessionRequest::default()).await.unwrap().access_token;
+    let rate = |burst| Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::new(burst).unwrap() };
+    let options = RateLimitOptions { user: rate(1), address: rate(1), address_reads: rate(4) };
+    for refused in [Some("Bearer x"), Some("Basic x"), None] {
+        let clock = Clock::manual(1_000_000);
+        let router = router(accounts.clone(), RateLimits::new(Some(options), &clock));
+        for _ in 0..4 {
+            assert_eq!(ask(&router, "/full", refused).await.0, 401);
+        }
+        assert_eq!(ask(&router, "/full", refused).await, (429, "M_LIMIT_EXCEEDED".to_owned()), "{refused:?}");
+        for _ in 0..10 {
+            assert_eq!(ask(&router, "/full", Some(&format!("Bearer {token}"))).await.0, 200);
+        }
+        clock.advance_ms(1_000);
+        assert_eq!(ask(&router, "/full", refused).await.0, 401);
+    }
     accounts.storage().close().await;
 }
