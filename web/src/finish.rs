@@ -13,7 +13,7 @@ use tower_http::{
     cors::{Any as AnyOrigin, CorsLayer},
     trace::TraceLayer,
 };
-use tracing::{debug_span, error};
+use tracing::debug_span;
 
 use crate::MatrixError;
 
@@ -42,8 +42,7 @@ pub fn finish<S: Clone + Send + Sync + 'static>(router: Router<S>) -> Router<S> 
         .layer(cors)
 }
 
-fn answer_panic(panic: Box<dyn Any + Send + 'static>) -> Response {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    error!(panic = text.unwrap_or("?"), "a handler panicked: this is a mistake of ours");
+/// The program's panic hook has logged it.
+fn answer_panic(_panic: Box<dyn Any + Send + 'static>) -> Response {
     MatrixError::internal_answer().into_response()
 }
