@@ -1,6 +1,6 @@
 //! Account data, for all rooms or for one, and tags. Client-Server API, "Client Config" and "Room Tagging".
 
-use model::{RoomNr, UserNr};
+use model::{RoomNr, UserNr, content_object};
 use serde_json::{Map, Value};
 use storage::{Commit, NewAccountData};
 
@@ -47,8 +47,7 @@ impl Accounts {
         if event_type.is_empty() || event_type.len() > TYPE_BYTES_MAX {
             return Err(Error::InvalidParam(format!("a type has 1 to {TYPE_BYTES_MAX} bytes")));
         }
-        let content: Map<String, Value> = serde_json::from_str(content)
-            .map_err(|_| Error::BadJson("the content of account data is an object".to_owned()))?;
+        let content = content_object(content)?;
         let _turn = self.0.turns.of(user).await;
         self.write_account_data(user, room.unwrap_or(GLOBAL), event_type, &content).await
     }

@@ -99,3 +99,9 @@ impl From<storage::CommitError> for Error {
         }
     }
 }
+
+impl From<model::ContentError> for Error {
+    fn from(error: model::ContentError) -> Self {
+        Self::BadJson(error.to_string())
+    }
+}

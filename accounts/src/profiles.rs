@@ -1,6 +1,6 @@
 //! Profiles, with fields of any name. Client-Server API, "Profiles".
 
-use model::UserNr;
+use model::{UserNr, check_depth};
 use ruma::UserId;
 use serde_json::{Map, Value};
 use storage::Commit;
@@ -57,6 +57,7 @@ impl Accounts {
     pub async fn set_profile_field(&self, user_nr: UserNr, field: &str, value: &Value) -> Result<(), Error> {
         check_name(field)?;
         check_value(field, value)?;
+        check_depth(value)?;
         let text = value.to_string();
         if !self.0.storage.upsert_profile_field(user_nr, field, &text, PROFILE_BYTES_MAX).await? {
             return Err(Error::ProfileTooLarge(PROFILE_BYTES_MAX));

@@ -1,6 +1,6 @@
 //! Push rules: the specification's and the user's own. Client-Server API, "Push Rules".
 
-use model::UserNr;
+use model::{UserNr, check_depth};
 use ruma::{
     UserId,
     push::{Action, AnyPushRuleRef, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset},
@@ -156,6 +156,7 @@ impl Accounts {
         let mut rules = self.push_rules(&requester.user_id, requester.user_nr).await?;
         change(&mut rules)?;
         let content = serde_json::to_value(Content { global: rules }).map_err(|e| Error::BadJson(e.to_string()))?;
+        check_depth(&content)?;
         if content.to_string().len() > RULESET_BYTES_MAX {
             return Err(Error::TooLarge(RULESET_BYTES_MAX));
         }

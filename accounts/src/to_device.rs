@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use model::{UserNr, limits::EVENT_BYTES_MAX};
+use model::{
+    UserNr, content_object,
+    limits::{EVENT_BYTES_MAX, ID_BYTES_MAX, TRANSACTION_ID_BYTES_MAX, is_name},
+};
 use ruma::{OwnedUserId, TransactionId, events::AnyToDeviceEventContent, serde::Raw, to_device::DeviceIdOrAllDevices};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Map, Value};
 use storage::{Commit, CommitError, NewToDevice, NewTransaction, TransactionKey};
 
 use crate::{Accounts, Error, Requester};
@@ -22,7 +25,7 @@ pub type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<Any
 /// A message as its device gets it.
 #[derive(Serialize)]
 struct Event<'a> {
-    content: &'a RawValue,
+    content: Map<String, Value>,
     sender: &'a str,
     r#type: &'a str,
 }
@@ -67,7 +70,7 @@ impl Accounts {
                 let message = match texts.get(&(user_nr, wanted)) {
                     Some(text) => text.clone(),
                     None => {
-                        let text = event_text(requester, event_type, content.json())?;
+                        let text = event_text(requester, event_type, content.json().get())?;
                         texts.insert((user_nr, wanted), text.clone());
                         text
                     }
@@ -89,10 +92,8 @@ impl Accounts {
     }
 }
 
-fn event_text(requester: &Requester, event_type: &str, content: &RawValue) -> Result<Arc<str>, Error> {
-    if !content.get().trim_start().starts_with('{') {
-        return Err(Error::BadJson("the content of a message is an object".to_owned()));
-    }
+fn event_text(requester: &Requester, event_type: &str, content: &str) -> Result<Arc<str>, Error> {
+    let content = content_object(content)?;
     let event = Event { content, sender: requester.user_id.as_str(), r#type: event_type };
     let text = serde_json::to_string(&event).map_err(|error| Error::BadJson(error.to_string()))?;
     if text.len() > EVENT_BYTES_MAX {

@@ -37,7 +37,7 @@ pub fn canonical_object(json: &RawValue) -> Result<CanonicalJsonObject, Canonica
 }
 
 /// Whether a value has no more than so many levels of objects and arrays.
-fn is_within(value: &Value, levels: usize) -> bool {
+pub(crate) fn is_within(value: &Value, levels: usize) -> bool {
     match value {
         Value::Object(object) => levels > 0 && object.values().all(|value| is_within(value, levels - 1)),
         Value::Array(array) => levels > 0 && array.iter().all(|value| is_within(value, levels - 1)),

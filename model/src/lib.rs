@@ -5,6 +5,7 @@
 mod canonical;
 mod clock;
 mod event_format;
+mod json;
 pub mod limits;
 mod local_servers;
 mod membership;
@@ -16,6 +17,7 @@ mod stream_token;
 pub use canonical::{CanonicalError, canonical_object};
 pub use clock::Clock;
 pub use event_format::{ClientEvent, ReadyEvent, Unsigned};
+pub use json::{ContentError, check_depth, content_object};
 pub use local_servers::{KeyPair, KeyPairError, LocalServer, LocalServers};
 pub use membership::Membership;
 pub use numbers::{EventNr, NodeNr, Position, RoomNr, StateKeyNr, TypeNr, UserNr};

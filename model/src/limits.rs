@@ -14,8 +14,9 @@ pub const BODY_BYTES_MAX: usize = 1_048_576;
 /// Deepest nesting of JSON that we read. `serde_json` refuses more.
 pub const JSON_DEPTH_MAX: usize = 128;
 
-/// Deepest nesting of the content of an event. Less than what can be read: content is shown inside of answers, a redaction in
-/// `/sync` nine levels down, and every reader of those has a bound like ours.
+/// Deepest nesting of what one client writes and others are sent: of the content of an event, of a message to a device. Less than
+/// what can be read: it is shown inside of answers, a redaction in `/sync` nine levels down, and every reader of those has a bound
+/// like ours.
 pub const CONTENT_DEPTH_MAX: usize = 100;
 
 /// Most `prev_events` of an event. Server-Server API, "PDUs".
@@ -32,3 +33,24 @@ pub const TIMELINE_EVENTS_MAX: usize = 1_000;
 
 /// Longest transaction id, in bytes.
 pub const TRANSACTION_ID_BYTES_MAX: usize = 255;
+
+/// Whether a text from outside may be stored as a name that is looked up: it is there, fits into an index and has no zero byte, which
+/// PostgreSQL would give back as another character.
+#[must_use]
+pub fn is_name(text: &str, bytes_max: usize) -> bool {
+    (1..=bytes_max).contains(&text.len()) && !text.contains('\0')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_a_bound_and_no_zero_byte() {
+        assert!(is_name("a", 1));
+        assert!(is_name(&"ä".repeat(127), ID_BYTES_MAX));
+        for text in ["", "a\0", "\0", &"ä".repeat(128)] {
+            assert!(!is_name(text, ID_BYTES_MAX), "{text:?}");
+        }
+    }
+}

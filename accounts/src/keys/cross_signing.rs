@@ -1,5 +1,6 @@
 //! A user's cross-signing keys. Client-Server API, "Cross-signing", "POST /keys/device_signing/upload".
 
+use model::check_depth;
 use serde_json::{Map, Value};
 use storage::Commit;
 
@@ -89,6 +90,7 @@ impl Accounts {
 
 fn check(user_id: &str, usage: &str, key: &Value) -> Result<Map<String, Value>, Error> {
     let invalid = |what: &str| Error::InvalidParam(format!("the {usage} key: {what}"));
+    check_depth(key)?;
     let Value::Object(key) = key else { return Err(invalid("not an object")) };
     let mut key = key.clone();
     key.remove("unsigned");

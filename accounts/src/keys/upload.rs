@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use model::check_depth;
 use serde_json::{Map, Value};
 use storage::{Commit, KeyRow};
 
@@ -98,6 +99,7 @@ impl Accounts {
 
 fn checked_device_keys(keys: Value, user_id: &str, device_id: &str) -> Result<Map<String, Value>, Error> {
     let invalid = |what: &str| Error::InvalidParam(format!("device keys: {what}"));
+    check_depth(&keys)?;
     let Value::Object(mut keys) = keys else { return Err(invalid("not an object")) };
     keys.remove("unsigned");
     if keys.get("user_id").and_then(Value::as_str) != Some(user_id) {
@@ -139,6 +141,7 @@ fn checked_keys(
         if name.len() > KEY_ID_BYTES_MAX || algorithm.is_empty() || key_id.is_empty() {
             return Err(invalid("its name is too long or too short"));
         }
+        check_depth(&key)?;
         let is_signed_kind = algorithm == SIGNED_CURVE25519;
         match &key {
             Value::Object(object) => {

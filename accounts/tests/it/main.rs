@@ -1,8 +1,10 @@
 //! Accounts on each database.
 
+mod account_data;
 mod key_backups;
 mod keys;
 mod sessions;
+mod to_device;
 mod uiaa;
 mod users;
 

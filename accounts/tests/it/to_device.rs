@@ -1,0 +1,43 @@
+//! Messages from device to device.
+
+use std::collections::BTreeMap;
+
+use accounts::{Accounts, Error, Options, Requester, to_device::Messages};
+use model::Position;
+use ruma::{serde::Raw, to_device::DeviceIdOrAllDevices, user_id};
+use serde_json::{json, value::RawValue};
+
+use crate::World;
+
+fn to_all_devices_of(whom: &Requester, content: &str) -> Messages {
+    let content = Raw::from_json(RawValue::from_string(content.to_owned()).unwrap());
+    BTreeMap::from([(whom.user_id.clone(), BTreeMap::from([(DeviceIdOrAllDevices::AllDevices, content)]))])
+}
+
+/// What waits for the requester's device.
+async fn waiting(accounts: &Accounts, requester: &Requester) -> Vec<String> {
+    let storage = accounts.storage();
+    let (from, to) = (Position(0), Position(i64::MAX));
+    let rows = storage.list_to_device(requester.user_nr, requester.device(), from, to, 10_000).await.unwrap();
+    rows.into_iter().map(|(_, message)| message).collect()
+}
+
+/// A client that cannot parse an answer asks again with the same token, and gets the same answer, for ever.
+#[tokio::test]
+async fn content_that_no_client_can_read_is_refused() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let bob = world.user(user_id!("@bob:one.test")).await;
+        let deep = format!(r#"{{"x":{}{}}}"#, "[".repeat(5_000), "]".repeat(5_000));
+        for content in [r#"{"x":"\ud800"}"#, deep.as_str(), "[]", r#"{"x":1e999}"#] {
+            let messages = to_all_devices_of(&bob, content);
+            let refused = world.accounts.send_to_device(&alice, "m.test", "t".into(), messages).await;
+            assert!(matches!(refused, Err(Error::BadJson(_))), "{content}: {refused:?}");
+        }
+        assert!(waiting(&world.accounts, &bob).await.is_empty());
+        let messages = to_all_devices_of(&bob, r#"{ "x": "\ud83d\ude00" }"#);
+        world.accounts.send_to_device(&alice, "m.test", "t".into(), messages).await.unwrap();
+        let event: serde_json::Value = serde_json::from_str(&waiting(&world.accounts, &bob).await[0]).unwrap();
+        assert_eq!(event["content"], json!({"x": "😀"}));
+    }
+}
