@@ -1,6 +1,6 @@
 //! Account data, for all rooms or for one, and tags. Client-Server API, "Client Config" and "Room Tagging".
 
-use model::{RoomNr, UserNr, content_object};
+use model::{RoomNr, UserNr, content_object, limits::is_name};
 use serde_json::{Map, Value};
 use storage::{Commit, NewAccountData};
 
@@ -44,8 +44,8 @@ impl Accounts {
         if OWN_ENDPOINT.contains(&event_type) {
             return Err(Error::OwnEndpoint);
         }
-        if event_type.is_empty() || event_type.len() > TYPE_BYTES_MAX {
-            return Err(Error::InvalidParam(format!("a type has 1 to {TYPE_BYTES_MAX} bytes")));
+        if !is_name(event_type, TYPE_BYTES_MAX) {
+            return Err(Error::InvalidParam(format!("a type has 1 to {TYPE_BYTES_MAX} bytes, none of them zero")));
         }
         let content = content_object(content)?;
         let _turn = self.0.turns.of(user).await;

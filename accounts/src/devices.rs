@@ -2,7 +2,10 @@
 
 use storage::{Commit, DeviceRow};
 
-use crate::{Accounts, Error, Requester, sessions::check_device_name};
+use crate::{
+    Accounts, Error, Requester,
+    sessions::{check_device_id, check_device_name},
+};
 
 /// Most devices that one request deletes.
 const DELETED_MAX: usize = 1_000;
@@ -46,6 +49,7 @@ impl Accounts {
             if requester.app_service.is_none() {
                 return Err(Error::NotFound("device"));
             }
+            check_device_id(device_id)?;
             self.0.storage.insert_device(user_nr, device_id, name).await?;
             return Ok(true);
         }

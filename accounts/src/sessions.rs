@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Position, UserNr};
+use model::{Position, UserNr, limits::is_name};
 use moka::sync::Cache;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use storage::{Commit, DeviceSeen, NewSession, SecretHash, UserRow};
@@ -298,14 +298,14 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when the device's id or name is too long.
+    /// [`Error::InvalidParam`] when the device's id or name is not one.
     pub async fn log_in(&self, user: &UserRow, request: SessionRequest) -> Result<LoggedIn, Error> {
         let random = self.0.storage.random();
         let device_id = match request.device_id {
-            Some(id) if id.as_str().is_empty() || id.as_str().len() > DEVICE_ID_BYTES_MAX => {
-                return Err(Error::InvalidParam(format!("a device id has 1 to {DEVICE_ID_BYTES_MAX} bytes")));
+            Some(id) => {
+                check_device_id(id.as_str())?;
+                id
             }
-            Some(id) => id,
             None => random.alphanumeric(10).to_uppercase().into(),
         };
         check_device_name(request.display_name.as_deref())?;
@@ -436,6 +436,15 @@ impl Accounts {
 fn not_asked(after: Position, error: &storage::Error) -> Position {
     tracing::warn!(error = error as &dyn std::error::Error, "could not ask whose devices changed");
     after
+}
+
+/// Refuses a device id that cannot be looked up.
+pub(crate) fn check_device_id(device_id: &str) -> Result<(), Error> {
+    if !is_name(device_id, DEVICE_ID_BYTES_MAX) {
+        let rule = format!("a device id has 1 to {DEVICE_ID_BYTES_MAX} bytes, none of them zero");
+        return Err(Error::InvalidParam(rule));
+    }
+    Ok(())
 }
 
 /// Refuses a device name without end.

@@ -45,6 +45,13 @@ impl Accounts {
         transaction_id: &TransactionId,
         messages: Messages,
     ) -> Result<(), Error> {
+        if !is_name(event_type, ID_BYTES_MAX) {
+            return Err(Error::InvalidParam(format!("an event type has 1 to {ID_BYTES_MAX} bytes, none of them zero")));
+        }
+        if !is_name(transaction_id.as_str(), TRANSACTION_ID_BYTES_MAX) {
+            let rule = format!("a transaction id has 1 to {TRANSACTION_ID_BYTES_MAX} bytes, none of them zero");
+            return Err(Error::InvalidParam(rule));
+        }
         let local: Vec<_> = messages.iter().filter(|(user_id, _)| self.0.servers.has_user(user_id)).collect();
         let mut users: BTreeMap<UserNr, _> = BTreeMap::new();
         for (user_id, messages) in local {

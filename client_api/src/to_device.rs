@@ -2,7 +2,6 @@
 
 use accounts::Accounts;
 use axum::{Router, extract::State};
-use model::limits::TRANSACTION_ID_BYTES_MAX;
 use ruma::api::client::to_device::send_event_to_device;
 use web::{MatrixError, Ruma, RumaRoutes as _};
 
@@ -18,11 +17,6 @@ async fn send_event_to_device(
     requester: GuestOrRequester,
     Ruma(request): Ruma<send_event_to_device::v3::Request>,
 ) -> Result<Ruma<send_event_to_device::v3::Response>, MatrixError> {
-    if request.txn_id.as_str().len() > TRANSACTION_ID_BYTES_MAX {
-        return Err(MatrixError::invalid_param(format!(
-            "a transaction id has at most {TRANSACTION_ID_BYTES_MAX} bytes"
-        )));
-    }
     let event_type = request.event_type.to_string();
     accounts.send_to_device(&requester, &event_type, &request.txn_id, request.messages).await?;
     Ok(Ruma(send_event_to_device::v3::Response::new()))

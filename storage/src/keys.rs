@@ -73,6 +73,8 @@ statements! {
         ON CONFLICT (user_nr, device_id, algorithm) DO UPDATE
            SET used = (fallback_keys.used AND fallback_keys.key_id = excluded.key_id AND fallback_keys.key = excluded.key),
                key_id = excluded.key_id, key = excluded.key"];
+    LIST_FALLBACK = ["
+        SELECT algorithm FROM fallback_keys WHERE user_nr = $1 AND device_id = $2 ORDER BY algorithm"];
     LIST_UNUSED_FALLBACK = ["
         SELECT algorithm FROM fallback_keys WHERE user_nr = $1 AND device_id = $2 AND NOT used ORDER BY algorithm"];
 }
@@ -315,6 +317,15 @@ impl Storage {
     pub async fn count_one_time_keys(&self, user_nr: UserNr, device_id: &str) -> Result<Vec<(String, u64)>, Error> {
         let rows = self.db().read(&COUNT_ONE_TIME_KEYS, args![user_nr, device_id]).await?;
         rows.iter().map(|row| Ok((row.get(0)?, row.get::<i64>(1)?.unsigned_abs()))).collect()
+    }
+
+    /// The algorithms of a device's fallback keys.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_fallback_algorithms(&self, user_nr: UserNr, device_id: &str) -> Result<Vec<String>, Error> {
+        self.db().read(&LIST_FALLBACK, args![user_nr, device_id]).await?.iter().map(|row| row.get(0)).collect()
     }
 
     /// The algorithms of a device's fallback keys that nobody has used yet.

@@ -1,8 +1,8 @@
 //! A device uploads its keys. Client-Server API, "POST /keys/upload".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::check_depth;
+use model::{check_depth, limits::is_name};
 use serde_json::{Map, Value};
 use storage::{Commit, KeyRow};
 
@@ -11,7 +11,7 @@ use crate::{Accounts, Error, Requester};
 
 /// Most one-time keys that a device may have.
 const ONE_TIME_KEYS_MAX: u64 = 2_000;
-/// Most fallback keys of one upload.
+/// Most fallback keys that a device may have, one of an algorithm.
 const FALLBACK_KEYS_MAX: usize = 20;
 /// Largest key, in bytes of JSON.
 const KEY_BYTES_MAX: usize = 8_192;
@@ -58,8 +58,12 @@ impl Accounts {
         let check = |keys| checked_keys(keys, requester.user_id.as_str(), device_id, identity.as_deref());
         let one_time_keys = check(upload.one_time_keys)?;
         let fallback_keys = check(upload.fallback_keys)?;
-        if fallback_keys.len() > FALLBACK_KEYS_MAX {
-            return Err(Error::InvalidParam(format!("at most {FALLBACK_KEYS_MAX} fallback keys")));
+        if !fallback_keys.is_empty() {
+            let there = storage.list_fallback_algorithms(user_nr, device_id).await?;
+            let new = fallback_keys.iter().map(|key| &key.algorithm);
+            if there.iter().chain(new).collect::<BTreeSet<_>>().len() > FALLBACK_KEYS_MAX {
+                return Err(Error::InvalidParam(format!("a device has at most {FALLBACK_KEYS_MAX} fallback keys")));
+            }
         }
         if !one_time_keys.is_empty() {
             let there: u64 =
@@ -138,8 +142,8 @@ fn checked_keys(
     for (name, key) in keys {
         let invalid = |what: &str| Error::InvalidParam(format!("key {name}: {what}"));
         let Some((algorithm, key_id)) = name.split_once(':') else { return Err(invalid("it has no algorithm")) };
-        if name.len() > KEY_ID_BYTES_MAX || algorithm.is_empty() || key_id.is_empty() {
-            return Err(invalid("its name is too long or too short"));
+        if !is_name(&name, KEY_ID_BYTES_MAX) || algorithm.is_empty() || key_id.is_empty() {
+            return Err(invalid("its name is too long or too short, or has a zero byte"));
         }
         check_depth(&key)?;
         let is_signed_kind = algorithm == SIGNED_CURVE25519;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use accounts::{Accounts, Error, Options, Requester, to_device::Messages};
+use accounts::{Accounts, Error, Options, Requester, SessionRequest, to_device::Messages};
 use model::Position;
 use ruma::{serde::Raw, to_device::DeviceIdOrAllDevices, user_id};
 use serde_json::{json, value::RawValue};
@@ -39,5 +39,29 @@ async fn content_that_no_client_can_read_is_refused() {
         world.accounts.send_to_device(&alice, "m.test", "t".into(), messages).await.unwrap();
         let event: serde_json::Value = serde_json::from_str(&waiting(&world.accounts, &bob).await[0]).unwrap();
         assert_eq!(event["content"], json!({"x": "😀"}));
+    }
+}
+
+/// The names are in an index, and one that does not fit makes the commits of others fail that are in the same group.
+#[tokio::test]
+async fn names_that_cannot_be_looked_up_are_refused() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let long = "x".repeat(256);
+        for (event_type, transaction_id) in
+            [(long.as_str(), "t"), ("m\0", "t"), ("", "t"), ("m.test", long.as_str()), ("m.test", "t\0")]
+        {
+            let messages = to_all_devices_of(&alice, "{}");
+            let refused = world.accounts.send_to_device(&alice, event_type, transaction_id.into(), messages).await;
+            assert!(matches!(refused, Err(Error::InvalidParam(_))), "{event_type:?} {transaction_id:?}: {refused:?}");
+        }
+        let user = world.accounts.check_password(Some(&alice.user_id), "secret").await.unwrap();
+        for device_id in [long.as_str(), "D\0", ""] {
+            let request = SessionRequest { device_id: Some(device_id.into()), ..SessionRequest::default() };
+            let refused = world.accounts.log_in(&user, request).await;
+            assert!(matches!(refused, Err(Error::InvalidParam(_))), "{device_id:?}: {refused:?}");
+        }
+        let refused = world.accounts.set_account_data(alice.user_nr, None, "m\0", "{}").await;
+        assert!(matches!(refused, Err(Error::InvalidParam(_))), "{refused:?}");
     }
 }

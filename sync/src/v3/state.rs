@@ -143,7 +143,8 @@ impl Sync {
         is_after: bool,
     ) -> Result<NodeNr, Error> {
         let first = timeline.first().and_then(|event| event.position).filter(|_| !is_after);
-        let at = first.map_or(span.upto, |first| Position(first.0 - 1));
+        // Of who left and was banned later, the timeline may go beyond what they see of the state.
+        let at = first.map_or(span.upto, |first| Position(first.0 - 1)).min(span.upto);
         Ok(self.0.storage.get_state_at(room.nr, at).await?)
     }
 
