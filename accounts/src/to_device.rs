@@ -15,9 +15,14 @@ use crate::{Accounts, Error, Requester};
 
 /// Most messages of one request.
 const MESSAGES_MAX: usize = 10_000;
+/// Most bytes of the messages of one request, each counted for each device that gets it: they are written at once, and whoever else
+/// writes waits for them. Room for 2,000 devices with 2,000 bytes each.
+const REQUEST_BYTES_MAX: usize = 4_194_304;
 
 /// Most messages that wait for a device: one that has not come back for so many gets no more.
 const WAITING_MAX: u32 = 20_000;
+/// Most bytes of messages that wait for a device; the request that goes beyond is still taken.
+const WAITING_BYTES_MAX: u64 = 67_108_864;
 
 /// What is for whom: for a device, or for all devices of a user.
 pub type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>>;
@@ -37,7 +42,8 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when there are too many, [`Error::TooLarge`] when one is too large, [`Error::Busy`].
+    /// [`Error::InvalidParam`] when there are too many, [`Error::TooLarge`] when one or all together are too large,
+    /// [`Error::BadJson`] when a content is no object that clients can read, [`Error::Busy`].
     pub async fn send_to_device(
         &self,
         requester: &Requester,
@@ -61,11 +67,12 @@ impl Accounts {
         }
         let numbers: Vec<UserNr> = users.keys().copied().collect();
         let mut devices = self.0.storage.list_device_ids(&numbers).await?;
-        let full = self.0.storage.list_full_devices(&numbers, WAITING_MAX).await?;
+        let full = self.0.storage.list_full_devices(&numbers, WAITING_MAX, WAITING_BYTES_MAX).await?;
         devices.retain(|device| !full.contains(device));
         // One text for all devices that get the same.
         let mut texts: BTreeMap<(UserNr, &DeviceIdOrAllDevices), Arc<str>> = BTreeMap::new();
         let mut to_device = Vec::new();
+        let mut bytes = 0;
         for (user_nr, device_id) in devices {
             let Some(messages) = users.get(&user_nr) else { continue };
             let own = DeviceIdOrAllDevices::DeviceId(device_id.as_str().into());
@@ -82,6 +89,10 @@ impl Accounts {
                         text
                     }
                 };
+                bytes += message.len();
+                if bytes > REQUEST_BYTES_MAX {
+                    return Err(Error::TooLarge(REQUEST_BYTES_MAX));
+                }
                 to_device.push(NewToDevice { user_nr, device_id: device_id.clone(), message });
             }
         }
@@ -91,8 +102,9 @@ impl Accounts {
             scope: format!("sendToDevice/{event_type}"),
             transaction_id: transaction_id.to_string(),
         };
-        let transactions = vec![NewTransaction { key, event_nr: None }];
-        match self.0.storage.commit(Commit { to_device, transactions, ..Commit::default() }).await {
+        let commit =
+            Commit { to_device, transactions: vec![NewTransaction { key, event_nr: None }], ..Commit::default() };
+        match self.0.storage.commit(commit).await {
             Ok(_) | Err(CommitError::Replayed(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }

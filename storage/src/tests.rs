@@ -15,6 +15,8 @@ use crate::{
     room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users,
 };
 
+mod people;
+
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
     let files: [&'static [Statement]; 24] = [
         account_data::ALL,

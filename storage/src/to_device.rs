@@ -14,7 +14,8 @@ statements! {
                  ORDER BY position LIMIT $4)"];
     LIST_FULL = ["
         SELECT user_nr, device_id FROM to_device WHERE user_nr", (in_list 1), "
-         GROUP BY user_nr, device_id HAVING count(*) >= $2 ORDER BY user_nr, device_id"];
+         GROUP BY user_nr, device_id HAVING count(*) >= $2 OR sum(octet_length(message)) >= $3
+         ORDER BY user_nr, device_id"];
     COUNT_WAITING = ["SELECT count(*) FROM to_device WHERE user_nr = $1 AND device_id = $2"];
 }
 
@@ -51,14 +52,19 @@ impl Storage {
         self.db().write(&DELETE_MESSAGES, args![user, device_id, to, i64::from(limit)]).await
     }
 
-    /// The devices of users for which at least `count` messages wait.
+    /// The devices of users for which at least `count` messages wait, or `bytes` of them.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn list_full_devices(&self, users: &[UserNr], count: u32) -> Result<Vec<(UserNr, String)>, Error> {
+    pub async fn list_full_devices(
+        &self,
+        users: &[UserNr],
+        count: u32,
+        bytes: u64,
+    ) -> Result<Vec<(UserNr, String)>, Error> {
         let users: Vec<i64> = users.iter().map(|user| user.0).collect();
-        let rows = self.db().read(&LIST_FULL, args![users, i64::from(count)]).await?;
+        let rows = self.db().read(&LIST_FULL, args![users, i64::from(count), bytes.cast_signed()]).await?;
         rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?))).collect()
     }
 

@@ -65,3 +65,22 @@ async fn names_that_cannot_be_looked_up_are_refused() {
         assert!(matches!(refused, Err(Error::InvalidParam(_))), "{refused:?}");
     }
 }
+
+/// All devices of a request are written at once, and everybody else waits meanwhile.
+#[tokio::test]
+async fn a_request_has_a_bound_over_all_devices_that_get_it() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let user = world.accounts.check_password(Some(&alice.user_id), "secret").await.unwrap();
+        for _ in 1..70 {
+            world.accounts.log_in(&user, SessionRequest::default()).await.unwrap();
+        }
+        let messages = to_all_devices_of(&alice, &json!({"x": "x".repeat(65_000)}).to_string());
+        let refused = world.accounts.send_to_device(&alice, "m.test", "t".into(), messages).await;
+        assert!(matches!(refused, Err(Error::TooLarge(_))), "{refused:?}");
+        assert!(waiting(&world.accounts, &alice).await.is_empty(), "nothing was sent");
+        let messages = to_all_devices_of(&alice, &json!({"x": "x".repeat(40_000)}).to_string());
+        world.accounts.send_to_device(&alice, "m.test", "t".into(), messages).await.unwrap();
+        assert_eq!(waiting(&world.accounts, &alice).await.len(), 1);
+    }
+}
