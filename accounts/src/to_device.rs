@@ -104,7 +104,12 @@ impl Accounts {
         };
         let commit =
             Commit { to_device, transactions: vec![NewTransaction { key, event_nr: None }], ..Commit::default() };
-        match self.0.storage.commit(commit).await {
+        let mut outcome = self.0.storage.commit(commit.clone()).await;
+        if matches!(outcome, Err(CommitError::StateChanged)) {
+            // The same request is in the same group: that one goes first, and asked again this one is found as done.
+            outcome = self.0.storage.commit(commit).await;
+        }
+        match outcome {
             Ok(_) | Err(CommitError::Replayed(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }

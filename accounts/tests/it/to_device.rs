@@ -84,3 +84,27 @@ async fn a_request_has_a_bound_over_all_devices_that_get_it() {
         assert_eq!(waiting(&world.accounts, &alice).await.len(), 1);
     }
 }
+
+/// A client that got no answer sends the request again, perhaps while the first one is still being written.
+#[tokio::test]
+async fn the_same_transaction_several_times_at_once_is_done_once() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        for round in 0..20 {
+            let tasks: Vec<_> = (0..10)
+                .map(|number| {
+                    let accounts = if number % 3 == 0 { world.other.clone() } else { world.accounts.clone() };
+                    let (alice, messages) = (alice.clone(), to_all_devices_of(&alice, "{}"));
+                    let transaction_id = format!("t{round}");
+                    tokio::spawn(async move {
+                        accounts.send_to_device(&alice, "m.test", transaction_id.as_str().into(), messages).await
+                    })
+                })
+                .collect();
+            for task in tasks {
+                task.await.unwrap().unwrap();
+            }
+        }
+        assert_eq!(waiting(&world.accounts, &alice).await.len(), 20);
+    }
+}
