@@ -10,6 +10,12 @@ use crate::{Accounts, Error, push_rules::PUSH_RULES};
 pub(crate) const GLOBAL: RoomNr = RoomNr(0);
 /// Longest type, in bytes. Client-Server API, "Size limits" has it for events.
 const TYPE_BYTES_MAX: usize = 255;
+/// Largest content of a type in a room or in none, in bytes of JSON.
+const CONTENT_BYTES_MAX: usize = 65_536;
+/// Most pieces of a user, in all rooms together.
+const PIECES_MAX: u64 = 10_000;
+/// Most bytes of JSON of all pieces of a user together: all of them are in an initial sync.
+const TOTAL_BYTES_MAX: u64 = 4_194_304;
 /// Types that are set by endpoints of their own. Client-Server API, "Client Config", "Server behaviour".
 const OWN_ENDPOINT: [&str; 2] = ["m.fully_read", PUSH_RULES];
 pub(crate) const TAG: &str = "m.tag";
@@ -33,7 +39,8 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::OwnEndpoint`], [`Error::BadJson`] when the content is no object, [`Error::InvalidParam`].
+    /// [`Error::OwnEndpoint`], [`Error::BadJson`] when the content is no object that clients can read, [`Error::InvalidParam`],
+    /// [`Error::TooLarge`], [`Error::TooMuch`].
     pub async fn set_account_data(
         &self,
         user: UserNr,
@@ -49,10 +56,31 @@ impl Accounts {
         }
         let content = content_object(content)?;
         let _turn = self.0.turns.of(user).await;
-        self.write_account_data(user, room.unwrap_or(GLOBAL), event_type, &content).await
+        self.write_bounded(user, room.unwrap_or(GLOBAL), event_type, &content).await
     }
 
-    /// Commits account data: the caller has the user's turn.
+    /// Commits account data if the user may have so much: the caller has the user's turn.
+    async fn write_bounded(
+        &self,
+        user: UserNr,
+        room: RoomNr,
+        event_type: &str,
+        content: &impl serde::Serialize,
+    ) -> Result<(), Error> {
+        let content = to_json(content)?;
+        if content.len() > CONTENT_BYTES_MAX {
+            return Err(Error::TooLarge(CONTENT_BYTES_MAX));
+        }
+        let before = self.0.storage.get_account_data(user, room, event_type).await?;
+        let (pieces, bytes) = self.0.storage.count_account_data(user).await?;
+        let (old, new) = (before.as_ref().map_or(0, String::len) as u64, content.len() as u64);
+        if before.is_none() && pieces >= PIECES_MAX || new > old && bytes - old + new > TOTAL_BYTES_MAX {
+            return Err(Error::TooMuch("you have too much account data"));
+        }
+        self.commit_account_data(user, room, event_type, content).await
+    }
+
+    /// Commits account data that is bounded elsewhere: the caller has the user's turn.
     pub(crate) async fn write_account_data(
         &self,
         user_nr: UserNr,
@@ -60,7 +88,16 @@ impl Accounts {
         event_type: &str,
         content: &impl serde::Serialize,
     ) -> Result<(), Error> {
-        let content = serde_json::to_string(content).map_err(|error| Error::BadJson(error.to_string()))?;
+        self.commit_account_data(user_nr, room_nr, event_type, to_json(content)?).await
+    }
+
+    async fn commit_account_data(
+        &self,
+        user_nr: UserNr,
+        room_nr: RoomNr,
+        event_type: &str,
+        content: String,
+    ) -> Result<(), Error> {
         let data = NewAccountData { user_nr, room_nr, event_type: event_type.to_owned(), content };
         self.0.storage.commit(Commit { account_data: vec![data], ..Commit::default() }).await?;
         Ok(())
@@ -84,7 +121,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] when the tag is too long or there are too many.
+    /// [`Error::InvalidParam`] when the tag is too long or there are too many, [`Error::TooLarge`], [`Error::TooMuch`].
     pub async fn set_tag(&self, user: UserNr, room: RoomNr, tag: &str, info: Value) -> Result<(), Error> {
         if tag.is_empty() || tag.len() > TAG_BYTES_MAX {
             return Err(Error::InvalidParam(format!("a tag has 1 to {TAG_BYTES_MAX} bytes")));
@@ -95,7 +132,7 @@ impl Accounts {
         if tags.len() > TAGS_MAX {
             return Err(Error::InvalidParam(format!("a room has at most {TAGS_MAX} tags")));
         }
-        self.write_account_data(user, room, TAG, &serde_json::json!({"tags": tags})).await
+        self.write_bounded(user, room, TAG, &serde_json::json!({"tags": tags})).await
     }
 
     /// Takes a tag from a room.
@@ -111,4 +148,8 @@ impl Accounts {
         }
         self.write_account_data(user, room, TAG, &serde_json::json!({"tags": tags})).await
     }
+}
+
+fn to_json(content: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string(content).map_err(|error| Error::BadJson(error.to_string()))
 }

@@ -68,6 +68,9 @@ pub enum Error {
     /// 413 `M_TOO_LARGE`.
     #[error("larger than {0} bytes")]
     TooLarge(usize),
+    /// The requester keeps as much as one may. 413 `M_TOO_LARGE`.
+    #[error("{0}")]
+    TooMuch(&'static str),
     /// 400 `M_PROFILE_TOO_LARGE`.
     #[error("a profile may have at most {0} bytes")]
     ProfileTooLarge(usize),

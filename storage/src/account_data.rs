@@ -10,6 +10,8 @@ use crate::{
 
 statements! {
     GET_DATA = ["SELECT content FROM account_data WHERE user_nr = $1 AND room_nr = $2 AND type = $3"];
+    COUNT_DATA = ["
+        SELECT count(*), CAST(coalesce(sum(octet_length(content)), 0) AS BIGINT) FROM account_data WHERE user_nr = $1"];
     LIST_DATA = ["
         SELECT room_nr, type, content, position FROM account_data
          WHERE user_nr = $1 AND position > $2 AND position <= $3 ORDER BY position"];
@@ -48,6 +50,16 @@ impl Storage {
         event_type: &str,
     ) -> Result<Option<String>, Error> {
         self.db().read_one(&GET_DATA, args![user, room, event_type]).await?.map(|row| row.get(0)).transpose()
+    }
+
+    /// How many pieces of account data a user has, and the bytes of their contents.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn count_account_data(&self, user: UserNr) -> Result<(u64, u64), Error> {
+        let Some(row) = self.db().read_one(&COUNT_DATA, args![user]).await? else { return Ok((0, 0)) };
+        Ok((row.get::<i64>(0)?.unsigned_abs(), row.get::<i64>(1)?.unsigned_abs()))
     }
 
     /// What changed of a user's account data, everywhere, after a position and up to another.

@@ -10,15 +10,14 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists,
-    devices, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles, room_leases,
-    room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users,
+    CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists, devices, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles, room_leases, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, user_work,
 };
 
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
     let files: [&'static [Statement]; 24] = [
+    let files: [&'static [Statement]; 20] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -42,6 +41,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         to_device::ALL,
         tokens::ALL,
         uia_sessions::ALL,
+        user_work::ALL,
         users::ALL,
     ];
     files.into_iter().flatten()

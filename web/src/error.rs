@@ -201,6 +201,7 @@ impl From<accounts::Error> for MatrixError {
             }
             E::Unknown(_) => bad_request(ErrorKind::Unknown, message),
             E::TooLarge(bytes_max) => Self::too_large(bytes_max),
+            E::TooMuch(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message),
             E::ProfileTooLarge(_) => bad_request(ErrorKind::ProfileTooLarge, message),
             E::KeyTooLarge(_) => bad_request(ErrorKind::KeyTooLarge, message),
             E::OwnEndpoint => Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message),
