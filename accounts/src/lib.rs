@@ -37,6 +37,7 @@ pub use self::{
     app_services::{AppService, Namespace},
     error::Error,
     key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
+    filters::{check_filter, check_room_event_filter},
     keys::{Claimed, CrossSigningKeys, KeyUpload, QueriedKeys, SignatureFailures},
     options::{Options, Registration},
     register::{NewAccount, RegisteredUser},

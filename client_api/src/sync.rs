@@ -40,6 +40,7 @@ async fn sync_events(
         }
         Some(_) => return Err(MatrixError::invalid_param("the filter is neither an id nor a filter")),
     };
+    accounts::check_filter(&filter)?;
     let since = request.since.map(|since| since.parse()).transpose();
     let request = Request {
         since: since.map_err(|_| MatrixError::invalid_param("`since` is not a token of this server"))?,

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use storage::{StoredEvent, TimelineDirection};
 use web::{MatrixError, RequesterOrGuest, Ruma, RumaRoutes as _};
 
-use super::event_filter::{check, is_lazy, wants};
+use super::event_filter::{is_lazy, wants};
 use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -47,7 +47,7 @@ async fn get_message_events(
     Ruma(request): Ruma<get_message_events::v3::Request>,
 ) -> Result<Ruma<get_message_events::v3::Response>, MatrixError> {
     let (filter, room_id) = (&request.filter, &*request.room_id);
-    check(filter)?;
+    accounts::check_room_event_filter(filter)?;
     let direction = match request.dir {
         Direction::Backward => TimelineDirection::Backward,
         Direction::Forward => TimelineDirection::Forward,
@@ -78,7 +78,7 @@ async fn get_context(
     Ruma(request): Ruma<get_context::v3::Request>,
 ) -> Result<Ruma<get_context::v3::Response>, MatrixError> {
     let (filter, room_id) = (&request.filter, &*request.room_id);
-    check(filter)?;
+    accounts::check_room_event_filter(filter)?;
     // None around it may be asked for: then only the event and the state are wanted.
     let limit = filter.limit.map_or(request.limit, |limit| limit.min(request.limit));
     let limit = if limit == UInt::MIN { 0 } else { limit_of(limit) };
