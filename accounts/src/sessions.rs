@@ -148,7 +148,8 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::Exclusive`] when that user is not one of its own, [`Error::Forbidden`] when there is no such user or device.
+    /// [`Error::Forbidden`] when that user is not one of its own or not registered, [`Error::UnknownDevice`],
+    /// [`Error::UserDeactivated`].
     pub async fn authenticate_app_service(
         &self,
         service: Arc<crate::AppService>,
@@ -159,7 +160,7 @@ impl Accounts {
             service.sender(self.0.servers.primary()).ok_or(Error::Forbidden("the sender has no valid name"))?;
         let user_id = user_id.unwrap_or(&sender);
         if !service.may_act_as(user_id) || !self.0.servers.has_user(user_id) {
-            return Err(Error::Exclusive("the application service may not act as this user"));
+            return Err(Error::Forbidden("the application service may not act as this user"));
         }
         let mut user = self.0.storage.get_user(user_id).await?;
         if user.is_none() && *user_id == *sender {

@@ -111,7 +111,7 @@ async fn an_application_service_acts_as_its_users_and_nobody_takes_their_names()
         assert_eq!(sender.user_id, "@ircbot:one.test");
         let alice = world.user(user_id!("@alice:one.test")).await;
         let as_alice = accounts.authenticate_app_service(service.clone(), Some(&alice.user_id), None).await;
-        assert!(matches!(as_alice, Err(Error::Exclusive(_))));
+        assert!(matches!(as_alice, Err(Error::Forbidden(_))), "{as_alice:?}");
     }
 }
 
