@@ -16,6 +16,7 @@ use ruma::api::{
         account::{change_password, deactivate, register},
         device::{delete_device, delete_devices},
         keys::upload_signing_keys,
+        profile::set_profile_field,
         session::{get_login_token, login},
         typing::create_typing_event,
     },
@@ -64,7 +65,8 @@ where
             body.is_empty() && matches!(T::METHOD, Method::POST | Method::DELETE) && is_json(&parts.headers);
         let body = if is_empty_json { b"{}".as_slice() } else { &body };
         refuse_what_ruma_cannot_read::<T>(body)?;
-        let changed = with_readable_auth::<T>(body).or_else(|| with_typing_timeout::<T>(body));
+        let field = only_profile_field::<T>(body, &arguments)?;
+        let changed = field.or_else(|| with_readable_auth::<T>(body)).or_else(|| with_typing_timeout::<T>(body));
         let body = changed.as_deref().unwrap_or(body);
         let request = http::Request::from_parts(parts, body);
         T::try_from_http_request(request, &arguments).map(Self).map_err(|error| not_understood(&error))
@@ -122,6 +124,19 @@ fn with_readable_auth<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&fields).ok()
 }
 
+/// The body with nothing but the profile field that the path names: ruma 0.25 cannot read one with others in it.
+fn only_profile_field<T: 'static>(body: &[u8], arguments: &[&str]) -> Result<Option<Vec<u8>>, MatrixError> {
+    let (true, Some(name)) = (TypeId::of::<T>() == TypeId::of::<set_profile_field::v3::Request>(), arguments.get(1))
+    else {
+        return Ok(None);
+    };
+    let mut fields: BTreeMap<String, Box<RawValue>> =
+        serde_json::from_slice(body).map_err(|error| not_json_of_this_shape(&error))?;
+    let value = fields.remove(*name);
+    let value = value.ok_or_else(|| MatrixError::missing_param(format!("missing parameter `{name}`")))?;
+    Ok(serde_json::to_vec(&BTreeMap::from([(name, value)])).ok())
+}
+
 /// The body with a `timeout`, when somebody types without one: it is not required (Client-Server API, "Typing Notifications"), but ruma
 /// wants it.
 fn with_typing_timeout<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
@@ -160,6 +175,8 @@ impl<T: OutgoingResponse> IntoResponse for Ruma<T> {
 
 #[cfg(test)]
 mod tests {
+    use ruma::api::error::ErrorKind;
+
     use super::*;
 
     #[test]
@@ -175,6 +192,22 @@ mod tests {
         assert_eq!(without(r#"{"auth":1}"#), None);
         assert_eq!(without("{}"), None);
         assert_eq!(with_readable_auth::<login::v3::Request>(br#"{"auth":{}}"#), None);
+    }
+
+    #[test]
+    fn a_profile_field_is_found_among_others_or_missing() {
+        let read = |body: &str| {
+            only_profile_field::<set_profile_field::v3::Request>(body.as_bytes(), &["@a:b.test", "displayname"])
+                .map(|body| String::from_utf8(body.unwrap()).unwrap())
+                .map_err(|error| error.kind().cloned().unwrap())
+        };
+        assert_eq!(read("{}"), Err(ErrorKind::MissingParam));
+        assert_eq!(read(r#"{"avatar_url":"mxc://a.test/b"}"#), Err(ErrorKind::MissingParam));
+        assert_eq!(read("[]"), Err(ErrorKind::BadJson));
+        assert_eq!(read("{"), Err(ErrorKind::NotJson));
+        let field = r#"{"displayname":"A"}"#.to_owned();
+        assert_eq!(read(r#"{"a":1,"displayname":"A","z":{}}"#), Ok(field));
+        assert!(only_profile_field::<login::v3::Request>(b"{}", &["@a:b.test", "displayname"]).unwrap().is_none());
     }
 
     #[test]
