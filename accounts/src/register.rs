@@ -32,6 +32,8 @@ pub enum RegisteredUser {
 impl Accounts {
     /// The user id that a wanted name means: a localpart, or a whole id of `server`. Appendices, "User Identifiers".
     ///
+    /// Capitals become small letters, as people expect who write their name with one.
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidUsername`].
@@ -46,7 +48,7 @@ impl Accounts {
                 localpart
             }
         };
-        let user_id = UserId::parse(format!("@{localpart}:{server}"));
+        let user_id = UserId::parse(format!("@{}:{server}", localpart.to_ascii_lowercase()));
         let user_id = user_id.map_err(|_| Error::InvalidUsername("this is not a user name"))?;
         if localpart.is_empty() || user_id.validate_strict().is_err() {
             return Err(Error::InvalidUsername("a user name has 1 or more of a-z, 0-9, and . _ = - / +"));
@@ -67,6 +69,10 @@ impl Accounts {
     ) -> Result<OwnedUserId, Error> {
         let user_id = self.new_user_id(name, server)?;
         match service {
+            // It will go on to use the name as it wrote it.
+            Some(_) if name.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+                return Err(Error::InvalidUsername("a user name has no capitals"));
+            }
             Some(service) if !service.may_act_as(&user_id) => {
                 return Err(Error::Exclusive("this user name does not belong to the application service"));
             }

@@ -239,12 +239,14 @@ impl Accounts {
 
     /// The user of a name and password. It takes as long when there is no such user.
     ///
+    /// A name with capitals that nobody has means the same in small letters, as at registration.
+    ///
     /// # Errors
     ///
     /// [`Error::Forbidden`] when name or password is wrong, [`Error::UserDeactivated`], [`Error::UserLocked`].
     pub async fn check_password(&self, user_id: Option<&UserId>, password: &str) -> Result<UserRow, Error> {
         let user = match user_id {
-            Some(user_id) => self.0.storage.get_user(user_id).await?,
+            Some(user_id) => self.find_user(user_id).await?,
             None => None,
         };
         let hash = user.as_ref().and_then(|user| user.password_hash.clone());
@@ -254,6 +256,16 @@ impl Accounts {
             Some(user) if is_right && user.is_locked => Err(Error::UserLocked),
             Some(user) if is_right => Ok(user),
             _ => Err(Error::Forbidden("the user name or the password is wrong")),
+        }
+    }
+
+    /// The user of a name as people write it.
+    pub(crate) async fn find_user(&self, user_id: &UserId) -> Result<Option<UserRow>, Error> {
+        let user = self.0.storage.get_user(user_id).await?;
+        let small = user_id.as_str().to_ascii_lowercase();
+        match UserId::parse(&*small) {
+            Ok(small) if user.is_none() && *small != *user_id => Ok(self.0.storage.get_user(&small).await?),
+            _ => Ok(user),
         }
     }
 

@@ -144,7 +144,12 @@ impl Accounts {
                 let Some(requester) = requester else { return Ok(Err("nobody is logged in")) };
                 let server = requester.user_id.server_name();
                 let user_id = self.user_of_identifier(&shown.identifier, server);
-                let is_own = user_id.as_deref() == Some(&*requester.user_id);
+                let is_own = match &user_id {
+                    Some(user_id) => {
+                        self.find_user(user_id).await?.is_some_and(|user| user.user_nr == requester.user_nr)
+                    }
+                    None => false,
+                };
                 match self.check_password(Some(&requester.user_id), &shown.password).await {
                     Ok(_) if is_own => Ok(Ok(())),
                     Ok(_) | Err(Error::Forbidden(_)) => Ok(Err("the user name or the password is wrong")),

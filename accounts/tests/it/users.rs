@@ -20,7 +20,11 @@ async fn a_name_is_taken_once_on_each_server_name() {
         let check = async |name, server| accounts.check_available(name, server, None).await;
         assert!(matches!(check("alice", server_name!("one.test")).await, Err(Error::UserInUse)));
         assert_eq!(check("alice", server_name!("two.test")).await.unwrap(), "@alice:two.test");
-        for bad in ["", "Alice", "al ice", "älice", "@alice:two.test", "alice:one.test"] {
+        for name in ["Alice", "ALICE", "@Alice:one.test"] {
+            assert!(matches!(check(name, server_name!("one.test")).await, Err(Error::UserInUse)), "{name}");
+        }
+        assert_eq!(check("Bob", server_name!("one.test")).await.unwrap(), "@bob:one.test");
+        for bad in ["", "al ice", "älice", "@alice:two.test", "alice:one.test"] {
             let refused = check(bad, server_name!("one.test")).await;
             assert!(matches!(refused, Err(Error::InvalidUsername(_))), "{bad}: {refused:?}");
         }
@@ -28,6 +32,23 @@ async fn a_name_is_taken_once_on_each_server_name() {
         assert_eq!(accounts.server_of_host(Some("TWO.test:8448")), "two.test");
         assert_eq!(accounts.server_of_host(Some("elsewhere.test")), "one.test");
         assert_eq!(accounts.server_of_host(None), "one.test");
+    }
+}
+
+/// Names of before may have capitals, and two may differ in nothing else: the exact one goes first.
+#[tokio::test]
+async fn a_name_with_capitals_logs_in_who_is_called_so_or_else_the_one_in_small_letters() {
+    for world in World::each(Options::default()).await {
+        let accounts = &world.accounts;
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let by_name = async |name| accounts.check_password(Some(name), "secret").await.map(|user| user.user_nr);
+        assert_eq!(by_name(user_id!("@Alice:one.test")).await.unwrap(), alice.user_nr);
+        let older = NewAccount { password: Some("secret".to_owned()), ..NewAccount::default() };
+        let older = accounts.register(user_id!("@Alice:one.test"), older).await.unwrap();
+        assert_eq!(by_name(user_id!("@Alice:one.test")).await.unwrap(), older.user_nr);
+        assert_eq!(by_name(user_id!("@ALICE:one.test")).await.unwrap(), alice.user_nr);
+        // The Kelvin sign is no K.
+        assert!(by_name(user_id!("@alice\u{212a}:one.test")).await.is_err());
     }
 }
 
@@ -101,6 +122,8 @@ async fn an_application_service_acts_as_its_users_and_nobody_takes_their_names()
         let one = server_name!("one.test");
         assert!(matches!(accounts.check_available("irc_bob", one, None).await, Err(Error::Exclusive(_))));
         assert!(matches!(accounts.check_available("bob", one, Some(&service)).await, Err(Error::Exclusive(_))));
+        let capitals = accounts.check_available("irc_Bob", one, Some(&service)).await;
+        assert!(matches!(capitals, Err(Error::InvalidUsername(_))), "{capitals:?}");
         let bob = accounts.check_available("irc_bob", one, Some(&service)).await.unwrap();
         let as_bob = async || accounts.authenticate_app_service(service.clone(), Some(&bob), None).await;
         assert!(matches!(as_bob().await, Err(Error::Forbidden(_))), "it has to register the user first");
