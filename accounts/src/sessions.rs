@@ -387,12 +387,14 @@ impl Accounts {
         }
     }
 
-    /// Logs all of a user's devices out, but for one if it is named.
+    /// Logs all of a user's devices out, but for one if it is named. One-time login tokens that wait are void too.
     ///
     /// # Errors
     ///
     /// When the database fails.
     pub async fn log_out_all(&self, user_nr: UserNr, but: Option<&str>) -> Result<(), Error> {
+        // First: a device that logs in by one in this moment is in the list then.
+        self.0.storage.delete_login_tokens(user_nr).await?;
         let devices = self.0.storage.list_devices(user_nr).await?.into_iter().map(|device| device.device_id);
         let devices: Vec<String> = devices.filter(|device| Some(&**device) != but).collect();
         self.remove_devices(user_nr, &devices).await

@@ -36,6 +36,7 @@ statements! {
 
     INSERT_LOGIN_TOKEN = ["INSERT INTO login_tokens (hash, user_nr, expires_at_ms) VALUES ($1, $2, $3)"];
     DELETE_OLD_LOGIN_TOKENS = ["DELETE FROM login_tokens WHERE expires_at_ms < $1"];
+    DELETE_LOGIN_TOKENS = ["DELETE FROM login_tokens WHERE user_nr = $1"];
     TAKE_LOGIN_TOKEN = ["DELETE FROM login_tokens WHERE hash = $1 RETURNING user_nr, expires_at_ms"];
 
     INSERT_REGISTRATION_TOKEN = ["
@@ -248,6 +249,15 @@ impl Storage {
         tx.execute(&DELETE_OLD_LOGIN_TOKENS, args![self.clock().now_ms()]).await?;
         tx.execute(&INSERT_LOGIN_TOKEN, args![hash.to_vec(), user_nr, expires_at_ms]).await?;
         tx.commit().await
+    }
+
+    /// Deletes the login tokens of a user.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_login_tokens(&self, user_nr: UserNr) -> Result<(), Error> {
+        self.db().write(&DELETE_LOGIN_TOKENS, args![user_nr]).await.map(drop)
     }
 
     /// Takes a login token away; gives its user if it had not ended.

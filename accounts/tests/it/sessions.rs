@@ -133,6 +133,21 @@ async fn a_login_token_is_good_once_and_for_a_while() {
     }
 }
 
+/// A thief who made one before must not come back with it.
+#[tokio::test]
+async fn login_tokens_end_with_the_sessions() {
+    for world in World::each(Options::default()).await {
+        let accounts = &world.accounts;
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let (token, _) = accounts.make_login_token(&alice).await.unwrap();
+        accounts.change_password(&alice, "other", true).await.unwrap();
+        assert!(matches!(accounts.take_login_token(&token).await, Err(Error::Forbidden(_))));
+        let (token, _) = accounts.make_login_token(&alice).await.unwrap();
+        accounts.log_out_all(alice.user_nr, None).await.unwrap();
+        assert!(matches!(accounts.take_login_token(&token).await, Err(Error::Forbidden(_))));
+    }
+}
+
 #[tokio::test]
 async fn a_changed_password_logs_the_other_devices_out_only_if_asked() {
     for world in World::each(Options::default()).await {
