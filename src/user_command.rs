@@ -25,7 +25,9 @@ async fn create_with(accounts: &Accounts, options: &CreateUser) -> anyhow::Resul
     let user_id = user_id(accounts, &options.name)?;
     let exists = accounts.storage().get_user(&user_id).await?.is_some();
     if exists && !options.reset {
-        bail!("{user_id} exists already; --reset gives the account a new password and role");
+        bail!(
+            "{user_id} exists already; --reset gives the account a new password and role, and logs all its devices out"
+        );
     }
     let password = password(options.password_file.as_deref())?;
     accounts.create_user(&user_id, &password, options.admin).await?;

@@ -25,7 +25,7 @@ pub struct NewAccount {
 pub enum RegisteredUser {
     /// There was no such user.
     New,
-    /// The user was there; password and role are as asked for now.
+    /// The user was there; password and role are as asked for now, and no device is logged in.
     Changed,
 }
 
@@ -186,6 +186,8 @@ impl Accounts {
 
     /// Makes a user of one of our servers, or gives an existing one this password and role; for administrators.
     ///
+    /// Who knew the old password is not let in any longer: all devices of an existing user are logged out.
+    ///
     /// # Errors
     ///
     /// [`Error::InvalidUsername`], [`Error::WeakPassword`], [`Error::UserDeactivated`].
@@ -207,6 +209,7 @@ impl Accounts {
         }
         self.0.storage.update_admin(user_nr, is_admin).await?;
         self.forget_user(user_nr);
+        self.log_out_all(user_nr, None).await?;
         Ok(RegisteredUser::Changed)
     }
 

@@ -393,7 +393,7 @@ impl Accounts {
     ///
     /// When the database fails.
     pub async fn log_out_all(&self, user_nr: UserNr, but: Option<&str>) -> Result<(), Error> {
-        // First: a device that logs in by one in this moment is in the list then.
+        // First: then nobody takes one any more while the devices are listed.
         self.0.storage.delete_login_tokens(user_nr).await?;
         let devices = self.0.storage.list_devices(user_nr).await?.into_iter().map(|device| device.device_id);
         let devices: Vec<String> = devices.filter(|device| Some(&**device) != but).collect();

@@ -58,7 +58,14 @@ async fn an_administrator_makes_a_user_and_sets_the_password_anew() {
         let alice = user_id!("@alice:one.test");
         let accounts = &world.accounts;
         assert_eq!(accounts.create_user(alice, "one", false).await.unwrap(), RegisteredUser::New);
+        let user = accounts.check_password(Some(alice), "one").await.unwrap();
+        let session = accounts.log_in(&user, Default::default()).await.unwrap();
+        let requester = accounts.authenticate(&session.access_token, None).await.unwrap();
+        let (login_token, _) = accounts.make_login_token(&requester).await.unwrap();
         assert_eq!(accounts.create_user(alice, "two", true).await.unwrap(), RegisteredUser::Changed);
+        assert!(accounts.authenticate(&session.access_token, None).await.is_err(), "no session stays");
+        assert!(accounts.take_login_token(&login_token).await.is_err());
+        assert!(accounts.devices(&requester).await.unwrap().is_empty());
         let user = accounts.check_password(Some(alice), "two").await.unwrap();
         assert!(user.is_admin);
         assert!(accounts.check_password(Some(alice), "one").await.is_err());
