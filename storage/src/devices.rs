@@ -166,6 +166,7 @@ impl Storage {
             return Ok(0);
         }
         let mut tx = self.db().begin().await?;
+        // First: whoever gives a device tokens locks its row, and is done before this or finds no device.
         let count = tx.execute(&DELETE_DEVICES, args![user_nr, device_ids.to_vec()]).await?;
         for statement in [
             &DELETE_ACCESS_TOKENS,

@@ -16,6 +16,7 @@ statements! {
           FROM access_tokens t
           JOIN users u ON u.user_nr = t.user_nr
           JOIN user_numbers n ON n.user_nr = t.user_nr
+          JOIN devices d ON d.user_nr = t.user_nr AND d.device_id = t.device_id
          WHERE t.hash = $1 AND u.deactivated_at_ms IS NULL"];
     INSERT_ACCESS_TOKEN = ["
         INSERT INTO access_tokens (hash, user_nr, device_id, expires_at_ms, refresh_hash, replaces)
@@ -26,7 +27,9 @@ statements! {
         DELETE FROM access_tokens WHERE user_nr = $1 AND device_id = $2 RETURNING hash"];
     DELETE_DEVICE_REFRESH_TOKENS = ["DELETE FROM refresh_tokens WHERE user_nr = $1 AND device_id = $2"];
 
-    GET_REFRESH_TOKEN = ["SELECT user_nr, device_id, replaces FROM refresh_tokens WHERE hash = $1", (for_update)];
+    FIND_DEVICE_OF_REFRESH_TOKEN = ["SELECT user_nr, device_id FROM refresh_tokens WHERE hash = $1"];
+    LOCK_DEVICE = ["SELECT device_id FROM devices WHERE user_nr = $1 AND device_id = $2", (for_update)];
+    GET_REFRESH_TOKEN = ["SELECT replaces FROM refresh_tokens WHERE hash = $1", (for_update)];
     DELETE_UNUSED_ACCESS_TOKENS = ["DELETE FROM access_tokens WHERE replaces = $1"];
     DELETE_UNUSED_REFRESH_TOKENS = ["DELETE FROM refresh_tokens WHERE replaces = $1"];
     DELETE_REFRESH_TOKEN = ["DELETE FROM refresh_tokens WHERE hash = $1"];
@@ -161,7 +164,7 @@ async fn revoke(tx: &mut Tx, refresh: Vec<u8>) -> Result<Vec<Vec<u8>>, Error> {
 }
 
 impl Storage {
-    /// An access token by its hash, if its user is active; expired ones and those of locked users too.
+    /// An access token by its hash, if its user is active and its device there; expired ones and those of locked users too.
     ///
     /// # Errors
     ///
@@ -189,6 +192,7 @@ impl Storage {
     pub async fn insert_session(&self, new: NewSession) -> Result<Vec<Vec<u8>>, Error> {
         let now_ms = self.clock().now_ms();
         let mut tx = self.db().begin().await?;
+        // Locks the device's row too.
         upsert_device(&mut tx, new.user_nr, &new.device_id, new.display_name, now_ms, new.ip).await?;
         let revoked = tx.fetch(&DELETE_DEVICE_ACCESS_TOKENS, args![new.user_nr, &new.device_id]).await?;
         tx.execute(&DELETE_DEVICE_REFRESH_TOKENS, args![new.user_nr, &new.device_id]).await?;
@@ -212,9 +216,15 @@ impl Storage {
         refresh: SecretHash,
     ) -> Result<Option<Refreshed>, Error> {
         let mut tx = self.db().begin().await?;
-        let Some(row) = tx.fetch_one(&GET_REFRESH_TOKEN, args![old.to_vec()]).await? else { return Ok(None) };
+        let row = tx.fetch_one(&FIND_DEVICE_OF_REFRESH_TOKEN, args![old.to_vec()]).await?;
+        let Some(row) = row else { return Ok(None) };
         let (user_nr, device_id): (UserNr, String) = (row.nr(0)?, row.get(1)?);
-        let revoked = match row.get::<Option<Vec<u8>>>(2)? {
+        // Whoever changes the tokens of a device holds its row first: one that is being deleted gets no new ones.
+        if tx.fetch_one(&LOCK_DEVICE, args![user_nr, &device_id]).await?.is_none() {
+            return Ok(None);
+        }
+        let Some(row) = tx.fetch_one(&GET_REFRESH_TOKEN, args![old.to_vec()]).await? else { return Ok(None) };
+        let revoked = match row.get::<Option<Vec<u8>>>(0)? {
             Some(replaces) => revoke(&mut tx, replaces).await?,
             None => Vec::new(),
         };

@@ -1,8 +1,14 @@
 //! Devices, tokens and messages to devices, on both databases.
 
 use model::UserNr;
+use ruma::user_id;
+use sqlx::{Executor as _, Row as _};
 
-use crate::{Commit, NewToDevice, testing::TestDatabase};
+use crate::{
+    Commit, NewSession, NewToDevice, NewUser, SecretHash, Storage,
+    db::{Db, Tx},
+    testing::TestDatabase,
+};
 
 /// A device that is switched off for months must not fill the disk, neither with many messages nor with large ones.
 #[tokio::test]
@@ -18,5 +24,78 @@ async fn a_device_is_full_by_the_number_of_its_messages_or_by_their_bytes() {
         storage.commit(Commit { to_device, ..Commit::default() }).await.unwrap();
         let full = storage.list_full_devices(&[UserNr(1), UserNr(2)], 2, 100).await.unwrap();
         assert_eq!(full, [(UserNr(1), "LARGE".to_owned()), (UserNr(1), "MANY".to_owned())]);
+    }
+}
+
+/// A session with one device, with the hashes of its tokens.
+async fn session(storage: &Storage) -> (UserNr, SecretHash, SecretHash) {
+    let user_id = user_id!("@alice:one.test");
+    storage.insert_user(user_id, NewUser::default()).await.unwrap();
+    let user_nr = storage.user_nr(user_id).await.unwrap();
+    let (access, refresh) = ([1; 32], [2; 32]);
+    let session = NewSession {
+        user_nr,
+        device_id: "A".to_owned(),
+        display_name: None,
+        ip: None,
+        access,
+        expires_at_ms: None,
+        refresh: Some(refresh),
+    };
+    storage.insert_session(session).await.unwrap();
+    (user_nr, access, refresh)
+}
+
+/// Logged out is logged out, whatever the device asked for in the same moment. PostgreSQL lets both go on at once.
+#[tokio::test]
+async fn a_refresh_beside_a_log_out_leaves_no_token() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let (user_nr, _, refresh) = session(&storage).await;
+        // 1. A log-out that has come half way: the device and its access tokens are gone.
+        let mut tx = storage.db().begin().await.unwrap();
+        for statement in ["DELETE FROM devices", "DELETE FROM access_tokens"] {
+            match &mut tx {
+                Tx::Sqlite(tx) => drop(tx.execute(statement).await.unwrap()),
+                Tx::Postgres(tx) => drop(tx.execute(statement).await.unwrap()),
+            }
+        }
+        // 2. A refresh, until it is done or waits for the log-out.
+        let refreshing = tokio::spawn({
+            let storage = storage.clone();
+            async move { storage.refresh_tokens(refresh, [3; 32], None, [4; 32]).await.unwrap() }
+        });
+        if let Db::Postgres { pool } = storage.db() {
+            let waits =
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while !refreshing.is_finished() && sqlx::query(waits).fetch_one(pool).await.unwrap().get::<i64, _>(0) == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        // 3. The log-out goes on.
+        match &mut tx {
+            Tx::Sqlite(tx) => drop(tx.execute("DELETE FROM refresh_tokens").await.unwrap()),
+            Tx::Postgres(tx) => drop(tx.execute("DELETE FROM refresh_tokens").await.unwrap()),
+        }
+        tx.commit().await.unwrap();
+        assert!(refreshing.await.unwrap().is_none(), "there is nothing left to refresh");
+        assert!(storage.find_access_token([3; 32]).await.unwrap().is_none());
+        // 4. And the same device can come back.
+        let (_, access, _) = session(&storage).await;
+        assert_eq!(storage.find_access_token(access).await.unwrap().unwrap().user_nr, user_nr);
+    }
+}
+
+#[tokio::test]
+async fn a_token_without_its_device_is_none() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let (_, access, _) = session(&storage).await;
+        assert!(storage.find_access_token(access).await.unwrap().is_some());
+        match storage.db() {
+            Db::Sqlite { writer, .. } => drop(writer.execute("DELETE FROM devices").await.unwrap()),
+            Db::Postgres { pool } => drop(pool.execute("DELETE FROM devices").await.unwrap()),
+        }
+        assert!(storage.find_access_token(access).await.unwrap().is_none());
     }
 }
