@@ -159,6 +159,7 @@ pub(crate) fn accounts_options(config: &Config) -> Result<accounts::Options, Err
         registration_shared_secret: config.accounts.registration_shared_secret.clone(),
         access_token_lifetime_ms: i64::from(config.accounts.access_token_lifetime_seconds.get()) * 1_000,
         login_tokens: config.accounts.login_tokens,
+        limit_guesses: !config.unsafe_options.rate_limits_off,
         cheap_password_hashing: config.unsafe_options.cheap_password_hashing,
         app_services: config.application_services.read()?,
     })

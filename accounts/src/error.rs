@@ -80,6 +80,9 @@ pub enum Error {
     /// Account data that clients may not set this way. 405 `M_BAD_JSON`. Client-Server API, "Client Config".
     #[error("this type of account data is set by an endpoint of its own")]
     OwnEndpoint,
+    /// Too many wrong passwords; one more is taken after this time. 429 `M_LIMIT_EXCEEDED`.
+    #[error("too many wrong passwords")]
+    LimitExceeded(std::time::Duration),
     /// Too much is waiting; 503.
     #[error("the server is busy")]
     Busy,

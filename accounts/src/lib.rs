@@ -10,6 +10,7 @@ mod devices;
 mod error;
 mod filters;
 mod key_backups;
+mod guesses;
 mod keys;
 mod options;
 mod passwords;
@@ -46,7 +47,7 @@ pub use self::{
     shared_secret::SharedSecretRegistration,
     uiaa::Completed,
 };
-use self::{passwords::Passwords, sessions::Sessions, shared_secret::Nonces, turns::Turns};
+use self::{guesses::Guesses, passwords::Passwords, sessions::Sessions, shared_secret::Nonces, turns::Turns};
 
 /// Accounts of this deployment. Cheap to clone.
 #[derive(Clone)]
@@ -59,6 +60,7 @@ struct Inner {
     passwords: Passwords,
     sessions: Sessions,
     nonces: Nonces,
+    guesses: Guesses,
     turns: Turns,
 }
 
@@ -67,6 +69,7 @@ impl Accounts {
     #[must_use]
     pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
         let passwords = Passwords::new(storage.random().clone(), options.cheap_password_hashing);
+        let guesses = Guesses::new(options.limit_guesses);
         Self(Arc::new(Inner {
             storage,
             servers,
@@ -74,6 +77,7 @@ impl Accounts {
             options,
             sessions: Sessions::new(),
             nonces: Nonces::new(),
+            guesses,
             turns: Turns::new(),
         }))
     }

@@ -27,6 +27,8 @@ pub struct Options {
     pub access_token_lifetime_ms: i64,
     /// Whether a logged-in person gets one-time tokens that log in another device.
     pub login_tokens: bool,
+    /// Whether wrong passwords of an account are limited. Only test beds switch it off.
+    pub limit_guesses: bool,
     /// Whether passwords are hashed cheaply: for tests only.
     pub cheap_password_hashing: bool,
     /// The application services that may connect.
@@ -41,6 +43,7 @@ impl Default for Options {
             registration_shared_secret: None,
             access_token_lifetime_ms: 300_000,
             login_tokens: true,
+            limit_guesses: true,
             cheap_password_hashing: false,
             app_services: Vec::new(),
         }

@@ -15,7 +15,7 @@ use moka::sync::Cache;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use storage::{Commit, DeviceSeen, NewSession, SecretHash, UserRow};
 
-use crate::{Accounts, Error, Requester, secrets};
+use crate::{Accounts, Error, Requester, guesses::Guesser, secrets};
 
 /// Most tokens that are remembered in memory.
 const SESSIONS_CACHED: u64 = 100_000;
@@ -243,14 +243,28 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::Forbidden`] when name or password is wrong, [`Error::UserDeactivated`], [`Error::UserLocked`].
+    /// [`Error::Forbidden`] when name or password is wrong, [`Error::LimitExceeded`] when that was so too often,
+    /// [`Error::UserDeactivated`], [`Error::UserLocked`].
     pub async fn check_password(&self, user_id: Option<&UserId>, password: &str) -> Result<UserRow, Error> {
-        let user = match user_id {
-            Some(user_id) => self.find_user(user_id).await?,
+        self.check_guess(user_id.map(Guesser::Anyone), password).await
+    }
+
+    /// [`Accounts::check_password`], counted for the one who guesses.
+    pub(crate) async fn check_guess(&self, guesser: Option<Guesser<'_>>, password: &str) -> Result<UserRow, Error> {
+        let guesses = &self.0.guesses;
+        let user = match guesser {
+            Some(guesser) => {
+                guesses.count(guesser, self.now_ms())?;
+                self.find_user(guesser.user_id()).await?
+            }
             None => None,
         };
         let hash = user.as_ref().and_then(|user| user.password_hash.clone());
-        let is_right = self.0.passwords.verify(password, hash).await?;
+        let is_right = self.0.passwords.verify(password, hash).await;
+        if let (Some(guesser), Ok(true) | Err(_)) = (guesser, &is_right) {
+            guesses.take_back(guesser);
+        }
+        let is_right = is_right?;
         match user {
             Some(user) if user.deactivated_at_ms.is_some() => Err(Error::UserDeactivated),
             Some(user) if is_right && user.is_locked => Err(Error::UserLocked),

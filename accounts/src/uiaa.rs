@@ -12,7 +12,7 @@ use ruma::{OwnedUserId, ServerName, UserId};
 use serde_json::Value;
 use storage::UiaSessionRow;
 
-use crate::{Accounts, Error, Requester, secrets};
+use crate::{Accounts, Error, Requester, guesses::Guesser, secrets};
 
 /// How long somebody may take to complete a flow, in milliseconds.
 const SESSION_LIFETIME_MS: i64 = 15 * 60_000;
@@ -150,7 +150,7 @@ impl Accounts {
                     }
                     None => false,
                 };
-                match self.check_password(Some(&requester.user_id), &shown.password).await {
+                match self.check_guess(Some(Guesser::LoggedIn(&requester.user_id)), &shown.password).await {
                     Ok(_) if is_own => Ok(Ok(())),
                     Ok(_) | Err(Error::Forbidden(_)) => Ok(Err("the user name or the password is wrong")),
                     Err(other) => Err(other),

@@ -205,6 +205,7 @@ impl From<accounts::Error> for MatrixError {
             E::ProfileTooLarge(_) => bad_request(ErrorKind::ProfileTooLarge, message),
             E::KeyTooLarge(_) => bad_request(ErrorKind::KeyTooLarge, message),
             E::OwnEndpoint => Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message),
+            E::LimitExceeded(wait) => Self::limit_exceeded(wait),
             E::Busy => Self::busy(),
             E::Storage(error) => error.into(),
             E::Commit(_) | E::Hashing(_) => Self::internal(&error),

@@ -35,6 +35,40 @@ async fn a_name_is_taken_once_on_each_server_name() {
     }
 }
 
+/// Many addresses guess at one account as well as one does. The real user waits a while, and is not locked out.
+#[tokio::test]
+async fn wrong_passwords_of_an_account_are_limited_and_a_right_one_passes_after_the_wait() {
+    for world in World::each(Options::default()).await {
+        let accounts = &world.accounts;
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        for name in [user_id!("@alice:one.test"), user_id!("@nobody:one.test")] {
+            let mut wrong = 0;
+            let wait = loop {
+                match accounts.check_password(Some(name), "guess").await {
+                    Err(Error::Forbidden(_)) => wrong += 1,
+                    Err(Error::LimitExceeded(wait)) => break wait,
+                    other => panic!("{other:?}"),
+                }
+            };
+            assert_eq!(wrong, 10, "{name}");
+            world.clock.advance_ms(i64::try_from(wait.as_millis()).unwrap() - 1);
+            let early = accounts.check_password(Some(name), "secret").await;
+            assert!(matches!(early, Err(Error::LimitExceeded(_))), "{early:?}");
+            world.clock.advance_ms(1);
+        }
+        for _ in 0..20 {
+            accounts.check_password(Some(&alice.user_id), "secret").await.expect("right ones do not count");
+        }
+        accounts.check_password(Some(user_id!("@bob:one.test")), "x").await.expect_err("there is no such user");
+    }
+    for world in World::each(Options { limit_guesses: false, ..Options::default() }).await {
+        for _ in 0..30 {
+            let refused = world.accounts.check_password(Some(user_id!("@alice:one.test")), "guess").await;
+            assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
+        }
+    }
+}
+
 /// Names of before may have capitals, and two may differ in nothing else: the exact one goes first.
 #[tokio::test]
 async fn a_name_with_capitals_logs_in_who_is_called_so_or_else_the_one_in_small_letters() {
