@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use model::Position;
 use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,14 @@ statements! {
     DELETE_OLD_TRANSACTIONS = ["
         DELETE FROM transaction_ids WHERE (user_nr, device_id, scope, transaction_id) IN
                (SELECT user_nr, device_id, scope, transaction_id FROM transaction_ids WHERE at_ms < $1 LIMIT $2)"];
+    /// A reader wants to know that a user's devices changed after its position, and the newest row says so.
+    LIST_SUPERSEDED_CHANGES = ["
+        SELECT d.position FROM device_list_changes d
+         WHERE d.position > $1 AND d.position <= $2
+           AND EXISTS (SELECT 1 FROM device_list_changes n
+                        WHERE n.user_nr = d.user_nr AND n.position > d.position AND n.position <= $2)
+         ORDER BY d.position LIMIT $3"];
+    DELETE_CHANGES = ["DELETE FROM device_list_changes WHERE position", (in_list 1)];
     DELETE_OLD_COMMITS = ["
         DELETE FROM commits WHERE position IN
                (SELECT position FROM commits WHERE at_ms < $1 AND position < (SELECT max(position) FROM commits) LIMIT $2)"];
@@ -89,6 +98,21 @@ impl Storage {
                 tokio::task::yield_now().await;
             }
         }
-        Ok(())
+        self.clean_device_lists().await
+    }
+
+    /// Deletes changes of device lists to which a newer one of the same user is published: one row a user is left.
+    pub(crate) async fn clean_device_lists(&self) -> Result<(), Error> {
+        let upto = self.published();
+        let mut after = Position(0);
+        loop {
+            // Found beside the writer, which may have to skip many users that are to stay.
+            let rows = self.db().read(&LIST_SUPERSEDED_CHANGES, args![after, upto, CLEANED_AT_ONCE]).await?;
+            let positions: Vec<i64> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+            let Some(last) = positions.last() else { return Ok(()) };
+            after = Position(*last);
+            self.db().write(&DELETE_CHANGES, args![positions]).await?;
+            tokio::task::yield_now().await;
+        }
     }
 }

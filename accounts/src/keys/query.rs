@@ -32,7 +32,8 @@ pub struct QueriedKeys {
 
 impl Accounts {
     /// The users whose keys may have changed for somebody, and those whom they need not follow any more. Client-Server API,
-    /// "GET /keys/changes".
+    /// "GET /keys/changes", which calls `to` a hint: a change after it is told too, because of several changes of a user only the newest
+    /// is kept.
     ///
     /// # Errors
     ///
@@ -44,9 +45,10 @@ impl Accounts {
         to: Position,
     ) -> Result<(Vec<OwnedUserId>, Vec<OwnedUserId>), Error> {
         let (user_nr, storage) = (requester.user_nr, &self.0.storage);
-        let to = to.min(storage.published_for(to).await?);
+        let newest = storage.published_for(to).await?;
+        let to = to.min(newest);
         let mut changed: BTreeSet<UserNr> =
-            storage.list_device_list_changes(user_nr, from, to).await?.into_iter().collect();
+            storage.list_device_list_changes(user_nr, from, newest).await?.into_iter().collect();
         changed.extend(storage.list_newcomers(user_nr, from, to).await?);
         let left = storage.list_left(user_nr, from, to).await?;
         let changed: Vec<UserNr> = changed.into_iter().collect();

@@ -1,6 +1,8 @@
 //! Devices, tokens and messages to devices, on both databases.
 
-use model::UserNr;
+use std::collections::HashMap;
+
+use model::{Position, UserNr};
 use ruma::user_id;
 use sqlx::{Executor as _, Row as _};
 
@@ -24,6 +26,23 @@ async fn a_device_is_full_by_the_number_of_its_messages_or_by_their_bytes() {
         storage.commit(Commit { to_device, ..Commit::default() }).await.unwrap();
         let full = storage.list_full_devices(&[UserNr(1), UserNr(2)], 2, 100).await.unwrap();
         assert_eq!(full, [(UserNr(1), "LARGE".to_owned()), (UserNr(1), "MANY".to_owned())]);
+    }
+}
+
+/// Renaming a device again and again must not grow the table for ever, and nobody may miss that the user changed.
+#[tokio::test]
+async fn of_the_changes_of_a_device_list_the_newest_stays() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let mut newest = HashMap::new();
+        for user_nr in [1, 2, 1, 1, 3, 2, 1].map(UserNr) {
+            let change = Commit { device_lists: vec![user_nr], ..Commit::default() };
+            newest.insert(user_nr, storage.commit(change).await.unwrap().position);
+        }
+        storage.clean_device_lists().await.unwrap();
+        let left = storage.list_all_device_list_changes(Position(0), 100).await.unwrap();
+        assert_eq!(left.len(), newest.len());
+        assert_eq!(left.into_iter().map(|(position, user_nr)| (user_nr, position)).collect::<HashMap<_, _>>(), newest);
     }
 }
 
