@@ -1,6 +1,5 @@
 //! Closing an account for good.
 
-use storage::Commit;
 use tracing::warn;
 
 use crate::{Accounts, Error, Requester};
@@ -21,8 +20,7 @@ impl Accounts {
         }
         self.0.storage.deactivate_user(user_nr, erase).await?;
         self.forget_user(user_nr);
-        let changes = Commit { device_lists: vec![user_nr], profiles: vec![user_nr], ..Commit::default() };
-        self.0.storage.commit(changes).await?;
+        self.follow_up(user_nr).await;
         // Nobody can read them any more; what is left after a failure goes at the next start.
         if let Err(error) = self.0.storage.empty_deleted_key_backups().await {
             warn!(error = &error as &dyn std::error::Error, "deleted key backups keep their keys until the next start");

@@ -1,6 +1,6 @@
 //! Devices of the requester. Client-Server API, "Device Management".
 
-use storage::{Commit, DeviceRow};
+use storage::DeviceRow;
 
 use crate::{
     Accounts, Error, Requester,
@@ -54,9 +54,10 @@ impl Accounts {
             return Ok(true);
         }
         // Without a name nothing is to be done.
-        if name.is_some() && self.0.storage.update_device_name(user_nr, device_id, name).await? {
+        if name.is_some() {
             // Others see the name beside the device's keys.
-            self.0.storage.commit(Commit { device_lists: vec![user_nr], ..Commit::default() }).await?;
+            self.0.storage.update_device_name(user_nr, device_id, name).await?;
+            self.follow_up(user_nr).await;
         }
         Ok(false)
     }

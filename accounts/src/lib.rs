@@ -26,6 +26,7 @@ mod shared_secret;
 pub mod to_device;
 mod turns;
 mod uiaa;
+mod work;
 
 use std::sync::Arc;
 
@@ -82,13 +83,16 @@ impl Accounts {
         }))
     }
 
-    /// Does what is put off, until `stop` ends: notes when devices were last heard of, forgets tokens that another process of a cluster
-    /// has revoked, and first of all deletes what an earlier process left of deleted key backups. Run it as one task of the process.
+    /// Does what is put off, until `stop` ends: what changes of users have still to cause, when devices were last heard of, forgetting
+    /// tokens that another process of a cluster has revoked, and first of all what an earlier process left of deleted key backups. Run
+    /// it as one task of the process.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
+        self.take_up_work().await;
         let mut deletion = std::pin::pin!(self.0.storage.empty_deleted_key_backups());
         let mut is_deleting = true;
         let mut write = tokio::time::interval(sessions::SEEN_WRITTEN_EVERY);
+        let mut work = tokio::time::interval(work::TAKEN_UP_EVERY);
         let mut follow = tokio::time::interval(sessions::OTHERS_ASKED_EVERY);
         let mut followed = self.0.storage.published();
         loop {
@@ -101,6 +105,7 @@ impl Accounts {
                     }
                 }
                 _ = write.tick() => self.write_seen().await,
+                _ = work.tick() => self.take_up_work().await,
                 _ = follow.tick(), if self.0.storage.is_shared() => followed = self.follow_others(followed).await,
             }
         }

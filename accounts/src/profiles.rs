@@ -3,7 +3,6 @@
 use model::{UserNr, check_depth};
 use ruma::UserId;
 use serde_json::{Map, Value};
-use storage::Commit;
 
 use crate::{Accounts, Error};
 
@@ -62,7 +61,8 @@ impl Accounts {
         if !self.0.storage.upsert_profile_field(user_nr, field, &text, PROFILE_BYTES_MAX).await? {
             return Err(Error::ProfileTooLarge(PROFILE_BYTES_MAX));
         }
-        self.tell_profile(user_nr).await
+        self.follow_up(user_nr).await;
+        Ok(())
     }
 
     /// Deletes a field, if it is there, and tells who follows profiles.
@@ -72,14 +72,8 @@ impl Accounts {
     /// [`Error::InvalidParam`], [`Error::KeyTooLarge`].
     pub async fn delete_profile_field(&self, user_nr: UserNr, field: &str) -> Result<(), Error> {
         check_name(field)?;
-        if self.0.storage.delete_profile_field(user_nr, field).await? {
-            self.tell_profile(user_nr).await?;
-        }
-        Ok(())
-    }
-
-    async fn tell_profile(&self, user_nr: UserNr) -> Result<(), Error> {
-        self.0.storage.commit(Commit { profiles: vec![user_nr], ..Commit::default() }).await?;
+        self.0.storage.delete_profile_field(user_nr, field).await?;
+        self.follow_up(user_nr).await;
         Ok(())
     }
 

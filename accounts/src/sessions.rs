@@ -13,7 +13,7 @@ use std::{
 use model::{Position, UserNr, limits::is_name};
 use moka::sync::Cache;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
-use storage::{Commit, DeviceSeen, NewSession, SecretHash, UserRow};
+use storage::{DeviceSeen, NewSession, SecretHash, UserRow};
 
 use crate::{Accounts, Error, Requester, guesses::Guesser, secrets};
 
@@ -419,11 +419,9 @@ impl Accounts {
         if devices.is_empty() {
             return Ok(());
         }
-        let count = self.0.storage.delete_devices(user_nr, devices).await?;
+        self.0.storage.delete_devices(user_nr, devices).await?;
         self.0.sessions.forget_user(user_nr);
-        if count > 0 {
-            self.0.storage.commit(Commit { device_lists: vec![user_nr], ..Commit::default() }).await?;
-        }
+        self.follow_up(user_nr).await;
         Ok(())
     }
 

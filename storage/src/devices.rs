@@ -3,10 +3,11 @@
 use model::UserNr;
 
 use crate::{
-    Error, Storage,
+    Error, Storage, UserWork,
     db::{Row, Tx, args},
     rows::Rows,
     statement::statements,
+    user_work::note,
 };
 
 statements! {
@@ -130,13 +131,17 @@ impl Storage {
         tx.commit().await
     }
 
-    /// Gives a device a name; tells whether there is such a device.
+    /// Gives a device a name, which is to be told.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn update_device_name(&self, user_nr: UserNr, id: &str, name: Option<String>) -> Result<bool, Error> {
-        Ok(self.db().write(&UPDATE_NAME, args![user_nr, id, name]).await? == 1)
+    pub async fn update_device_name(&self, user_nr: UserNr, id: &str, name: Option<String>) -> Result<(), Error> {
+        let mut tx = self.db().begin().await?;
+        if tx.execute(&UPDATE_NAME, args![user_nr, id, name]).await? > 0 {
+            note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
+        }
+        tx.commit().await
     }
 
     /// Notes when and from where devices were last heard of.
@@ -156,14 +161,14 @@ impl Storage {
         self.db().write(&UPDATE_SEEN, rows).await.map(drop)
     }
 
-    /// Deletes devices with their tokens, keys and messages; tells how many there were.
+    /// Deletes devices with their tokens, keys and messages, which is to be told if there were any.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn delete_devices(&self, user_nr: UserNr, device_ids: &[String]) -> Result<u64, Error> {
+    pub async fn delete_devices(&self, user_nr: UserNr, device_ids: &[String]) -> Result<(), Error> {
         if device_ids.is_empty() {
-            return Ok(0);
+            return Ok(());
         }
         let mut tx = self.db().begin().await?;
         // First: whoever gives a device tokens locks its row, and is done before this or finds no device.
@@ -179,10 +184,13 @@ impl Storage {
         ] {
             tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
         }
+        if count > 0 {
+            note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
+        }
         tx.commit().await?;
         for device_id in device_ids {
             self.0.key_counts.forget(user_nr, device_id);
         }
-        Ok(count)
+        Ok(())
     }
 }

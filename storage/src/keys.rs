@@ -13,10 +13,11 @@ use model::UserNr;
 use moka::sync::Cache;
 
 use crate::{
-    Error, Storage,
+    Error, Storage, UserWork,
     db::{Db, args},
     rows::Rows,
     statement::statements,
+    user_work::note,
 };
 
 statements! {
@@ -160,19 +161,19 @@ impl KeyCountsCache {
 }
 
 impl Storage {
-    /// Writes a device's keys; tells whether they changed. Signatures of the old ones are gone then.
+    /// Writes a device's keys. If they changed, signatures of the old ones are gone, and it is to be told.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn upsert_device_keys(&self, user_nr: UserNr, device_id: &str, keys: &str) -> Result<bool, Error> {
+    pub async fn upsert_device_keys(&self, user_nr: UserNr, device_id: &str, keys: &str) -> Result<(), Error> {
         let mut tx = self.db().begin().await?;
         let changed = tx.execute(&UPSERT_DEVICE_KEYS, args![user_nr, device_id, keys]).await? == 1;
         if changed {
             tx.execute(&DELETE_SIGNATURES, args![user_nr, device_id]).await?;
+            note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
         }
-        tx.commit().await?;
-        Ok(changed)
+        tx.commit().await
     }
 
     /// A device's keys.
@@ -213,7 +214,7 @@ impl Storage {
         rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?, row.get(2)?))).collect()
     }
 
-    /// Writes cross-signing keys of a user: pairs of usage and key.
+    /// Writes cross-signing keys of a user, pairs of usage and key, which is to be told.
     ///
     /// # Errors
     ///
@@ -223,6 +224,7 @@ impl Storage {
         for (usage, key) in keys {
             tx.execute(&UPSERT_CROSS_SIGNING, args![user_nr, *usage, key]).await?;
         }
+        note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
         tx.commit().await
     }
 
@@ -247,12 +249,12 @@ impl Storage {
             .collect()
     }
 
-    /// Writes signatures.
+    /// Writes signatures that a user made, which is to be told.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn upsert_key_signatures(&self, signatures: &[KeySignatureRow]) -> Result<(), Error> {
+    pub async fn upsert_key_signatures(&self, signer: UserNr, signatures: &[KeySignatureRow]) -> Result<(), Error> {
         if signatures.is_empty() {
             return Ok(());
         }
@@ -262,7 +264,10 @@ impl Storage {
             .bigint(signatures.iter().map(|one| one.signer_nr.0))
             .text(signatures.iter().map(|one| one.key_id.clone()))
             .text(signatures.iter().map(|one| one.signature.clone()));
-        self.db().write(&UPSERT_SIGNATURES, rows).await.map(drop)
+        let mut tx = self.db().begin().await?;
+        tx.execute(&UPSERT_SIGNATURES, rows).await?;
+        note(&mut tx, self.random(), signer, &[UserWork::TellDevices]).await?;
+        tx.commit().await
     }
 
     /// Adds one-time keys; those that are there already stay. Gives back those whose name is taken by another key: then nothing

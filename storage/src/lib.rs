@@ -38,6 +38,7 @@ mod tests;
 mod to_device;
 mod tokens;
 mod uia_sessions;
+mod user_work;
 mod users;
 
 use std::{path::PathBuf, sync::Arc};
@@ -63,6 +64,7 @@ pub use self::{
     state_map::{NewNodes, StateKey, StateNode},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash},
     uia_sessions::UiaSessionRow,
+    user_work::{UserWork, UserWorkRow},
     users::{NewUser, UserRow},
 };
 use self::{committer::Committer, db::Db, numbers::Numbers, state_map::StateNodes};

@@ -40,6 +40,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(5, "0005_erased_users"),
     migration!(6, "0006_cluster"),
     migration!(7, "0007_room_states"),
+    migration!(8, "0008_user_work"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

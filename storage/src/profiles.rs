@@ -2,7 +2,7 @@
 
 use model::{Position, UserNr};
 
-use crate::{Error, Storage, db::args, statement::statements};
+use crate::{Error, Storage, UserWork, db::args, statement::statements, user_work::note};
 
 statements! {
     LIST_FIELDS = ["SELECT field, value FROM profiles WHERE user_nr = $1 ORDER BY field"];
@@ -52,7 +52,7 @@ impl Storage {
         self.db().read_one(&GET_FIELD, args![user_nr, field]).await?.map(|row| row.get(0)).transpose()
     }
 
-    /// Writes a field; tells whether the profile, with it, is at most `bytes_max` large: if not, nothing is written.
+    /// Writes a field, which is to be told; gives whether the profile, with it, is at most `bytes_max` large: if not, nothing is written.
     ///
     /// # Errors
     ///
@@ -71,17 +71,22 @@ impl Storage {
             return Ok(false);
         }
         tx.execute(&UPSERT_FIELD, args![user_nr, field, value]).await?;
+        note(&mut tx, self.random(), user_nr, &[UserWork::TellProfile]).await?;
         tx.commit().await?;
         Ok(true)
     }
 
-    /// Deletes a field; tells whether it was there.
+    /// Deletes a field, which is to be told if it was there.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn delete_profile_field(&self, user_nr: UserNr, field: &str) -> Result<bool, Error> {
-        Ok(self.db().write(&DELETE_FIELD, args![user_nr, field]).await? == 1)
+    pub async fn delete_profile_field(&self, user_nr: UserNr, field: &str) -> Result<(), Error> {
+        let mut tx = self.db().begin().await?;
+        if tx.execute(&DELETE_FIELD, args![user_nr, field]).await? > 0 {
+            note(&mut tx, self.random(), user_nr, &[UserWork::TellProfile]).await?;
+        }
+        tx.commit().await
     }
 
     /// Whose profile changed after `after` up to `upto`, oldest first, at most `limit`.

@@ -16,11 +16,7 @@ use crate::{
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 24] = [
-    let files: [&'static [Statement]; 20] = [
-    let files: [&'static [Statement]; 19] = [
-    let files: [&'static [Statement]; 20] = [
-    let files: [&'static [Statement]; 19] = [
+    let files: [&'static [Statement]; 25] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -44,6 +40,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         to_device::ALL,
         tokens::ALL,
         uia_sessions::ALL,
+        user_work::ALL,
         users::ALL,
     ];
     files.into_iter().flatten()

@@ -12,6 +12,8 @@ statements! {
         DELETE FROM to_device WHERE position IN
                (SELECT position FROM to_device WHERE user_nr = $1 AND device_id = $2 AND position <= $3
                  ORDER BY position LIMIT $4)"];
+    DELETE_ALL = ["
+        DELETE FROM to_device WHERE position IN (SELECT position FROM to_device WHERE user_nr = $1 LIMIT $2)"];
     LIST_FULL = ["
         SELECT user_nr, device_id FROM to_device WHERE user_nr", (in_list 1), "
          GROUP BY user_nr, device_id HAVING count(*) >= $2 OR sum(octet_length(message)) >= $3
@@ -50,6 +52,15 @@ impl Storage {
         limit: u32,
     ) -> Result<u64, Error> {
         self.db().write(&DELETE_MESSAGES, args![user, device_id, to, i64::from(limit)]).await
+    }
+
+    /// Deletes at most `limit` messages to any device of a user; tells how many there were.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_all_to_device(&self, user: UserNr, limit: u32) -> Result<u64, Error> {
+        self.db().write(&DELETE_ALL, args![user, i64::from(limit)]).await
     }
 
     /// The devices of users for which at least `count` messages wait, or `bytes` of them.

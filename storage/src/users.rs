@@ -4,10 +4,11 @@ use model::UserNr;
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
-    Error, Storage,
+    Error, Storage, UserWork,
     db::{Row, args},
     key_backups::DELETE_BACKUPS_OF_USER,
     statement::statements,
+    user_work::note,
 };
 
 statements! {
@@ -197,6 +198,8 @@ impl Storage {
         ] {
             tx.execute(statement, args![user_nr]).await?;
         }
+        let work = [UserWork::TellDevices, UserWork::TellProfile, UserWork::DeleteToDevice];
+        note(&mut tx, self.random(), user_nr, &work).await?;
         tx.commit().await?;
         if erase {
             self.refresh_erased_users(Some(&[user_nr])).await?;

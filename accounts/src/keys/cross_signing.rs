@@ -2,7 +2,6 @@
 
 use model::check_depth;
 use serde_json::{Map, Value};
-use storage::Commit;
 
 use super::verify::{is_signed, only_key, signed_text, stored};
 use crate::{Accounts, Error, Requester};
@@ -83,7 +82,7 @@ impl Accounts {
         let rows: Vec<(&str, String)> =
             checked.into_iter().map(|(usage, key)| (usage, Value::Object(key).to_string())).collect();
         self.0.storage.upsert_cross_signing_keys(user_nr, &rows).await?;
-        self.0.storage.commit(Commit { device_lists: vec![user_nr], ..Commit::default() }).await?;
+        self.follow_up(user_nr).await;
         Ok(())
     }
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::UserNr;
 use ruma::OwnedUserId;
 use serde_json::{Map, Value, json};
-use storage::{Commit, KeySignatureRow};
+use storage::KeySignatureRow;
 
 use super::verify::{is_signed, only_key, signature, signed_text, stored};
 use crate::{Accounts, Error, Requester};
@@ -59,10 +59,9 @@ impl Accounts {
             }
         }
         if !rows.is_empty() {
-            self.0.storage.upsert_key_signatures(&rows).await?;
             // Signatures on others' keys are seen by the requester alone.
-            let changes = Commit { device_lists: vec![requester.user_nr], ..Commit::default() };
-            self.0.storage.commit(changes).await?;
+            self.0.storage.upsert_key_signatures(requester.user_nr, &rows).await?;
+            self.follow_up(requester.user_nr).await;
         }
         Ok(failures)
     }

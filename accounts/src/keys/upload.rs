@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use model::{check_depth, limits::is_name};
 use serde_json::{Map, Value};
-use storage::{Commit, KeyRow};
+use storage::KeyRow;
 
 use super::verify::{is_signed, stored};
 use crate::{Accounts, Error, Requester};
@@ -81,10 +81,9 @@ impl Accounts {
         if !fallback_keys.is_empty() {
             storage.upsert_fallback_keys(user_nr, device_id, &fallback_keys).await?;
         }
-        if let Some(keys) = device_keys
-            && storage.upsert_device_keys(user_nr, device_id, &Value::Object(keys).to_string()).await?
-        {
-            storage.commit(Commit { device_lists: vec![user_nr], ..Commit::default() }).await?;
+        if let Some(keys) = device_keys {
+            storage.upsert_device_keys(user_nr, device_id, &Value::Object(keys).to_string()).await?;
+            self.follow_up(user_nr).await;
         }
         self.one_time_key_counts(requester).await
     }

@@ -7,6 +7,7 @@ mod sessions;
 mod to_device;
 mod uiaa;
 mod users;
+mod work;
 
 use accounts::{Accounts, NewAccount, Options, Requester, SessionRequest};
 use model::{Clock, KeyPair, LocalServer, LocalServers, Random};

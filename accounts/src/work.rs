@@ -1,0 +1,72 @@
+//! What changes of users cause, done after the change: the database keeps it until it is done.
+
+use std::time::Duration;
+
+use model::UserNr;
+use storage::{Commit, UserWork};
+use tracing::warn;
+
+use crate::{Accounts, Error};
+
+/// What is taken up again here; the rooms of users who have gone are left by whoever knows rooms.
+const OURS: [UserWork; 3] = [UserWork::TellDevices, UserWork::TellProfile, UserWork::DeleteToDevice];
+/// How often it is taken up.
+pub(crate) const TAKEN_UP_EVERY: Duration = Duration::from_secs(60);
+/// Users that are read at once.
+const USERS_AT_ONCE: u32 = 100;
+/// Messages to devices that are deleted at once.
+const DELETED_AT_ONCE: u32 = 500;
+
+impl Accounts {
+    /// Does what a change of a user's caused. The change has been made: what cannot be done now is done later, by
+    /// [`Accounts::run`] of any process, also after a restart.
+    pub(crate) async fn follow_up(&self, user_nr: UserNr) {
+        if let Err(error) = self.do_work(user_nr).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "what a change of a user caused could not be done; it is tried again");
+        }
+    }
+
+    /// Takes up what was not done, here or in a process that ended.
+    pub(crate) async fn take_up_work(&self) {
+        let mut after = UserNr(0);
+        loop {
+            let users = match self.0.storage.list_users_with_work(&OURS, after, USERS_AT_ONCE).await {
+                Ok(users) => users,
+                Err(error) => {
+                    warn!(error = &error as &dyn std::error::Error, "could not ask what is still to be done for users");
+                    return;
+                }
+            };
+            let Some(last) = users.last() else { return };
+            after = *last;
+            for user_nr in users {
+                self.follow_up(user_nr).await;
+            }
+        }
+    }
+
+    async fn do_work(&self, user_nr: UserNr) -> Result<(), Error> {
+        let storage = &self.0.storage;
+        let work = storage.list_user_work(user_nr).await?;
+        // In two processes at once this is told twice, which is no harm.
+        let users = |wanted: UserWork| -> Vec<UserNr> {
+            work.iter().filter(|row| row.work == wanted).map(|_| user_nr).collect()
+        };
+        let (device_lists, profiles) = (users(UserWork::TellDevices), users(UserWork::TellProfile));
+        if !device_lists.is_empty() || !profiles.is_empty() {
+            storage.commit(Commit { device_lists, profiles, ..Commit::default() }).await?;
+        }
+        for row in work {
+            match row.work {
+                UserWork::TellDevices | UserWork::TellProfile => {}
+                UserWork::DeleteToDevice => {
+                    while storage.delete_all_to_device(user_nr, DELETED_AT_ONCE).await? == u64::from(DELETED_AT_ONCE) {}
+                }
+                UserWork::LeaveRooms => continue,
+            }
+            storage.delete_user_work(user_nr, row).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,90 @@
+//! What changes of users cause.
+
+use accounts::Options;
+use ruma::user_id;
+use storage::{Commit, Item, KeySignatureRow, NewToDevice};
+
+use crate::World;
+
+/// Who follows a user's devices or profile would never hear of a change whose process ended between the change and telling of it.
+#[tokio::test]
+async fn a_change_is_told_though_its_process_ended_before_that() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let (user_nr, device) = (alice.user_nr, alice.device());
+        let storage = world.accounts.storage();
+        let mut stream = storage.subscribe();
+        let signature = KeySignatureRow {
+            user_nr,
+            target: device.to_owned(),
+            signer_nr: user_nr,
+            signer: String::new(),
+            key_id: "ed25519:x".to_owned(),
+            signature: "x".to_owned(),
+        };
+        for change in ["keys", "cross-signing", "signatures", "name", "field", "no field", "log-out", "end"] {
+            // 1. All that such a process has done.
+            match change {
+                "keys" => storage.upsert_device_keys(user_nr, device, "{}").await,
+                "cross-signing" => storage.upsert_cross_signing_keys(user_nr, &[("master", "{}".to_owned())]).await,
+                "signatures" => storage.upsert_key_signatures(user_nr, std::slice::from_ref(&signature)).await,
+                "name" => storage.update_device_name(user_nr, device, Some("desk".to_owned())).await,
+                "field" => storage.upsert_profile_field(user_nr, "m.tz", "\"UTC\"", 1_000).await.map(drop),
+                "no field" => storage.delete_profile_field(user_nr, "m.tz").await,
+                "log-out" => storage.delete_devices(user_nr, &[device.to_owned()]).await,
+                _ => storage.deactivate_user(user_nr, false).await,
+            }
+            .unwrap();
+            assert!(stream.try_recv().is_err());
+            // 2. The next one starts.
+            let mut told = async || {
+                world.accounts.run(std::future::ready(())).await;
+                let mut told = (false, false);
+                while let Ok(published) = stream.try_recv() {
+                    for (_, item) in &published.items {
+                        match item {
+                            Item::DeviceList(who) => told.0 |= *who == user_nr,
+                            Item::Profile(who) => told.1 |= *who == user_nr,
+                            other => panic!("{change}: {other:?}"),
+                        }
+                    }
+                }
+                told
+            };
+            let is_profile = change.contains("field");
+            assert_eq!(told().await, (!is_profile, is_profile || change == "end"), "{change}");
+            assert_eq!(told().await, (false, false), "{change} is told once");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_changes_nothing_is_not_told() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let before = world.accounts.storage().published();
+        world.accounts.delete_profile_field(alice.user_nr, "m.tz").await.unwrap();
+        world.accounts.delete_devices(&alice, &["NONE".to_owned()]).await.unwrap();
+        assert_eq!(world.accounts.storage().published(), before);
+    }
+}
+
+#[tokio::test]
+async fn nothing_waits_for_the_devices_of_a_deactivated_user() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let bob = world.user(user_id!("@bob:one.test")).await;
+        let message = |requester: &accounts::Requester| NewToDevice {
+            user_nr: requester.user_nr,
+            device_id: requester.device().to_owned(),
+            message: "{}".into(),
+        };
+        let mut to_device = vec![message(&alice); 1_100];
+        to_device.push(message(&bob));
+        let storage = world.accounts.storage();
+        storage.commit(Commit { to_device, ..Commit::default() }).await.unwrap();
+        world.accounts.deactivate(&alice, false).await.unwrap();
+        assert_eq!(storage.count_to_device(alice.user_nr, alice.device()).await.unwrap(), 0);
+        assert_eq!(storage.count_to_device(bob.user_nr, bob.device()).await.unwrap(), 1);
+    }
+}

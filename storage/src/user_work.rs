@@ -1,0 +1,104 @@
+//! Work that changes of users cause: noted in the transaction of the change, so that nothing is lost when the process ends before it is
+//! done, and taken up again by whoever comes next.
+
+use model::{Random, UserNr};
+
+use crate::{
+    Error, Storage,
+    db::{Tx, args},
+    statement::statements,
+};
+
+statements! {
+    NOTE = ["
+        INSERT INTO user_work (user_nr, kind, stamp) VALUES ($1, $2, $3)
+        ON CONFLICT (user_nr, kind) DO UPDATE SET stamp = excluded.stamp"];
+    LIST_OF_USER = ["SELECT kind, stamp FROM user_work WHERE user_nr = $1 ORDER BY kind"];
+    LIST_USERS = ["
+        SELECT DISTINCT user_nr FROM user_work WHERE user_nr > $1 AND kind", (in_list 2), " ORDER BY user_nr LIMIT $3"];
+    DELETE = ["DELETE FROM user_work WHERE user_nr = $1 AND kind = $2 AND stamp = $3"];
+}
+
+/// What is to be done for a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserWork {
+    /// Commit that the user's devices or keys changed.
+    TellDevices,
+    /// Commit that the user's profile changed.
+    TellProfile,
+    /// Delete what waits for the devices of a user who has gone.
+    DeleteToDevice,
+    /// Leave the rooms of a user who has gone.
+    LeaveRooms,
+}
+
+/// Work as it was noted last. Noted again, it is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserWorkRow {
+    /// What.
+    pub work: UserWork,
+    stamp: i64,
+}
+
+impl UserWork {
+    const ALL: [Self; 4] = [Self::TellDevices, Self::TellProfile, Self::DeleteToDevice, Self::LeaveRooms];
+
+    const fn code(self) -> i64 {
+        match self {
+            Self::TellDevices => 1,
+            Self::TellProfile => 2,
+            Self::DeleteToDevice => 3,
+            Self::LeaveRooms => 4,
+        }
+    }
+}
+
+/// Notes work with the change that causes it.
+pub(crate) async fn note(tx: &mut Tx, random: &Random, user_nr: UserNr, work: &[UserWork]) -> Result<(), Error> {
+    for work in work {
+        tx.execute(&NOTE, args![user_nr, work.code(), random.number().cast_signed()]).await?;
+    }
+    Ok(())
+}
+
+impl Storage {
+    /// What is to be done for a user.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_user_work(&self, user_nr: UserNr) -> Result<Vec<UserWorkRow>, Error> {
+        let mut list = Vec::new();
+        for row in self.db().read(&LIST_OF_USER, args![user_nr]).await? {
+            let code: i64 = row.get(0)?;
+            let work = UserWork::ALL.into_iter().find(|work| work.code() == code);
+            let work = work.ok_or_else(|| Error::Damaged(format!("work {code} of user {user_nr}")))?;
+            list.push(UserWorkRow { work, stamp: row.get(1)? });
+        }
+        Ok(list)
+    }
+
+    /// The users for whom any of this is to be done, in the order of their numbers, after a number.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_users_with_work(
+        &self,
+        work: &[UserWork],
+        after: UserNr,
+        limit: u32,
+    ) -> Result<Vec<UserNr>, Error> {
+        let codes: Vec<i64> = work.iter().map(|work| work.code()).collect();
+        self.db().read(&LIST_USERS, args![after, codes, i64::from(limit)]).await?.iter().map(|row| row.nr(0)).collect()
+    }
+
+    /// Work is done; if it was noted again since it was listed, it stays.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_user_work(&self, user_nr: UserNr, done: UserWorkRow) -> Result<(), Error> {
+        self.db().write(&DELETE, args![user_nr, done.work.code(), done.stamp]).await.map(drop)
+    }
+}
