@@ -30,6 +30,7 @@ pub(crate) struct Services {
     public_url: Option<String>,
     accounts_task: JoinHandle<()>,
     profiles_task: JoinHandle<()>,
+    departures_task: JoinHandle<()>,
     maintenance: JoinHandle<()>,
 }
 
@@ -70,6 +71,10 @@ impl Services {
             let (rooms, stopping) = (rooms.clone(), stopping.clone());
             async move { rooms.follow_profiles(stopping.cancelled()).await }
         });
+        let departures_task = tokio::spawn({
+            let (accounts, rooms, stopping) = (accounts.clone(), rooms.clone(), stopping.clone());
+            async move { client_api::follow_departures(accounts, rooms, stopping.cancelled()).await }
+        });
         let maintenance = tokio::spawn({
             let (storage, stopping) = (storage.clone(), stopping.clone());
             async move { storage.maintain(stopping).await }
@@ -85,6 +90,7 @@ impl Services {
             public_url,
             accounts_task,
             profiles_task,
+            departures_task,
             maintenance,
         })
     }
@@ -114,6 +120,7 @@ impl Services {
         // Its last words go into the database.
         let _ = self.accounts_task.await;
         let _ = self.profiles_task.await;
+        let _ = self.departures_task.await;
         let _ = self.maintenance.await;
         self.storage.close().await;
     }

@@ -37,6 +37,7 @@ use tracing::warn;
 
 pub use self::{
     app_services::{AppService, Namespace},
+    deactivate::Departure,
     error::Error,
     key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
     filters::{check_filter, check_room_event_filter},

@@ -7,7 +7,7 @@ use ruma::{OwnedDeviceId, OwnedUserId};
 
 use crate::AppService;
 
-/// Somebody who has shown a valid access token. Exists only after that check. Cheap to clone.
+/// Somebody who has shown a valid access token. Exists only after that check, and as [`crate::Departure`]. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Requester {
     /// The user.

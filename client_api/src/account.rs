@@ -2,16 +2,14 @@
 
 use accounts::Accounts;
 use axum::{Json, Router, extract::State};
-use model::Membership;
 use rooms::Rooms;
 use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids, whoami};
 use serde_json::{Value, json};
-use storage::Storage;
-use tracing::debug;
 use web::{MatrixError, Ruma, RumaRoutes as _};
 
 use crate::{
     ClientApi,
+    departures::depart,
     requester::{GuestOrRequester, Requester},
     uiaa,
 };
@@ -45,30 +43,15 @@ async fn change_password(
 async fn deactivate(
     State(accounts): State<Accounts>,
     State(rooms): State<Rooms>,
-    State(storage): State<Storage>,
     requester: Requester,
     Ruma(request): Ruma<deactivate::v3::Request>,
 ) -> Result<Ruma<deactivate::v3::Response>, MatrixError> {
     let body = json!({"erase": request.erase});
     uiaa::confirm(&accounts, &requester, "deactivate", body, request.auth.as_ref()).await?;
-    // First, so that whoever is interrupted here can ask again.
-    leave_all(&rooms, &storage, &requester).await?;
     accounts.deactivate(&requester, request.erase).await?;
+    depart(&accounts, &rooms, &requester).await;
     // There is no identity server that anything could be unbound from.
     Ok(Ruma(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::Success)))
-}
-
-/// Leaves all rooms and declines all invitations. A room that refuses is passed over: nobody is held by it.
-async fn leave_all(rooms: &Rooms, storage: &Storage, requester: &accounts::Requester) -> Result<(), MatrixError> {
-    let memberships = storage.list_rooms_of_user(requester.user_nr).await?;
-    let is_in = |membership| matches!(membership, Membership::Join | Membership::Invite | Membership::Knock);
-    let numbers: Vec<_> = memberships.iter().filter(|row| is_in(row.membership)).map(|row| row.room_nr).collect();
-    for room in storage.get_rooms(&numbers).await?.values() {
-        if let Err(error) = rooms.leave(requester, &room.id, None).await {
-            debug!(room.id = %room.id, error = &error as &dyn std::error::Error, "a deactivated user could not leave {}", room.id);
-        }
-    }
-    Ok(())
 }
 
 /// `GET /account/3pid`: a server that takes no mail addresses or phone numbers has none.

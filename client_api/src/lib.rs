@@ -7,6 +7,7 @@ mod account;
 mod account_data;
 mod admin_register;
 mod admin_registration_tokens;
+mod departures;
 mod devices;
 mod discovery;
 mod filter;
@@ -33,6 +34,8 @@ use axum::{Router, extract::FromRef};
 use event_bus::Typing;
 use storage::Storage;
 use web::RateLimits;
+
+pub use self::departures::follow_departures;
 
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]

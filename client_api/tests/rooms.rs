@@ -21,6 +21,8 @@ use web::RateLimits;
 
 struct House {
     router: Router,
+    accounts: Accounts,
+    rooms: Rooms,
     storage: Storage,
     stopping: CancellationToken,
 }
@@ -45,8 +47,15 @@ impl House {
         let typing = Typing::new(storage.clock().clone(), storage.random());
         let stopping = CancellationToken::new();
         let sync = sync::Sync::start(storage.clone(), rooms.clone(), typing.clone(), Bus::memory(), stopping.clone());
-        let api = ClientApi { accounts, rooms, sync, typing, rate_limits: RateLimits::off(), options: Arc::default() };
-        Self { router: web::finish(client_api::router(api)), storage, stopping }
+        let api = ClientApi {
+            accounts: accounts.clone(),
+            rooms: rooms.clone(),
+            sync,
+            typing,
+            rate_limits: RateLimits::off(),
+            options: Arc::default(),
+        };
+        Self { router: web::finish(client_api::router(api)), accounts, rooms, storage, stopping }
     }
 
     async fn close(self) {
@@ -160,6 +169,40 @@ on_each_database! {
             "id_server": "id.hs", "id_access_token": "t", "medium": "email", "address": "a@b",
         })).await;
         assert_eq!((status, &*code), (403, "M_SERVER_NOT_TRUSTED"));
+    }
+
+    /// A room that was busy when an account was closed, or a server that ended, must not keep a member for ever who can never leave.
+    async fn who_has_closed_the_account_leaves_all_rooms_in_the_end(house) {
+        let (alice, bob, carol) = (house.register("alice").await, house.register("bob").await, house.register("carol").await);
+        let room = house.create(&alice, json!({"preset": "public_chat", "invite": ["@carol:hs"]})).await;
+        let private = house.create(&alice, json!({"invite": ["@bob:hs"]})).await;
+        house.ok(Some(&bob), "POST", &format!("/join/{room}"), Value::Null).await;
+        house.ok(Some(&carol), "POST", &format!("/join/{room}"), Value::Null).await;
+        let members = async |room: &str| {
+            let path = format!("/rooms/{room}/members?not_membership=leave");
+            let members = house.ok(Some(&alice), "GET", &path, Value::Null).await;
+            let members = members["chunk"].as_array().unwrap().iter();
+            let mut members: Vec<_> = members.map(|event| event["state_key"].as_str().unwrap().to_owned()).collect();
+            members.sort_unstable();
+            members
+        };
+        // 1. The ordinary way: gone with the answer.
+        let identifier = json!({"type": "m.id.user", "user": "carol"});
+        let auth = json!({"type": "m.login.password", "identifier": identifier, "password": "long enough"});
+        house.ok(Some(&carol), "POST", "/account/deactivate", json!({"auth": auth})).await;
+        assert_eq!(members(&room).await, ["@alice:hs", "@bob:hs"]);
+        // 2. A server that ends right after an account was closed, as nobody can ask it once more.
+        let requester = house.accounts.authenticate(&bob, None).await.unwrap();
+        house.accounts.deactivate(&requester, false).await.unwrap();
+        assert_eq!(members(&room).await, ["@alice:hs", "@bob:hs"]);
+        // 3. The next one takes it up.
+        let all_have_left = async {
+            while members(&room).await.len() + members(&private).await.len() > 2 {}
+        };
+        client_api::follow_departures(house.accounts.clone(), house.rooms.clone(), all_have_left).await;
+        // 4. And is done when it finds nobody who is still there.
+        let nothing_is_left = async { while !house.accounts.departures(None).await.unwrap().is_empty() {} };
+        client_api::follow_departures(house.accounts.clone(), house.rooms.clone(), nothing_is_left).await;
     }
 
     /// A room that cannot be as it was asked for is not made, and the error says why.

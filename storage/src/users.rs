@@ -198,7 +198,7 @@ impl Storage {
         ] {
             tx.execute(statement, args![user_nr]).await?;
         }
-        let work = [UserWork::TellDevices, UserWork::TellProfile, UserWork::DeleteToDevice];
+        let work = [UserWork::TellDevices, UserWork::TellProfile, UserWork::DeleteToDevice, UserWork::LeaveRooms];
         note(&mut tx, self.random(), user_nr, &work).await?;
         tx.commit().await?;
         if erase {
