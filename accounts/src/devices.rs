@@ -4,7 +4,7 @@ use storage::DeviceRow;
 
 use crate::{
     Accounts, Error, Requester,
-    sessions::{check_device_id, check_device_name},
+    sessions::{DEVICES_MAX, check_device_id, check_device_name},
 };
 
 /// Most devices that one request deletes.
@@ -50,7 +50,10 @@ impl Accounts {
                 return Err(Error::NotFound("device"));
             }
             check_device_id(device_id)?;
-            self.0.storage.insert_device(user_nr, device_id, name).await?;
+            if self.0.storage.insert_device(user_nr, device_id, name, DEVICES_MAX).await? {
+                self.forget_user(user_nr);
+                self.follow_up(user_nr).await;
+            }
             return Ok(true);
         }
         // Without a name nothing is to be done.

@@ -36,6 +36,9 @@ const SEEN_WAITING_MAX: usize = 20_000;
 const SEEN_WRITTEN_MAX: usize = 500;
 /// How long a one-time login token lives. Client-Server API, "POST /login/get_token" recommends no more than minutes.
 pub(crate) const LOGIN_TOKEN_LIFETIME_MS: i64 = 120_000;
+/// Most devices of a user. Beyond it a new one takes the place of the one that was heard of the longest ago: a program that logs in anew
+/// each time it runs must not be locked out, and each message to all devices of a user is kept once for each of them.
+pub(crate) const DEVICES_MAX: u32 = 1_000;
 /// Longest device id, in bytes.
 const DEVICE_ID_BYTES_MAX: usize = 255;
 /// Longest name of a device, in bytes.
@@ -321,7 +324,7 @@ impl Accounts {
         Ok((token, Duration::from_millis(LOGIN_TOKEN_LIFETIME_MS.unsigned_abs())))
     }
 
-    /// Logs a device in: what tokens it had are void.
+    /// Logs a device in: what tokens it had are void. A user has at most [`DEVICES_MAX`] devices.
     ///
     /// # Errors
     ///
@@ -338,20 +341,21 @@ impl Accounts {
         check_device_name(request.display_name.as_deref())?;
         let (access_token, refresh_token) = self.new_tokens(request.refresh_token);
         let expires_in_ms = request.refresh_token.then_some(self.0.options.access_token_lifetime_ms);
-        let revoked = self
-            .0
-            .storage
-            .insert_session(NewSession {
-                user_nr: user.user_nr,
-                device_id: device_id.to_string(),
-                display_name: request.display_name,
-                ip: request.ip.map(|ip| ip.to_canonical().to_string()),
-                access: secrets::hash(&access_token),
-                expires_at_ms: expires_in_ms.map(|lifetime| self.now_ms() + lifetime),
-                refresh: refresh_token.as_deref().map(secrets::hash),
-            })
-            .await?;
-        self.0.sessions.forget(&revoked);
+        let session = NewSession {
+            user_nr: user.user_nr,
+            device_id: device_id.to_string(),
+            display_name: request.display_name,
+            ip: request.ip.map(|ip| ip.to_canonical().to_string()),
+            access: secrets::hash(&access_token),
+            expires_at_ms: expires_in_ms.map(|lifetime| self.now_ms() + lifetime),
+            refresh: refresh_token.as_deref().map(secrets::hash),
+        };
+        let inserted = self.0.storage.insert_session(session, DEVICES_MAX).await?;
+        self.0.sessions.forget(&inserted.revoked);
+        if inserted.others_deleted {
+            self.forget_user(user.user_nr);
+            self.follow_up(user.user_nr).await;
+        }
         let expires_in = expires_in_ms.map(|lifetime| Duration::from_millis(lifetime.unsigned_abs()));
         Ok(LoggedIn { user_id: user.user_id.clone(), device_id, access_token, refresh_token, expires_in })
     }

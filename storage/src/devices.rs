@@ -1,6 +1,6 @@
 //! Devices of users.
 
-use model::UserNr;
+use model::{Random, UserNr};
 
 use crate::{
     Error, Storage, UserWork,
@@ -9,6 +9,9 @@ use crate::{
     statement::statements,
     user_work::note,
 };
+
+/// Most devices too many that one log-in deletes: their messages may be many rows.
+const SURPLUS_DELETED_MAX: i64 = 10;
 
 statements! {
     /// A device that is known keeps its name.
@@ -20,6 +23,10 @@ statements! {
     LIST_DEVICES = ["
         SELECT device_id, display_name, created_at_ms, last_seen_at_ms, last_seen_ip
           FROM devices WHERE user_nr = $1 ORDER BY created_at_ms, device_id"];
+    COUNT_DEVICES = ["SELECT count(*) FROM devices WHERE user_nr = $1"];
+    LIST_LONGEST_UNSEEN = ["
+        SELECT device_id FROM devices WHERE user_nr = $1 AND device_id <> $2
+         ORDER BY coalesce(last_seen_at_ms, created_at_ms), created_at_ms, device_id LIMIT $3"];
     LIST_IDS = ["SELECT user_nr, device_id FROM devices WHERE user_nr", (in_list 1), " ORDER BY user_nr, device_id"];
     GET_DEVICE = ["
         SELECT device_id, display_name, created_at_ms, last_seen_at_ms, last_seen_ip
@@ -89,6 +96,47 @@ pub(crate) async fn upsert_device(
     tx.execute(&UPSERT_DEVICE, args![user_nr, device_id, display_name, now_ms, ip]).await.map(drop)
 }
 
+/// Deletes devices that were heard of the longest ago, beyond `count_max` and never `but`, at most some at once; tells whether there
+/// were any.
+pub(crate) async fn delete_longest_unseen(
+    tx: &mut Tx,
+    random: &Random,
+    user_nr: UserNr,
+    but: &str,
+    count_max: u32,
+) -> Result<bool, Error> {
+    let count: i64 = tx.fetch_one(&COUNT_DEVICES, args![user_nr]).await?.map_or(Ok(0), |row| row.get(0))?;
+    let surplus = (count - i64::from(count_max)).min(SURPLUS_DELETED_MAX);
+    if surplus <= 0 {
+        return Ok(false);
+    }
+    let rows = tx.fetch(&LIST_LONGEST_UNSEEN, args![user_nr, but, surplus]).await?;
+    let device_ids: Vec<String> = rows.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+    delete_devices(tx, random, user_nr, &device_ids).await?;
+    Ok(true)
+}
+
+/// Deletes devices with their tokens, keys and messages, which is to be told if there were any.
+async fn delete_devices(tx: &mut Tx, random: &Random, user_nr: UserNr, device_ids: &[String]) -> Result<(), Error> {
+    // First: whoever gives a device tokens locks its row, and is done before this or finds no device.
+    let count = tx.execute(&DELETE_DEVICES, args![user_nr, device_ids.to_vec()]).await?;
+    for statement in [
+        &DELETE_ACCESS_TOKENS,
+        &DELETE_REFRESH_TOKENS,
+        &DELETE_DEVICE_KEYS,
+        &DELETE_ONE_TIME_KEYS,
+        &DELETE_FALLBACK_KEYS,
+        &DELETE_TO_DEVICE,
+        &DELETE_SIGNATURES,
+    ] {
+        tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
+    }
+    if count > 0 {
+        note(tx, random, user_nr, &[UserWork::TellDevices]).await?;
+    }
+    Ok(())
+}
+
 impl Storage {
     /// A user's devices, oldest first.
     ///
@@ -119,16 +167,25 @@ impl Storage {
         self.db().read_one(&GET_DEVICE, args![user_nr, device_id]).await?.map(|row| device(&row)).transpose()
     }
 
-    /// Makes a device without a token, as application services do; tells whether it is new.
+    /// Makes a device without a token, as application services do, and deletes those beyond `count_max` that were heard of the longest
+    /// ago; tells whether there were such.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn insert_device(&self, user_nr: UserNr, device_id: &str, name: Option<String>) -> Result<(), Error> {
+    pub async fn insert_device(
+        &self,
+        user_nr: UserNr,
+        device_id: &str,
+        name: Option<String>,
+        count_max: u32,
+    ) -> Result<bool, Error> {
         let now_ms = self.clock().now_ms();
         let mut tx = self.db().begin().await?;
         upsert_device(&mut tx, user_nr, device_id, name, now_ms, None).await?;
-        tx.commit().await
+        let deleted = delete_longest_unseen(&mut tx, self.random(), user_nr, device_id, count_max).await?;
+        tx.commit().await?;
+        Ok(deleted)
     }
 
     /// Gives a device a name, which is to be told.
@@ -171,22 +228,7 @@ impl Storage {
             return Ok(());
         }
         let mut tx = self.db().begin().await?;
-        // First: whoever gives a device tokens locks its row, and is done before this or finds no device.
-        let count = tx.execute(&DELETE_DEVICES, args![user_nr, device_ids.to_vec()]).await?;
-        for statement in [
-            &DELETE_ACCESS_TOKENS,
-            &DELETE_REFRESH_TOKENS,
-            &DELETE_DEVICE_KEYS,
-            &DELETE_ONE_TIME_KEYS,
-            &DELETE_FALLBACK_KEYS,
-            &DELETE_TO_DEVICE,
-            &DELETE_SIGNATURES,
-        ] {
-            tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
-        }
-        if count > 0 {
-            note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
-        }
+        delete_devices(&mut tx, self.random(), user_nr, device_ids).await?;
         tx.commit().await?;
         for device_id in device_ids {
             self.0.key_counts.forget(user_nr, device_id);

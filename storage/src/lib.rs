@@ -62,7 +62,7 @@ pub use self::{
     room_reads::{MemberRow, ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, ListedRoom, ListedRooms, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateNode},
-    tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash},
+    tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},
     uia_sessions::UiaSessionRow,
     user_work::{UserWork, UserWorkRow},
     users::{NewUser, UserRow},

@@ -6,7 +6,7 @@ use ruma::{OwnedUserId, UserId};
 use crate::{
     Error, Storage,
     db::{Row, Tx, args},
-    devices::upsert_device,
+    devices::{delete_longest_unseen, upsert_device},
     statement::statements,
 };
 
@@ -103,6 +103,15 @@ pub struct NewSession {
     pub refresh: Option<SecretHash>,
 }
 
+/// A device has logged in.
+#[derive(Clone, Debug)]
+pub struct SessionInserted {
+    /// Hashes of the access tokens of the device that are void now.
+    pub revoked: Vec<Vec<u8>>,
+    /// Whether other devices of the user had to make room.
+    pub others_deleted: bool,
+}
+
 /// A registration token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistrationTokenRow {
@@ -184,12 +193,13 @@ impl Storage {
         }))
     }
 
-    /// Gives a device its tokens, instead of those it had; gives the hashes of the access tokens that are void now.
+    /// Gives a device its tokens, instead of those it had, and deletes the user's devices beyond `devices_max` that were heard of the
+    /// longest ago.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn insert_session(&self, new: NewSession) -> Result<Vec<Vec<u8>>, Error> {
+    pub async fn insert_session(&self, new: NewSession, devices_max: u32) -> Result<SessionInserted, Error> {
         let now_ms = self.clock().now_ms();
         let mut tx = self.db().begin().await?;
         // Locks the device's row too.
@@ -197,8 +207,11 @@ impl Storage {
         let revoked = tx.fetch(&DELETE_DEVICE_ACCESS_TOKENS, args![new.user_nr, &new.device_id]).await?;
         tx.execute(&DELETE_DEVICE_REFRESH_TOKENS, args![new.user_nr, &new.device_id]).await?;
         insert_tokens(&mut tx, new.user_nr, &new.device_id, new.access, new.expires_at_ms, new.refresh, None).await?;
+        let (user_nr, device_id) = (new.user_nr, &new.device_id);
+        let deleted = delete_longest_unseen(&mut tx, self.random(), user_nr, device_id, devices_max).await?;
         tx.commit().await?;
-        revoked.iter().map(|row| row.get(0)).collect()
+        let revoked = revoked.iter().map(|row| row.get(0)).collect::<Result<_, _>>()?;
+        Ok(SessionInserted { revoked, others_deleted: deleted })
     }
 
     /// Exchanges a refresh token for new tokens; the old ones stay valid until a new one is used.

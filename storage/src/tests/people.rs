@@ -1,13 +1,13 @@
 //! Devices, tokens and messages to devices, on both databases.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
-use model::{Position, UserNr};
+use model::{Clock, Position, Random, UserNr};
 use ruma::user_id;
 use sqlx::{Executor as _, Row as _};
 
 use crate::{
-    Commit, NewSession, NewToDevice, NewUser, SecretHash, Storage,
+    Commit, DeviceSeen, NewSession, NewToDevice, NewUser, SecretHash, Storage,
     db::{Db, Tx},
     testing::TestDatabase,
 };
@@ -61,7 +61,7 @@ async fn session(storage: &Storage) -> (UserNr, SecretHash, SecretHash) {
         expires_at_ms: None,
         refresh: Some(refresh),
     };
-    storage.insert_session(session).await.unwrap();
+    storage.insert_session(session, 10).await.unwrap();
     (user_nr, access, refresh)
 }
 
@@ -102,6 +102,49 @@ async fn a_refresh_beside_a_log_out_leaves_no_token() {
         // 4. And the same device can come back.
         let (_, access, _) = session(&storage).await;
         assert_eq!(storage.find_access_token(access).await.unwrap().unwrap().user_nr, user_nr);
+    }
+}
+
+/// Messages to all devices of a user are kept once for each.
+#[tokio::test]
+async fn a_new_device_takes_the_place_of_the_one_that_was_heard_of_the_longest_ago() {
+    for database in TestDatabase::each().await {
+        let clock = Clock::manual(1_000);
+        let storage = Storage::open(database.options.clone(), clock.clone(), Random::system()).await.unwrap();
+        let log_in = async |user: i64, device: &str| {
+            clock.advance_ms(1_000);
+            let session = NewSession {
+                user_nr: UserNr(user),
+                device_id: device.to_owned(),
+                display_name: None,
+                ip: None,
+                access: storage.random().bytes(),
+                expires_at_ms: None,
+                refresh: None,
+            };
+            storage.insert_session(session, 3).await.unwrap().others_deleted
+        };
+        log_in(2, "OTHER").await;
+        for device in ["A", "B", "C", "A"] {
+            assert!(!log_in(1, device).await, "{device}");
+        }
+        let to_device = ["A", "B"].map(|device| NewToDevice {
+            user_nr: UserNr(1),
+            device_id: device.to_owned(),
+            message: "{}".into(),
+        });
+        storage.commit(Commit { to_device: to_device.into(), ..Commit::default() }).await.unwrap();
+        assert!(log_in(1, "D").await);
+        let devices: Vec<_> = storage.list_device_ids(&[UserNr(1), UserNr(2)]).await.unwrap();
+        let devices: BTreeSet<_> = devices.into_iter().map(|(_, device)| device).collect();
+        assert_eq!(devices, ["A", "C", "D", "OTHER"].map(str::to_owned).into());
+        assert_eq!(storage.count_to_device(UserNr(1), "B").await.unwrap(), 0);
+        assert_eq!(storage.list_user_work(UserNr(1)).await.unwrap().len(), 1, "it is to be told");
+        let seen = DeviceSeen { user_nr: UserNr(1), device_id: "C".to_owned(), at_ms: clock.now_ms(), ip: None };
+        storage.update_devices_seen(&[seen]).await.unwrap();
+        log_in(1, "E").await;
+        assert!(storage.get_device(UserNr(1), "C").await.unwrap().is_some());
+        assert!(storage.get_device(UserNr(1), "A").await.unwrap().is_none());
     }
 }
 
