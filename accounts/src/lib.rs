@@ -9,8 +9,8 @@ mod deactivate;
 mod devices;
 mod error;
 mod filters;
-mod key_backups;
 mod guesses;
+mod key_backups;
 mod keys;
 mod options;
 mod passwords;
@@ -39,8 +39,8 @@ pub use self::{
     app_services::{AppService, Namespace},
     deactivate::Departure,
     error::Error,
-    key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
     filters::{check_filter, check_room_event_filter},
+    key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
     keys::{Claimed, CrossSigningKeys, KeyUpload, QueriedKeys, SignatureFailures},
     options::{Options, Registration},
     register::{NewAccount, RegisteredUser},

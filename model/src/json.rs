@@ -25,7 +25,11 @@ pub enum ContentError {
 pub fn content_object(json: &str) -> Result<Map<String, Value>, ContentError> {
     let object: Map<String, Value> = serde_json::from_str(json)?;
     // The object itself is the first level.
-    if object.values().all(|value| is_within(value, CONTENT_DEPTH_MAX - 1)) { Ok(object) } else { Err(ContentError::TooDeep) }
+    if object.values().all(|value| is_within(value, CONTENT_DEPTH_MAX - 1)) {
+        Ok(object)
+    } else {
+        Err(ContentError::TooDeep)
+    }
 }
 
 /// Checks the nesting of a value that others will be sent.

@@ -127,8 +127,10 @@ fn numbers(users: &[UserNr]) -> Vec<i64> {
 
 /// Most devices whose counts are in memory.
 const COUNTS_CACHED: u64 = 50_000;
-/// How long counts stay in memory where other processes hand out keys too.
-const COUNTS_SHARED_FOR: Duration = Duration::from_secs(2);
+/// How long counts stay in memory.
+const COUNTS_KEPT: Duration = Duration::from_secs(60);
+/// The same where other processes hand out keys too.
+const COUNTS_KEPT_SHARED: Duration = Duration::from_secs(2);
 
 /// What a device has left of the keys that others take when they begin to write to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -148,9 +150,9 @@ pub(crate) struct KeyCountsCache {
 
 impl KeyCountsCache {
     pub(crate) fn new(db: &Db) -> Self {
-        let counts = Cache::builder().max_capacity(COUNTS_CACHED);
-        let counts = if matches!(db, Db::Postgres { .. }) { counts.time_to_live(COUNTS_SHARED_FOR) } else { counts };
-        Self { counts: counts.build(), forgotten: AtomicU64::new(0) }
+        let kept = if matches!(db, Db::Postgres { .. }) { COUNTS_KEPT_SHARED } else { COUNTS_KEPT };
+        let counts = Cache::builder().max_capacity(COUNTS_CACHED).time_to_live(kept).build();
+        Self { counts, forgotten: AtomicU64::new(0) }
     }
 
     /// Forgets the counts of a device, whose keys have changed.

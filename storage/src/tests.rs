@@ -10,7 +10,10 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists, devices, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles, room_leases, room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions, users, user_work,
+    CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists,
+    devices, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles, room_leases,
+    room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions,
+    user_work, users,
 };
 
 mod people;
