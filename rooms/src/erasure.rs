@@ -67,7 +67,7 @@ fn redacted_copy(reader: &Reader, event: &StoredEvent) -> Result<StoredEvent, Er
     let redacted = redact(object, &rules.redaction, None).map_err(|_| damaged())?;
     let json = serde_json::to_string(&redacted).map_err(|_| damaged())?.into();
     let pdu = Pdu::from_stored(json, event.pdu.event_id.clone(), event.pdu.room_id.clone(), &rules);
-    Ok(StoredEvent { pdu: Arc::new(pdu.map_err(|_| damaged())?), ..event.clone() })
+    Ok(event.with_pdu(pdu.map_err(|_| damaged())?))
 }
 
 #[cfg(test)]

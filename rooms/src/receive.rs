@@ -161,7 +161,7 @@ impl Rooms {
             states.push(state);
             tips.push(nr);
             let unstored = Unstored {
-                event: Arc::new(stored_form(&commit.events[0], head.row.nr)),
+                event: Arc::new(StoredEvent::of_new(&commit.events[0], head.row.nr, None)),
                 auth: commit.events[0].auth.clone(),
             };
             commit.state = resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut nodes).await?;
@@ -300,27 +300,6 @@ impl Rooms {
             changes.push(StateChange { type_nr: key.0, state_key_nr: key.1, event_nr: now_nr, membership });
         }
         Ok((changes, summary_changed.then_some(summary)))
-    }
-}
-
-/// A new event in the form of stored ones.
-fn stored_form(event: &NewEvent, room_nr: RoomNr) -> StoredEvent {
-    StoredEvent {
-        nr: event.nr,
-        position: None,
-        place: None,
-        room_nr,
-        sender_nr: event.sender_nr,
-        type_nr: event.type_nr,
-        state_key_nr: event.state_key_nr,
-        state: event.state,
-        replaces: event.replaces,
-        outlier: false,
-        soft_failed: false,
-        redacted_by: None,
-        pdu: event.pdu.clone(),
-        transaction: None,
-        ready: std::sync::OnceLock::new(),
     }
 }
 

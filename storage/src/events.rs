@@ -86,11 +86,13 @@ pub struct StoredEvent {
     /// How its sender's device named the request, when this process has just written it.
     pub transaction: Option<(String, String)>,
     /// The event as clients see it, made when the first one does.
-    pub ready: OnceLock<ReadyEvent>,
+    ready: OnceLock<ReadyEvent>,
 }
 
 impl StoredEvent {
-    pub(crate) fn of_new(event: &NewEvent, room_nr: RoomNr, position: Option<Position>) -> Self {
+    /// A new event as it will be stored.
+    #[must_use]
+    pub fn of_new(event: &NewEvent, room_nr: RoomNr, position: Option<Position>) -> Self {
         Self {
             nr: event.nr,
             position,
@@ -138,6 +140,12 @@ impl StoredEvent {
             transaction: None,
             ready: OnceLock::new(),
         })
+    }
+
+    /// The same event with another content.
+    #[must_use]
+    pub fn with_pdu(&self, pdu: Pdu) -> Self {
+        Self { pdu: Arc::new(pdu), ready: OnceLock::new(), ..self.clone() }
     }
 
     /// The event as clients see it, but for what the server adds for each reader. Made once for all of them.

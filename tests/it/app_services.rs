@@ -67,7 +67,7 @@ async fn a_bridge_makes_and_is_its_own_users_and_nobody_else() {
         log_in(&server, "alice", TOKEN).await.is_error(400, "M_EXCLUSIVE");
         log_in(&server, "_irc_bob", Some("another token")).await.is_error(401, "M_UNKNOWN_TOKEN");
         let as_alice = format!("{whoami}?user_id=%40alice%3Alocalhost");
-        http.request("GET", &as_alice, TOKEN, &Value::Null).await.is_error(400, "M_EXCLUSIVE");
+        http.request("GET", &as_alice, TOKEN, &Value::Null).await.is_error(403, "M_FORBIDDEN");
 
         // 3. What is its alone nobody else may have; what is not, anyone.
         for name in ["_irc_eve", "_irc_bot"] {
