@@ -76,6 +76,11 @@ impl<I: AsyncRead + Unpin> AsyncRead for ClientStream<I> {
         if this.start.is_empty() {
             // Its memory would stay as long as the connection.
             this.start = Vec::new();
+            // With the rest, if it is there: a reader that gets less than a request makes its buffer larger, and keeps it so. An error
+            // comes again, or the end does.
+            if buf.remaining() > 0 {
+                let _ = Pin::new(&mut this.inner).poll_read(cx, buf);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -144,6 +149,18 @@ mod tests {
         client.read_u8().await.unwrap();
         stream.write_all(&[0]).await.unwrap();
         assert!(stream.write_deadline.is_none());
+    }
+
+    /// HTTP's buffer of each connection would have twice the size.
+    #[tokio::test]
+    async fn what_was_read_ahead_comes_together_with_the_rest() {
+        let (stream, mut client) = duplex(1_000);
+        let mut stream = ClientStream::new(stream, HANG);
+        let request = b"GET /a/path/that/is/longer/than/what/is/read/ahead HTTP/1.1\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        assert!(!stream.starts_http2().await.unwrap());
+        let mut buffer = [0; 1_000];
+        assert_eq!(stream.read(&mut buffer).await.unwrap(), request.len());
     }
 
     #[tokio::test]
