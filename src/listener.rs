@@ -196,7 +196,9 @@ impl Listener {
                         let Some(counted) = shared.addresses.count(peer.ip()) else { continue };
                         Some(counted)
                     };
-                    let connection = self.connections.clone().serve(stream, peer, router.clone(), shared.stop.clone());
+                    // On its own: a future that is moved into another one takes its place twice there.
+                    let connection =
+                        Box::pin(self.connections.clone().serve(stream, peer, router.clone(), shared.stop.clone()));
                     let abort = shared.abort.clone();
                     shared.tasks.spawn(async move {
                         tokio::select! {
@@ -234,7 +236,8 @@ impl Connections {
         let stream = ClientStream::new(stream, self.patience.write);
         match self.tls.clone() {
             None => self.serve_plain(stream, peer, router, stop).await,
-            Some(tls) => self.serve_tls(tls, stream, peer, router, stop).await,
+            // Boxed, as HTTP/2 is: what is larger and not taken would be in the memory of each connection.
+            Some(tls) => Box::pin(self.serve_tls(tls, stream, peer, router, stop)).await,
         }
     }
 
