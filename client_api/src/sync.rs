@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use accounts::Requester;
 use axum::{
     Router,
     extract::State,
@@ -30,6 +31,24 @@ async fn sync_events(
     RequesterOrGuest(requester): RequesterOrGuest,
     Ruma(request): Ruma<sync_events::v3::Request>,
 ) -> Result<Response, MatrixError> {
+    // What it was read from is gone before the wait.
+    let request = Box::pin(to_request(&sync, &requester, request)).await?;
+    let answer = Box::pin(sync.sync_events(&requester, &request)).await?;
+    if answer.rooms.leave.is_empty() {
+        return Ok(Ruma(answer).into_response());
+    }
+    let answer = answer.try_into_http_response::<Vec<u8>>().map_err(|error| MatrixError::internal(&error))?;
+    let (parts, body) = answer.into_parts();
+    let body = with_whole_left_rooms(&body).map_err(|error| MatrixError::internal(&error))?;
+    Ok(Response::from_parts(parts, body.into()))
+}
+
+/// What is asked, with the filter that it names.
+async fn to_request(
+    sync: &Sync,
+    requester: &Requester,
+    request: sync_events::v3::Request,
+) -> Result<Request, MatrixError> {
     let filter = match request.filter {
         None => Arc::default(),
         Some(Filter::FilterDefinition(filter)) => Arc::new(filter),
@@ -42,21 +61,13 @@ async fn sync_events(
     };
     accounts::check_filter(&filter)?;
     let since = request.since.map(|since| since.parse()).transpose();
-    let request = Request {
+    Ok(Request {
         since: since.map_err(|_| MatrixError::invalid_param("`since` is not a token of this server"))?,
         filter,
         full_state: request.full_state,
         timeout: request.timeout.unwrap_or(Duration::ZERO),
         use_state_after: request.use_state_after,
-    };
-    let answer = sync.sync_events(&requester, &request).await?;
-    if answer.rooms.leave.is_empty() {
-        return Ok(Ruma(answer).into_response());
-    }
-    let answer = answer.try_into_http_response::<Vec<u8>>().map_err(|error| MatrixError::internal(&error))?;
-    let (parts, body) = answer.into_parts();
-    let body = with_whole_left_rooms(&body).map_err(|error| MatrixError::internal(&error))?;
-    Ok(Response::from_parts(parts, body.into()))
+    })
 }
 
 /// Adds what ruma leaves out of left rooms when it is empty, `state` and `timeline`: matrix-nio reads no answer without them.

@@ -91,7 +91,8 @@ where
     type Rejection = MatrixError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, MatrixError> {
-        let found = authenticate(parts, state).await;
+        // Boxed, so that the database's part in it is not in the memory of a request that waits.
+        let found = Box::pin(authenticate(parts, state)).await;
         match &found {
             Err(error) if error.status() == StatusCode::UNAUTHORIZED => {
                 RateLimits::from_ref(state).check_refused(parts)?;
