@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNr, Membership, NodeNr, Pdu, RoomNr};
+use model::{EventNr, Membership, NodeNr, Pdu};
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, RoomId,
     canonical_json::redact,
