@@ -201,6 +201,7 @@ async fn more_connections_than_files_do_not_hurt_those_who_are_connected() {
     for number in 0..10 {
         let body = json!({"username": format!("user{number}"), "password": "p", "auth": {"type": "m.login.dummy"}});
         let request = Request::post("/_matrix/client/v3/register").header("Host", host).body(body.to_string()).unwrap();
+        client.ready().await.unwrap();
         let answer = client.send_request(request).await.unwrap();
         assert_eq!(answer.status(), 200);
         answer.into_body().collect().await.unwrap();
