@@ -194,7 +194,7 @@ impl Rooms {
         if !reader.is_joined() {
             return Err(Error::NotMember);
         }
-        let rows = self.storage().list_members_of_kind(reader.room.nr, Membership::Join, u32::MAX).await?;
+        let rows = self.storage().list_members_of_kinds(reader.room.nr, &[Membership::Join], u32::MAX).await?;
         let numbers: Vec<EventNr> = rows.iter().map(|row| row.event_nr).collect();
         let users: Vec<UserNr> = rows.iter().map(|row| row.user_nr).collect();
         let events = self.storage().get_events(&numbers).await?;

@@ -67,7 +67,7 @@ impl Rooms {
         let mut cached = turn.take_head().await;
         let mut race = Race::default();
         loop {
-            // The stored head, not the cached one: new nodes are numbered from it.
+            // The stored head: what is committed here makes the cached one old.
             *cached = None;
             if self.storage().find_event_nr(&pdu.event_id).await?.is_some() {
                 return Ok(Received::Known);

@@ -43,7 +43,6 @@ statements! {
          WHERE e.event_nr", (in_list 1)];
     FIND_EVENT_NRS = ["SELECT event_nr, event_id FROM events WHERE event_id", (in_list 1)];
     LIST_AUTH = ["SELECT event_nr, auth FROM events WHERE event_nr", (in_list 1)];
-    LIST_PREV = ["SELECT event_nr, prev FROM events WHERE event_nr", (in_list 1)];
     LIST_REDACTED = ["
         SELECT redacted.event_nr
           FROM events redaction JOIN events redacted ON redacted.redacted_by = redaction.event_nr
@@ -242,8 +241,10 @@ impl Storage {
             let forgotten = cache.forgotten.load(Ordering::SeqCst);
             for row in self.db().read(&GET_EVENTS, args![missing]).await? {
                 let event = Arc::new(StoredEvent::of_row(&row)?);
-                if cache.forgotten.load(Ordering::SeqCst) == forgotten {
-                    cache.insert(event.clone());
+                cache.insert(event.clone());
+                if cache.forgotten.load(Ordering::SeqCst) != forgotten {
+                    // It may have been redacted since it was read. Looked at last: who forgets counts first.
+                    cache.events.invalidate(&event.nr);
                 }
                 found.insert(event.nr, event);
             }
@@ -309,30 +310,13 @@ impl Storage {
     ///
     /// When the database fails or a list is damaged.
     pub async fn list_auth_events(&self, events: &[EventNr]) -> Result<HashMap<EventNr, Vec<EventNr>>, Error> {
-        self.list_references(&LIST_AUTH, events).await
-    }
-
-    /// The `prev_events` of events, as numbers.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails or a list is damaged.
-    pub async fn list_prev_events(&self, events: &[EventNr]) -> Result<HashMap<EventNr, Vec<EventNr>>, Error> {
-        self.list_references(&LIST_PREV, events).await
-    }
-
-    async fn list_references(
-        &self,
-        statement: &crate::statement::Statement,
-        events: &[EventNr],
-    ) -> Result<HashMap<EventNr, Vec<EventNr>>, Error> {
         let numbers: Vec<i64> = events.iter().map(|nr| nr.0).collect();
-        let rows = self.db().read(statement, args![numbers]).await?;
+        let rows = self.db().read(&LIST_AUTH, args![numbers]).await?;
         rows.iter()
             .map(|row| {
                 let nr: EventNr = row.nr(0)?;
                 let listed = unpack_events(&row.get::<Vec<u8>>(1)?);
-                Ok((nr, listed.ok_or_else(|| Error::Damaged(format!("references of event {nr}")))?))
+                Ok((nr, listed.ok_or_else(|| Error::Damaged(format!("auth events of event {nr}")))?))
             })
             .collect()
     }

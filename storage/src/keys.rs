@@ -375,8 +375,10 @@ impl Storage {
             one_time: self.count_one_time_keys(user_nr, device_id).await?,
             unused_fallback: self.list_unused_fallback_keys(user_nr, device_id).await?,
         });
-        if cache.forgotten.load(Ordering::SeqCst) == forgotten {
-            cache.counts.insert(key, counts.clone());
+        cache.counts.insert(key.clone(), counts.clone());
+        if cache.forgotten.load(Ordering::SeqCst) != forgotten {
+            // They may have changed since they were read. Looked at last: who forgets counts first.
+            cache.counts.invalidate(&key);
         }
         Ok(counts)
     }

@@ -59,7 +59,7 @@ pub use self::{
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
-    room_reads::{MemberRow, ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
+    room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, ListedRoom, ListedRooms, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateNode},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},

@@ -14,12 +14,9 @@ statements! {
     GET_MEMBERSHIP = ["
         SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
          WHERE room_nr = $1 AND user_nr = $2"];
-    LIST_MEMBERS = ["
+    LIST_MEMBERS_OF_KINDS = ["
         SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
-         WHERE room_nr = $1 ORDER BY position, user_nr"];
-    LIST_MEMBERS_OF_KIND = ["
-        SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
-         WHERE room_nr = $1 AND membership = $2 ORDER BY position, user_nr LIMIT $3"];
+         WHERE room_nr = $1 AND membership", (in_list 2), " ORDER BY position, user_nr LIMIT $3"];
     LIST_LOCAL_JOINED = ["
         SELECT user_nr FROM memberships WHERE room_nr = $1 AND membership = 3 AND is_local ORDER BY user_nr"];
     LIST_ROOMS_OF_USER = ["
@@ -75,9 +72,6 @@ pub struct RoomMembership {
     /// Whether the user has forgotten the room. Client-Server API, "Forgetting rooms".
     pub forgotten: bool,
 }
-
-/// The same under the name that lists of members use.
-pub type MemberRow = RoomMembership;
 
 /// A receipt.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,28 +137,20 @@ impl Storage {
         self.db().read_one(&GET_MEMBERSHIP, args![room_nr, user_nr]).await?.map(|row| membership_of(&row)).transpose()
     }
 
-    /// All that are or were something to a room, oldest change first.
+    /// The members of some kinds, oldest first, at most `limit`.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn list_members(&self, room_nr: RoomNr) -> Result<Vec<MemberRow>, Error> {
-        self.db().read(&LIST_MEMBERS, args![room_nr]).await?.iter().map(membership_of).collect()
-    }
-
-    /// The members of one kind, oldest first, at most `limit`.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn list_members_of_kind(
+    pub async fn list_members_of_kinds(
         &self,
         room_nr: RoomNr,
-        membership: Membership,
+        kinds: &[Membership],
         limit: u32,
-    ) -> Result<Vec<MemberRow>, Error> {
-        let args = args![room_nr, membership.code(), i64::from(limit)];
-        self.db().read(&LIST_MEMBERS_OF_KIND, args).await?.iter().map(membership_of).collect()
+    ) -> Result<Vec<RoomMembership>, Error> {
+        let kinds: Vec<i64> = kinds.iter().map(|kind| kind.code()).collect();
+        let args = args![room_nr, kinds, i64::from(limit)];
+        self.db().read(&LIST_MEMBERS_OF_KINDS, args).await?.iter().map(membership_of).collect()
     }
 
     /// The joined members of a room who are ours.

@@ -51,7 +51,8 @@ fn matches_rooms(wanted: Option<&Vec<OwnedRoomId>>, unwanted: &[OwnedRoomId], ro
 #[must_use]
 pub fn matches(filter: &RoomEventFilter, event: &StoredEvent) -> bool {
     let pdu = &event.pdu;
-    matches_type(filter, &pdu.event_type.to_string())
+    let has_types = filter.types.is_some() || !filter.not_types.is_empty();
+    (!has_types || matches_type(filter, &pdu.event_type.to_string()))
         && filter.senders.as_ref().is_none_or(|senders| senders.contains(&pdu.sender))
         && !filter.not_senders.contains(&pdu.sender)
         && matches_rooms(filter.rooms.as_ref(), &filter.not_rooms, &pdu.room_id)

@@ -62,6 +62,10 @@ impl Sync {
         if span.has_more || (is_after && timeline.iter().any(|event| event.is_state())) {
             changes = self.changes(room, span, timeline, is_after).await?;
         }
+        let is_quiet = changes.is_empty() && !timeline.iter().any(|event| event.is_state());
+        if is_quiet && !is_lazy && span.base.is_some() {
+            return Ok(RoomState { events: Vec::new(), has_summary: false, summary: RoomSummary::new() });
+        }
         let mut summarized = BTreeSet::new();
         for event_type in SUMMARIZED {
             summarized.insert(storage.type_nr(event_type).await?);
@@ -121,16 +125,14 @@ impl Sync {
             None => NodeNr(0),
         };
         let end = storage.get_state_at(room.nr, span.upto).await?;
-        let mut changes = BTreeMap::new();
-        if !is_after {
-            let start = self.end_of_state(room, span, timeline, false).await?;
-            let before = storage.diff_state(room.nr, base, start).await?;
-            changes.extend(before.into_iter().filter_map(|(key, _, event)| Some((key, event?))));
-        }
+        let start = if is_after { end } else { self.end_of_state(room, span, timeline, false).await? };
+        let before = storage.diff_state(room.nr, base, start).await?;
+        let mut changes: BTreeMap<_, _> =
+            before.into_iter().filter_map(|(key, _, event)| Some((key, event?))).collect();
         // What happened to the state in the time of the timeline without being in it.
-        let all = storage.diff_state(room.nr, base, end).await?.into_iter();
-        let all = all.filter_map(|(key, _, event)| Some((key, event?)));
-        changes.extend(all.filter(|(_, nr)| is_after || !timeline.iter().any(|event| event.nr == *nr)));
+        let meanwhile = storage.diff_state(room.nr, start, end).await?.into_iter();
+        let meanwhile = meanwhile.filter_map(|(key, _, event)| Some((key, event?)));
+        changes.extend(meanwhile.filter(|(_, nr)| !timeline.iter().any(|event| event.nr == *nr)));
         Ok(changes)
     }
 
@@ -173,10 +175,8 @@ impl Sync {
         }
         let mut heroes = Vec::new();
         for kinds in [[Membership::Join, Membership::Invite], [Membership::Leave, Membership::Ban]] {
-            for membership in kinds {
-                let members = storage.list_members_of_kind(room_nr, membership, HEROES + 1).await?;
-                heroes.extend(members.into_iter().map(|row| row.user_nr).filter(|nr| *nr != requester.user_nr));
-            }
+            let members = storage.list_members_of_kinds(room_nr, &kinds, HEROES + 1).await?;
+            heroes.extend(members.into_iter().map(|row| row.user_nr).filter(|nr| *nr != requester.user_nr));
             if !heroes.is_empty() {
                 break;
             }
