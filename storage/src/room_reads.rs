@@ -40,6 +40,11 @@ statements! {
     STATE_AT = ["
         SELECT state_node FROM room_states WHERE room_nr = $1 AND position <= $2 ORDER BY position DESC LIMIT 1"];
 
+    STATES_AT = ["
+        SELECT r.room_nr, (SELECT s.state_node FROM room_states s WHERE s.room_nr = r.room_nr AND s.position <= $1
+                            ORDER BY s.position DESC LIMIT 1)
+          FROM rooms r WHERE r.room_nr", (in_list 2)];
+
     LIST_RECEIPTS = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
          WHERE position > $1 AND position <= $2 AND room_nr", (in_list 3), " ORDER BY position"];
@@ -234,6 +239,23 @@ impl Storage {
     pub async fn get_state_at(&self, room_nr: RoomNr, position: Position) -> Result<model::NodeNr, Error> {
         let row = self.db().read_one(&STATE_AT, args![room_nr, position]).await?;
         row.map_or(Ok(model::NodeNr(0)), |row| row.nr(0))
+    }
+
+    /// The same for many rooms; those that had no state yet are left out.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_states_at(
+        &self,
+        rooms: &[RoomNr],
+        position: Position,
+    ) -> Result<HashMap<RoomNr, model::NodeNr>, Error> {
+        let rooms: Vec<i64> = rooms.iter().map(|room| room.0).collect();
+        let rows = self.db().read(&STATES_AT, args![position, rooms]).await?;
+        rows.iter()
+            .filter_map(|row| Some(row.maybe_nr(1).transpose()?.and_then(|node| Ok((row.nr(0)?, node)))))
+            .collect()
     }
 
     /// The receipts in rooms that changed after a position, up to another; those of one room together.

@@ -15,7 +15,7 @@ use std::{
 use accounts::Requester;
 use event_bus::{TypingChange, TypingNews};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use model::{Membership, Position, RoomNr, StreamToken, UserNr};
+use model::{Membership, NodeNr, Position, RoomNr, StreamToken, UserNr};
 use ruma::{
     OneTimeKeyAlgorithm, OwnedRoomId, UInt,
     api::client::{
@@ -26,7 +26,7 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{json, value::RawValue};
-use storage::{AccountDataRow, Item, RoomMembership, RoomRow};
+use storage::{AccountDataRow, Item, RoomMembership, RoomRow, RoomSummary};
 
 pub use self::filter::matches as matches_filter;
 use self::news::News;
@@ -69,6 +69,16 @@ struct Answer<'a> {
     request: &'a Request,
     since: Option<Position>,
     upto: Position,
+    /// What was asked for all rooms at once; rooms that are not in it are asked for one by one.
+    ahead: Ahead,
+}
+
+/// What an answer about many rooms needs of each, asked for together.
+#[derive(Default)]
+struct Ahead {
+    /// The state at the end of the answer.
+    states: HashMap<RoomNr, NodeNr>,
+    summaries: HashMap<RoomNr, (RoomSummary, u64, u64)>,
 }
 
 impl Sync {
@@ -113,9 +123,10 @@ impl Sync {
             let upto = self.position();
             let news = self.news(requester, request, &rooms, (after, upto), &typing);
             if answers_at_once || news.any() {
-                let answer = Answer { requester, request, since: request.since.map(|since| since.position), upto };
+                let since = request.since.map(|since| since.position);
+                let answer = Answer { requester, request, since, upto, ahead: Ahead::default() };
                 // Boxed: a poll that waits must not hold the memory of one that answers.
-                let response = Box::pin(self.build(&answer, news, &rooms, typing)).await?;
+                let response = Box::pin(self.build(answer, news, &rooms, typing)).await?;
                 let is_empty = response.rooms.is_empty()
                     && response.to_device.is_empty()
                     && response.account_data.is_empty()
@@ -172,12 +183,12 @@ impl Sync {
 
     async fn build(
         &self,
-        answer: &Answer<'_>,
+        mut answer: Answer<'_>,
         news: News,
         rooms: &UserRooms,
         typing: TypingNews,
     ) -> Result<Response, Error> {
-        let Answer { requester, request, upto, .. } = *answer;
+        let Answer { requester, request, upto, .. } = answer;
         let storage = &self.0.storage;
         let after = answer.since.unwrap_or(Position(0));
         let mut token = StreamToken { position: upto, ephemeral: typing.position, to_device: None };
@@ -195,7 +206,7 @@ impl Sync {
         response.next_batch = token.to_string();
 
         let mut wanted: Vec<&RoomMembership> =
-            rooms.rows.iter().filter(|row| !row.forgotten && self.concerns(answer, &news, row)).collect();
+            rooms.rows.iter().filter(|row| !row.forgotten && self.concerns(&answer, &news, row)).collect();
         if wanted.iter().any(|row| matches!(row.membership, Membership::Leave | Membership::Ban)) {
             // Forgetting a room is no change of membership: what is in memory does not know of it.
             let now = storage.list_rooms_of_user(requester.user_nr).await?;
@@ -220,6 +231,13 @@ impl Sync {
 
         let numbers: Vec<RoomNr> = wanted.iter().map(|row| row.room_nr).collect();
         let known = storage.get_rooms(&numbers).await?;
+        if answer.since.is_none() || request.full_state {
+            answer.ahead = Ahead {
+                states: storage.get_states_at(&numbers, upto).await?,
+                summaries: storage.get_summaries(&numbers).await?,
+            };
+        }
+        let answer = &answer;
         let wanted: Vec<(&RoomMembership, &Arc<RoomRow>)> = wanted
             .into_iter()
             .filter_map(|row| Some((row, known.get(&row.room_nr)?)))

@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use accounts::Requester;
 use model::{EventNr, Membership, NodeNr, Position, RoomNr};
 use rooms::Reader;
 use ruma::{
@@ -60,7 +59,7 @@ impl Sync {
         let is_lazy = matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. });
         let mut changes: BTreeMap<StateKey, EventNr> = BTreeMap::new();
         if span.has_more || (is_after && timeline.iter().any(|event| event.is_state())) {
-            changes = self.changes(room, span, timeline, is_after).await?;
+            changes = self.changes(answer, room, span, timeline).await?;
         }
         let is_quiet = changes.is_empty() && !timeline.iter().any(|event| event.is_state());
         if is_quiet && !is_lazy && span.base.is_some() {
@@ -75,11 +74,8 @@ impl Sync {
             .map(|key| key.0)
             .chain(timeline.iter().filter(|event| event.is_state()).map(|event| event.type_nr));
         let has_summary = types.any(|type_nr| summarized.contains(&type_nr));
-        let (summary, heroes) = if has_summary || span.base.is_none() {
-            self.summary(answer.requester, room.nr).await?
-        } else {
-            Default::default()
-        };
+        let (summary, heroes) =
+            if has_summary || span.base.is_none() { self.summary(answer, room.nr).await? } else { Default::default() };
         if is_lazy {
             // Client-Server API, "Lazy-loading room members": those who speak, the heroes, the user; and all that changed in a gap.
             let mut needed: BTreeSet<&str> = timeline.iter().map(|event| event.pdu.sender.as_str()).collect();
@@ -114,17 +110,21 @@ impl Sync {
 
     async fn changes(
         &self,
+        answer: &Answer<'_>,
         room: &RoomRow,
         span: &Span,
         timeline: &[Arc<StoredEvent>],
-        is_after: bool,
     ) -> Result<BTreeMap<StateKey, EventNr>, Error> {
         let storage = &self.0.storage;
+        let is_after = answer.request.use_state_after;
         let base = match span.base {
             Some(since) => storage.get_state_at(room.nr, since).await?,
             None => NodeNr(0),
         };
-        let end = storage.get_state_at(room.nr, span.upto).await?;
+        let end = match answer.ahead.states.get(&room.nr) {
+            Some(state) if span.upto == answer.upto => *state,
+            _ => storage.get_state_at(room.nr, span.upto).await?,
+        };
         let start = if is_after { end } else { self.end_of_state(room, span, timeline, false).await? };
         let before = storage.diff_state(room.nr, base, start).await?;
         let mut changes: BTreeMap<_, _> =
@@ -162,12 +162,14 @@ impl Sync {
     }
 
     /// Client-Server API, "RoomSummary".
-    async fn summary(&self, requester: &Requester, room_nr: RoomNr) -> Result<(RoomSummary, Vec<OwnedUserId>), Error> {
+    async fn summary(&self, answer: &Answer<'_>, room_nr: RoomNr) -> Result<(RoomSummary, Vec<OwnedUserId>), Error> {
         let storage = &self.0.storage;
         let mut shown = RoomSummary::new();
-        let Some((summary, joined, invited)) = storage.get_summaries(&[room_nr]).await?.remove(&room_nr) else {
-            return Ok((shown, Vec::new()));
+        let known = match answer.ahead.summaries.get(&room_nr) {
+            Some(known) => Some(known.clone()),
+            None => storage.get_summaries(&[room_nr]).await?.remove(&room_nr),
         };
+        let Some((summary, joined, invited)) = known else { return Ok((shown, Vec::new())) };
         shown.joined_member_count = Some(UInt::try_from(joined).unwrap_or(UInt::MAX));
         shown.invited_member_count = Some(UInt::try_from(invited).unwrap_or(UInt::MAX));
         if summary.name.is_some() || summary.canonical_alias.is_some() {
@@ -176,7 +178,7 @@ impl Sync {
         let mut heroes = Vec::new();
         for kinds in [[Membership::Join, Membership::Invite], [Membership::Leave, Membership::Ban]] {
             let members = storage.list_members_of_kinds(room_nr, &kinds, HEROES + 1).await?;
-            heroes.extend(members.into_iter().map(|row| row.user_nr).filter(|nr| *nr != requester.user_nr));
+            heroes.extend(members.into_iter().map(|row| row.user_nr).filter(|nr| *nr != answer.requester.user_nr));
             if !heroes.is_empty() {
                 break;
             }
