@@ -89,7 +89,6 @@ impl Accounts {
     /// it as one task of the process.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
-        self.take_up_work().await;
         let mut deletion = std::pin::pin!(self.0.storage.empty_deleted_key_backups());
         let mut is_deleting = true;
         let mut write = tokio::time::interval(sessions::SEEN_WRITTEN_EVERY);

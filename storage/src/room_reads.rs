@@ -74,7 +74,7 @@ pub struct RoomMembership {
     pub event_nr: EventNr,
     /// When it became so.
     pub position: Position,
-    /// Whether the user has forgotten the room. Client-Server API, "Forgetting rooms".
+    /// Whether the user has forgotten the room. Client-Server API, "Leaving rooms".
     pub forgotten: bool,
 }
 
@@ -85,7 +85,7 @@ pub struct ReceiptRow {
     pub room_nr: RoomNr,
     /// The reader.
     pub user_nr: UserNr,
-    /// `m.read`, `m.read.private`, `m.fully_read`.
+    /// `m.read` or `m.read.private`.
     pub receipt_type: String,
     /// The thread, or empty.
     pub thread: String,

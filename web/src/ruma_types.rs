@@ -124,7 +124,7 @@ fn with_readable_auth<T: 'static>(body: &[u8]) -> Option<Vec<u8>> {
     serde_json::to_vec(&fields).ok()
 }
 
-/// The body with nothing but the profile field that the path names: ruma 0.25 cannot read one with others in it.
+/// The body with nothing but the profile field that the path names: ruma 0.17 cannot read one with others in it.
 fn only_profile_field<T: 'static>(body: &[u8], arguments: &[&str]) -> Result<Option<Vec<u8>>, MatrixError> {
     let (true, Some(name)) = (TypeId::of::<T>() == TypeId::of::<set_profile_field::v3::Request>(), arguments.get(1))
     else {
