@@ -14,6 +14,7 @@ mod send;
 mod setup;
 mod start;
 mod sync;
+mod to_device;
 
 use std::process::ExitCode;
 
@@ -40,6 +41,7 @@ Examples:
   bench --pid $(pgrep -x swiftchat) send --connections 64 --rooms 1 --members 100
   bench --pid $(pgrep -x swiftchat) fanout --listeners 100 --rate 10
   bench --pid $(pgrep -x swiftchat) sync --rooms 100
+  bench --pid $(pgrep -x swiftchat) to-device --devices 2000
   bench --pid $(pgrep -x swiftchat) idle --polls 1000
   bench start -- target/release/swiftchat --config /tmp/trial/config.toml";
 
@@ -77,6 +79,8 @@ enum Command {
     Fanout(fanout::Options),
     /// Time and size of an initial sync, of an incremental one with one new event, and of one with nothing new.
     Sync(sync::Options),
+    /// One message to many devices, and the latency of sends into a room beside it.
+    ToDevice(to_device::Options),
     /// Memory of an idle long poll.
     Idle(idle::Options),
     /// Time from the start of a command until it answers, and its memory at rest.
@@ -103,6 +107,7 @@ fn measure(Arguments { target, command }: Arguments) -> Result<()> {
             Command::Send(options) => send::run(&target, &options).await,
             Command::Fanout(options) => fanout::run(&target, &options).await,
             Command::Sync(options) => sync::run(&target, &options).await,
+            Command::ToDevice(options) => to_device::run(&target, &options).await,
             Command::Idle(options) => idle::run(&target, &options).await,
             Command::Start(options) => start::run(&target, &options).await,
         }

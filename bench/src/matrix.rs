@@ -20,11 +20,13 @@ const MARK: &[u8] = b"bench-number-";
 /// A registered user.
 #[derive(Clone, Debug)]
 pub(crate) struct User {
+    pub(crate) id: String,
     pub(crate) authorization: HeaderValue,
 }
 
 #[derive(Deserialize)]
 struct Registered {
+    user_id: String,
     access_token: String,
 }
 
@@ -61,7 +63,7 @@ pub(crate) async fn register(connection: &mut Connection, name: &str, shared_sec
         None => register_with_dummy_stage(connection, name).await,
     }
     .with_context(|| format!("cannot register {name}"))?;
-    Ok(User { authorization: bearer(&registered.access_token)? })
+    Ok(User { authorization: bearer(&registered.access_token)?, id: registered.user_id })
 }
 
 async fn register_with_dummy_stage(connection: &mut Connection, name: &str) -> Result<Registered> {
@@ -131,6 +133,25 @@ pub(crate) async fn send(
     let answer = connection.request(Method::PUT, &path, Some(&user.authorization), Some(body)).await?;
     let sent: Sent = serde_json::from_slice(&answer.ok()?)?;
     Ok(sent.event_id)
+}
+
+/// Sends a message to all devices of some users at once.
+pub(crate) async fn send_to_devices(
+    connection: &mut Connection,
+    user: &User,
+    transaction_id: &str,
+    body: Bytes,
+) -> Result<()> {
+    let path = format!("/_matrix/client/v3/sendToDevice/org.example.bench/{transaction_id}");
+    connection.request(Method::PUT, &path, Some(&user.authorization), Some(body)).await?.ok()?;
+    Ok(())
+}
+
+/// What [`send_to_devices`] sends: a text to every device of the users.
+pub(crate) fn message_to_devices(users: &[User], text_bytes: usize) -> Bytes {
+    let content = json!({ "*": { "body": "x".repeat(text_bytes) } });
+    let messages: serde_json::Map<_, _> = users.iter().map(|user| (user.id.clone(), content.clone())).collect();
+    to_bytes(&json!({ "messages": messages }))
 }
 
 /// The content of a text message that carries a number and has a text of about `text_bytes`.
