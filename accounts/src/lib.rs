@@ -89,6 +89,8 @@ impl Accounts {
     /// it as one task of the process.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
+        // At once, however soon `stop` ends: an earlier process may have left some.
+        self.take_up_work().await;
         let mut deletion = std::pin::pin!(self.0.storage.empty_deleted_key_backups());
         let mut is_deleting = true;
         let mut write = tokio::time::interval(sessions::SEEN_WRITTEN_EVERY);
