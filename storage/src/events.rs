@@ -239,6 +239,7 @@ impl Storage {
             missing.sort_unstable();
             missing.dedup();
             let forgotten = cache.forgotten.load(Ordering::SeqCst);
+            let mut newest = None;
             for row in self.db().read(&GET_EVENTS, args![missing]).await? {
                 let event = Arc::new(StoredEvent::of_row(&row)?);
                 cache.insert(event.clone());
@@ -246,8 +247,10 @@ impl Storage {
                     // It may have been redacted since it was read. Looked at last: who forgets counts first.
                     cache.events.invalidate(&event.nr);
                 }
+                newest = newest.max(event.position);
                 found.insert(event.nr, event);
             }
+            self.settle(newest.unwrap_or_default()).await?;
         }
         Ok(found)
     }

@@ -203,6 +203,12 @@ impl Storage {
         Ok(self.published())
     }
 
+    /// Makes sure that what was read, as of `position`, is durable before anybody is shown it: another process may have written it and
+    /// not flushed it yet. Costs something only then.
+    pub(crate) async fn settle(&self, position: Position) -> Result<(), Error> {
+        if position > self.published() { self.db().make_durable().await } else { Ok(()) }
+    }
+
     /// What this process commits from now on, in order. A receiver that falls behind reads the database instead.
     #[must_use]
     pub fn subscribe(&self) -> broadcast::Receiver<Arc<Published>> {

@@ -139,7 +139,10 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn get_membership(&self, room_nr: RoomNr, user_nr: UserNr) -> Result<Option<RoomMembership>, Error> {
-        self.db().read_one(&GET_MEMBERSHIP, args![room_nr, user_nr]).await?.map(|row| membership_of(&row)).transpose()
+        let Some(row) = self.db().read_one(&GET_MEMBERSHIP, args![room_nr, user_nr]).await? else { return Ok(None) };
+        let membership = membership_of(&row)?;
+        self.settle(membership.position).await?;
+        Ok(Some(membership))
     }
 
     /// The members of some kinds, oldest first, at most `limit`.

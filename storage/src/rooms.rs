@@ -197,7 +197,9 @@ impl Storage {
         let Some(row) = self.db().read_one(&GET_HEAD, args![room_nr]).await? else { return Ok(None) };
         let extremities = unpack_events(&row.get::<Vec<u8>>(3)?)
             .ok_or_else(|| Error::Damaged(format!("extremities of room {room_nr}")))?;
-        Ok(Some(RoomHead { state: row.nr(0)?, depth: row.get(1)?, position: row.nr(2)?, extremities }))
+        let head = RoomHead { state: row.nr(0)?, depth: row.get(1)?, position: row.nr(2)?, extremities };
+        self.settle(head.position).await?;
+        Ok(Some(head))
     }
 
     /// What rooms show of themselves, with how many members are joined and invited.

@@ -355,3 +355,31 @@ async fn a_leased_room_waits_for_its_process_on_postgres() {
     clock.advance_ms(1_000);
     others.commit(room(6, 7, false)).await.unwrap();
 }
+
+/// Another process has written, and died before it flushed: what is shown of it must not be gone after a power loss.
+#[tokio::test]
+async fn what_another_process_has_not_flushed_is_flushed_before_it_is_shown_on_postgres() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let storage = database.open().await;
+    let Db::Postgres { pool } = storage.db() else { unreachable!("a PostgreSQL database") };
+    let mut other = pool.acquire().await.unwrap();
+    // What waits to be flushed is flushed in the background soon: one of several tries is early enough to see it.
+    let (mut waiting, tries) = (0, 50);
+    for position in 1..=tries {
+        let write = format!(
+            "BEGIN; SET LOCAL synchronous_commit = off;
+             INSERT INTO room_heads (room_nr, state_node, depth, position, extremities) VALUES ({position}, 0, 1, {position}, '');
+             COMMIT"
+        );
+        other.execute(sqlx::raw_sql(sqlx::AssertSqlSafe(write))).await.unwrap();
+        let text = "SELECT pg_current_wal_insert_lsn()::text, pg_current_wal_flush_lsn() < pg_current_wal_insert_lsn()";
+        let row = other.fetch_one(text).await.unwrap();
+        let (written, waits): (String, bool) = (row.get(0), row.get(1));
+        waiting += i64::from(waits);
+        assert_eq!(storage.get_head(RoomNr(position)).await.unwrap().unwrap().position, model::Position(position));
+        let text = format!("SELECT pg_current_wal_flush_lsn() >= '{written}'::pg_lsn");
+        let is_flushed: bool = other.fetch_one(sqlx::AssertSqlSafe(text)).await.unwrap().get(0);
+        assert!(is_flushed, "position {position} was shown before it was durable");
+    }
+    assert!(waiting > 0, "nothing ever waited to be flushed");
+}
