@@ -175,8 +175,7 @@ impl Rooms {
         match storage.commit(Commit { room: Some(room), ..Commit::default() }).await {
             Ok(_) => Ok(Some(head.row.id.clone())),
             Err(CommitError::RoomExists | CommitError::EventExists) => Ok(None),
-            Err(CommitError::Storage(source)) => Err(Error::Storage(source)),
-            Err(_) => Err(Error::Busy),
+            Err(error) => Err(error.into()),
         }
     }
 

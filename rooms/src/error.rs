@@ -63,3 +63,13 @@ impl From<storage::Error> for Error {
         Self::Storage(Arc::new(error))
     }
 }
+
+/// What is left when nobody acts on it: a commit that may be tried again later, or a database that failed.
+impl From<storage::CommitError> for Error {
+    fn from(error: storage::CommitError) -> Self {
+        match error {
+            storage::CommitError::Storage(source) => Self::Storage(source),
+            _ => Self::Busy,
+        }
+    }
+}

@@ -6,7 +6,7 @@ use accounts::Requester;
 use model::Membership;
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde::Deserialize;
-use storage::{Commit, CommitError, NewAccountData, NewReceipt, RoomRow, StoredEvent};
+use storage::{Commit, NewAccountData, NewReceipt, RoomRow, StoredEvent};
 
 use crate::{Error, Rooms};
 
@@ -104,11 +104,8 @@ impl Rooms {
         if commit.receipts.is_empty() && commit.account_data.is_empty() {
             return Ok(());
         }
-        match self.storage().commit(commit).await {
-            Ok(_) => Ok(()),
-            Err(CommitError::Storage(source)) => Err(Error::Storage(source)),
-            Err(_) => Err(Error::Busy),
-        }
+        self.storage().commit(commit).await?;
+        Ok(())
     }
 
     async fn marked_event(&self, room: &RoomRow, event_id: &EventId) -> Result<Arc<StoredEvent>, Error> {

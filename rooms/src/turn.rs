@@ -135,10 +135,7 @@ impl Rooms {
                     if race.goes_on(&error).await {
                         continue;
                     }
-                    let error = match error {
-                        CommitError::Storage(source) => Error::Storage(source),
-                        _ => Error::Busy,
-                    };
+                    let error = Error::from(error);
                     for waiting in group {
                         let _ = waiting.answer.send(Err(error.clone()));
                     }

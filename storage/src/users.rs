@@ -43,12 +43,6 @@ statements! {
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1"];
     DELETE_CROSS_SIGNING_KEYS = ["DELETE FROM cross_signing_keys WHERE user_nr = $1"];
     DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1"];
-    LIST_USERS = ["
-        SELECT u.user_nr, n.user_id, u.password_hash, u.is_guest, u.is_admin, u.is_locked, u.is_erased, u.app_service,
-               u.created_at_ms, u.deactivated_at_ms
-          FROM users u JOIN user_numbers n ON n.user_nr = u.user_nr
-         WHERE u.user_nr > $1
-         ORDER BY u.user_nr LIMIT $2"];
 }
 
 /// A user of this server.
@@ -113,16 +107,6 @@ impl Storage {
     /// When the database fails.
     pub async fn get_user(&self, user_id: &UserId) -> Result<Option<UserRow>, Error> {
         self.db().read_one(&GET_USER, args![user_id.as_str()]).await?.map(|row| user(&row)).transpose()
-    }
-
-    /// Users in the order of their making, after a number.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn list_users(&self, after: UserNr, limit: u32) -> Result<Vec<UserRow>, Error> {
-        let rows = self.db().read(&LIST_USERS, args![after, i64::from(limit)]).await?;
-        rows.iter().map(user).collect()
     }
 
     /// Makes a user; tells whether there was none yet.

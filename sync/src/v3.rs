@@ -243,16 +243,7 @@ impl Sync {
             .filter_map(|row| Some((row, known.get(&row.room_nr)?)))
             .filter(|(_, room)| filter::matches_room(&request.filter.room, &room.id))
             .collect();
-        let receipts = if news.receipts {
-            let joined: Vec<RoomNr> = wanted
-                .iter()
-                .filter(|(row, _)| row.membership == Membership::Join)
-                .map(|(row, _)| row.room_nr)
-                .collect();
-            self.receipts(answer, &joined, &wanted).await?
-        } else {
-            Default::default()
-        };
+        let receipts = if news.receipts { self.receipts(answer, &wanted).await? } else { Default::default() };
         let (news, account_data, typing, receipts) = (&news, &account_data[..], &typing[..], &receipts);
         let shown: Vec<_> = wanted
             .into_iter()

@@ -6,7 +6,7 @@ use std::{
 };
 
 use event_bus::TypingChange;
-use model::{Position, RoomNr, UserNr};
+use model::{Membership, Position, RoomNr, UserNr};
 use ruma::api::client::sync::sync_events::v3::JoinedRoom;
 use serde_json::json;
 use storage::{RoomMembership, RoomRow};
@@ -45,16 +45,16 @@ impl Sync {
     pub(super) async fn receipts(
         &self,
         answer: &Answer<'_>,
-        joined: &[RoomNr],
         rows: &[(&RoomMembership, &Arc<RoomRow>)],
     ) -> Result<HashMap<RoomNr, String>, Error> {
         let storage = &self.0.storage;
         let since = answer.since.unwrap_or(Position(0));
-        let is_new = |room: &RoomNr| rows.iter().any(|(row, _)| row.room_nr == *room && row.position > since);
-        let (new, old): (Vec<RoomNr>, Vec<RoomNr>) = joined.iter().copied().partition(is_new);
+        let joined = rows.iter().map(|(row, _)| *row).filter(|row| row.membership == Membership::Join);
+        let (new, old): (Vec<&RoomMembership>, Vec<&RoomMembership>) = joined.partition(|row| row.position > since);
         let mut found = HashMap::new();
-        for (rooms, after) in [(new, Position(0)), (old, since)] {
-            if !rooms.is_empty() {
+        for (rows, after) in [(new, Position(0)), (old, since)] {
+            if !rows.is_empty() {
+                let rooms: Vec<RoomNr> = rows.iter().map(|row| row.room_nr).collect();
                 found.extend(storage.list_receipts(&rooms, after, answer.upto).await?);
             }
         }
