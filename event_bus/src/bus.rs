@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::StreamExt as _;
-use model::{Position, RoomNr, UserNr};
+use model::Position;
 use redis::Client;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -20,35 +20,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const WAITING_MAX: usize = 1_024;
 /// How many notices a slow subscriber may be behind.
 const KEPT: usize = 1_024;
-/// Most rooms, and most users, that one notice names; what names more concerns everybody.
-pub const NAMED_MAX: usize = 200;
 /// Largest notice that is read.
-const NOTICE_BYTES_MAX: usize = 64 * 1_024;
+const NOTICE_BYTES_MAX: usize = 1_024;
 /// Longest wait for an answer of Redis.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before Redis is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
-/// The stream advanced.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// The newest position before.
-    pub previous: Position,
-    /// The newest position now. All up to there is durable.
-    pub position: Position,
-    /// The kinds of what was written, one bit each, as the table `commits` has them; zero when they are not told.
-    pub kinds: i64,
-    /// The rooms concerned; with the users, at most [`NAMED_MAX`] each, and none at all when there are more.
-    pub rooms: Vec<RoomNr>,
-    /// The users concerned.
-    pub users: Vec<UserNr>,
-}
-
-/// Carries notices to the other processes. Never blocks; may lose, double and reorder. Cheap to clone.
+/// Carries notices to the other processes: a position up to which the stream is durable. Never blocks; may lose, double and reorder.
+/// Cheap to clone.
 #[derive(Clone)]
 pub enum Bus {
     /// There are no others: a notice reaches the subscribers in this process.
-    Memory(broadcast::Sender<Arc<Notice>>),
+    Memory(broadcast::Sender<Position>),
     /// Redis publish and subscribe: a notice reaches the subscribers in the other processes.
     Redis(RedisBus),
 }
@@ -56,8 +40,8 @@ pub enum Bus {
 /// The connection to Redis. Its tasks end with its last clone.
 #[derive(Clone)]
 pub struct RedisBus {
-    waiting: mpsc::Sender<Notice>,
-    notices: broadcast::Sender<Arc<Notice>>,
+    waiting: mpsc::Sender<Position>,
+    notices: broadcast::Sender<Position>,
     _running: Arc<DropGuard>,
 }
 
@@ -70,11 +54,7 @@ pub struct BusError(#[from] redis::RedisError);
 #[derive(Serialize, Deserialize)]
 struct Wire {
     from: String,
-    previous: i64,
     position: i64,
-    kinds: i64,
-    rooms: Vec<i64>,
-    users: Vec<i64>,
 }
 
 impl Bus {
@@ -109,21 +89,17 @@ impl Bus {
         Ok(Self::Redis(RedisBus { waiting, notices, _running: running }))
     }
 
-    /// Tells the others. Returns at once; when too much waits the notice is lost.
-    pub fn publish(&self, mut notice: Notice) {
-        if notice.rooms.len() > NAMED_MAX || notice.users.len() > NAMED_MAX {
-            notice.rooms.clear();
-            notice.users.clear();
-        }
+    /// Tells the others that the stream is durable up to a position. Returns at once; when too much waits the notice is lost.
+    pub fn publish(&self, position: Position) {
         match self {
-            Self::Memory(notices) => drop(notices.send(Arc::new(notice))),
-            Self::Redis(bus) => drop(bus.waiting.try_send(notice)),
+            Self::Memory(notices) => drop(notices.send(position)),
+            Self::Redis(bus) => drop(bus.waiting.try_send(position)),
         }
     }
 
     /// The notices from now on. Who falls behind is told so, and reads the database.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Notice>> {
+    pub fn subscribe(&self) -> broadcast::Receiver<Position> {
         match self {
             Self::Memory(notices) => notices.subscribe(),
             Self::Redis(bus) => bus.notices.subscribe(),
@@ -147,7 +123,7 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    async fn send(&self, mut queue: mpsc::Receiver<Notice>) {
+    async fn send(&self, mut queue: mpsc::Receiver<Position>) {
         loop {
             let connected = timeout(REDIS_TIMEOUT, self.client.get_multiplexed_async_connection()).await;
             let Ok(Ok(mut connection)) = connected else {
@@ -157,8 +133,13 @@ impl Endpoint {
             };
             self.note(true);
             loop {
-                let Some(notice) = queue.recv().await else { return };
-                let Ok(text) = serde_json::to_string(&self.to_wire(&notice)) else { continue };
+                let Some(mut position) = queue.recv().await else { return };
+                // The newest says it all.
+                while let Ok(newer) = queue.try_recv() {
+                    position = position.max(newer);
+                }
+                let wire = Wire { from: self.process.clone(), position: position.0 };
+                let Ok(text) = serde_json::to_string(&wire) else { continue };
                 let mut command = redis::cmd("PUBLISH");
                 command.arg(&self.channel).arg(text);
                 if !matches!(timeout(REDIS_TIMEOUT, command.query_async::<()>(&mut connection)).await, Ok(Ok(()))) {
@@ -168,7 +149,7 @@ impl Endpoint {
         }
     }
 
-    async fn listen(&self, notices: broadcast::Sender<Arc<Notice>>) {
+    async fn listen(&self, notices: broadcast::Sender<Position>) {
         loop {
             if let Ok(Ok(mut subscription)) = timeout(REDIS_TIMEOUT, self.client.get_async_pubsub()).await
                 && matches!(timeout(REDIS_TIMEOUT, subscription.subscribe(&self.channel)).await, Ok(Ok(())))
@@ -177,7 +158,7 @@ impl Endpoint {
                 let mut messages = subscription.on_message();
                 while let Some(message) = messages.next().await {
                     if let Some(notice) = self.parse(message.get_payload_bytes()) {
-                        let _ = notices.send(Arc::new(notice));
+                        let _ = notices.send(notice);
                     }
                 }
             }
@@ -186,30 +167,13 @@ impl Endpoint {
         }
     }
 
-    fn to_wire(&self, notice: &Notice) -> Wire {
-        Wire {
-            from: self.process.clone(),
-            previous: notice.previous.0,
-            position: notice.position.0,
-            kinds: notice.kinds,
-            rooms: notice.rooms.iter().map(|nr| nr.0).collect(),
-            users: notice.users.iter().map(|nr| nr.0).collect(),
-        }
-    }
-
     /// The notice of another process; nothing for our own, and for what is none.
-    fn parse(&self, bytes: &[u8]) -> Option<Notice> {
+    fn parse(&self, bytes: &[u8]) -> Option<Position> {
         if bytes.len() > NOTICE_BYTES_MAX {
             return None;
         }
         let wire: Wire = serde_json::from_slice(bytes).ok()?;
-        (wire.from != self.process).then(|| Notice {
-            previous: Position(wire.previous),
-            position: Position(wire.position),
-            kinds: wire.kinds,
-            rooms: wire.rooms.into_iter().map(RoomNr).collect(),
-            users: wire.users.into_iter().map(UserNr).collect(),
-        })
+        (wire.from != self.process).then_some(Position(wire.position))
     }
 
     fn note(&self, is_up: bool) {
@@ -229,25 +193,12 @@ impl Endpoint {
 mod tests {
     use super::*;
 
-    fn notice(position: i64) -> Notice {
-        Notice {
-            previous: Position(position - 1),
-            position: Position(position),
-            kinds: 1,
-            rooms: vec![RoomNr(3)],
-            users: vec![UserNr(4)],
-        }
-    }
-
     #[tokio::test]
     async fn a_notice_reaches_the_subscribers_in_memory() {
         let bus = Bus::memory();
         let mut notices = bus.subscribe();
-        bus.publish(notice(1));
-        assert_eq!(*notices.recv().await.unwrap(), notice(1));
-        bus.publish(Notice { rooms: vec![RoomNr(1); NAMED_MAX + 1], ..notice(2) });
-        let long = notices.recv().await.unwrap();
-        assert!(long.rooms.is_empty() && long.users.is_empty(), "too many to name");
+        bus.publish(Position(1));
+        assert_eq!(notices.recv().await.unwrap(), Position(1));
     }
 
     /// The committer's side must never feel that Redis is away, however much it has to tell.
@@ -256,7 +207,7 @@ mod tests {
         // Port 1 of loopback: nobody listens there.
         let bus = Bus::redis("redis://127.0.0.1:1/", "nobody", "one").unwrap();
         for position in 0..10_000 {
-            bus.publish(notice(position));
+            bus.publish(Position(position));
         }
         let Bus::Redis(bus) = bus else { unreachable!("a bus over Redis") };
         assert_eq!(bus.waiting.capacity(), 0, "the queue is full and no longer than that");
@@ -276,19 +227,19 @@ mod tests {
         let mut raw = Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
         let first = loop {
             redis::cmd("PUBLISH").arg(&channel).arg("nonsense").query_async::<()>(&mut raw).await.unwrap();
-            one.publish(notice(1));
+            one.publish(Position(1));
             if let Ok(first) = timeout(Duration::from_millis(50), at_two.recv()).await {
                 break first.unwrap();
             }
         };
-        assert_eq!(*first, notice(1));
+        assert_eq!(first, Position(1));
         // The same the other way round. What came back to the sender would have come first.
         let back = loop {
-            two.publish(notice(2));
+            two.publish(Position(2));
             if let Ok(back) = timeout(Duration::from_millis(50), at_one.recv()).await {
                 break back.unwrap();
             }
         };
-        assert_eq!(*back, notice(2));
+        assert_eq!(back, Position(2));
     }
 }

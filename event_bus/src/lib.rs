@@ -7,5 +7,5 @@ mod bus;
 pub mod testing;
 mod typing;
 
-pub use bus::{Bus, BusError, NAMED_MAX, Notice, RedisBus};
+pub use bus::{Bus, BusError, RedisBus};
 pub use typing::{TYPING_MS_MAX, Typing, TypingChange, TypingNews};

@@ -205,7 +205,7 @@ impl Head {
             let membership = membership_change(storage, servers, nr, &pdu, old).await?;
             state = storage.change_state(self.row.nr, state, key, Some(nr), &mut nodes).await?;
             state_key_nr = Some(key.1);
-            state_change = Some(StateChange { type_nr, state_key_nr: key.1, event_nr: Some(nr), membership });
+            state_change = Some(StateChange { event_nr: Some(nr), membership });
         }
         let event = NewEvent {
             nr,

@@ -279,7 +279,7 @@ impl Rooms {
         let mut changes = Vec::new();
         let mut summary = head.summary.clone();
         let mut summary_changed = false;
-        for (key, old_nr, now_nr) in differences {
+        for (_, old_nr, now_nr) in differences {
             let (old, now) = (old_nr.and_then(pdu_of), now_nr.and_then(pdu_of));
             let mut membership = None;
             if let Some((nr, pdu)) = now_nr.zip(now) {
@@ -297,7 +297,7 @@ impl Rooms {
                 emptied.content = serde_json::value::RawValue::from_string("{}".to_owned()).unwrap_or(emptied.content);
                 summary_changed |= apply_to_summary(&mut summary, &emptied);
             }
-            changes.push(StateChange { type_nr: key.0, state_key_nr: key.1, event_nr: now_nr, membership });
+            changes.push(StateChange { event_nr: now_nr, membership });
         }
         Ok((changes, summary_changed.then_some(summary)))
     }

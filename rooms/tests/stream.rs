@@ -18,7 +18,7 @@ use rooms::{Error, NewRoomRequest, Options, Preset, Rooms};
 use ruma::{OwnedRoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
 use serde_json::{json, value::to_raw_value};
 use storage::{
-    Storage,
+    Commit, Item, NewAccountData, NewReceipt, NewToDevice, Storage,
     testing::{Saboteur, TestDatabase},
 };
 
@@ -27,10 +27,21 @@ const PROCESSES: usize = 3;
 /// How many write in each process, and how many events each.
 const WRITERS: usize = 4;
 const EVENTS: usize = 12;
-/// How many read in each process.
-const READERS: usize = 2;
+/// How each process is read.
+const READERS: [How; 3] = [How::Asking, How::Published, How::Following];
 /// How many rows a reader takes at once: few, so that pages end in the midst of commits.
 const PAGE: u32 = 7;
+
+/// How a reader reads.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// Asks the database for the newest position, then for the events up to there.
+    Asking,
+    /// Goes by what its process has published.
+    Published,
+    /// Reads what each group put into the stream.
+    Following,
+}
 
 /// A row of the stream: its position and the number of its event.
 type StreamRow = (i64, i64);
@@ -137,6 +148,19 @@ impl Process {
         Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
     }
 
+    /// The same as each group's row of `commits` tells it.
+    async fn follow(&self, after: i64, upto: Position) -> Page {
+        let followed = again(|| self.storage.read_stream(Position(after), upto)).await.expect("all rows are there");
+        let rows = followed.items.iter().filter_map(|(position, item)| match item {
+            Item::Event(event) => {
+                assert_eq!(event.position, Some(*position));
+                Some((position.0, event.nr.0))
+            }
+            _ => None,
+        });
+        Page { after, token: followed.position.0, rows: rows.collect() }
+    }
+
     /// The events after `after`, at most `limit`, with the position up to which they are all.
     async fn read(&self, after: i64, upto: Position, limit: u32) -> Page {
         let events = again(|| self.storage.list_events_after(Position(after), upto, limit)).await;
@@ -207,17 +231,20 @@ async fn write(
 }
 
 /// Pages through the stream until nothing more is written and all is read.
-async fn read(process: Process, by_asking: bool, done: Arc<AtomicBool>) -> Vec<Page> {
+async fn read(process: Process, how: How, done: Arc<AtomicBool>) -> Vec<Page> {
     let mut pages: Vec<Page> = Vec::new();
     loop {
         let is_last = done.load(Ordering::SeqCst);
         let after = pages.last().map_or(0, |page| page.token);
-        let upto = if by_asking || is_last {
+        let upto = if how != How::Published || is_last {
             again(|| process.storage.newest_durable()).await
         } else {
             process.storage.published()
         };
-        let page = process.read(after, upto, PAGE).await;
+        let page = match how {
+            How::Following => process.follow(after, upto).await,
+            _ => process.read(after, upto, PAGE).await,
+        };
         let is_end = page.token >= upto.0;
         if page.token > page.after {
             pages.push(page);
@@ -286,8 +313,8 @@ async fn judge(database: &TestDatabase, events: usize, with_trouble: bool) {
     let done = Arc::new(AtomicBool::new(false));
     let mut readers = Vec::new();
     for process in &processes {
-        for reader in 0..READERS {
-            readers.push(tokio::spawn(read(process.clone(), reader % 2 == 0, done.clone())));
+        for how in READERS {
+            readers.push(tokio::spawn(read(process.clone(), how, done.clone())));
         }
     }
     let mut rooms = Vec::new();
@@ -393,4 +420,67 @@ fn room() -> NewRoomRequest {
         initial_state: Vec::new(),
         power_level_content_override: None,
     }
+}
+
+/// What a process follows is what the other had published, whatever it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_process_reads_what_one_published() {
+    for database in TestDatabase::each().await {
+        let [one, two] = [Process::start(&database).await, Process::start(&database).await];
+        let alice = alice(&one.storage).await;
+        let before = one.storage.published();
+        let mut stream = one.storage.subscribe();
+        let id = one.rooms.create_room(&alice, room()).await.unwrap();
+        let content = to_raw_value(&json!({"msgtype": "m.text", "body": "to be redacted"})).unwrap();
+        let kind = TimelineEventType::RoomMessage;
+        let said = one.rooms.send_message(&alice, &id, kind, "1".into(), &content, None).await.unwrap();
+        // In memory as it is before it is redacted.
+        let nr = two.storage.find_event(&said).await.unwrap().expect("it is stored").nr;
+        one.rooms.redact(&alice, &id, &said, "2".into(), None).await.unwrap();
+        let room_nr = one.storage.get_event(nr).await.unwrap().expect("it is stored").room_nr;
+        let user_nr = alice.user_nr;
+        let commit = Commit {
+            receipts: vec![NewReceipt {
+                room_nr,
+                user_nr,
+                receipt_type: "m.read".to_owned(),
+                thread: String::new(),
+                event_id: said,
+                at_ms: 1,
+            }],
+            account_data: vec![NewAccountData {
+                user_nr,
+                room_nr,
+                event_type: "m.tag".to_owned(),
+                content: "{}".to_owned(),
+            }],
+            to_device: vec![NewToDevice { user_nr, device_id: "DÉVICE".to_owned(), message: "{}".into() }],
+            device_lists: vec![user_nr],
+            profiles: vec![user_nr],
+            ..Commit::default()
+        };
+        let last = one.storage.commit(commit).await.unwrap().position;
+        let (mut items, mut redacted) = (Vec::new(), Vec::new());
+        while items.last().is_none_or(|(position, _)| *position < last) {
+            let published = stream.recv().await.unwrap();
+            items.extend(published.items.iter().map(shown));
+            redacted.extend(published.redacted.clone());
+        }
+        let followed = two.storage.read_stream(before, last).await.unwrap().expect("all rows are there");
+        assert_eq!((followed.previous, followed.position), (before, last));
+        assert_eq!(followed.items.iter().map(shown).collect::<Vec<_>>(), items);
+        assert_eq!(followed.redacted, redacted);
+        assert_eq!(redacted, [nr]);
+        let event = two.storage.get_event(nr).await.unwrap().expect("it is stored");
+        assert!(event.redacted_by.is_some(), "another process shows what was redacted");
+        assert!(two.storage.read_stream(before, Position(before.0 + 1_000_000)).await.unwrap().is_none(), "too far");
+    }
+}
+
+fn shown((position, item): &(Position, Item)) -> (Position, String) {
+    let text = match item {
+        Item::Event(event) => format!("event {}", event.nr),
+        other => format!("{other:?}"),
+    };
+    (*position, text)
 }

@@ -113,11 +113,7 @@ pub struct NewEvent {
 /// A change of the current state: by a live event of the commit, or by state resolution, to an older event or to none.
 #[derive(Clone, Debug)]
 pub struct StateChange {
-    /// The event's type.
-    pub type_nr: TypeNr,
-    /// Its state key.
-    pub state_key_nr: StateKeyNr,
-    /// The event that the key has now; nothing when resolution took it away.
+    /// The event that the changed key has now; nothing when resolution took it away.
     pub event_nr: Option<EventNr>,
     /// For `m.room.member`, what that does to the user.
     pub membership: Option<MembershipChange>,

@@ -2,7 +2,8 @@
 //!
 //! Commits that arrive while a group is being flushed make up the next group, at most one of a room. A group is one
 //! transaction, of four hand-overs to the database:
-//! 1. *Order*: take the order lock (PostgreSQL: an advisory lock, in a statement of its own; SQLite: `BEGIN IMMEDIATE`).
+//! 1. *Order*: take the order lock (PostgreSQL: an advisory lock, in a statement of its own; SQLite: `BEGIN IMMEDIATE`). What arrives
+//!    until then is part of the group.
 //! 2. *Check* each commit against what is stored; it passes whole or fails alone.
 //! 3. *Write* all that passed, in one batch.
 //! 4. *Make durable, publish, answer.* SQLite syncs as it commits. PostgreSQL commits without waiting, which frees the
@@ -16,13 +17,13 @@ use std::{
     sync::Arc,
 };
 
-use model::{Clock, EventNr, NodeNr, Position, RoomNr, UserNr};
+use model::{Clock, EventNr, NodeNr, Position, RoomNr};
 use ruma::{EventId, OwnedEventId};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Commit, CommitError, Committed, Error, Storage, StoredEvent, TransactionKey,
+    Commit, CommitError, Committed, Error, Storage, TransactionKey,
     db::{Db, Tx, args},
     events::EventCache,
     group::GroupWriter,
@@ -30,6 +31,7 @@ use crate::{
     room_leases::{RoomLease, RoomLeases},
     rows::Rows,
     statement::statements,
+    stream::{Item, Published},
 };
 
 /// Most commits that wait; more are refused with [`CommitError::Busy`].
@@ -57,38 +59,6 @@ statements! {
     FIND_EVENT_IDS = ["SELECT event_id FROM events WHERE event_id", (in_list 1)];
     FIND_ROOMS = ["SELECT room_id FROM rooms WHERE room_id", (in_list 1)];
     FIND_ALIASES = ["SELECT alias FROM aliases WHERE alias", (in_list 1)];
-}
-
-/// A part of a published group, in the order of positions.
-#[derive(Clone, Debug)]
-pub enum Item {
-    /// A live event of a room.
-    Event(Arc<StoredEvent>),
-    /// State resolution changed a room's current state.
-    State(RoomNr),
-    /// A receipt in a room.
-    Receipt(RoomNr, UserNr),
-    /// Account data of a user.
-    AccountData(UserNr),
-    /// A message to a device.
-    ToDevice(UserNr, String),
-    /// A user's devices or keys changed.
-    DeviceList(UserNr),
-    /// A user's profile changed.
-    Profile(UserNr),
-}
-
-/// What a group of this process put into the stream.
-#[derive(Debug)]
-pub struct Published {
-    /// The newest position before the group, of any process.
-    pub previous: Position,
-    /// The position of its last part.
-    pub position: Position,
-    /// Its parts with their positions.
-    pub items: Vec<(Position, Item)>,
-    /// The events that it redacts.
-    pub redacted: Vec<EventNr>,
 }
 
 /// What the committer works with.
@@ -170,17 +140,27 @@ async fn run(parts: Parts, mut queue: mpsc::Receiver<Waiting>, closing: Cancella
                 },
             }
         }
-        while later.len() < WAITING_MAX {
-            match queue.try_recv() {
-                Ok(waiting) => later.push_back(waiting),
-                Err(_) => break,
-            }
-        }
-        let group = take_group(&mut later);
         // What was written becomes durable while the next group is being written.
-        let ((), next) = tokio::join!(finish(&parts, std::mem::take(&mut written)), write_group(&parts, group));
+        let next = write_next(&parts, &mut queue, &mut later);
+        let ((), next) = tokio::join!(finish(&parts, std::mem::take(&mut written)), next);
         written = next;
     }
+}
+
+/// Writes the next group: what has arrived when it is this process's turn. The longer it waits for that, the larger the group.
+async fn write_next(
+    parts: &Parts,
+    queue: &mut mpsc::Receiver<Waiting>,
+    later: &mut VecDeque<Waiting>,
+) -> Vec<Unpublished> {
+    let tx = parts.db.begin_ordered().await;
+    while later.len() < WAITING_MAX {
+        match queue.try_recv() {
+            Ok(waiting) => later.push_back(waiting),
+            Err(_) => break,
+        }
+    }
+    write_group(parts, tx, take_group(later)).await
 }
 
 /// Takes the next group off the queue: in order, at most one commit of a room.
@@ -217,8 +197,8 @@ struct Unpublished {
 /// Writes a group; gives what was written, in order. What could not be is answered here.
 ///
 /// When the database refuses the group, its commits are written one at a time: one that cannot be stored fails alone.
-async fn write_group(parts: &Parts, group: Vec<Waiting>) -> Vec<Unpublished> {
-    let alone = match write_together(parts, group).await {
+async fn write_group(parts: &Parts, tx: Result<Tx, Error>, group: Vec<Waiting>) -> Vec<Unpublished> {
+    let alone = match write_together(parts, tx, group).await {
         Ok(written) => return vec![written],
         Err((group, Some(error))) if group.len() == 1 || !error.is_refusal() => {
             fail(group, error);
@@ -236,18 +216,24 @@ async fn write_group(parts: &Parts, group: Vec<Waiting>) -> Vec<Unpublished> {
     };
     let mut written = Vec::with_capacity(alone.len());
     for waiting in alone {
-        written.extend(Box::pin(write_group(parts, vec![waiting])).await);
+        let tx = parts.db.begin_ordered().await;
+        written.extend(Box::pin(write_group(parts, tx, vec![waiting])).await);
     }
     written
 }
 
 /// Writes a group in one transaction, or gives it back with the error, if there was one, or because keys exist.
-async fn write_together(parts: &Parts, group: Vec<Waiting>) -> Result<Unpublished, (Vec<Waiting>, Option<Error>)> {
+async fn write_together(
+    parts: &Parts,
+    tx: Result<Tx, Error>,
+    group: Vec<Waiting>,
+) -> Result<Unpublished, (Vec<Waiting>, Option<Error>)> {
     let mut results: Vec<Option<CommitError>> = group.iter().map(|_| None).collect();
     let commits: Vec<&Commit> = group.iter().map(|waiting| &waiting.commit).collect();
-    let mut outcome = try_group(parts, &commits, &mut results, false).await;
+    let mut outcome = try_group(parts, tx, &commits, &mut results, false).await;
     if matches!(outcome, Ok(None)) {
-        outcome = try_group(parts, &commits, &mut results, true).await;
+        let tx = parts.db.begin_ordered().await;
+        outcome = try_group(parts, tx, &commits, &mut results, true).await;
     }
     match outcome {
         Ok(Some(written)) => Ok(Unpublished { group, results, written }),
@@ -321,15 +307,15 @@ pub(crate) struct StoredHead {
     pub(crate) lease: Option<RoomLease>,
 }
 
-/// Writes a group in one transaction. Gives nothing, and has written nothing, when a row existed that was not looked for.
+/// Writes a group in that transaction. Gives nothing, and has written nothing, when a row existed that was not looked for.
 async fn try_group(
     parts: &Parts,
+    tx: Result<Tx, Error>,
     commits: &[&Commit],
     failed: &mut [Option<CommitError>],
     look_at_each: bool,
 ) -> Result<Option<Written>, Error> {
-    // 1. Order.
-    let mut tx = parts.db.begin_ordered().await?;
+    let mut tx = tx?;
     // 2. Check.
     let (newest, heads) = read_heads(&mut tx, commits).await?;
     let now_ms = parts.clock.now_ms();
@@ -359,7 +345,7 @@ async fn try_group(
         writer.add(commit, heads.get(&commit.room.as_ref().map_or(RoomNr(0), |room| room.room_nr)));
         positions[*index] = writer.newest();
     }
-    match tx.run(writer.batch(&parts.process)).await {
+    match tx.run(writer.batch()).await {
         Ok(()) => tx.commit().await?,
         Err(error) if error.is_unique_violation() => {
             tx.rollback().await?;
@@ -370,9 +356,7 @@ async fn try_group(
             return Err(error);
         }
     }
-    let rooms = passing.iter().filter_map(|(_, commit)| commit.room.as_ref());
-    let redacted = rooms.flat_map(|room| &room.redactions).map(|redaction| redaction.event_nr).collect();
-    let published = Published { previous: newest, position: writer.newest(), items: writer.items, redacted };
+    let published = writer.into_published();
     Ok(Some(Written { published: Some(published), positions }))
 }
 

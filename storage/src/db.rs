@@ -24,6 +24,10 @@ const IDLE_UNTESTED_MAX: Duration = Duration::from_millis(500);
 /// Who waits for a lock waits longer than that. Migrations have all the time that they need.
 const TIMEOUTS: &str =
     "SET idle_in_transaction_session_timeout = '5s'; SET lock_timeout = '15s'; SET statement_timeout = '60s'";
+/// All statements go by keys, so one plan by indexes serves for whatever is asked, however little PostgreSQL knows of a table yet. Left to
+/// itself it plans some of them anew each time, which costs several times what they do, and reads whole tables while they are new.
+const PLANS: &str = "SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off;
+    SET enable_mergejoin = off; SET jit = off";
 /// How long a checkpoint waits for readers; a writer may wait as long.
 const CHECKPOINT_WAIT: Duration = Duration::from_millis(200);
 /// Most prepared statements that one connection keeps.
@@ -203,6 +207,7 @@ impl Db {
                     .after_connect(|connection, _| {
                         Box::pin(async move {
                             connection.execute(TIMEOUTS).await?;
+                            connection.execute(PLANS).await?;
                             Ok(())
                         })
                     })

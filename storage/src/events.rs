@@ -43,11 +43,6 @@ statements! {
          WHERE e.event_nr", (in_list 1)];
     FIND_EVENT_NRS = ["SELECT event_nr, event_id FROM events WHERE event_id", (in_list 1)];
     LIST_AUTH = ["SELECT event_nr, auth FROM events WHERE event_nr", (in_list 1)];
-    LIST_REDACTED = ["
-        SELECT redacted.event_nr
-          FROM events redaction JOIN events redacted ON redacted.redacted_by = redaction.event_nr
-         WHERE redaction.position > $1 AND redaction.position <= $2 AND redacted.redacted_by IS NOT NULL
-         ORDER BY redacted.event_nr"];
     FIND_EVENT_TRANSACTIONS = ["
         SELECT event_nr, transaction_id FROM transaction_ids
          WHERE user_nr = $1 AND device_id = $2 AND event_nr", (in_list 3)];
@@ -322,18 +317,6 @@ impl Storage {
                 Ok((nr, listed.ok_or_else(|| Error::Damaged(format!("auth events of event {nr}")))?))
             })
             .collect()
-    }
-
-    /// Forgets what is in memory of events that other processes redacted after a position, up to another.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn forget_redacted(&self, after: Position, upto: Position) -> Result<(), Error> {
-        for row in self.db().read(&LIST_REDACTED, args![after, upto]).await? {
-            self.0.event_cache.forget(row.nr(0)?);
-        }
-        Ok(())
     }
 
     /// Forgets all events that are in memory: any of them may have been redacted.

@@ -7,30 +7,21 @@ use model::{EventNr, Membership, NodeNr, Position, RoomNr};
 use crate::{
     Commit, RoomCommit, StateNode, StoredEvent,
     batch::Batch,
-    commit::{MembershipChange, NewEvent, Placement, StateChange},
-    committer::{Item, StoredHead},
+    commit::{MembershipChange, NewEvent, Placement},
+    committer::StoredHead,
     db::args,
     events::{FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
     packed::pack_events,
     rows::Rows,
     statement::statements,
+    stream::{Item, Published, pack_items},
 };
-
-/// What a commit is about, as bits of `commits.kinds`.
-pub(crate) mod kinds {
-    pub(crate) const EVENTS: i64 = 1;
-    pub(crate) const RECEIPTS: i64 = 2;
-    pub(crate) const ACCOUNT_DATA: i64 = 4;
-    pub(crate) const TO_DEVICE: i64 = 8;
-    pub(crate) const DEVICE_LISTS: i64 = 16;
-    pub(crate) const PROFILES: i64 = 32;
-}
 
 statements! {
     INSERT_COMMITS = ["
-        INSERT INTO commits (position, first, epoch, process, kinds, at_ms)
-        SELECT position, first, epoch, process, kinds, at_ms
-          FROM", (rows [1 position bigint, 2 first bigint, 3 epoch bigint, 4 process text, 5 kinds bigint, 6 at_ms bigint])];
+        INSERT INTO commits (position, at_ms, items, redacted)
+        SELECT position, at_ms, items, redacted
+          FROM", (rows [1 position bigint, 2 at_ms bigint, 3 items bytea, 4 redacted bytea])];
     INSERT_ROOMS = ["
         INSERT INTO rooms (room_nr, room_id, version)
         SELECT room_nr, room_id, version FROM", (rows [1 room_nr bigint, 2 room_id text, 3 version text])];
@@ -60,10 +51,6 @@ statements! {
         INSERT INTO room_states (room_nr, position, state_node)
         SELECT room_nr, position, state_node
           FROM", (rows [1 room_nr bigint, 2 position bigint, 3 state_node bigint])];
-    INSERT_STATE_CHANGES = ["
-        INSERT INTO state_changes (position, room_nr, type_nr, state_key_nr, event_nr)
-        SELECT position, room_nr, type_nr, state_key_nr, event_nr
-          FROM", (rows [1 position bigint, 2 room_nr bigint, 3 type_nr bigint, 4 state_key_nr bigint, 5 event_nr bigint])];
     UPSERT_MEMBERSHIPS = ["
         INSERT INTO memberships (room_nr, user_nr, membership, event_nr, position, is_local, forgotten)
         SELECT room_nr, user_nr, membership, event_nr, position, is_local, FALSE
@@ -152,17 +139,6 @@ statements! {
         SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
 }
 
-/// What a commit is about.
-fn kinds_of(commit: &Commit) -> i64 {
-    let bit = |has: bool, bit: i64| if has { bit } else { 0 };
-    bit(commit.room.is_some(), kinds::EVENTS)
-        | bit(!commit.receipts.is_empty(), kinds::RECEIPTS)
-        | bit(!commit.account_data.is_empty(), kinds::ACCOUNT_DATA)
-        | bit(!commit.to_device.is_empty(), kinds::TO_DEVICE)
-        | bit(!commit.device_lists.is_empty(), kinds::DEVICE_LISTS)
-        | bit(!commit.profiles.is_empty(), kinds::PROFILES)
-}
-
 /// The rows of a group.
 pub(crate) struct GroupWriter<'a> {
     /// The newest position before the group.
@@ -170,13 +146,12 @@ pub(crate) struct GroupWriter<'a> {
     next: i64,
     now_ms: i64,
     /// The parts of the group with their positions, for those who listen.
-    pub(crate) items: Vec<(Position, Item)>,
+    items: Vec<(Position, Item)>,
     rooms: Vec<&'a RoomCommit>,
     heads: Vec<(RoomNr, StoredHead, Position)>,
     events: Vec<(Option<Position>, i64, &'a NewEvent)>,
     nodes: Vec<(RoomNr, NodeNr, &'a Arc<StateNode>)>,
     states: Vec<(RoomNr, Position, NodeNr)>,
-    state_changes: Vec<(Position, RoomNr, &'a StateChange)>,
     memberships: Vec<(Position, RoomNr, EventNr, &'a MembershipChange)>,
     commits: Vec<&'a Commit>,
     receipts: Vec<Position>,
@@ -199,7 +174,6 @@ impl<'a> GroupWriter<'a> {
             events: Vec::new(),
             nodes: Vec::new(),
             states: Vec::new(),
-            state_changes: Vec::new(),
             memberships: Vec::new(),
             commits: Vec::new(),
             receipts: Vec::new(),
@@ -279,7 +253,6 @@ impl<'a> GroupWriter<'a> {
                 Some(position) => *position,
                 None => self.take(Item::State(room.room_nr)),
             };
-            self.state_changes.push((position, room.room_nr, change));
             if let Some(membership) = &change.membership {
                 self.memberships.push((position, room.room_nr, membership.event_nr, membership));
             }
@@ -294,17 +267,24 @@ impl<'a> GroupWriter<'a> {
         self.rooms.push(room);
     }
 
+    /// The events that the group redacts.
+    fn redacted(&self) -> Vec<EventNr> {
+        self.rooms.iter().flat_map(|room| &room.redactions).map(|redaction| redaction.event_nr).collect()
+    }
+
+    /// What the group puts into the stream.
+    pub(crate) fn into_published(self) -> Published {
+        Published { previous: self.before, position: self.newest(), redacted: self.redacted(), items: self.items }
+    }
+
     /// The rows of the group. Fails on a key that exists when an event, a room, an alias or a transaction exists already.
-    pub(crate) fn batch(&self, process: &str) -> Batch {
+    pub(crate) fn batch(&self) -> Batch {
         let mut batch = Batch::default();
-        let kinds = self.commits.iter().fold(0, |kinds, commit| kinds | kinds_of(commit));
         let commit = Rows::new()
             .bigint([self.newest().0])
-            .bigint([self.before.0 + 1])
-            .bigint([0])
-            .text([process.to_owned()])
-            .bigint([kinds])
-            .bigint([self.now_ms]);
+            .bigint([self.now_ms])
+            .bytea([pack_items(&self.items)])
+            .bytea([pack_events(&self.redacted())]);
         batch.add(&INSERT_COMMITS, commit);
         self.add_rooms(&mut batch);
         self.add_transactions(&mut batch);
@@ -382,14 +362,6 @@ impl<'a> GroupWriter<'a> {
             .bigint(self.states.iter().map(|(_, position, _)| position.0))
             .bigint(self.states.iter().map(|(_, _, state)| state.0));
         batch.add(&INSERT_ROOM_STATES, rows);
-        let changes = &self.state_changes;
-        let rows = Rows::new()
-            .bigint(changes.iter().map(|(position, _, _)| position.0))
-            .bigint(changes.iter().map(|(_, room, _)| room.0))
-            .bigint(changes.iter().map(|(_, _, change)| change.type_nr.0))
-            .bigint(changes.iter().map(|(_, _, change)| change.state_key_nr.0))
-            .bigint(changes.iter().map(|(_, _, change)| change.event_nr.map(|nr| nr.0)));
-        batch.add(&INSERT_STATE_CHANGES, rows);
         let summaries: Vec<_> =
             self.rooms.iter().filter_map(|room| Some((room.room_nr, room.summary.as_ref()?))).collect();
         let rows = Rows::new()

@@ -31,6 +31,7 @@ mod rooms;
 mod rows;
 mod state_map;
 mod statement;
+mod stream;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -53,7 +54,6 @@ pub use self::{
         Commit, CommitError, Committed, MembershipChange, NewAccountData, NewEvent, NewReceipt, NewRoom, NewToDevice,
         NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
-    committer::{Item, Published},
     devices::{DeviceRow, DeviceSeen},
     error::Error,
     events::StoredEvent,
@@ -62,6 +62,7 @@ pub use self::{
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, ListedRoom, ListedRooms, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateNode},
+    stream::{Item, Published},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},
     uia_sessions::UiaSessionRow,
     user_work::{UserWork, UserWorkRow},
@@ -181,13 +182,18 @@ impl Storage {
         let newest = committer::newest_position(self.db()).await?;
         if newest > self.published() {
             self.db().make_durable().await?;
-            self.0.published.send_if_modified(|published| {
-                let newer = newest > *published;
-                *published = newest.max(*published);
-                newer
-            });
+            self.publish_upto(newest);
         }
         Ok(newest)
+    }
+
+    /// Notes that all up to `position` is durable and may be shown.
+    fn publish_upto(&self, position: Position) {
+        self.0.published.send_if_modified(|published| {
+            let newer = position > *published;
+            *published = position.max(*published);
+            newer
+        });
     }
 
     /// The same as [`Storage::published`] for somebody who stands at `position` already: another process, which is ahead of this one,

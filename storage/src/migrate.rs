@@ -41,6 +41,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(6, "0006_cluster"),
     migration!(7, "0007_room_states"),
     migration!(8, "0008_user_work"),
+    migration!(9, "0009_stream"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

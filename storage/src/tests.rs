@@ -40,6 +40,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         room_reads::ALL,
         rooms::ALL,
         state_map::ALL,
+        stream::ALL,
         to_device::ALL,
         tokens::ALL,
         uia_sessions::ALL,

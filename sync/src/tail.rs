@@ -6,11 +6,17 @@ use std::{
     time::Duration,
 };
 
-use event_bus::{Bus, Notice};
+use event_bus::Bus;
 use model::{Position, RoomNr, UserNr};
 use ruma::events::TimelineEventType;
 use storage::{Item, Published};
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{
+    Notify,
+    broadcast::{
+        self,
+        error::{RecvError, TryRecvError},
+    },
+};
 
 use crate::{Sync, UserRooms};
 
@@ -158,6 +164,7 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
     let mut typing = sync.0.typing.watch();
     let mut typing_seen = sync.0.typing.position();
+    let mut own = Vec::new();
     loop {
         tokio::select! {
             biased;
@@ -165,22 +172,30 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
                 sync.0.waiters.wake_all();
                 return;
             }
-            published = stream.recv() => match published {
-                Ok(published) => {
-                    // It is durable by now. The bus never makes anyone wait.
-                    if notices.is_some() {
-                        bus.publish(notice_of(&published));
+            first = stream.recv() => {
+                let mut told = next_notice_now(&mut notices);
+                let mut next = first.map_err(|error| match error {
+                    RecvError::Lagged(count) => TryRecvError::Lagged(count),
+                    RecvError::Closed => TryRecvError::Closed,
+                });
+                loop {
+                    match next {
+                        Ok(published) => own.push(published),
+                        Err(TryRecvError::Lagged(_)) => told = told.max(sync.0.storage.published()),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Closed) => return,
                     }
-                    take(&sync, &published).await;
+                    next = stream.try_recv();
                 }
-                Err(broadcast::error::RecvError::Lagged(_)) => catch_up(&sync).await,
-                Err(broadcast::error::RecvError::Closed) => return,
-            },
-            notice = next_notice(&mut notices) => {
-                // What it tells of is read from the database; nothing is believed but that it is worth a look.
-                if notice.is_none_or(|notice| notice.position > sync.position()) {
-                    catch_up(&sync).await;
+                if notices.is_some() && let Some(last) = own.last() {
+                    // It is durable by now. The bus never makes anyone wait.
+                    bus.publish(last.position);
                 }
+                advance(&sync, own.drain(..), told).await;
+            }
+            told = next_notice(&mut notices) => {
+                let told = told.max(next_notice_now(&mut notices));
+                advance(&sync, std::iter::empty(), told).await;
             }
             Ok(()) = typing.changed() => match sync.0.typing.changed_rooms(typing_seen) {
                 Some((rooms, position)) => {
@@ -196,8 +211,7 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
             _ = ask.tick() => {
                 sync.0.typing.expire();
                 match sync.0.storage.newest_durable().await {
-                    Ok(newest) if newest > sync.position() => catch_up(&sync).await,
-                    Ok(_) => {}
+                    Ok(newest) => advance(&sync, std::iter::empty(), newest).await,
                     Err(error) => tracing::warn!(%error, "the newest position could not be read; it is asked again in a second"),
                 }
             }
@@ -205,56 +219,62 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
     }
 }
 
-/// The next notice of another process, or nothing when some were lost. Waits forever when there is no bus.
-async fn next_notice(notices: &mut Option<broadcast::Receiver<Arc<Notice>>>) -> Option<Arc<Notice>> {
+/// How far another process says that the stream is durable. Waits forever when there is no bus.
+async fn next_notice(notices: &mut Option<broadcast::Receiver<Position>>) -> Position {
     loop {
         let Some(receiver) = notices else { return std::future::pending().await };
         match receiver.recv().await {
-            Ok(notice) => return Some(notice),
-            Err(broadcast::error::RecvError::Lagged(_)) => return None,
-            Err(broadcast::error::RecvError::Closed) => *notices = None,
+            Ok(position) => return position,
+            // Those that are left are newer.
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => *notices = None,
         }
     }
 }
 
-fn notice_of(published: &Published) -> Notice {
-    let (mut rooms, mut users) = (HashSet::new(), HashSet::new());
-    for (_, item) in &published.items {
-        match item {
-            Item::Event(event) => drop(rooms.insert(event.room_nr)),
-            Item::State(room) => drop(rooms.insert(*room)),
-            Item::Receipt(room, user) => {
-                rooms.insert(*room);
-                users.insert(*user);
-            }
-            Item::AccountData(user) | Item::ToDevice(user, _) | Item::DeviceList(user) | Item::Profile(user) => {
-                users.insert(*user);
-            }
+/// The same without waiting: the newest of what was said by now.
+fn next_notice_now(notices: &mut Option<broadcast::Receiver<Position>>) -> Position {
+    let mut newest = Position(0);
+    let Some(receiver) = notices else { return newest };
+    loop {
+        match receiver.try_recv() {
+            Ok(position) => newest = newest.max(position),
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return newest,
         }
-    }
-    Notice {
-        previous: published.previous,
-        position: published.position,
-        kinds: 0,
-        rooms: rooms.into_iter().collect(),
-        users: users.into_iter().collect(),
     }
 }
 
-async fn take(sync: &Sync, published: &Published) {
-    if published.position <= sync.position() {
+/// Follows groups of this process, and others' up to the position of which somebody said that all is durable.
+async fn advance(sync: &Sync, own: impl Iterator<Item = Arc<Published>>, told: Position) {
+    let mut upto = told;
+    for published in own {
+        upto = upto.max(published.position);
+        // Where another process wrote in between, all of it is read below, at once.
+        if published.previous == sync.position() {
+            take(sync, &published).await;
+        }
+    }
+    if upto <= sync.position() {
         return;
     }
-    if published.previous > sync.position() {
-        // Another process wrote in between: what it wrote is in the database only.
-        catch_up_to(sync, published.position).await;
+    match sync.0.storage.read_stream(sync.position(), upto).await {
+        Ok(Some(published)) => take(sync, &published).await,
+        Ok(None) => start_anew(sync).await,
+        Err(error) => tracing::warn!(%error, "what other processes wrote could not be read; it is tried again in a second"),
+    }
+}
+
+/// Shows to this process's readers what directly follows on what they have.
+async fn take(sync: &Sync, published: &Published) {
+    if published.position <= sync.position() {
         return;
     }
     for nr in &published.redacted {
         // Readers of the ring get what is left of the event.
         match sync.0.storage.get_event(*nr).await {
             Ok(Some(event)) => sync.0.ring.replace(event),
-            _ => return catch_up_to(sync, published.position).await,
+            _ => return start_anew(sync).await,
         }
     }
     let (mut users, mut rooms) = (Vec::new(), HashSet::new());
@@ -295,23 +315,21 @@ async fn take(sync: &Sync, published: &Published) {
     sync.0.waiters.wake(users, rooms);
 }
 
-async fn catch_up(sync: &Sync) {
-    match sync.0.storage.newest_durable().await {
-        Ok(newest) => catch_up_to(sync, newest).await,
-        Err(error) => tracing::warn!(%error, "the newest position could not be read; it is asked again in a second"),
-    }
-}
-
-/// Jumps to a position whose items are in the database only: everyone looks there.
-async fn catch_up_to(sync: &Sync, position: Position) {
-    if position > sync.position() {
-        if let Err(error) = sync.0.storage.forget_redacted(sync.position(), position).await {
-            tracing::warn!(%error, "redactions could not be read; all events are forgotten");
-            sync.0.storage.forget_events();
+/// Jumps to the newest position: what came before is in the database only, and everyone looks there.
+async fn start_anew(sync: &Sync) {
+    let newest = match sync.0.storage.newest_durable().await {
+        Ok(newest) => newest,
+        Err(error) => {
+            tracing::warn!(%error, "the newest position could not be read; it is asked again in a second");
+            return;
         }
+    };
+    if newest > sync.position() {
+        // Any of them may have been redacted.
+        sync.0.storage.forget_events();
         sync.0.waiters.note_memberships();
         sync.0.user_rooms.invalidate_all();
-        sync.0.ring.restart(position);
+        sync.0.ring.restart(newest);
     }
     sync.0.waiters.wake_all();
 }
