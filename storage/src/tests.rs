@@ -12,14 +12,14 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 use crate::{
     CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists,
     devices, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles, room_leases,
-    room_reads, rooms, state_map, statement::Statement, testing::TestDatabase, to_device, tokens, uia_sessions,
+    room_reads, rooms, state_map, statement::Statement, stream, testing::TestDatabase, to_device, tokens, uia_sessions,
     user_work, users,
 };
 
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 25] = [
+    let files: [&'static [Statement]; 26] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,

@@ -261,7 +261,9 @@ async fn advance(sync: &Sync, own: impl Iterator<Item = Arc<Published>>, told: P
     match sync.0.storage.read_stream(sync.position(), upto).await {
         Ok(Some(published)) => take(sync, &published).await,
         Ok(None) => start_anew(sync).await,
-        Err(error) => tracing::warn!(%error, "what other processes wrote could not be read; it is tried again in a second"),
+        Err(error) => {
+            tracing::warn!(%error, "what other processes wrote could not be read; it is tried again in a second")
+        }
     }
 }
 
