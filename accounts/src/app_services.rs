@@ -3,11 +3,11 @@
 use std::{fmt, sync::Arc};
 
 use regex::Regex;
-use ruma::{OwnedUserId, ServerName, UserId};
+use ruma::{OwnedUserId, RoomAliasId, ServerName, UserId};
 
 use storage::UserRow;
 
-use crate::{Accounts, Error, secrets};
+use crate::{Accounts, Error, Requester, secrets};
 
 /// An application service. Application Service API, "Registration".
 #[derive(Clone)]
@@ -107,6 +107,25 @@ impl Accounts {
         let user = user.ok_or(Error::Forbidden("the application service has not registered this user"))?;
         self.check_active(&user)?;
         Ok(user)
+    }
+
+    /// Whether somebody may make or remove an alias: an application service only those that it cares for, and nobody those that are
+    /// another application service's alone. Application Service API, "Registration".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Exclusive`].
+    pub fn check_alias(&self, requester: &Requester, alias: &RoomAliasId) -> Result<(), Error> {
+        let own = requester.app_service.as_ref();
+        if own.is_some_and(|service| !service.aliases.iter().any(|names| names.contains(alias.as_str()))) {
+            return Err(Error::Exclusive("the application service does not care for this alias"));
+        }
+        let others = self.0.options.app_services.iter().filter(|service| own.is_none_or(|own| own.id != service.id));
+        let mut exclusive = others.flat_map(|service| &service.aliases).filter(|names| names.exclusive);
+        if exclusive.any(|names| names.contains(alias.as_str())) {
+            return Err(Error::Exclusive("the alias belongs to an application service"));
+        }
+        Ok(())
     }
 
     /// Whether a user name belongs to an application service alone.

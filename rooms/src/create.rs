@@ -11,6 +11,7 @@ use storage::{Commit, CommitError, NewRoom, RoomRow};
 
 use crate::{
     Draft, Error, Rooms,
+    aliases::named_aliases,
     head::{Built, Head, random_room_id},
     turn::room_commit,
     upgrade::TOMBSTONE_LEVEL,
@@ -293,6 +294,14 @@ impl Rooms {
                 return Err(Error::InvalidParam(
                     "`m.room.create` is not initial state; use `creation_content`".to_owned(),
                 ));
+            }
+            // No other alias can point to a room that does not exist yet.
+            if event_type == "m.room.canonical_alias"
+                && let Some(alias) = named_aliases(content)?
+                    .into_iter()
+                    .find(|alias| request.alias.as_ref().is_none_or(|own| own.as_str() != alias))
+            {
+                return Err(Error::BadAlias(alias));
             }
             add(event_type, state_key, read(content)?);
         }

@@ -3,14 +3,16 @@
 use std::{fmt, str::FromStr};
 
 use accounts::Requester;
-use model::RoomNr;
-use ruma::{OwnedRoomId, RoomId, ServerName};
-use storage::{ListedRooms, RoomSummary};
+use model::{RoomNr, limits};
+use ruma::{RoomId, ServerName, room::RoomSummary};
+use storage::{ListedOn, ListedRooms};
 
-use crate::{Error, Rooms};
+use crate::{Error, Rooms, preview::shown};
 
 /// Most rooms of one page.
 pub const PUBLIC_ROOMS_MAX: u32 = 500;
+/// What stands between the id of an application service and its name of a network, in the id under which clients know the network.
+const NETWORK_ID_SEPARATOR: char = '|';
 /// Longest text to search for, in bytes.
 const SEARCH_BYTES_MAX: usize = 500;
 
@@ -51,22 +53,11 @@ impl FromStr for DirectoryToken {
     }
 }
 
-/// A room as the directory shows it.
-#[derive(Clone, Debug)]
-pub struct PublicRoom {
-    /// The room.
-    pub room_id: OwnedRoomId,
-    /// What it shows of itself.
-    pub summary: RoomSummary,
-    /// How many are in it.
-    pub joined: u64,
-}
-
 /// A page of the directory.
 #[derive(Clone, Debug)]
 pub struct PublicRooms {
     /// The rooms, those with most members first.
-    pub rooms: Vec<PublicRoom>,
+    pub rooms: Vec<RoomSummary>,
     /// The page after this one, if there may be one.
     pub next: Option<DirectoryToken>,
     /// The page before this one, if there may be one.
@@ -75,23 +66,42 @@ pub struct PublicRooms {
     pub total: u64,
 }
 
+/// Which rooms of a directory are asked for. Client-Server API, "POST /publicRooms".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Networks {
+    /// Those that people have published.
+    Matrix,
+    /// Those of a network of an application service, by the id under which clients know the network.
+    ThirdParty(String),
+    /// All of them.
+    All,
+}
+
+/// What is asked of a directory.
+#[derive(Clone, Debug)]
+pub struct PublicRoomsRequest<'a> {
+    /// The server whose directory it is.
+    pub server: &'a ServerName,
+    /// Which of its rooms are asked for.
+    pub networks: Networks,
+    /// Most rooms to give.
+    pub limit: u32,
+    /// The token of the page before.
+    pub since: Option<&'a str>,
+    /// What is looked for in name, topic and canonical alias.
+    pub search: Option<&'a str>,
+    /// The types of room to give; the empty text stands for a room without one.
+    pub room_types: Option<Vec<String>>,
+}
+
 impl Rooms {
     /// A page of the directory of a server name of ours. Client-Server API, "POST /publicRooms".
-    ///
-    /// `search` is looked for in name, topic and canonical alias; `room_types` keeps rooms of those types, where the empty text
-    /// stands for a room without one.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for a token that is none, [`Error::NotLocal`] for the directory of another server.
-    pub async fn public_rooms(
-        &self,
-        server: &ServerName,
-        limit: u32,
-        since: Option<&str>,
-        search: Option<&str>,
-        room_types: Option<Vec<String>>,
-    ) -> Result<PublicRooms, Error> {
+    pub async fn public_rooms(&self, request: PublicRoomsRequest<'_>) -> Result<PublicRooms, Error> {
+        let PublicRoomsRequest { server, networks, limit, since, search, room_types } = request;
         if !self.servers().is_local(server) {
             return Err(Error::NotLocal);
         }
@@ -104,6 +114,14 @@ impl Rooms {
         let forward = since.is_none_or(|token| token.forward);
         let query = ListedRooms {
             server,
+            on: match &networks {
+                Networks::Matrix => ListedOn::Matrix,
+                Networks::All => ListedOn::All,
+                Networks::ThirdParty(id) => {
+                    let (service, network) = id.rsplit_once(NETWORK_ID_SEPARATOR).unwrap_or((id, ""));
+                    ListedOn::Network { service, network }
+                }
+            },
             forward,
             from: since.map(|token| (token.joined, token.room_nr)),
             search,
@@ -127,11 +145,7 @@ impl Rooms {
             total,
             rooms: rows
                 .into_iter()
-                .map(|row| PublicRoom {
-                    room_id: row.room.id,
-                    summary: row.summary,
-                    joined: u64::try_from(row.joined).unwrap_or(0),
-                })
+                .map(|row| shown(&row.room, row.summary, u64::try_from(row.joined).unwrap_or(0), Vec::new()))
                 .collect(),
         })
     }
@@ -165,6 +179,36 @@ impl Rooms {
         }
         self.storage().set_listed(requester.user_id.server_name().as_str(), room.nr, listed).await?;
         Ok(())
+    }
+}
+
+impl Rooms {
+    /// Shows a room in the directory that an application service has for one of its networks, or hides it. Application Service API,
+    /// "Application service room directory management".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RoomUnknown`]; [`Error::NotAllowed`] for who is no application service; [`Error::InvalidParam`] for a network that cannot
+    /// be named.
+    pub async fn set_listed_on_network(
+        &self,
+        requester: &Requester,
+        network: &str,
+        room_id: &RoomId,
+        listed: bool,
+    ) -> Result<(), Error> {
+        let Some(service) = &requester.app_service else {
+            return Err(Error::NotAllowed("only an application service has networks".to_owned()));
+        };
+        if network.len() > limits::ID_BYTES_MAX || network.contains(['\0', NETWORK_ID_SEPARATOR]) {
+            return Err(Error::InvalidParam(format!(
+                "a network has at most {} bytes, and no `|`",
+                limits::ID_BYTES_MAX
+            )));
+        }
+        let room = self.room(room_id).await?;
+        let server = requester.user_id.server_name().as_str();
+        Ok(self.storage().set_listed_on_network(server, (&service.id, network), room.nr, listed).await?)
     }
 }
 

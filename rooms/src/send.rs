@@ -155,32 +155,6 @@ impl Rooms {
             None => Err(Error::NotMember),
         }
     }
-
-    /// New aliases in `m.room.canonical_alias` must point to the room. Client-Server API, "m.room.canonical_alias".
-    async fn check_canonical_aliases(&self, room: &RoomRow, content: &RawValue) -> Result<(), Error> {
-        #[derive(serde::Deserialize, Default)]
-        #[serde(default)]
-        struct Content {
-            alias: Option<String>,
-            alt_aliases: Vec<String>,
-        }
-        let read = |json: &RawValue| serde_json::from_str::<Content>(json.get());
-        let new = read(content).map_err(|error| Error::BadEvent(error.to_string()))?;
-        let old = self.find_state(room, "m.room.canonical_alias", "").await?;
-        let old = old.and_then(|event| read(&event.pdu.content).ok()).unwrap_or_default();
-        for alias in new.alias.iter().chain(&new.alt_aliases) {
-            if old.alias.as_ref() == Some(alias) || old.alt_aliases.contains(alias) {
-                continue;
-            }
-            ruma::RoomAliasId::parse(alias)
-                .map_err(|_| Error::InvalidParam(format!("`{alias}` is not a room alias")))?;
-            let points_here = self.storage().find_alias(alias).await?.is_some_and(|row| row.room_nr == room.nr);
-            if !points_here {
-                return Err(Error::BadAlias(alias.clone()));
-            }
-        }
-        Ok(())
-    }
 }
 
 fn check_type(event_type: &TimelineEventType) -> Result<(), Error> {

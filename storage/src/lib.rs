@@ -13,6 +13,7 @@ mod db;
 mod deployment;
 mod device_lists;
 mod devices;
+mod directory;
 mod erased_users;
 mod error;
 mod events;
@@ -55,12 +56,13 @@ pub use self::{
         NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
     devices::{DeviceRow, DeviceSeen},
+    directory::{ListedOn, ListedRoom, ListedRooms},
     error::Error,
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
-    rooms::{AliasRow, ListedRoom, ListedRooms, RoomHead, RoomRow},
+    rooms::{AliasRow, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateNode},
     stream::{Item, Published},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},

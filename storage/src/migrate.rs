@@ -42,6 +42,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(7, "0007_room_states"),
     migration!(8, "0008_user_work"),
     migration!(9, "0009_stream"),
+    migration!(10, "0010_network_directory"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use model::{EventNr, NodeNr, Position, RoomNr, UserNr};
-use ruma::{OwnedRoomId, RoomId, RoomVersionId, ServerName};
+use ruma::{OwnedRoomId, RoomId, RoomVersionId};
 
 use crate::{
     Error, RoomSummary, Storage,
@@ -14,45 +14,19 @@ use crate::{
 
 statements! {
     FIND_ROOM = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id = $1"];
+    FIND_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id", (in_list 1)];
     GET_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_nr", (in_list 1)];
     GET_HEAD = ["SELECT state_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
     GET_SUMMARIES = ["
         SELECT room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule, history_visibility,
                guest_access, joined, invited
           FROM room_summary WHERE room_nr", (in_list 1)];
-    FIND_ALIAS = ["SELECT alias, room_nr, creator_nr FROM aliases WHERE alias = $1"];
+    FIND_ALIASES = ["SELECT alias, room_nr, creator_nr FROM aliases WHERE alias", (in_list 1)];
     LIST_ALIASES = ["SELECT alias, room_nr, creator_nr FROM aliases WHERE room_nr = $1 ORDER BY alias"];
     INSERT_ALIAS = ["
         INSERT INTO aliases (alias, room_nr, creator_nr, created_at_ms) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"];
     MOVE_ALIASES = ["UPDATE aliases SET room_nr = $2 WHERE room_nr = $1"];
     DELETE_ALIAS = ["DELETE FROM aliases WHERE alias = $1"];
-    INSERT_LISTED = ["INSERT INTO directory (server, room_nr) VALUES ($1, $2) ON CONFLICT DO NOTHING"];
-    DELETE_LISTED = ["DELETE FROM directory WHERE server = $1 AND room_nr = $2"];
-    FIND_LISTED = ["SELECT room_nr FROM directory WHERE server = $1 AND room_nr = $2"];
-    // A room without members is shown to nobody: nobody can come in.
-    LIST_LISTED_FORWARD = ["
-        SELECT r.room_nr, r.room_id, r.version, s.name, s.topic, s.avatar_url, s.canonical_alias, s.room_type,
-               s.encryption, s.join_rule, s.history_visibility, s.guest_access, s.joined
-          FROM directory d JOIN rooms r ON r.room_nr = d.room_nr JOIN room_summary s ON s.room_nr = d.room_nr
-         WHERE d.server = $1 AND s.joined > 0 AND ($2 OR coalesce(s.room_type, '')", (in_list 3), ")
-           AND (lower(coalesce(s.name, '')) LIKE $4 ESCAPE '!' OR lower(coalesce(s.topic, '')) LIKE $4 ESCAPE '!'
-                OR lower(coalesce(s.canonical_alias, '')) LIKE $4 ESCAPE '!')
-           AND (s.joined < $5 OR (s.joined = $5 AND d.room_nr > $6))
-         ORDER BY s.joined DESC, d.room_nr LIMIT $7"];
-    LIST_LISTED_BACKWARD = ["
-        SELECT r.room_nr, r.room_id, r.version, s.name, s.topic, s.avatar_url, s.canonical_alias, s.room_type,
-               s.encryption, s.join_rule, s.history_visibility, s.guest_access, s.joined
-          FROM directory d JOIN rooms r ON r.room_nr = d.room_nr JOIN room_summary s ON s.room_nr = d.room_nr
-         WHERE d.server = $1 AND s.joined > 0 AND ($2 OR coalesce(s.room_type, '')", (in_list 3), ")
-           AND (lower(coalesce(s.name, '')) LIKE $4 ESCAPE '!' OR lower(coalesce(s.topic, '')) LIKE $4 ESCAPE '!'
-                OR lower(coalesce(s.canonical_alias, '')) LIKE $4 ESCAPE '!')
-           AND (s.joined > $5 OR (s.joined = $5 AND d.room_nr < $6))
-         ORDER BY s.joined, d.room_nr DESC LIMIT $7"];
-    COUNT_LISTED = ["
-        SELECT count(*) FROM directory d JOIN room_summary s ON s.room_nr = d.room_nr
-         WHERE d.server = $1 AND s.joined > 0 AND ($2 OR coalesce(s.room_type, '')", (in_list 3), ")
-           AND (lower(coalesce(s.name, '')) LIKE $4 ESCAPE '!' OR lower(coalesce(s.topic, '')) LIKE $4 ESCAPE '!'
-                OR lower(coalesce(s.canonical_alias, '')) LIKE $4 ESCAPE '!')"];
     LIST_JOINED_GUESTS = ["
         SELECT m.user_nr FROM memberships m JOIN users u ON u.user_nr = m.user_nr
          WHERE m.room_nr = $1 AND m.membership = 3 AND u.is_guest ORDER BY m.user_nr"];
@@ -94,55 +68,7 @@ pub struct AliasRow {
     pub creator_nr: UserNr,
 }
 
-/// What is asked of the directory of a local server.
-#[derive(Clone, Debug)]
-pub struct ListedRooms<'a> {
-    /// The server name.
-    pub server: &'a ServerName,
-    /// Whether the list goes from rooms with more members to those with fewer.
-    pub forward: bool,
-    /// The members and number of the room that the list goes on after; without, it starts at the most members.
-    pub from: Option<(i64, RoomNr)>,
-    /// A text in the name, the topic or the canonical alias, in any case.
-    pub search: Option<&'a str>,
-    /// The types of room to list; the empty text stands for none.
-    pub room_types: Option<Vec<String>>,
-    /// Most rooms to list.
-    pub limit: u32,
-}
-
-/// A room in the directory.
-#[derive(Clone, Debug)]
-pub struct ListedRoom {
-    /// The room.
-    pub room: RoomRow,
-    /// What it shows of itself.
-    pub summary: RoomSummary,
-    /// How many are in it.
-    pub joined: i64,
-}
-
-impl ListedRooms<'_> {
-    fn args(&self) -> Vec<crate::db::Arg> {
-        let types = self.room_types.clone();
-        args![self.server.as_str(), types.is_none(), types.unwrap_or_default(), like_pattern(self.search.unwrap_or(""))]
-    }
-}
-
-/// A `LIKE` pattern, with `!` as the escape, for a text that is found anywhere in a lower-case one.
-fn like_pattern(text: &str) -> String {
-    let mut pattern = String::from("%");
-    for c in text.chars().flat_map(char::to_lowercase) {
-        if matches!(c, '%' | '_' | '!') {
-            pattern.push('!');
-        }
-        pattern.push(c);
-    }
-    pattern.push('%');
-    pattern
-}
-
-fn room_of(row: &Row) -> Result<RoomRow, Error> {
+pub(crate) fn room_of(row: &Row) -> Result<RoomRow, Error> {
     let nr: RoomNr = row.nr(0)?;
     let damaged = |_| Error::Damaged(format!("room {nr}"));
     let id = RoomId::parse(row.get::<String>(1)?).map_err(damaged)?;
@@ -161,6 +87,16 @@ impl Storage {
     /// When the database fails.
     pub async fn find_room(&self, room_id: &RoomId) -> Result<Option<RoomRow>, Error> {
         self.db().read_one(&FIND_ROOM, args![room_id.as_str()]).await?.map(|row| room_of(&row)).transpose()
+    }
+
+    /// The rooms of those ids, of those that are stored.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn find_rooms(&self, room_ids: &[&RoomId]) -> Result<Vec<RoomRow>, Error> {
+        let ids: Vec<String> = room_ids.iter().map(|id| id.as_str().to_owned()).collect();
+        self.db().read(&FIND_ROOMS, args![ids]).await?.iter().map(room_of).collect()
     }
 
     /// The rooms of those numbers. A room never changes what it is: most are answered from memory.
@@ -235,7 +171,16 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn find_alias(&self, alias: &str) -> Result<Option<AliasRow>, Error> {
-        self.db().read_one(&FIND_ALIAS, args![alias]).await?.map(|row| alias_of(&row)).transpose()
+        Ok(self.find_aliases(vec![alias.to_owned()]).await?.pop())
+    }
+
+    /// Those of some aliases that are ours.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn find_aliases(&self, aliases: Vec<String>) -> Result<Vec<AliasRow>, Error> {
+        self.db().read(&FIND_ALIASES, args![aliases]).await?.iter().map(alias_of).collect()
     }
 
     /// The aliases that a room has here, sorted.
@@ -273,65 +218,6 @@ impl Storage {
     /// When the database fails.
     pub async fn delete_alias(&self, alias: &str) -> Result<bool, Error> {
         Ok(self.db().write(&DELETE_ALIAS, args![alias]).await? == 1)
-    }
-
-    /// Whether the directory of a local server shows a room.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn is_listed(&self, server: &str, room_nr: RoomNr) -> Result<bool, Error> {
-        Ok(self.db().read_one(&FIND_LISTED, args![server, room_nr]).await?.is_some())
-    }
-
-    /// Shows or hides a room in the directory of a local server.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn set_listed(&self, server: &str, room_nr: RoomNr, listed: bool) -> Result<(), Error> {
-        let statement = if listed { &INSERT_LISTED } else { &DELETE_LISTED };
-        self.db().write(statement, args![server, room_nr]).await.map(|_| ())
-    }
-
-    /// Rooms in the directory of a local server, by their joined members.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn list_listed(&self, query: &ListedRooms<'_>) -> Result<Vec<ListedRoom>, Error> {
-        let statement = if query.forward { &LIST_LISTED_FORWARD } else { &LIST_LISTED_BACKWARD };
-        let (joined, room_nr) = query.from.unwrap_or((i64::MAX, RoomNr(0)));
-        let mut args = query.args();
-        args.extend(args![joined, room_nr, i64::from(query.limit)]);
-        let rows = self.db().read(statement, args).await?;
-        rows.iter()
-            .map(|row| {
-                let summary = RoomSummary {
-                    name: row.get(3)?,
-                    topic: row.get(4)?,
-                    avatar_url: row.get(5)?,
-                    canonical_alias: row.get(6)?,
-                    room_type: row.get(7)?,
-                    encryption: row.get(8)?,
-                    join_rule: row.get(9)?,
-                    history_visibility: row.get(10)?,
-                    guest_access: row.get(11)?,
-                };
-                Ok(ListedRoom { room: room_of(row)?, summary, joined: row.get(12)? })
-            })
-            .collect()
-    }
-
-    /// How many rooms the directory of a local server has, wherever the list starts.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn count_listed(&self, query: &ListedRooms<'_>) -> Result<u64, Error> {
-        let row = self.db().read_one(&COUNT_LISTED, query.args()).await?;
-        let count: i64 = row.map_or(Ok(0), |row| row.get(0))?;
-        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// The joined members of a room who are guests of ours.

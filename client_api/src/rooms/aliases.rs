@@ -1,6 +1,7 @@
 //! Names of rooms. Client-Server API, "Room aliases".
 
 use ::rooms::Rooms;
+use accounts::Accounts;
 use axum::{Router, extract::State};
 use ruma::api::client::{
     alias::{create_alias, delete_alias, get_alias},
@@ -26,9 +27,11 @@ async fn get_alias(
 /// `PUT /directory/room/{roomAlias}`.
 async fn create_alias(
     State(rooms): State<Rooms>,
+    State(accounts): State<Accounts>,
     requester: Requester,
     Ruma(request): Ruma<create_alias::v3::Request>,
 ) -> Result<Ruma<create_alias::v3::Response>, MatrixError> {
+    accounts.check_alias(&requester, &request.room_alias)?;
     rooms.create_alias(&requester, &request.room_alias, &request.room_id).await?;
     Ok(Ruma(create_alias::v3::Response::new()))
 }
@@ -36,9 +39,11 @@ async fn create_alias(
 /// `DELETE /directory/room/{roomAlias}`.
 async fn delete_alias(
     State(rooms): State<Rooms>,
+    State(accounts): State<Accounts>,
     requester: Requester,
     Ruma(request): Ruma<delete_alias::v3::Request>,
 ) -> Result<Ruma<delete_alias::v3::Response>, MatrixError> {
+    accounts.check_alias(&requester, &request.room_alias)?;
     rooms.delete_alias(&requester, &request.room_alias).await?;
     Ok(Ruma(delete_alias::v3::Response::new()))
 }

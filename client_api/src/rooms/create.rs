@@ -1,6 +1,7 @@
 //! Making a room. Client-Server API, "Creation".
 
 use ::rooms::{NewRoomRequest, Preset, Rooms};
+use accounts::Accounts;
 use axum::{Router, extract::State};
 use http::StatusCode;
 use ruma::{
@@ -28,6 +29,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
 /// `POST /createRoom`.
 async fn create_room(
     State(rooms): State<Rooms>,
+    State(accounts): State<Accounts>,
     requester: Requester,
     Ruma(request): Ruma<create_room::v3::Request>,
 ) -> Result<Ruma<create_room::v3::Response>, MatrixError> {
@@ -49,6 +51,9 @@ async fn create_room(
         Some(_) => return Err(MatrixError::invalid_param("there is no such `preset`")),
     };
     let alias = request.room_alias_name.map(|name| alias_of(&name, requester.user_id.server_name())).transpose()?;
+    if let Some(alias) = &alias {
+        accounts.check_alias(&requester, alias)?;
+    }
     let new_room = NewRoomRequest {
         version: request.room_version,
         preset,

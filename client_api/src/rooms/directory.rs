@@ -1,14 +1,15 @@
 //! The published directory of rooms. Client-Server API, "Published room directory".
 
-use ::rooms::{PUBLIC_ROOMS_MAX, PublicRoom, PublicRooms, Rooms};
+use ::rooms::{Networks, PUBLIC_ROOMS_MAX, PublicRooms, PublicRoomsRequest, Rooms};
 use axum::{Router, extract::State};
 use ruma::{
     UInt,
     api::client::{
+        appservice,
         directory::{get_public_rooms, get_public_rooms_filtered, get_room_visibility, set_room_visibility},
         room::Visibility,
     },
-    directory::{PublicRoomsChunk, PublicRoomsChunkInit, RoomNetwork},
+    directory::RoomNetwork,
 };
 use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
 
@@ -21,6 +22,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
     Router::new()
         .ruma_route(get_room_visibility)
         .ruma_route(set_room_visibility)
+        .ruma_route(set_room_visibility_on_network)
         .ruma_route(get_public_rooms)
         .ruma_route(get_public_rooms_filtered)
 }
@@ -41,13 +43,27 @@ async fn set_room_visibility(
     requester: Requester,
     Ruma(request): Ruma<set_room_visibility::v3::Request>,
 ) -> Result<Ruma<set_room_visibility::v3::Response>, MatrixError> {
-    let listed = match request.visibility {
-        Visibility::Public => true,
-        Visibility::Private => false,
-        _ => return Err(MatrixError::invalid_param("`visibility` is `public` or `private`")),
-    };
-    rooms.set_listed(&requester, &request.room_id, listed).await?;
+    rooms.set_listed(&requester, &request.room_id, is_public(&request.visibility)?).await?;
     Ok(Ruma(set_room_visibility::v3::Response::new()))
+}
+
+/// `PUT /directory/list/appservice/{networkId}/{roomId}`.
+async fn set_room_visibility_on_network(
+    State(rooms): State<Rooms>,
+    requester: Requester,
+    Ruma(request): Ruma<appservice::set_room_visibility::v3::Request>,
+) -> Result<Ruma<appservice::set_room_visibility::v3::Response>, MatrixError> {
+    let listed = is_public(&request.visibility)?;
+    rooms.set_listed_on_network(&requester, &request.network_id, &request.room_id, listed).await?;
+    Ok(Ruma(appservice::set_room_visibility::v3::Response::new()))
+}
+
+fn is_public(visibility: &Visibility) -> Result<bool, MatrixError> {
+    match visibility {
+        Visibility::Public => Ok(true),
+        Visibility::Private => Ok(false),
+        _ => Err(MatrixError::invalid_param("`visibility` is `public` or `private`")),
+    }
 }
 
 /// `GET /publicRooms`; without a token too.
@@ -56,9 +72,17 @@ async fn get_public_rooms(
     Ruma(request): Ruma<get_public_rooms::v3::Request>,
 ) -> Result<Ruma<get_public_rooms::v3::Response>, MatrixError> {
     let server = request.server.as_deref().unwrap_or(rooms.servers().primary());
-    let page = rooms.public_rooms(server, limit_of(request.limit), request.since.as_deref(), None, None).await?;
+    let asked = PublicRoomsRequest {
+        server,
+        networks: Networks::Matrix,
+        limit: limit_of(request.limit),
+        since: request.since.as_deref(),
+        search: None,
+        room_types: None,
+    };
+    let page = rooms.public_rooms(asked).await?;
     let (next_batch, prev_batch, total) = edges(&page);
-    let mut response = get_public_rooms::v3::Response::new(page.rooms.into_iter().map(chunk).collect());
+    let mut response = get_public_rooms::v3::Response::new(page.rooms.into_iter().map(Into::into).collect());
     response.next_batch = next_batch;
     response.prev_batch = prev_batch;
     response.total_room_count_estimate = total;
@@ -71,20 +95,24 @@ async fn get_public_rooms_filtered(
     requester: Requester,
     Ruma(request): Ruma<get_public_rooms_filtered::v3::Request>,
 ) -> Result<Ruma<get_public_rooms_filtered::v3::Response>, MatrixError> {
-    let mut response = get_public_rooms_filtered::v3::Response::new();
-    if let RoomNetwork::ThirdParty(_) = request.room_network {
-        // No bridge is connected, so no room comes from another network.
-        response.total_room_count_estimate = Some(UInt::MIN);
-        return Ok(Ruma(response));
-    }
-    let server = request.server.as_deref().unwrap_or(requester.user_id.server_name());
-    let search = request.filter.generic_search_term.as_deref();
     let types = &request.filter.room_types;
-    let types = (!types.is_empty())
-        .then(|| types.iter().map(|room_type| room_type.as_str().unwrap_or("").to_owned()).collect());
-    let page = rooms.public_rooms(server, limit_of(request.limit), request.since.as_deref(), search, types).await?;
+    let asked = PublicRoomsRequest {
+        server: request.server.as_deref().unwrap_or(requester.user_id.server_name()),
+        networks: match request.room_network {
+            RoomNetwork::All => Networks::All,
+            RoomNetwork::ThirdParty(id) => Networks::ThirdParty(id),
+            _ => Networks::Matrix,
+        },
+        limit: limit_of(request.limit),
+        since: request.since.as_deref(),
+        search: request.filter.generic_search_term.as_deref(),
+        room_types: (!types.is_empty())
+            .then(|| types.iter().map(|room_type| room_type.as_str().unwrap_or("").to_owned()).collect()),
+    };
+    let page = rooms.public_rooms(asked).await?;
+    let mut response = get_public_rooms_filtered::v3::Response::new();
     let (next_batch, prev_batch, total) = edges(&page);
-    response.chunk = page.rooms.into_iter().map(chunk).collect();
+    response.chunk = page.rooms.into_iter().map(Into::into).collect();
     response.next_batch = next_batch;
     response.prev_batch = prev_batch;
     response.total_room_count_estimate = total;
@@ -100,21 +128,4 @@ fn limit_of(limit: Option<UInt>) -> u32 {
     limit.map_or(PUBLIC_ROOMS_DEFAULT, |limit| {
         u32::try_from(u64::from(limit).min(PUBLIC_ROOMS_MAX.into())).unwrap_or(PUBLIC_ROOMS_MAX)
     })
-}
-
-fn chunk(room: PublicRoom) -> PublicRoomsChunk {
-    let summary = room.summary;
-    let mut chunk = PublicRoomsChunk::from(PublicRoomsChunkInit {
-        num_joined_members: UInt::new_saturating(room.joined),
-        room_id: room.room_id,
-        world_readable: summary.history_visibility == "world_readable",
-        guest_can_join: summary.guest_access == "can_join",
-    });
-    chunk.canonical_alias = summary.canonical_alias.and_then(|alias| alias.try_into().ok());
-    chunk.name = summary.name;
-    chunk.topic = summary.topic;
-    chunk.avatar_url = summary.avatar_url.map(Into::into);
-    chunk.join_rule = summary.join_rule.into();
-    chunk.room_type = summary.room_type.map(Into::into);
-    chunk
 }
