@@ -43,6 +43,12 @@ const ROOM_VERSIONS: [RoomVersionId; 12] = [
     RoomVersionId::V12,
 ];
 
+/// What clients may use beyond the specification.
+const UNSTABLE_FEATURES: &[&str] = &[
+    // The summary of a room: matrix-js-sdk asks for it under the path of the release when it sees this, before that release is complete.
+    "org.matrix.msc3266",
+];
+
 pub(crate) fn routes() -> Router<ClientApi> {
     Router::new().ruma_route(get_supported_versions).ruma_route(get_capabilities).ruma_route(discover_homeserver)
 }
@@ -52,7 +58,10 @@ async fn get_supported_versions(
     _requester: OptionalRequester,
     Ruma(_request): Ruma<get_supported_versions::Request>,
 ) -> Ruma<get_supported_versions::Response> {
-    Ruma(get_supported_versions::Response::new(RELEASES.iter().map(|&release| release.to_owned()).collect()))
+    let mut response =
+        get_supported_versions::Response::new(RELEASES.iter().map(|&release| release.to_owned()).collect());
+    response.unstable_features = UNSTABLE_FEATURES.iter().map(|&feature| (feature.to_owned(), true)).collect();
+    Ruma(response)
 }
 
 /// `GET /capabilities`. Client-Server API, "Capabilities negotiation".

@@ -4,11 +4,15 @@ mod aliases;
 mod create;
 mod directory;
 mod event_filter;
+mod hierarchy;
 mod members;
 mod membership;
+mod peeking;
+mod pieces;
 mod receipts;
 mod send;
 mod state;
+mod summary;
 mod timeline;
 mod typing;
 mod upgrade;
@@ -31,4 +35,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .merge(receipts::routes())
         .merge(typing::routes())
         .merge(upgrade::routes())
+        .merge(hierarchy::routes())
+        .merge(peeking::routes())
+        .merge(summary::routes())
 }

@@ -100,7 +100,16 @@ impl ReadyEvent {
     /// The event for `/messages` and the like with its room, for `/sync` (`room_id` is `None`) without.
     #[must_use]
     pub fn to_json(&self, room_id: Option<&RoomId>, unsigned: &Unsigned) -> Box<RawValue> {
-        let shown = Shown {
+        serde_json::value::to_raw_value(&self.shown(room_id, unsigned)).expect("strings and ready-made JSON serialize")
+    }
+
+    /// The same, written behind what is in `json` already: for long lists.
+    pub fn write_json(&self, json: &mut Vec<u8>, room_id: Option<&RoomId>, unsigned: &Unsigned) {
+        serde_json::to_writer(json, &self.shown(room_id, unsigned)).expect("strings and ready-made JSON serialize");
+    }
+
+    fn shown<'a>(&'a self, room_id: Option<&'a RoomId>, unsigned: &'a Unsigned) -> Shown<'a> {
+        Shown {
             content: &self.content,
             event_id: &self.event_id,
             origin_server_ts: &self.origin_server_ts,
@@ -110,14 +119,15 @@ impl ReadyEvent {
             state_key: self.state_key.as_deref(),
             event_type: &self.event_type,
             unsigned,
-        };
-        serde_json::value::to_raw_value(&shown).expect("strings and ready-made JSON serialize")
+        }
     }
 }
 
 #[derive(Serialize)]
 struct Stripped<'a> {
     content: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    origin_server_ts: Option<&'a RawValue>,
     sender: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     state_key: Option<&'a RawValue>,
@@ -164,8 +174,19 @@ impl<'a> ClientEvent<'a> {
     /// The event as someone sees it who is not in the room yet. Client-Server API, "Stripped state".
     #[must_use]
     pub fn to_stripped(&self) -> Box<RawValue> {
+        self.stripped(None)
+    }
+
+    /// The same with the time of the event. Client-Server API, "GET /rooms/{roomId}/hierarchy".
+    #[must_use]
+    pub fn to_stripped_with_time(&self) -> Box<RawValue> {
+        self.stripped(Some(self.origin_server_ts))
+    }
+
+    fn stripped(&self, origin_server_ts: Option<&RawValue>) -> Box<RawValue> {
         let stripped = Stripped {
             content: self.content,
+            origin_server_ts,
             sender: self.sender,
             state_key: self.state_key,
             event_type: self.event_type,

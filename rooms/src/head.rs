@@ -417,10 +417,22 @@ impl Power {
                     0
                 }
             }
-            Some(levels) => read_level(&levels["users"][user_id.as_str()])
-                .or_else(|| read_level(&levels["users_default"]))
-                .unwrap_or(0),
+            Some(levels) => read_level(&levels["users"][user_id.as_str()]).unwrap_or_else(|| self.of_others()),
         }
+    }
+
+    /// The power of those whom nobody names.
+    pub(crate) fn of_others(&self) -> i64 {
+        self.levels.as_ref().and_then(|levels| read_level(&levels["users_default"])).unwrap_or(0)
+    }
+
+    /// The users who may have another power than all others: those whom the levels name, and the creators.
+    pub(crate) fn named_users(&self) -> impl Iterator<Item = &ruma::UserId> {
+        let users = self.levels.as_ref().and_then(|levels| levels["users"].as_object());
+        let named = users.into_iter().flat_map(|users| users.keys());
+        named
+            .filter_map(|user_id| <&ruma::UserId>::try_from(user_id.as_str()).ok())
+            .chain(self.creators.iter().map(|id| &**id))
     }
 
     /// The level that an action such as `redact`, `invite`, `kick`, `ban` needs.

@@ -9,16 +9,22 @@ mod draft;
 mod erasure;
 mod error;
 mod head;
+mod hierarchy;
+mod members;
 mod membership;
+mod mutual;
+mod preview;
 mod profiles;
 mod race;
 mod read;
 mod receipts;
 mod receive;
 mod resolution;
+mod restricted;
 mod send;
 mod timeline;
 mod turn;
+mod typed_state;
 mod upgrade;
 mod visibility;
 
@@ -32,10 +38,13 @@ use storage::{RoomRow, Storage};
 use self::turn::Turn;
 pub use self::{
     create::{NewRoomRequest, Preset},
-    directory::{DirectoryToken, PUBLIC_ROOMS_MAX, PublicRoom, PublicRooms},
+    directory::{DirectoryToken, Networks, PUBLIC_ROOMS_MAX, PublicRooms, PublicRoomsRequest},
     draft::Draft,
     error::Error,
-    read::Member,
+    hierarchy::{HIERARCHY_ROOMS_DEFAULT, Hierarchy, HierarchyRequest, HierarchyRoom},
+    members::{MemberKinds, MemberList},
+    mutual::MutualRooms,
+    preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
     receive::Received,
     timeline::{Context, Page, PageRequest, TimelineToken},
@@ -65,6 +74,7 @@ struct Inner {
     options: Options,
     turns: Cache<RoomNr, Arc<Turn>>,
     rows: Cache<ruma::OwnedRoomId, Arc<RoomRow>>,
+    typed_state: typed_state::TypedStates,
     /// Guard how far users have read while that is compared and written; users share a lock with a few others. No lock inside but
     /// those of the database. Between processes the database compares receipts, and the last `m.fully_read` counts.
     readings: Vec<tokio::sync::Mutex<()>>,
@@ -76,7 +86,8 @@ impl Rooms {
     pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
         let (turns, rows) = (Cache::new(TURNS_CACHED), Cache::new(TURNS_CACHED));
         let readings = (0..READINGS).map(|_| tokio::sync::Mutex::default()).collect();
-        Self(Arc::new(Inner { storage, servers, options, turns, rows, readings }))
+        let typed_state = typed_state::TypedStates::new();
+        Self(Arc::new(Inner { storage, servers, options, turns, rows, typed_state, readings }))
     }
 
     /// The version of new rooms that do not ask for one.
@@ -104,6 +115,26 @@ impl Rooms {
         let row = Arc::new(row);
         self.0.rows.insert(room_id.to_owned(), row.clone());
         Ok(row)
+    }
+
+    /// The rooms of those ids, of those that we know: one query at most.
+    pub(crate) async fn find_rooms(&self, room_ids: &[&RoomId]) -> Result<Vec<Arc<RoomRow>>, Error> {
+        let mut found = Vec::with_capacity(room_ids.len());
+        let mut missing = Vec::new();
+        for room_id in room_ids {
+            match self.0.rows.get(*room_id) {
+                Some(row) => found.push(row),
+                None => missing.push(*room_id),
+            }
+        }
+        if !missing.is_empty() {
+            for row in self.storage().find_rooms(&missing).await? {
+                let row = Arc::new(row);
+                self.0.rows.insert(row.id.clone(), row.clone());
+                found.push(row);
+            }
+        }
+        Ok(found)
     }
 
     pub(crate) fn storage(&self) -> &Storage {

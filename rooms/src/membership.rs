@@ -1,6 +1,6 @@
 //! Coming and going. Client-Server API, "Room membership".
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use accounts::Requester;
 use model::{Membership, RoomNr, UserNr};
@@ -210,55 +210,6 @@ impl Rooms {
             }
             _ => Ok(None),
         }
-    }
-
-    /// Who of ours vouches for a join, if the room lets the requester in by a condition and not by an invitation.
-    ///
-    /// Nobody, where no condition holds or none of ours in the room may invite: the authorization rules refuse the join then.
-    /// Client-Server API, "Restricted rooms".
-    async fn authoriser(&self, requester: &Requester, room: &storage::RoomRow) -> Result<Option<OwnedUserId>, Error> {
-        #[derive(Deserialize)]
-        struct Content {
-            join_rule: String,
-            #[serde(default)]
-            allow: Vec<Condition>,
-        }
-        #[derive(Deserialize)]
-        struct Condition {
-            #[serde(rename = "type")]
-            kind: String,
-            room_id: Option<OwnedRoomId>,
-        }
-        let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?;
-        let rules = rules.authorization;
-        let Some(event) = self.find_state(room, "m.room.join_rules", "").await? else { return Ok(None) };
-        let Ok(content) = serde_json::from_str::<Content>(event.pdu.content.get()) else { return Ok(None) };
-        let is_restricted = match &*content.join_rule {
-            "restricted" => rules.restricted_join_rule,
-            "knock_restricted" => rules.knock_restricted_join_rule,
-            _ => false,
-        };
-        let membership = self.storage().get_membership(room.nr, requester.user_nr).await?.map(|row| row.membership);
-        if !is_restricted || matches!(membership, Some(Membership::Join | Membership::Invite)) {
-            return Ok(None);
-        }
-        // Rooms that none of us is in cannot be looked into, and nobody can be joined to them here.
-        let joined: HashSet<OwnedRoomId> = self.joined_rooms(requester).await?.into_iter().collect();
-        let holds = |condition: &Condition| {
-            condition.kind == "m.room_membership" && condition.room_id.as_ref().is_some_and(|id| joined.contains(id))
-        };
-        if !content.allow.iter().any(holds) {
-            return Ok(None);
-        }
-        let power = self.power_of_room(room).await?;
-        let needed = power.needed("invite", 0);
-        let ours = self.storage().list_local_joined(room.nr).await?;
-        let names = self.storage().user_ids(&ours).await?.into_values();
-        // One on the requester's own server saves a signature; the rest is for the same choice each time.
-        let own_server = requester.user_id.server_name();
-        Ok(names
-            .filter(|user_id| power.of_user(user_id) >= needed)
-            .max_by_key(|user_id| (user_id.server_name() == own_server, power.of_user(user_id), user_id.clone())))
     }
 
     /// Guests come in only where the room says so. Client-Server API, "Guest Access".

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use model::{EventNr, Membership, Position, RoomNr, UserNr};
+use ruma::{OwnedUserId, UserId};
 
 use crate::{
     Error, Storage,
@@ -18,10 +19,26 @@ statements! {
         SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
          WHERE room_nr = $1 AND membership", (in_list 2), " ORDER BY position, user_nr LIMIT $3"];
     LIST_LOCAL_JOINED = ["
-        SELECT user_nr FROM memberships WHERE room_nr = $1 AND membership = 3 AND is_local ORDER BY user_nr"];
+        SELECT user_nr FROM memberships WHERE room_nr = $1 AND membership = 3 AND is_local ORDER BY user_nr LIMIT $2"];
+    LIST_JOINED_OF = ["
+        SELECT u.user_id FROM user_numbers u
+          JOIN memberships m ON m.room_nr = $1 AND m.user_nr = u.user_nr AND m.membership = 3
+         WHERE u.user_id", (in_list 2), " ORDER BY u.user_id"];
     LIST_ROOMS_OF_USER = ["
         SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
          WHERE user_nr = $1 ORDER BY room_nr"];
+    LIST_MEMBERSHIPS_IN = ["
+        SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
+         WHERE user_nr = $1 AND room_nr", (in_list 2), " ORDER BY room_nr"];
+    LIST_MUTUAL_ROOMS = ["
+        SELECT mine.room_nr FROM memberships mine
+          JOIN memberships theirs ON theirs.user_nr = $2 AND theirs.room_nr = mine.room_nr AND theirs.membership = 3
+         WHERE mine.user_nr = $1 AND mine.membership = 3 AND mine.room_nr > $3
+         ORDER BY mine.room_nr LIMIT $4"];
+    COUNT_MUTUAL_ROOMS = ["
+        SELECT count(*) FROM memberships mine
+          JOIN memberships theirs ON theirs.user_nr = $2 AND theirs.room_nr = mine.room_nr AND theirs.membership = 3
+         WHERE mine.user_nr = $1 AND mine.membership = 3"];
     SET_FORGOTTEN = ["
         UPDATE memberships SET forgotten = TRUE WHERE room_nr = $1 AND user_nr = $2 AND membership IN (0, 4)"];
     LIST_MEMBERSHIP_LOG = ["
@@ -161,13 +178,26 @@ impl Storage {
         self.db().read(&LIST_MEMBERS_OF_KINDS, args).await?.iter().map(membership_of).collect()
     }
 
-    /// The joined members of a room who are ours.
+    /// Joined members of a room who are ours, by number, at most `limit`.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn list_local_joined(&self, room_nr: RoomNr) -> Result<Vec<UserNr>, Error> {
-        self.db().read(&LIST_LOCAL_JOINED, args![room_nr]).await?.iter().map(|row| row.nr(0)).collect()
+    pub async fn list_local_joined(&self, room_nr: RoomNr, limit: u32) -> Result<Vec<UserNr>, Error> {
+        let rows = self.db().read(&LIST_LOCAL_JOINED, args![room_nr, i64::from(limit)]).await?;
+        rows.iter().map(|row| row.nr(0)).collect()
+    }
+
+    /// Those of some users who are joined to a room.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_joined_of(&self, room_nr: RoomNr, users: &[&UserId]) -> Result<Vec<OwnedUserId>, Error> {
+        let users: Vec<String> = users.iter().map(|user_id| user_id.as_str().to_owned()).collect();
+        let rows = self.db().read(&LIST_JOINED_OF, args![room_nr, users]).await?;
+        let damaged = || Error::Damaged(format!("a member of room {room_nr}"));
+        rows.iter().map(|row| UserId::parse(row.get::<String>(0)?).map_err(|_| damaged())).collect()
     }
 
     /// All rooms that a user is or was something to, by number.
@@ -177,6 +207,51 @@ impl Storage {
     /// When the database fails.
     pub async fn list_rooms_of_user(&self, user_nr: UserNr) -> Result<Vec<RoomMembership>, Error> {
         self.db().read(&LIST_ROOMS_OF_USER, args![user_nr]).await?.iter().map(membership_of).collect()
+    }
+
+    /// What a user is to some rooms; those that they never were anything to are left out.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_memberships_in(
+        &self,
+        user_nr: UserNr,
+        rooms: &[RoomNr],
+    ) -> Result<HashMap<RoomNr, RoomMembership>, Error> {
+        let rooms: Vec<i64> = rooms.iter().map(|room| room.0).collect();
+        let rows = self.db().read(&LIST_MEMBERSHIPS_IN, args![user_nr, rooms]).await?;
+        let found: HashMap<_, _> =
+            rows.iter().map(|row| membership_of(row).map(|row| (row.room_nr, row))).collect::<Result<_, _>>()?;
+        self.settle(found.values().map(|row| row.position).max().unwrap_or_default()).await?;
+        Ok(found)
+    }
+
+    /// Rooms that both users are joined to, by number, after one of them, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_mutual_rooms(
+        &self,
+        mine: UserNr,
+        theirs: UserNr,
+        after: RoomNr,
+        limit: u32,
+    ) -> Result<Vec<RoomNr>, Error> {
+        let rows = self.db().read(&LIST_MUTUAL_ROOMS, args![mine, theirs, after, i64::from(limit)]).await?;
+        rows.iter().map(|row| row.nr(0)).collect()
+    }
+
+    /// How many rooms both users are joined to.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn count_mutual_rooms(&self, mine: UserNr, theirs: UserNr) -> Result<u64, Error> {
+        let row = self.db().read_one(&COUNT_MUTUAL_ROOMS, args![mine, theirs]).await?;
+        let count: i64 = row.map_or(Ok(0), |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or(0))
     }
 
     /// Forgets a room for a user who has left it or is banned; `false` when the user is anything else to it.

@@ -19,6 +19,7 @@ use crate::{
     db::{Db, args},
     numbers::FreeNodes,
     packed::{push_number, take_number},
+    rows::Rows,
     statement::statements,
 };
 
@@ -36,9 +37,15 @@ const CACHE_BYTES: u64 = 64 << 20;
 
 statements! {
     GET_NODES = ["SELECT node_nr, node FROM state_nodes WHERE room_nr = $1 AND node_nr", (in_list 2)];
+    GET_NODES_OF_ROOMS = ["
+        SELECT r.room_nr, r.node_nr, n.node FROM", (rows [1 room_nr bigint, 2 node_nr bigint]), "
+          JOIN state_nodes n ON n.room_nr = r.room_nr AND n.node_nr = r.node_nr"];
 }
 
 type Fingerprint = [u8; 16];
+
+/// Where a node is: in which room, and which it is there.
+type Place = (RoomNr, NodeNr);
 
 /// A node of a room's state map.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,7 +164,7 @@ impl StateNode {
 /// Reads nodes, through memory.
 pub(crate) struct StateNodes {
     db: Db,
-    cache: Cache<(RoomNr, NodeNr), Arc<StateNode>>,
+    cache: Cache<Place, Arc<StateNode>>,
 }
 
 impl StateNodes {
@@ -185,14 +192,44 @@ impl StateNodes {
         if !missing.is_empty() {
             for row in self.db.read(&GET_NODES, args![room_nr, missing]).await? {
                 let nr = row.nr(0)?;
-                let node = StateNode::from_bytes(&row.get::<Vec<u8>>(1)?)
-                    .ok_or_else(|| Error::Damaged(format!("state node {nr} of room {room_nr}")))?;
-                let node = Arc::new(node);
-                self.cache.insert((room_nr, nr), node.clone());
-                found.insert(nr, node);
+                found.insert(nr, self.keep((room_nr, nr), &row.get::<Vec<u8>>(1)?)?);
             }
         }
         if let Some(nr) = nodes.iter().find(|nr| !found.contains_key(nr)) {
+            return Err(Error::Damaged(format!("state node {nr} of room {room_nr} is missing")));
+        }
+        Ok(found)
+    }
+
+    /// Reads a stored node and keeps it in memory.
+    fn keep(&self, place: Place, bytes: &[u8]) -> Result<Arc<StateNode>, Error> {
+        let node = StateNode::from_bytes(bytes)
+            .ok_or_else(|| Error::Damaged(format!("state node {} of room {}", place.1, place.0)))?;
+        let node = Arc::new(node);
+        self.cache.insert(place, node.clone());
+        Ok(node)
+    }
+
+    /// Nodes of several rooms, in one query at most.
+    async fn get_of_rooms(&self, nodes: &[Place]) -> Result<HashMap<Place, Arc<StateNode>>, Error> {
+        let mut found = HashMap::with_capacity(nodes.len());
+        let mut missing = Vec::new();
+        for place in nodes {
+            match self.cache.get(place) {
+                Some(node) => drop(found.insert(*place, node)),
+                None => missing.push(*place),
+            }
+        }
+        if !missing.is_empty() {
+            let rows = Rows::new()
+                .bigint(missing.iter().map(|(room_nr, _)| room_nr.0))
+                .bigint(missing.iter().map(|(_, node_nr)| node_nr.0));
+            for row in self.db.read(&GET_NODES_OF_ROOMS, rows).await? {
+                let place = (row.nr(0)?, row.nr(1)?);
+                found.insert(place, self.keep(place, &row.get::<Vec<u8>>(2)?)?);
+            }
+        }
+        if let Some((room_nr, nr)) = nodes.iter().find(|place| !found.contains_key(place)) {
             return Err(Error::Damaged(format!("state node {nr} of room {room_nr} is missing")));
         }
         Ok(found)
@@ -244,6 +281,43 @@ impl Storage {
         }
         let mut found = self.0.state_nodes.get(room_nr, &[nr]).await?;
         found.remove(&nr).ok_or_else(|| Error::Damaged(format!("state node {nr} of room {room_nr}")))
+    }
+
+    /// The events that states of several rooms have for one key: one query a level for what is not in memory. Rooms whose state does
+    /// not have the key are left out.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails or a node is missing.
+    pub async fn get_state_events(
+        &self,
+        states: &HashMap<RoomNr, NodeNr>,
+        key: StateKey,
+    ) -> Result<HashMap<RoomNr, EventNr>, Error> {
+        let mut found = HashMap::with_capacity(states.len());
+        let mut wanted: Vec<Place> = states.iter().map(|(room_nr, nr)| (*room_nr, *nr)).collect();
+        for level in 0.. {
+            wanted.retain(|(_, nr)| nr.0 != 0);
+            if wanted.is_empty() {
+                break;
+            }
+            let nodes = self.0.state_nodes.get_of_rooms(&wanted).await?;
+            let mut next = Vec::with_capacity(wanted.len());
+            for place in wanted {
+                match &*nodes[&place] {
+                    StateNode::Leaf(entries) => {
+                        if let Ok(index) = entries.binary_search_by_key(&key, |entry| entry.0) {
+                            found.insert(place.0, entries[index].1);
+                        }
+                    }
+                    StateNode::Inner(children) => {
+                        next.extend(children[slot(key, level)].map(|child| (place.0, child.nr)));
+                    }
+                }
+            }
+            wanted = next;
+        }
+        Ok(found)
     }
 
     /// The whole state of a room, level by level: one query a level for what is not in memory.

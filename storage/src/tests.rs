@@ -11,15 +11,15 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists,
-    devices, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles, room_leases,
-    room_reads, rooms, state_map, statement::Statement, stream, testing::TestDatabase, to_device, tokens, uia_sessions,
-    user_work, users,
+    devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles,
+    room_leases, room_reads, rooms, state_map, statement::Statement, stream, testing::TestDatabase, to_device, tokens,
+    uia_sessions, user_work, users,
 };
 
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 26] = [
+    let files: [&'static [Statement]; 27] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -27,6 +27,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         deployment::ALL,
         device_lists::ALL,
         devices::ALL,
+        directory::ALL,
         erased_users::ALL,
         events::ALL,
         filters::ALL,
@@ -176,6 +177,10 @@ fn compare_state_map(seed: u64, cases: u32, changes_max: usize) {
                 if index == changes.len() / 2 {
                     middle = (state, expected.clone());
                 }
+            }
+            for Change { key, .. } in &changes {
+                let found = storage.get_state_events(&[(room_nr, state)].into(), *key).await.unwrap();
+                assert_eq!(found.get(&room_nr), expected.get(key));
             }
             let listed = storage.list_state(room_nr, state).await.unwrap();
             assert_eq!(listed, expected.clone().into_iter().collect::<Vec<_>>());

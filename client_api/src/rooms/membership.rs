@@ -70,7 +70,8 @@ async fn knock_room(
     Ok(Ruma(knock_room::v3::Response::new(room_id)))
 }
 
-async fn resolve(rooms: &Rooms, id_or_alias: OwnedRoomOrAliasId) -> Result<OwnedRoomId, MatrixError> {
+/// The room of an id or an alias.
+pub(super) async fn resolve(rooms: &Rooms, id_or_alias: OwnedRoomOrAliasId) -> Result<OwnedRoomId, MatrixError> {
     match OwnedRoomId::try_from(id_or_alias) {
         Ok(room_id) => Ok(room_id),
         Err(alias) => Ok(rooms.resolve_alias(&alias).await?.0),
