@@ -7,6 +7,7 @@ mod client;
 mod fanout;
 mod idle;
 mod matrix;
+mod members;
 mod percentiles;
 mod process;
 mod report;
@@ -42,6 +43,7 @@ Examples:
   bench --pid $(pgrep -x swiftchat) fanout --listeners 100 --rate 10
   bench --pid $(pgrep -x swiftchat) sync --rooms 100
   bench --pid $(pgrep -x swiftchat) to-device --devices 2000
+  bench --pid $(pgrep -x swiftchat) members --members 20000
   bench --pid $(pgrep -x swiftchat) idle --polls 1000
   bench start -- target/release/swiftchat --config /tmp/trial/config.toml";
 
@@ -81,6 +83,8 @@ enum Command {
     Sync(sync::Options),
     /// One message to many devices, and the latency of sends into a room beside it.
     ToDevice(to_device::Options),
+    /// The list of the members of a large room.
+    Members(members::Options),
     /// Memory of an idle long poll.
     Idle(idle::Options),
     /// Time from the start of a command until it answers, and its memory at rest.
@@ -108,6 +112,7 @@ fn measure(Arguments { target, command }: Arguments) -> Result<()> {
             Command::Fanout(options) => fanout::run(&target, &options).await,
             Command::Sync(options) => sync::run(&target, &options).await,
             Command::ToDevice(options) => to_device::run(&target, &options).await,
+            Command::Members(options) => members::run(&target, &options).await,
             Command::Idle(options) => idle::run(&target, &options).await,
             Command::Start(options) => start::run(&target, &options).await,
         }

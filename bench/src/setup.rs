@@ -157,7 +157,7 @@ fn members_of(room: usize, members: usize, users: usize) -> Vec<usize> {
 }
 
 /// Does `count` things on the connections of the setup; the results come in the order of their numbers.
-async fn parallel<Work, Done, Output>(target: &Target, count: usize, work: Work) -> Result<Vec<Output>>
+pub(crate) async fn parallel<Work, Done, Output>(target: &Target, count: usize, work: Work) -> Result<Vec<Output>>
 where
     Work: Fn(Connection, usize) -> Done + Clone + Send + 'static,
     Done: Future<Output = (Connection, Result<Output>)> + Send,

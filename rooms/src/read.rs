@@ -6,24 +6,12 @@ use std::{
 };
 
 use accounts::Requester;
-use model::{EventNr, Membership, NodeNr, Unsigned, UserNr};
+use model::{EventNr, Membership, NodeNr, Unsigned};
 use ruma::{EventId, OwnedUserId, RoomId};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use storage::{RoomRow, StoredEvent};
 
 use crate::{Error, Reader, Rooms};
-
-/// A joined member with their name and picture in the room.
-#[derive(Clone, Debug)]
-pub struct Member {
-    /// The user.
-    pub user_id: OwnedUserId,
-    /// Their name in the room.
-    pub display_name: Option<String>,
-    /// Their picture in the room.
-    pub avatar_url: Option<String>,
-}
 
 impl Rooms {
     /// The state event of a room of now.
@@ -147,68 +135,6 @@ impl Rooms {
         let mut events: Vec<_> = self.storage().get_events(&numbers).await?.into_values().collect();
         events.sort_unstable_by_key(|event| event.nr);
         Ok(events)
-    }
-
-    /// The member events of a room at a state. Client-Server API, "GET /rooms/{roomId}/members".
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotMember`].
-    pub async fn members(
-        &self,
-        requester: &Requester,
-        room_id: &RoomId,
-        at: Option<model::Position>,
-        wanted: impl Fn(Membership) -> bool,
-    ) -> Result<Vec<Box<RawValue>>, Error> {
-        let reader = self.reader(requester, room_id).await?;
-        let mut state = self.state_for(&reader).await?;
-        if let Some(at) = at
-            && reader.left_at().is_none_or(|left| at < left)
-        {
-            state = self.storage().get_state_at(reader.room.nr, at).await?;
-        }
-        let member_nr = self.storage().type_nr("m.room.member").await?;
-        let entries = self.storage().list_state(reader.room.nr, state).await?;
-        let numbers: Vec<EventNr> =
-            entries.iter().filter(|((type_nr, _), _)| *type_nr == member_nr).map(|(_, nr)| *nr).collect();
-        let mut events: Vec<_> = self.storage().get_events(&numbers).await?.into_values().collect();
-        events.retain(|event| crate::head::membership_of(&event.pdu).is_some_and(&wanted));
-        events.sort_unstable_by_key(|event| event.nr);
-        self.render(&reader, &events, true).await
-    }
-
-    /// The joined members. Client-Server API, "GET /rooms/{roomId}/joined_members".
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotMember`] for all but joined members.
-    pub async fn joined_members(&self, requester: &Requester, room_id: &RoomId) -> Result<Vec<Member>, Error> {
-        #[derive(Deserialize, Default)]
-        #[serde(default)]
-        struct Content {
-            displayname: Option<String>,
-            avatar_url: Option<String>,
-        }
-        let reader = self.reader(requester, room_id).await?;
-        if !reader.is_joined() {
-            return Err(Error::NotMember);
-        }
-        let rows = self.storage().list_members_of_kinds(reader.room.nr, &[Membership::Join], u32::MAX).await?;
-        let numbers: Vec<EventNr> = rows.iter().map(|row| row.event_nr).collect();
-        let users: Vec<UserNr> = rows.iter().map(|row| row.user_nr).collect();
-        let events = self.storage().get_events(&numbers).await?;
-        let mut names = self.storage().user_ids(&users).await?;
-        let mut members = Vec::with_capacity(rows.len());
-        for row in rows {
-            let Some(user_id) = names.remove(&row.user_nr) else { continue };
-            let content: Content = events
-                .get(&row.event_nr)
-                .and_then(|event| serde_json::from_str(event.pdu.content.get()).ok())
-                .unwrap_or_default();
-            members.push(Member { user_id, display_name: content.displayname, avatar_url: content.avatar_url });
-        }
-        Ok(members)
     }
 
     /// The rooms that the requester is joined to. Client-Server API, "GET /joined_rooms".

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use accounts::Requester;
 use model::{Clock, KeyPair, LocalServer, LocalServers, Membership, Position, Random};
-use rooms::{Error, NewRoomRequest, Options, PageRequest, Preset, ReceiptKind, ReceiptRequest, Rooms};
+use rooms::{Error, MemberKinds, NewRoomRequest, Options, PageRequest, Preset, ReceiptKind, ReceiptRequest, Rooms};
 use ruma::{RoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
 use serde_json::{
     Value, json,
@@ -70,6 +70,17 @@ impl House {
     /// The event that a room has for a type and a state key.
     async fn state(&self, who: &Requester, room: &RoomId, event_type: &str, key: &str) -> Arc<StoredEvent> {
         self.rooms.state_event(who, room, event_type, key).await.unwrap().1
+    }
+
+    async fn members_who_are(&self, who: &Requester, room: &RoomId, membership: Membership) -> Vec<Value> {
+        let kinds = MemberKinds { only: Some(membership), but: None };
+        let list = self.rooms.members(who, room, None, kinds).await.unwrap();
+        let mut members = Vec::new();
+        for piece in list.pieces() {
+            let json = String::from_utf8(list.events(piece).await.unwrap()).unwrap();
+            members.extend(serde_json::from_str::<Vec<Value>>(&format!("[{}]", json.trim_end_matches(','))).unwrap());
+        }
+        members
     }
 
     async fn bodies(&self, who: &Requester, room: &RoomId) -> Vec<String> {
@@ -441,8 +452,7 @@ async fn who_is_not_joined_any_more_sees_nothing_later() {
         assert!(matches!(house.rooms.event(&bob, &id, &unheard).await, Err(Error::EventUnknown)));
         let (_, event) = house.rooms.state_event(&bob, &id, "m.room.topic", "").await.unwrap();
         assert_eq!(event.pdu.content.get(), r#"{"topic":"then"}"#);
-        let members = house.rooms.members(&bob, &id, None, |membership| membership == Membership::Ban).await.unwrap();
-        assert_eq!(members.len(), 0, "the ban came later");
+        assert_eq!(house.members_who_are(&bob, &id, Membership::Ban).await.len(), 0, "the ban came later");
         // An invitation opens nothing before it is taken.
         house.rooms.unban(&alice, &id, &bob.user_id, None).await.unwrap();
         house.rooms.invite(&alice, &id, &bob.user_id, None).await.unwrap();
@@ -809,9 +819,7 @@ async fn a_room_starts_with_a_bounded_number_of_invitations() {
         assert!(matches!(house.rooms.create_room(&alice, invite(201)).await, Err(Error::InvalidParam(_))));
         assert_eq!(house.storage.find_user_nr(&stranger(0)).await.unwrap(), None);
         let id = house.rooms.create_room(&alice, invite(200)).await.unwrap();
-        let invited =
-            house.rooms.members(&alice, &id, None, |membership| membership == Membership::Invite).await.unwrap();
-        assert_eq!(invited.len(), 200);
+        assert_eq!(house.members_who_are(&alice, &id, Membership::Invite).await.len(), 200);
         // They got their numbers together, so in the order of their names; one by one it would be that of the invitations.
         let first = house.storage.find_user_nr(&stranger(0)).await.unwrap().unwrap();
         let last = house.storage.find_user_nr(&stranger(199)).await.unwrap().unwrap();

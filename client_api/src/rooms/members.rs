@@ -1,22 +1,30 @@
 //! Who is in a room, and in which rooms somebody is. Client-Server API, "Getting events for a room".
 
-use ::rooms::{Rooms, TimelineToken};
-use axum::{Router, extract::State};
+use std::sync::Arc;
+
+use ::rooms::{MemberKinds, Rooms, TimelineToken};
+use axum::{Router, extract::State, response::Response};
+use futures_util::{StreamExt as _, stream};
+use model::Membership;
 use ruma::{
-    api::client::membership::{
-        get_member_events,
-        joined_members::{self, v3::RoomMember},
-        joined_rooms,
-    },
+    UInt,
+    api::client::membership::{get_member_events, get_mutual_rooms, joined_members, joined_rooms},
     events::room::member::MembershipState,
-    serde::Raw,
 };
 use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
 
+use super::pieces::answer_in_pieces;
 use crate::ClientApi;
 
+/// How many pieces of a list of members are made at once: one while another is sent.
+const PIECES_AT_ONCE: usize = 2;
+
 pub(crate) fn routes() -> Router<ClientApi> {
-    Router::new().ruma_route(get_member_events).ruma_route(joined_members).ruma_route(joined_rooms)
+    Router::new()
+        .ruma_route(get_member_events)
+        .ruma_route(joined_members)
+        .ruma_route(joined_rooms)
+        .ruma_route(get_mutual_rooms)
 }
 
 /// `GET /rooms/{roomId}/members`.
@@ -24,22 +32,22 @@ async fn get_member_events(
     State(rooms): State<Rooms>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<get_member_events::v3::Request>,
-) -> Result<Ruma<get_member_events::v3::Response>, MatrixError> {
+) -> Result<Response, MatrixError> {
     let at = request.at.map(|token| token.parse::<TimelineToken>()).transpose()?.map(TimelineToken::position);
-    let (only, but) = (request.membership, request.not_membership);
-    let events = rooms
-        .members(&requester, &request.room_id, at, |member| is_wanted(member, only.as_ref(), but.as_ref()))
-        .await?;
-    Ok(Ruma(get_member_events::v3::Response::new(events.into_iter().map(Raw::from_json).collect())))
+    let kinds = MemberKinds {
+        only: request.membership.map(membership).transpose()?,
+        but: request.not_membership.map(membership).transpose()?,
+    };
+    let list = Arc::new(rooms.members(&requester, &request.room_id, at, kinds).await?);
+    let pieces = stream::iter(list.pieces()).map(move |piece| {
+        let list = list.clone();
+        async move { list.events(piece).await }
+    });
+    answer_in_pieces(r#"{"chunk":["#, pieces.buffered(PIECES_AT_ONCE), "]}").await
 }
 
-/// Of `membership` and `not_membership`, given both, either lets a member through.
-fn is_wanted(member: model::Membership, only: Option<&MembershipState>, but: Option<&MembershipState>) -> bool {
-    let is = |wanted: &MembershipState| wanted.as_str() == member.as_str();
-    match (only, but) {
-        (None, None) => true,
-        (only, but) => only.is_some_and(is) || but.is_some_and(|but| !is(but)),
-    }
+fn membership(state: MembershipState) -> Result<Membership, MatrixError> {
+    Membership::from_word(state.as_str()).ok_or_else(|| MatrixError::invalid_param("there is no such membership"))
 }
 
 /// `GET /rooms/{roomId}/joined_members`.
@@ -47,15 +55,13 @@ async fn joined_members(
     State(rooms): State<Rooms>,
     requester: Requester,
     Ruma(request): Ruma<joined_members::v3::Request>,
-) -> Result<Ruma<joined_members::v3::Response>, MatrixError> {
-    let members = rooms.joined_members(&requester, &request.room_id).await?;
-    let joined = members.into_iter().map(|member| {
-        let mut shown = RoomMember::new();
-        shown.display_name = member.display_name;
-        shown.avatar_url = member.avatar_url.map(Into::into);
-        (member.user_id, shown)
+) -> Result<Response, MatrixError> {
+    let list = Arc::new(rooms.joined_members(&requester, &request.room_id).await?);
+    let pieces = stream::iter(list.pieces()).map(move |piece| {
+        let list = list.clone();
+        async move { list.profiles(piece).await }
     });
-    Ok(Ruma(joined_members::v3::Response::new(joined.collect())))
+    answer_in_pieces(r#"{"joined":{"#, pieces.buffered(PIECES_AT_ONCE), "}}").await
 }
 
 /// `GET /joined_rooms`.
@@ -67,25 +73,14 @@ async fn joined_rooms(
     Ok(Ruma(joined_rooms::v3::Response::new(rooms.joined_rooms(&requester).await?)))
 }
 
-#[cfg(test)]
-mod tests {
-    use model::Membership;
-
-    use super::*;
-
-    #[test]
-    fn members_are_chosen_by_what_they_are_or_are_not() {
-        let chosen = |only: Option<MembershipState>, but: Option<MembershipState>| {
-            [Membership::Leave, Membership::Invite, Membership::Join]
-                .into_iter()
-                .filter(|member| is_wanted(*member, only.as_ref(), but.as_ref()))
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(chosen(None, None).len(), 3);
-        assert_eq!(chosen(Some(MembershipState::Join), None), [Membership::Join]);
-        assert_eq!(chosen(None, Some(MembershipState::Leave)), [Membership::Invite, Membership::Join]);
-        // Together they are an "or".
-        let both = chosen(Some(MembershipState::Leave), Some(MembershipState::Join));
-        assert_eq!(both, [Membership::Leave, Membership::Invite]);
-    }
+/// `GET /mutual_rooms`.
+async fn get_mutual_rooms(
+    State(rooms): State<Rooms>,
+    requester: Requester,
+    Ruma(request): Ruma<get_mutual_rooms::v1::Request>,
+) -> Result<Ruma<get_mutual_rooms::v1::Response>, MatrixError> {
+    let page = rooms.mutual_rooms(&requester, &request.user_id, request.from.as_deref()).await?;
+    let mut response = get_mutual_rooms::v1::Response::new(UInt::new_saturating(page.count), page.rooms);
+    response.next_batch = page.next;
+    Ok(Ruma(response))
 }

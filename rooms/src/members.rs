@@ -1,0 +1,171 @@
+//! Who is in a room. Client-Server API, "GET /rooms/{roomId}/members".
+//!
+//! A room may have tens of thousands of members: their list is made in pieces of ready-made JSON, each while the one before is on its way.
+
+use std::ops::Range;
+
+use accounts::Requester;
+use model::{EventNr, Membership, Position, Unsigned};
+use ruma::RoomId;
+use serde::{Deserialize, Serialize};
+use storage::StoredEvent;
+
+use crate::{Error, Reader, Rooms, head::membership_of};
+
+/// Members of a piece.
+const PIECE: usize = 500;
+
+/// Which members are asked for: those who are `only`, those who are not `but`, and given both, whoever is either.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct MemberKinds {
+    /// What they are.
+    pub only: Option<Membership>,
+    /// What they are not.
+    pub but: Option<Membership>,
+}
+
+impl MemberKinds {
+    fn include(self, event: &StoredEvent) -> bool {
+        match (self.only, self.but) {
+            (None, None) => true,
+            (only, but) => membership_of(&event.pdu)
+                .is_some_and(|membership| only == Some(membership) || but.is_some_and(|but| but != membership)),
+        }
+    }
+}
+
+/// The members of a room at a state, as a reader sees them.
+#[derive(Clone, Debug)]
+pub struct MemberList {
+    rooms: Rooms,
+    reader: Reader,
+    kinds: MemberKinds,
+    /// The member events in the order in which they came to us.
+    numbers: Vec<EventNr>,
+}
+
+/// A member as `/joined_members` shows them.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    display_name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<&'a str>,
+}
+
+impl Rooms {
+    /// The members of a room now, or at a place in its timeline. Client-Server API, "GET /rooms/{roomId}/members".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`].
+    pub async fn members(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        at: Option<Position>,
+        kinds: MemberKinds,
+    ) -> Result<MemberList, Error> {
+        let reader = self.reader(requester, room_id).await?;
+        self.member_list(reader, at, kinds).await
+    }
+
+    /// The joined members. Client-Server API, "GET /rooms/{roomId}/joined_members".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`] for all but joined members.
+    pub async fn joined_members(&self, requester: &Requester, room_id: &RoomId) -> Result<MemberList, Error> {
+        let reader = self.reader(requester, room_id).await?;
+        if !reader.is_joined() {
+            return Err(Error::NotMember);
+        }
+        let kinds = MemberKinds { only: Some(Membership::Join), but: None };
+        self.member_list(reader, None, kinds).await
+    }
+
+    async fn member_list(&self, reader: Reader, at: Option<Position>, kinds: MemberKinds) -> Result<MemberList, Error> {
+        let state = match at {
+            Some(at) if reader.left_at().is_none_or(|left| at < left) => {
+                self.storage().get_state_at(reader.room.nr, at).await?
+            }
+            _ => self.state_for(&reader).await?,
+        };
+        let members = self.state_of_type(reader.room.nr, state, "m.room.member").await?;
+        let mut numbers: Vec<EventNr> = members.events().collect();
+        numbers.sort_unstable();
+        Ok(MemberList { rooms: self.clone(), reader, kinds, numbers })
+    }
+}
+
+impl MemberList {
+    /// The pieces of the list.
+    pub fn pieces(&self) -> impl Iterator<Item = Range<usize>> + Send + use<> {
+        let count = self.numbers.len();
+        (0..count).step_by(PIECE).map(move |start| start..count.min(start + PIECE))
+    }
+
+    /// The member events of a piece, in JSON, each with a comma behind it.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn events(&self, piece: Range<usize>) -> Result<Vec<u8>, Error> {
+        let storage = self.rooms.storage();
+        let found = storage.get_events(&self.numbers[piece.clone()]).await?;
+        let events: Vec<_> = self.numbers[piece].iter().filter_map(|nr| found.get(nr)).collect();
+        let erased = self.rooms.erased_for(&self.reader, events.iter().copied()).await?;
+        let redactions: Vec<EventNr> = events.iter().filter_map(|event| event.redacted_by).collect();
+        let redactions =
+            if redactions.is_empty() { Default::default() } else { storage.get_events(&redactions).await? };
+        let room_id = Some(&*self.reader.room.id);
+        let now_ms = storage.clock().now_ms();
+        let mut json = Vec::with_capacity(600 * events.len());
+        for event in events.into_iter().filter(|event| self.kinds.include(event)) {
+            let event = erased.get(&event.nr).unwrap_or(event);
+            let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
+            // What a member was before is in the timeline: a list of members does without.
+            let mut unsigned = Unsigned {
+                age: Some((now_ms - sent_ms).max(0)),
+                membership: self.reader.membership_at(event).map(Membership::as_str),
+                ..Unsigned::default()
+            };
+            if let Some(redaction) = event.redacted_by.and_then(|nr| redactions.get(&nr)) {
+                unsigned.redacted_because = Some(redaction.ready()?.to_json(room_id, &Unsigned::default()).into());
+            }
+            event.ready()?.write_json(&mut json, room_id, &unsigned);
+            json.push(b',');
+        }
+        Ok(json)
+    }
+
+    /// The members of a piece by their ids, with name and picture in the room, in JSON, each with a comma behind it.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn profiles(&self, piece: Range<usize>) -> Result<Vec<u8>, Error> {
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Content {
+            displayname: Option<String>,
+            avatar_url: Option<String>,
+        }
+        let found = self.rooms.storage().get_events(&self.numbers[piece.clone()]).await?;
+        let events = self.numbers[piece].iter().filter_map(|nr| found.get(nr));
+        let mut json = Vec::with_capacity(100 * found.len());
+        for event in events.filter(|event| self.kinds.include(event)) {
+            let Some(user_id) = &event.pdu.state_key else { continue };
+            let content: Content = serde_json::from_str(event.pdu.content.get()).unwrap_or_default();
+            let shown =
+                Shown { display_name: content.displayname.as_deref(), avatar_url: content.avatar_url.as_deref() };
+            let written = serde_json::to_writer(&mut json, user_id).and_then(|()| {
+                json.push(b':');
+                serde_json::to_writer(&mut json, &shown)
+            });
+            written.expect("texts serialize");
+            json.push(b',');
+        }
+        Ok(json)
+    }
+}
