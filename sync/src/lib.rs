@@ -3,6 +3,7 @@
 //! One [`tail`] a process follows the stream and wakes those who wait; [`v3`] puts answers together.
 
 mod error;
+mod peek;
 mod ring;
 mod tail;
 pub mod v3;
@@ -17,7 +18,7 @@ use ruma::api::client::filter::FilterDefinition;
 use storage::{RoomMembership, Storage};
 use tokio_util::sync::CancellationToken;
 
-pub use self::error::Error;
+pub use self::{error::Error, peek::RoomNews};
 use self::{ring::Ring, tail::Waiters};
 
 /// Most users whose rooms are in memory.

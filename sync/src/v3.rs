@@ -33,7 +33,7 @@ use self::news::News;
 use crate::{Error, Sync, UserRooms};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
-const TIMEOUT_MAX: Duration = Duration::from_secs(120);
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(120);
 /// Most messages to a device in one answer; the next answer has the others.
 const TO_DEVICE_MAX: u32 = 100;
 
@@ -151,7 +151,7 @@ impl Sync {
     }
 
     /// Waits until the tailer has come to a position; it is there in moments.
-    async fn reach(&self, position: Position) {
+    pub(crate) async fn reach(&self, position: Position) {
         if self.position() >= position {
             return;
         }
