@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accounts::{Accounts, Requester};
-use model::Membership;
+use model::{EventNr, Membership};
 use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
     room_version_rules::RoomVersionRules,
@@ -12,10 +12,10 @@ use serde_json::{
     Map, Value, json,
     value::{RawValue, to_raw_value},
 };
-use storage::RoomRow;
+use storage::{RoomRow, StoredEvent};
 use tracing::{debug, warn};
 
-use crate::{Error, NewRoomRequest, Preset, Rooms, to_the_end};
+use crate::{Draft, Error, NewRoomRequest, Preset, Rooms, aliases::keep_aliases, to_the_end};
 
 /// State that the new room takes over as it is. Power levels are taken over too, fitted to the new version.
 const TRANSFERRED: [&str; 8] = [
@@ -28,6 +28,20 @@ const TRANSFERRED: [&str; 8] = [
     "m.room.history_visibility",
     "m.room.join_rules",
 ];
+
+/// Most bans that the new room takes over.
+const CARRIED_MAX: u32 = 20_000;
+/// How many bans and children of a space the new room starts with; the others follow before anybody is told of it.
+const CARRIED_AT_FIRST: usize = 900;
+/// How many of those that follow are sent at once.
+const CARRIED_TOGETHER: usize = 100;
+
+/// State that the new room takes over: type, state key, content.
+type Carried = (String, String, Box<RawValue>);
+
+fn carried(event: &StoredEvent, content: Box<RawValue>) -> Option<Carried> {
+    Some((event.pdu.event_type.to_string(), event.pdu.state_key.clone()?, content))
+}
 
 /// The power level of upgrading a room whose creators are above all levels. Client-Server API, "POST /createRoom".
 pub(crate) const TOMBSTONE_LEVEL: i64 = 150;
@@ -142,12 +156,16 @@ impl Rooms {
             }
         }
         let levels = self.levels_for(requester, &room, &rules, &creators).await?;
+        let mut carried = self.children_of(&room).await?;
+        carried.extend(self.bans_of(requester, &room, levels.as_ref()).await?);
+        let later = carried.split_off(carried.len().min(CARRIED_AT_FIRST));
+        initial_state.append(&mut carried);
         let server = requester.user_id.server_name().as_str();
         let listed = self.storage().is_listed(server, room.nr).await?;
         let request = NewRoomRequest {
             version: Some(version),
             preset: Preset::PrivateChat,
-            listed,
+            listed: false,
             alias: None,
             name: None,
             topic: None,
@@ -159,6 +177,7 @@ impl Rooms {
         };
         let new_id = self.create_room(requester, request).await?;
         let new = self.room(&new_id).await?;
+        self.send_carried(requester, &new, later).await?;
         if let Some(levels) = levels
             && levels.at_first != levels.at_last
         {
@@ -172,15 +191,11 @@ impl Rooms {
 
         // 4. The aliases.
         self.storage().move_aliases(room.nr, new.nr).await?;
-        if let Some(event) = self.find_state(&room, "m.room.canonical_alias", "").await? {
-            let alias = TimelineEventType::RoomCanonicalAlias;
-            let moved = self.send_state(requester, &new_id, alias.clone(), "", &event.pdu.content, None).await;
-            let removed = self.send_state(requester, room_id, alias, "", &raw(&json!({}))?, None).await;
-            for error in [moved, removed].into_iter().filter_map(Result::err) {
-                debug!(room.id = %room_id, %error, "an upgrade could not move the canonical alias");
-            }
+        if let Err(error) = self.move_canonical_alias(requester, &room, &new).await {
+            debug!(room.id = %room_id, %error, "an upgrade could not move the canonical alias");
         }
         if listed {
+            self.storage().set_listed(server, new.nr, true).await?;
             self.storage().set_listed(server, room.nr, false).await?;
         }
 
@@ -189,6 +204,86 @@ impl Rooms {
             debug!(room.id = %room_id, %error, "an upgrade could not close the old room");
         }
         Ok(new_id)
+    }
+
+    /// What is in a space: a space without it would be empty.
+    async fn children_of(&self, room: &RoomRow) -> Result<Vec<Carried>, Error> {
+        let summary = self.storage().get_summaries(&[room.nr]).await?.remove(&room.nr);
+        if summary.is_none_or(|(summary, ..)| summary.room_type.as_deref() != Some("m.space")) {
+            return Ok(Vec::new());
+        }
+        let events = self.current_of_type(room, "m.space.child").await?;
+        // One without `via` was taken out of the space.
+        let is_child = |event: &&Arc<StoredEvent>| object_of(&event.pdu.content).contains_key("via");
+        Ok(events.iter().filter(is_child).filter_map(|event| carried(event, event.pdu.content.clone())).collect())
+    }
+
+    /// The bans: who was kept out of the old room is kept out of the new one. But for those whom the levels put beside its maker.
+    async fn bans_of(
+        &self,
+        requester: &Requester,
+        room: &RoomRow,
+        levels: Option<&Levels>,
+    ) -> Result<Vec<Carried>, Error> {
+        let banned = self.storage().list_members_of_kinds(room.nr, &[Membership::Ban], CARRIED_MAX).await?;
+        let numbers: Vec<EventNr> = banned.iter().map(|row| row.event_nr).collect();
+        let found = self.storage().get_events(&numbers).await?;
+        let level = |user_id: &str| levels.and_then(|levels| levels.at_first["users"][user_id].as_i64());
+        let own = level(requester.user_id.as_str());
+        let is_below = |user_id: &str| own.is_none_or(|own| level(user_id).is_none_or(|level| level < own));
+        let mut bans = Vec::with_capacity(numbers.len());
+        for event in numbers.iter().filter_map(|nr| found.get(nr)) {
+            if !event.pdu.state_key.as_deref().is_some_and(is_below) {
+                continue;
+            }
+            let mut content = json!({"membership": Membership::Ban.as_str()});
+            if let Some(reason) = object_of(&event.pdu.content).get("reason").filter(|reason| reason.is_string()) {
+                content["reason"] = reason.clone();
+            }
+            bans.extend(carried(event, raw(&content)?));
+        }
+        Ok(bans)
+    }
+
+    async fn current_of_type(&self, room: &RoomRow, event_type: &'static str) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let head = self.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
+        let typed = self.state_of_type(room.nr, head.state, event_type).await?;
+        let mut numbers: Vec<EventNr> = typed.events().collect();
+        numbers.sort_unstable();
+        let found = self.storage().get_events(&numbers).await?;
+        Ok(numbers.iter().filter_map(|nr| found.get(nr).cloned()).collect())
+    }
+
+    /// Sends what did not fit into the making of the room. They are built some at a time, together.
+    async fn send_carried(&self, requester: &Requester, new: &Arc<RoomRow>, later: Vec<Carried>) -> Result<(), Error> {
+        for some in later.chunks(CARRIED_TOGETHER) {
+            let mut sent = tokio::task::JoinSet::new();
+            for (event_type, state_key, content) in some {
+                let draft = Draft::of_client(requester, event_type.as_str().into(), content)?.with_state_key(state_key);
+                let (rooms, new) = (self.clone(), new.clone());
+                sent.spawn(async move { rooms.submit(&new, draft).await });
+            }
+            for result in sent.join_all().await {
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of the aliases that the old room names which have moved; the others are names of the old room only.
+    async fn move_canonical_alias(&self, requester: &Requester, old: &RoomRow, new: &RoomRow) -> Result<(), Error> {
+        let Some(event) = self.find_state(old, "m.room.canonical_alias", "").await? else { return Ok(()) };
+        let alias = TimelineEventType::RoomCanonicalAlias;
+        let moved = self.storage().list_aliases(new.nr).await?;
+        let has_moved = |alias: &str| moved.iter().any(|row| row.alias == alias);
+        let (mut moving, mut staying) = (object_of(&event.pdu.content), object_of(&event.pdu.content));
+        keep_aliases(&mut moving, has_moved);
+        keep_aliases(&mut staying, |alias| !has_moved(alias));
+        let moving = raw(&Value::Object(moving))?;
+        let moved = self.send_state(requester, &new.id, alias.clone(), "", &moving, None).await;
+        let staying = raw(&Value::Object(staying))?;
+        self.send_state(requester, &old.id, alias, "", &staying, None).await?;
+        moved.map(|_| ())
     }
 
     async fn creation_content(
@@ -269,9 +364,11 @@ fn fit_levels(
     creators: &[&UserId],
     maker: &UserId,
 ) -> Levels {
+    to_integers(&mut levels);
     let needed =
         levels.get("events").and_then(Value::as_object).into_iter().flatten().filter_map(|(_, level)| level.as_i64());
-    let highest = needed.chain(levels.get("state_default").and_then(Value::as_i64)).fold(100, i64::max);
+    let of_room = ["state_default", "ban"].into_iter().filter_map(|key| levels.get(key)?.as_i64());
+    let highest = needed.chain(of_room).fold(100, i64::max);
     let users_default = levels.get("users_default").and_then(Value::as_i64).unwrap_or(0);
     let mut users = levels.get("users").and_then(Value::as_object).cloned().unwrap_or_default();
     if rules.authorization.explicitly_privilege_room_creators {
@@ -297,6 +394,22 @@ fn fit_levels(
     users.insert(maker.to_string(), json!(own.max(highest)));
     levels.insert("users".to_owned(), Value::Object(users));
     Levels { at_first: Value::Object(levels), at_last }
+}
+
+/// Writes levels as numbers that are texts of digits: before version 10 they might be. Room Version 10, "Values in m.room.power_levels
+/// events must be integers".
+fn to_integers(levels: &mut Map<String, Value>) {
+    for level in levels.values_mut() {
+        match level {
+            Value::Object(inner) => to_integers(inner),
+            Value::String(text) => {
+                if let Ok(number) = text.trim().parse::<i64>() {
+                    *level = json!(number);
+                }
+            }
+            _ => {}
+        }
+    }
 }
 
 fn object_of(content: &RawValue) -> Map<String, Value> {
@@ -325,6 +438,14 @@ mod tests {
         let levels = fit(old.clone(), RoomVersionId::V11, &[]);
         assert_eq!(levels.at_last, old);
         assert_eq!(levels.at_first["users"]["@mod:hs"], 100);
+    }
+
+    #[test]
+    fn levels_that_are_texts_become_numbers() {
+        let old = json!({"users": {"@alice:hs": "100", "@mod:hs": " 50 "}, "ban": "60", "events": {"m.room.name": 50}});
+        let levels = fit(old, RoomVersionId::V10, &[]);
+        let expected = json!({"users": {"@alice:hs": 100, "@mod:hs": 50}, "ban": 60, "events": {"m.room.name": 50}});
+        assert_eq!(levels.at_last, expected);
     }
 
     #[test]
