@@ -4,4 +4,5 @@
 #[rustfmt::skip]
 pub(crate) const RELEASES: &[&str] = &[
     "v1.1",
+    "v1.2",
 ];

@@ -1,6 +1,7 @@
 //! Tests of whole servers, and of the house itself.
 
 mod accounts;
+mod aliases;
 mod app_services;
 mod bad_input;
 mod cluster;
@@ -11,10 +12,14 @@ mod erasure;
 mod fuzz_routes;
 mod key_backups;
 mod keys;
+mod knocking;
 mod levels;
+mod peeking;
 mod push_rules;
 mod rooms;
 mod shutdown;
+mod spaces;
 mod sync;
 mod sync_state;
 mod two_names;
+mod upgrades;

@@ -101,3 +101,58 @@ scenario("members that a lazy sync leaves out are loaded when asked for", async 
     await seen.loadMembersIfNeeded();
     assert.deepEqual(seen.getJoinedMembers().map((member) => member.userId).sort(), [alice.id, bob.id, carol.id].sort());
 });
+
+// shows: getSpaceHierarchy, getRoomSummary
+scenario("a person walks through a space and sees what its rooms are", async ({ people }) => {
+    const alice = await people("alice");
+    const bob = await people("bob");
+    const space = await alice.createRoom({ preset: "public_chat", name: "garden", creation_content: { type: "m.space" } });
+    const names = ["hedge", "maze", "pond"];
+    for (const [index, name] of names.entries()) {
+        const room = await alice.createRoom({ preset: "public_chat", name });
+        const content = { via: ["localhost"], order: String(index) };
+        await alice.client.sendStateEvent(space.roomId, "m.space.child", content, room.roomId);
+    }
+    const first = await bob.client.getRoomHierarchy(space.roomId, 2);
+    const second = await bob.client.getRoomHierarchy(space.roomId, 2, undefined, false, first.next_batch);
+    assert.deepEqual([...first.rooms, ...second.rooms].map((room) => room.name), ["garden", ...names]);
+    assert.equal(second.next_batch, undefined);
+    const summary = await bob.client.getRoomSummary(second.rooms[0].room_id, ["localhost"]);
+    assert.equal(summary.name, "maze");
+    assert.equal(summary.membership, "leave");
+    await bob.join(second.rooms[0].room_id);
+});
+
+// shows: roomInitialSync, peekEvents
+scenario("a person looks into a room that the world may read and hears what is said there", async ({ people }) => {
+    const alice = await people("alice");
+    const bob = await people("bob");
+    const readable = { type: "m.room.history_visibility", content: { history_visibility: "world_readable" } };
+    const room = await alice.createRoom({ initial_state: [readable] });
+    const before = await alice.say(room.roomId, "curiouser");
+    const seen = await bob.client.peekInRoom(room.roomId);
+    assert.ok(seen.findEventById(before), "what was said before is there");
+    // Following starts some time after looking.
+    await eventually(async () => {
+        await alice.say(room.roomId, "and curiouser");
+        return seen.getLiveTimeline().getEvents().some((event) => event.getContent().body === "and curiouser");
+    }, "bob hears what is said");
+    bob.client.stopPeeking();
+});
+
+// shows: knockRoom
+scenario("who knocks is let in", async ({ people }) => {
+    const alice = await people("alice");
+    const bob = await people("bob");
+    const room = await alice.createRoom({
+        name: "tea party",
+        initial_state: [{ type: "m.room.join_rules", content: { join_rule: "knock" } }],
+    });
+    await bob.client.knockRoom(room.roomId, { reason: "no room, no room" });
+    const door = await bob.hasRoom(room.roomId, "knock");
+    assert.equal(door.name, "tea party");
+    await eventually(() => room.getMember(bob.id)?.membership === "knock", "alice hears the knock");
+    await alice.client.invite(room.roomId, bob.id);
+    await bob.hasRoom(room.roomId, "invite");
+    await bob.join(room.roomId);
+});
