@@ -4,7 +4,11 @@ use model::{RoomNr, UserNr, content_object, limits::is_name};
 use serde_json::{Map, Value};
 use storage::{Commit, NewAccountData};
 
-use crate::{Accounts, Error, push_rules::PUSH_RULES};
+use crate::{
+    Accounts, Error,
+    push_rules::PUSH_RULES,
+    settings::{IGNORED_USERS, ignored_users},
+};
 
 /// The room number of what belongs to no room.
 pub(crate) const GLOBAL: RoomNr = RoomNr(0);
@@ -53,6 +57,10 @@ impl Accounts {
         }
         if !is_name(event_type, TYPE_BYTES_MAX) {
             return Err(Error::InvalidParam(format!("a type has 1 to {TYPE_BYTES_MAX} bytes, none of them zero")));
+        }
+        let is_list = || ignored_users(content).is_some();
+        if event_type == IGNORED_USERS && room.is_none() && !is_list() {
+            return Err(Error::BadJson("`ignored_users` is an object whose keys are user ids".to_owned()));
         }
         let content = content_object(content)?;
         let _turn = self.0.turns.of(user).await;

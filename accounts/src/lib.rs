@@ -6,6 +6,7 @@
 mod account_data;
 mod app_services;
 mod deactivate;
+mod default_push_rules;
 mod devices;
 mod error;
 mod filters;
@@ -22,6 +23,7 @@ mod requester;
 mod room_settings;
 mod secrets;
 mod sessions;
+mod settings;
 mod shared_secret;
 pub mod to_device;
 mod turns;
@@ -38,6 +40,7 @@ use tracing::warn;
 pub use self::{
     app_services::{AppService, Namespace},
     deactivate::Departure,
+    default_push_rules::default_push_rules,
     error::Error,
     filters::{check_filter, check_room_event_filter},
     key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
@@ -46,6 +49,7 @@ pub use self::{
     register::{NewAccount, RegisteredUser},
     requester::Requester,
     sessions::{LoggedIn, SessionRequest},
+    settings::{Settings, UserSettings},
     shared_secret::SharedSecretRegistration,
     uiaa::Completed,
 };

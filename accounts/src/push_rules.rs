@@ -8,7 +8,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Accounts, Error, Requester, account_data::GLOBAL};
+use crate::{Accounts, Error, Requester, account_data::GLOBAL, default_push_rules};
 
 /// The type of account data that they are.
 pub(crate) const PUSH_RULES: &str = "m.push_rules";
@@ -22,6 +22,22 @@ struct Content {
     global: Ruleset,
 }
 
+/// The rules that account data comes to, with all default rules of the specification.
+///
+/// # Errors
+///
+/// When they are damaged.
+pub(crate) fn rules_of(user_id: &UserId, content: Option<&str>) -> Result<Ruleset, storage::Error> {
+    let defaults = default_push_rules(user_id);
+    let Some(content) = content else { return Ok(defaults) };
+    let content: Content = serde_json::from_str(content)
+        .map_err(|error| storage::Error::Damaged(format!("push rules of {user_id}: {error}")))?;
+    let mut rules = content.global;
+    // Defaults of a newer specification, with what the user changed in older ones.
+    rules.update_with_server_default(defaults);
+    Ok(rules)
+}
+
 impl Accounts {
     /// The rules of a user, with all default rules of the specification.
     ///
@@ -29,21 +45,13 @@ impl Accounts {
     ///
     /// When the database fails.
     pub async fn push_rules(&self, user_id: &UserId, user_nr: UserNr) -> Result<Ruleset, Error> {
-        let defaults = Ruleset::server_default(user_id);
-        let Some(content) = self.0.storage.get_account_data(user_nr, GLOBAL, PUSH_RULES).await? else {
-            return Ok(defaults);
-        };
-        let content: Content = serde_json::from_str(&content)
-            .map_err(|error| storage::Error::Damaged(format!("push rules of {user_id}: {error}")))?;
-        let mut rules = content.global;
-        // Defaults of a newer specification, with what the user changed in older ones.
-        rules.update_with_server_default(defaults);
-        Ok(rules)
+        let content = self.0.storage.get_account_data(user_nr, GLOBAL, PUSH_RULES).await?;
+        Ok(rules_of(user_id, content.as_deref())?)
     }
 
     /// Gives a new user the default rules, so that the first sync shows them.
     pub(crate) async fn write_default_push_rules(&self, user_id: &UserId, user_nr: UserNr) -> Result<(), Error> {
-        let content = Content { global: Ruleset::server_default(user_id) };
+        let content = Content { global: default_push_rules(user_id) };
         self.write_account_data(user_nr, GLOBAL, PUSH_RULES, &content).await
     }
 

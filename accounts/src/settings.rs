@@ -1,0 +1,155 @@
+//! What users chose that others' rules ask for again and again: push rules, and whom they ignore. In memory, as of the newest change that
+//! this process knows of.
+
+use std::{
+    collections::HashSet,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    sync::Arc,
+};
+
+use model::UserNr;
+use moka::sync::Cache;
+use ruma::{OwnedUserId, UserId, push::Ruleset};
+use serde::Deserialize;
+use storage::Storage;
+
+use crate::{
+    account_data::GLOBAL,
+    default_push_rules,
+    push_rules::{PUSH_RULES, rules_of},
+};
+
+/// The type of account data that names whom a user ignores. Client-Server API, "Ignoring Users".
+pub(crate) const IGNORED_USERS: &str = "m.ignored_user_list";
+/// Most users whose settings are in memory.
+const USERS_CACHED: u64 = 20_000;
+
+/// What a user chose.
+#[derive(Debug, Default)]
+pub struct UserSettings {
+    /// Their push rules; nothing when they are the default ones.
+    pub push_rules: Option<Box<Ruleset>>,
+    /// Whom they ignore.
+    pub ignored: HashSet<OwnedUserId>,
+    /// Tells these from others.
+    fingerprint: u64,
+}
+
+impl UserSettings {
+    /// Whether the user ignores another.
+    #[must_use]
+    pub fn ignores(&self, user_id: &UserId) -> bool {
+        !self.ignored.is_empty() && self.ignored.contains(user_id)
+    }
+
+    /// Whether the user is not shown an event of that sender: state of those whom they ignore is shown all the same.
+    #[must_use]
+    pub fn hides(&self, sender: &UserId, is_state: bool) -> bool {
+        !is_state && self.ignores(sender)
+    }
+}
+
+/// Settings of users. Cheap to clone.
+#[derive(Clone)]
+pub struct Settings {
+    storage: Storage,
+    /// With the version of the account data that they were made of.
+    cache: Cache<UserNr, (u64, Arc<UserSettings>)>,
+}
+
+impl Settings {
+    /// The settings in a database.
+    #[must_use]
+    pub fn new(storage: Storage) -> Self {
+        Self { storage, cache: Cache::new(USERS_CACHED) }
+    }
+
+    /// A user's settings. As long as they are the same, so is the `Arc`, mostly.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails or the push rules are damaged.
+    pub async fn of_user(&self, user_id: &UserId, user_nr: UserNr) -> Result<Arc<UserSettings>, storage::Error> {
+        let version = self.storage.account_data_version(user_nr);
+        let known = self.cache.get(&user_nr);
+        if let Some((at, settings)) = &known
+            && *at == version
+        {
+            return Ok(settings.clone());
+        }
+        let rules = self.storage.get_account_data(user_nr, GLOBAL, PUSH_RULES).await?;
+        let ignored = self.storage.get_account_data(user_nr, GLOBAL, IGNORED_USERS).await?;
+        let mut hasher = DefaultHasher::new();
+        (&rules, &ignored).hash(&mut hasher);
+        let fingerprint = hasher.finish();
+        let settings = match known {
+            // Other account data changed.
+            Some((_, settings)) if settings.fingerprint == fingerprint => settings,
+            _ => Arc::new(UserSettings {
+                push_rules: own_rules(user_id, rules.as_deref())?,
+                ignored: ignored
+                    .as_deref()
+                    .and_then(ignored_users)
+                    .map(|ignored| without(ignored, user_id))
+                    .unwrap_or_default(),
+                fingerprint,
+            }),
+        };
+        self.cache.insert(user_nr, (version, settings.clone()));
+        Ok(settings)
+    }
+}
+
+/// A user's rules, unless they are the default ones.
+fn own_rules(user_id: &UserId, content: Option<&str>) -> Result<Option<Box<Ruleset>>, storage::Error> {
+    if content.is_none() {
+        return Ok(None);
+    }
+    let rules = rules_of(user_id, content)?;
+    let json = |rules: &Ruleset| serde_json::to_string(rules).ok();
+    let is_default = json(&rules) == json(&default_push_rules(user_id));
+    Ok((!is_default).then(|| Box::new(rules)))
+}
+
+/// Nobody ignores themselves.
+fn without(mut ignored: HashSet<OwnedUserId>, user_id: &UserId) -> HashSet<OwnedUserId> {
+    ignored.remove(user_id);
+    ignored
+}
+
+/// The users that the content of `m.ignored_user_list` names; nothing when it has not that shape.
+pub(crate) fn ignored_users(content: &str) -> Option<HashSet<OwnedUserId>> {
+    #[derive(Deserialize)]
+    struct Content {
+        ignored_users: std::collections::HashMap<OwnedUserId, serde::de::IgnoredAny>,
+    }
+    Some(serde_json::from_str::<Content>(content).ok()?.ignored_users.into_keys().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+
+    use super::*;
+
+    #[test]
+    fn who_changed_nothing_has_the_default_rules() {
+        let alice = user_id!("@alice:hs");
+        let mut rules = default_push_rules(alice);
+        let content = |rules: &Ruleset| serde_json::json!({"global": rules}).to_string();
+        assert!(own_rules(alice, None).unwrap().is_none());
+        assert!(own_rules(alice, Some(&content(&rules))).unwrap().is_none());
+        rules.set_enabled(ruma::push::RuleKind::Override, ".m.rule.master", true).unwrap();
+        assert!(own_rules(alice, Some(&content(&rules))).unwrap().is_some());
+    }
+
+    #[test]
+    fn the_list_of_ignored_users_has_one_shape() {
+        let names = |json| ignored_users(json).map(|names| names.len());
+        assert_eq!(names(r#"{"ignored_users":{"@a:hs":{},"@b:hs":{"any":1}}}"#), Some(2));
+        assert_eq!(names(r#"{"ignored_users":{}}"#), Some(0));
+        for bad in ["{}", r#"{"ignored_users":["@a:hs"]}"#, r#"{"ignored_users":{"nobody":{}}}"#] {
+            assert_eq!(names(bad), None, "{bad}");
+        }
+    }
+}
