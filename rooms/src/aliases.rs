@@ -173,13 +173,7 @@ impl Rooms {
 
     /// The power levels of a room of now.
     pub(crate) async fn power_of_room(&self, room: &RoomRow) -> Result<head::Power, Error> {
-        let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?;
-        let mut state = std::collections::HashMap::new();
-        for event_type in ["m.room.create", "m.room.power_levels"] {
-            if let Some(event) = self.find_state(room, event_type, "").await? {
-                state.insert((event_type.into(), String::new()), (event.nr, event.pdu.clone()));
-            }
-        }
-        head::power_levels(&rules, &state)
+        let head = self.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
+        self.power_at(room, head.state).await
     }
 }

@@ -16,7 +16,7 @@ use storage::{
     StoredEvent,
 };
 
-use crate::{Draft, Error};
+use crate::{Draft, Error, push::class::countable};
 
 /// A room as it will be after the events that were built so far.
 pub(crate) struct Head {
@@ -195,6 +195,8 @@ impl Head {
             Some(target) => Some(self.redact(storage, &target, nr).await?),
             None => None,
         };
+        let may_notify_room = async || Ok(power_levels(&self.rules, &auth_state)?.may_notify_room(&draft.sender));
+        let countable = countable(storage, servers, self.row.nr, &pdu, may_notify_room).await?;
 
         let type_nr = storage.type_nr(&pdu.event_type.to_string()).await?;
         let (mut state, mut nodes) = (self.state, NewNodes::default());
@@ -219,6 +221,7 @@ impl Head {
             auth: auth.iter().map(|(nr, _)| *nr).collect(),
             placement: Placement::Live,
             transaction: draft.transaction.clone(),
+            countable,
         };
         Ok(Made::New(Box::new(NewlyMade { event, nodes, state_change, redaction })))
     }
@@ -450,6 +453,16 @@ impl Power {
         // Without the event, anybody may send state.
         let Some(levels) = &self.levels else { return 0 };
         read_level(&levels["events"][event_type]).unwrap_or_else(|| read_level(&levels["state_default"]).unwrap_or(50))
+    }
+
+    /// The level that mentioning the room needs. Client-Server API, "m.room.power_levels".
+    pub(crate) fn needed_to_notify_room(&self) -> i64 {
+        let needed = self.levels.as_ref().and_then(|levels| read_level(&levels["notifications"]["room"]));
+        needed.unwrap_or(50)
+    }
+
+    pub(crate) fn may_notify_room(&self, user_id: &ruma::UserId) -> bool {
+        self.of_user(user_id) >= self.needed_to_notify_room()
     }
 
     pub(crate) fn user_can_redact(&self, user_id: &ruma::UserId) -> bool {

@@ -10,11 +10,13 @@ mod erasure;
 mod error;
 mod head;
 mod hierarchy;
+mod in_thread;
 mod members;
 mod membership;
 mod mutual;
 mod preview;
 mod profiles;
+mod push;
 mod race;
 mod read;
 mod receipts;
@@ -25,11 +27,13 @@ mod send;
 mod timeline;
 mod turn;
 mod typed_state;
+mod unread;
 mod upgrade;
 mod visibility;
 
 use std::sync::Arc;
 
+use accounts::Settings;
 use model::{LocalServers, RoomNr, UserNr};
 use moka::sync::Cache;
 use ruma::{RoomId, RoomVersionId};
@@ -48,6 +52,7 @@ pub use self::{
     receipts::{ReceiptKind, ReceiptRequest},
     receive::Received,
     timeline::{Context, Page, PageRequest, TimelineToken},
+    unread::{Counts, Tally, Unread},
     visibility::Reader,
 };
 
@@ -75,6 +80,8 @@ struct Inner {
     turns: Cache<RoomNr, Arc<Turn>>,
     rows: Cache<ruma::OwnedRoomId, Arc<RoomRow>>,
     typed_state: typed_state::TypedStates,
+    /// What users chose: their push rules, and whom they ignore.
+    settings: Settings,
     /// Guard how far users have read while that is compared and written; users share a lock with a few others. No lock inside but
     /// those of the database. Between processes the database compares receipts, and the last `m.fully_read` counts.
     readings: Vec<tokio::sync::Mutex<()>>,
@@ -87,7 +94,8 @@ impl Rooms {
         let (turns, rows) = (Cache::new(TURNS_CACHED), Cache::new(TURNS_CACHED));
         let readings = (0..READINGS).map(|_| tokio::sync::Mutex::default()).collect();
         let typed_state = typed_state::TypedStates::new();
-        Self(Arc::new(Inner { storage, servers, options, turns, rows, typed_state, readings }))
+        let settings = Settings::new(storage.clone());
+        Self(Arc::new(Inner { storage, servers, options, turns, rows, typed_state, settings, readings }))
     }
 
     /// The version of new rooms that do not ask for one.

@@ -25,7 +25,7 @@ impl Rooms {
         self.find_state_at(room, head.state, event_type, state_key).await
     }
 
-    async fn find_state_at(
+    pub(crate) async fn find_state_at(
         &self,
         room: &RoomRow,
         state: NodeNr,

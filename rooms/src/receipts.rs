@@ -6,14 +6,12 @@ use accounts::Requester;
 use model::Membership;
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde::Deserialize;
-use storage::{Commit, NewAccountData, NewReceipt, RoomRow, StoredEvent};
+use storage::{Commit, MAIN_THREAD, NewAccountData, NewReceipt, RoomRow, StoredEvent};
 
-use crate::{Error, Rooms};
-
-/// The thread of the events that are in none.
-const MAIN_THREAD: &str = "main";
-/// How far relations are followed to find an event's thread. Client-Server API, "Threaded read receipts".
-const HOPS_MAX: usize = 3;
+use crate::{
+    Error, Rooms, TimelineToken,
+    in_thread::{HOPS_MAX, relation_of},
+};
 
 /// What a reader marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +96,7 @@ impl Rooms {
                     thread,
                     event_id: request.event_id,
                     at_ms: self.storage().clock().now_ms(),
+                    read_upto: event.place.map(|place| TimelineToken(place).position()),
                 });
             }
         }
@@ -157,7 +156,7 @@ impl Rooms {
                 let unknown = || Error::InvalidParam("there is no event with the id that `thread_id` is".to_owned());
                 return is_known.then_some(()).ok_or_else(unknown);
             }
-            let Some(relation) = relation_of(&current) else { break };
+            let Some(relation) = relation_of(&current.pdu.content) else { break };
             if relation.rel_type == "m.thread" {
                 root = Some(relation.event_id);
                 break;
@@ -179,19 +178,4 @@ impl Rooms {
             Err(Error::InvalidParam("the event is not in the thread of `thread_id`".to_owned()))
         }
     }
-}
-
-#[derive(Deserialize)]
-struct Relation {
-    rel_type: String,
-    event_id: OwnedEventId,
-}
-
-fn relation_of(event: &StoredEvent) -> Option<Relation> {
-    #[derive(Deserialize)]
-    struct Content {
-        #[serde(rename = "m.relates_to")]
-        relates_to: Option<Relation>,
-    }
-    serde_json::from_str::<Content>(event.pdu.content.get()).ok()?.relates_to
 }

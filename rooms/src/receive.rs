@@ -18,6 +18,7 @@ use storage::{
 use crate::{
     Error, Rooms,
     head::{Head, apply_to_summary, membership_change, membership_of},
+    push,
     race::Race,
     resolution::{Unstored, resolve},
 };
@@ -122,6 +123,12 @@ impl Rooms {
         pdu.rejected = rejection.is_some();
         let pdu = Arc::new(pdu);
         let sender_nr = storage.user_nr(&pdu.sender).await.map_err(Error::from)?;
+        let mut countable = None;
+        if placement == Placement::Live {
+            let may_notify_room =
+                async || Ok(self.power_at(&head.row, state_before).await?.may_notify_room(&pdu.sender));
+            countable = push::class::countable(storage, self.servers(), head.row.nr, &pdu, may_notify_room).await?;
+        }
         let event = NewEvent {
             nr,
             pdu: pdu.clone(),
@@ -134,6 +141,7 @@ impl Rooms {
             auth,
             placement,
             transaction: None,
+            countable,
         };
         let mut commit = RoomCommit {
             room_nr: head.row.nr,

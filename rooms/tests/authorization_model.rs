@@ -577,6 +577,7 @@ impl Server {
                 auth: Vec::new(),
                 placement: Placement::Live,
                 transaction: None,
+                countable: None,
             });
         }
         let commit = RoomCommit {

@@ -796,6 +796,7 @@ async fn receipts_that_are_sent_at_once_do_not_go_back() {
                 thread: String::new(),
                 event_id: first,
                 at_ms: 1,
+                read_upto: None,
             };
             house.storage.commit(Commit { receipts: vec![late], ..Commit::default() }).await.unwrap();
             let receipt = house.storage.get_receipt(room_nr, bob.user_nr, "m.read", "").await.unwrap().unwrap();

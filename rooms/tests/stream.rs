@@ -447,6 +447,7 @@ async fn another_process_reads_what_one_published() {
                 thread: String::new(),
                 event_id: said,
                 at_ms: 1,
+                read_upto: None,
             }],
             account_data: vec![NewAccountData {
                 user_nr,

@@ -1,5 +1,10 @@
 //! Account data. It is written by commits only.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
 use model::{Position, RoomNr, UserNr};
 
 use crate::{
@@ -33,11 +38,47 @@ pub struct AccountDataRow {
     pub position: Position,
 }
 
+/// How many counters tell whose account data changed; users share one with others.
+const VERSIONS: usize = 4_096;
+
+/// Counts the changes of users' account data that this process knows of, so that what was made of it can be kept in memory.
+#[derive(Clone)]
+pub(crate) struct AccountDataVersions(Arc<[AtomicU64]>);
+
+impl AccountDataVersions {
+    pub(crate) fn new() -> Self {
+        Self((0..VERSIONS).map(|_| AtomicU64::default()).collect())
+    }
+
+    fn of(&self, user: UserNr) -> &AtomicU64 {
+        &self.0[user.0.unsigned_abs() as usize % VERSIONS]
+    }
+
+    /// A user's account data changed.
+    pub(crate) fn note(&self, user: UserNr) {
+        self.of(user).fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Anybody's may have changed.
+    pub(crate) fn note_all(&self) {
+        for version in &*self.0 {
+            version.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+}
+
 fn data(row: &Row) -> Result<AccountDataRow, Error> {
     Ok(AccountDataRow { room_nr: row.nr(0)?, event_type: row.get(1)?, content: row.get(2)?, position: row.nr(3)? })
 }
 
 impl Storage {
+    /// Another number after each change of a user's account data that this process knows of: all that it has published. Whoever keeps
+    /// something that was made of account data takes the number first.
+    #[must_use]
+    pub fn account_data_version(&self, user: UserNr) -> u64 {
+        self.0.account_data_versions.of(user).load(Ordering::SeqCst)
+    }
+
     /// A user's account data of one type, in a room or (zero) in none.
     ///
     /// # Errors

@@ -108,6 +108,21 @@ pub struct NewEvent {
     pub placement: Placement,
     /// The device and transaction id that sent it, shown to that device only.
     pub transaction: Option<TransactionKey>,
+    /// What it is to unread counts, if it may count.
+    pub countable: Option<Arc<Countable>>,
+}
+
+/// What an event is to unread counts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Countable {
+    /// Which of the default push rules fit it, as whoever counts has them in bits.
+    pub class: i64,
+    /// The root of its thread; empty in the main timeline.
+    pub thread: String,
+    /// The users of ours whom it mentions.
+    pub mentions: Vec<UserNr>,
+    /// Whether its sender is ours, and has read up to here by sending it.
+    pub has_been_read_to: bool,
 }
 
 /// A change of the current state: by a live event of the commit, or by state resolution, to an older event or to none.
@@ -185,6 +200,8 @@ pub struct NewReceipt {
     pub event_id: OwnedEventId,
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
+    /// The position up to which a user of ours has read by it.
+    pub read_upto: Option<Position>,
 }
 
 /// A piece of account data.

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Commit, CommitError, Committed, Error, Storage, TransactionKey,
+    account_data::AccountDataVersions,
     db::{Db, Tx, args},
     events::EventCache,
     group::GroupWriter,
@@ -69,6 +70,7 @@ pub(crate) struct Parts {
     pub(crate) published: watch::Sender<Position>,
     pub(crate) stream: broadcast::Sender<Arc<Published>>,
     pub(crate) events: EventCache,
+    pub(crate) account_data: AccountDataVersions,
 }
 
 /// The handle to the committer's task.
@@ -277,8 +279,10 @@ fn publish(parts: &Parts, published: Option<Published>) {
         parts.events.forget(*nr);
     }
     for (_, item) in &published.items {
-        if let Item::Event(event) = item {
-            parts.events.insert(event.clone());
+        match item {
+            Item::Event(event) => parts.events.insert(event.clone()),
+            Item::AccountData(user_nr) => parts.account_data.note(*user_nr),
+            _ => {}
         }
     }
     let position = published.position;

@@ -36,10 +36,11 @@ const MONTH_MS: i64 = 2_629_746_000;
 statements! {
     GET_EVENTS = ["
         SELECT e.event_nr, e.event_id, e.room_nr, e.position, e.anchor, e.step, e.sender_nr, e.type_nr, e.state_key_nr,
-               e.state_node, e.replaces, e.flags, e.redacted_by, b.body, m.room_id, m.version, e.body_month
+               e.state_node, e.replaces, e.flags, e.redacted_by, b.body, m.room_id, m.version, e.body_month, c.class, c.thread
           FROM events e
           JOIN event_bodies b ON b.month = e.body_month AND b.event_nr = e.event_nr
           JOIN rooms m ON m.room_nr = e.room_nr
+          LEFT JOIN countable_events c ON c.room_nr = e.room_nr AND c.position = e.position AND c.user_nr = 0
          WHERE e.event_nr", (in_list 1)];
     FIND_EVENT_NRS = ["SELECT event_nr, event_id FROM events WHERE event_id", (in_list 1)];
     LIST_AUTH = ["SELECT event_nr, auth FROM events WHERE event_nr", (in_list 1)];
@@ -79,6 +80,8 @@ pub struct StoredEvent {
     pub pdu: Arc<Pdu>,
     /// How its sender's device named the request, when this process has just written it.
     pub transaction: Option<(String, String)>,
+    /// What it is to unread counts, if it may count: its class, and its thread (empty for the main timeline).
+    pub countable: Option<(i64, String)>,
     /// The event as clients see it, made when the first one does.
     ready: OnceLock<ReadyEvent>,
 }
@@ -102,6 +105,7 @@ impl StoredEvent {
             redacted_by: None,
             pdu: event.pdu.clone(),
             transaction: event.transaction.as_ref().map(|key| (key.device_id.clone(), key.transaction_id.clone())),
+            countable: event.countable.as_ref().map(|countable| (countable.class, countable.thread.clone())),
             ready: OnceLock::new(),
         }
     }
@@ -132,6 +136,7 @@ impl StoredEvent {
             redacted_by: row.maybe_nr(12)?,
             pdu: Arc::new(pdu),
             transaction: None,
+            countable: row.get::<Option<i64>>(17)?.zip(row.get::<Option<String>>(18)?),
             ready: OnceLock::new(),
         })
     }
@@ -319,8 +324,9 @@ impl Storage {
             .collect()
     }
 
-    /// Forgets all events that are in memory: any of them may have been redacted.
-    pub fn forget_events(&self) {
+    /// Forgets all that is in memory and may have changed: any event may have been redacted, and anybody's account data be another.
+    pub fn forget_all(&self) {
+        self.0.account_data_versions.note_all();
         self.0.event_cache.forgotten.fetch_add(1, Ordering::SeqCst);
         self.0.event_cache.events.invalidate_all();
     }

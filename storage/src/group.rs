@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNr, Membership, NodeNr, Position, RoomNr};
+use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr};
 
 use crate::{
     Commit, RoomCommit, StateNode, StoredEvent,
@@ -15,6 +15,7 @@ use crate::{
     rows::Rows,
     statement::statements,
     stream::{Item, Published, pack_items},
+    unread::MAIN_THREAD,
 };
 
 statements! {
@@ -95,6 +96,23 @@ statements! {
     INSERT_DIRECTORY = ["
         INSERT INTO directory (server, room_nr)
         SELECT server, room_nr FROM", (rows [1 server text, 2 room_nr bigint]), " WHERE TRUE ON CONFLICT DO NOTHING"];
+    INSERT_COUNTABLE = ["
+        INSERT INTO countable_events (room_nr, position, user_nr, sender_nr, class, thread)
+        SELECT room_nr, position, user_nr, sender_nr, class, thread
+          FROM", (rows [1 room_nr bigint, 2 position bigint, 3 user_nr bigint, 4 sender_nr bigint, 5 class bigint,
+                        6 thread text])];
+    /// What is redacted notifies nobody any more.
+    DELETE_COUNTABLE = ["
+        DELETE FROM countable_events WHERE (room_nr, position) IN (
+               SELECT e.room_nr, e.position FROM", (rows [1 event_nr bigint]), "
+                 JOIN events e ON e.event_nr = r.event_nr)"];
+    UPSERT_READ_POSITIONS = ["
+        INSERT INTO read_positions (user_nr, room_nr, thread, position)
+        SELECT user_nr, room_nr, thread, position
+          FROM", (rows [1 user_nr bigint, 2 room_nr bigint, 3 thread text, 4 position bigint]), "
+         WHERE TRUE
+            ON CONFLICT (user_nr, room_nr, thread) DO UPDATE SET position = excluded.position
+         WHERE excluded.position > read_positions.position"];
     REDACT_EVENTS = ["
         UPDATE events SET redacted_by = r.by FROM", (rows [1 event_nr bigint, 2 by bigint]), "
          WHERE events.event_nr = r.event_nr"];
@@ -392,6 +410,58 @@ impl<'a> GroupWriter<'a> {
             .bigint(redactions.iter().map(|redaction| redaction.event_nr.0))
             .bytea(redactions.iter().map(|redaction| encode_body(&redaction.json)));
         batch.then(&REDACT_BODIES, rows);
+        batch.then(&DELETE_COUNTABLE, Rows::new().bigint(redactions.iter().map(|redaction| redaction.event_nr.0)));
+        self.add_countable(batch);
+    }
+
+    /// What counts as unread, and who has read up to where.
+    fn add_countable(&self, batch: &mut Batch) {
+        let mut rows = Vec::new();
+        // A statement may touch a row once: the furthest counts.
+        let mut read: HashMap<(UserNr, RoomNr, &str), Position> = HashMap::new();
+        let mut has_read = |user_nr, room_nr, thread, position: Position| {
+            let furthest = read.entry((user_nr, room_nr, thread)).or_default();
+            *furthest = position.max(*furthest);
+        };
+        let rooms = self.rooms.iter().flat_map(|room| room.events.iter().map(|_| room.room_nr));
+        for ((position, _, event), room_nr) in self.events.iter().zip(rooms) {
+            let (Some(position), Some(countable)) = (*position, &event.countable) else { continue };
+            rows.push((room_nr, position, 0, event.sender_nr, countable));
+            let mentioned =
+                countable.mentions.iter().map(|user| (room_nr, position, user.0, event.sender_nr, countable));
+            rows.extend(mentioned);
+            if countable.has_been_read_to {
+                let thread = if countable.thread.is_empty() { MAIN_THREAD } else { countable.thread.as_str() };
+                has_read(event.sender_nr, room_nr, thread, position);
+            }
+        }
+        for (position, room_nr, _, change) in &self.memberships {
+            let joins = change.after == Membership::Join && change.before != Some(Membership::Join);
+            if change.is_local && joins {
+                has_read(change.user_nr, *room_nr, "", *position);
+            }
+        }
+        for receipt in self.commits.iter().flat_map(|commit| &commit.receipts) {
+            if let Some(position) = receipt.read_upto {
+                has_read(receipt.user_nr, receipt.room_nr, &receipt.thread, position);
+            }
+        }
+        let countable = Rows::new()
+            .bigint(rows.iter().map(|(room_nr, ..)| room_nr.0))
+            .bigint(rows.iter().map(|(_, position, ..)| position.0))
+            .bigint(rows.iter().map(|(_, _, user, ..)| *user))
+            .bigint(rows.iter().map(|(_, _, _, sender, _)| sender.0))
+            .bigint(rows.iter().map(|(_, _, _, _, countable)| countable.class))
+            .text(rows.iter().map(|(_, _, _, _, countable)| countable.thread.clone()));
+        batch.add(&INSERT_COUNTABLE, countable);
+        let mut read: Vec<_> = read.into_iter().collect();
+        read.sort_unstable();
+        let rows = Rows::new()
+            .bigint(read.iter().map(|((user_nr, _, _), _)| user_nr.0))
+            .bigint(read.iter().map(|((_, room_nr, _), _)| room_nr.0))
+            .text(read.iter().map(|((_, _, thread), _)| (*thread).to_owned()))
+            .bigint(read.iter().map(|(_, position)| position.0));
+        batch.add(&UPSERT_READ_POSITIONS, rows);
     }
 
     fn add_memberships(&self, batch: &mut Batch) {

@@ -40,6 +40,7 @@ mod tests;
 mod to_device;
 mod tokens;
 mod uia_sessions;
+mod unread;
 mod user_work;
 mod users;
 
@@ -52,8 +53,8 @@ use tokio::sync::{broadcast, watch};
 pub use self::{
     account_data::AccountDataRow,
     commit::{
-        Commit, CommitError, Committed, MembershipChange, NewAccountData, NewEvent, NewReceipt, NewRoom, NewToDevice,
-        NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent, NewReceipt, NewRoom,
+        NewToDevice, NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
@@ -67,6 +68,7 @@ pub use self::{
     stream::{Item, Published},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},
     uia_sessions::UiaSessionRow,
+    unread::{MAIN_THREAD, ReadPositions, UnreadRange, UnreadRow},
     user_work::{UserWork, UserWorkRow},
     users::{NewUser, UserRow},
 };
@@ -107,6 +109,7 @@ struct Inner {
     numbers: Numbers,
     state_nodes: StateNodes,
     event_cache: events::EventCache,
+    account_data_versions: account_data::AccountDataVersions,
     room_rows: Cache<RoomNr, Arc<RoomRow>>,
     key_counts: keys::KeyCountsCache,
     erased_users: erased_users::ErasedUsers,
@@ -129,6 +132,7 @@ impl Storage {
         let (stream, _) = broadcast::channel(committer::PUBLISHED_KEPT);
         let process = random.alphanumeric(12);
         let event_cache = events::EventCache::new();
+        let account_data_versions = account_data::AccountDataVersions::new();
         let committer = Committer::start(committer::Parts {
             db: db.clone(),
             clock: clock.clone(),
@@ -136,6 +140,7 @@ impl Storage {
             published: published.clone(),
             stream: stream.clone(),
             events: event_cache.clone(),
+            account_data: account_data_versions.clone(),
         });
         let numbers = Numbers::new(db.clone());
         let key_counts = keys::KeyCountsCache::new(&db);
@@ -149,6 +154,7 @@ impl Storage {
             numbers,
             state_nodes,
             event_cache,
+            account_data_versions,
             room_rows: Cache::new(ROOMS_CACHED),
             key_counts,
             erased_users,

@@ -43,6 +43,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(8, "0008_user_work"),
     migration!(9, "0009_stream"),
     migration!(10, "0010_network_directory"),
+    migration!(11, "0011_unread"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

@@ -264,6 +264,17 @@ impl Storage {
         Ok(self.0.numbers.users.find(&[user_id.as_str()]).await?.get(user_id.as_str()).copied().map(UserNr))
     }
 
+    /// The numbers of users, of those who have one, in one query at most.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn find_user_nrs<'a>(&self, users: &[&'a UserId]) -> Result<HashMap<&'a UserId, UserNr>, Error> {
+        let names: Vec<&str> = users.iter().map(|user_id| user_id.as_str()).collect();
+        let found = self.0.numbers.users.find(&names).await?;
+        Ok(users.iter().filter_map(|user_id| Some((*user_id, UserNr(*found.get(user_id.as_str())?)))).collect())
+    }
+
     /// The users that numbers stand for, in one query at most.
     ///
     /// # Errors

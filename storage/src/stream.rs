@@ -88,6 +88,11 @@ impl Storage {
         for nr in &redacted {
             self.0.event_cache.forget(*nr);
         }
+        for (_, part) in &parts {
+            if let Part::Other(Item::AccountData(user_nr)) = part {
+                self.0.account_data_versions.note(*user_nr);
+            }
+        }
         let numbers: Vec<EventNr> = parts.iter().filter_map(|(_, part)| part.event_nr()).collect();
         let events = if numbers.is_empty() { Default::default() } else { self.get_events(&numbers).await? };
         let items: Option<Vec<_>> = parts

@@ -13,13 +13,13 @@ use crate::{
     CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists,
     devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles,
     room_leases, room_reads, rooms, state_map, statement::Statement, stream, testing::TestDatabase, to_device, tokens,
-    uia_sessions, user_work, users,
+    uia_sessions, unread, user_work, users,
 };
 
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 27] = [
+    let files: [&'static [Statement]; 28] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -45,6 +45,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         to_device::ALL,
         tokens::ALL,
         uia_sessions::ALL,
+        unread::ALL,
         user_work::ALL,
         users::ALL,
     ];

@@ -6,6 +6,7 @@ mod error;
 mod peek;
 mod ring;
 mod tail;
+mod unread;
 pub mod v3;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -64,6 +65,8 @@ struct Inner {
     filters: Cache<(UserNr, i64), Arc<FilterDefinition>>,
     /// Up to where each device has said that it has its messages: none of those wait any more.
     acknowledged: Cache<(UserNr, String), Position>,
+    /// What users have not read.
+    tallies: Cache<UserNr, Arc<unread::Slot>>,
     stopping: CancellationToken,
 }
 
@@ -92,6 +95,7 @@ impl Sync {
             user_rooms: Cache::new(USERS_CACHED),
             filters: Cache::new(FILTERS_CACHED),
             acknowledged: Cache::new(DEVICES_CACHED),
+            tallies: unread::cache(),
             storage,
             rooms,
             typing,

@@ -328,7 +328,7 @@ async fn start_anew(sync: &Sync) {
     };
     if newest > sync.position() {
         // Any of them may have been redacted.
-        sync.0.storage.forget_events();
+        sync.0.storage.forget_all();
         sync.0.waiters.note_memberships();
         sync.0.user_rooms.invalidate_all();
         sync.0.ring.restart(newest);

@@ -12,17 +12,20 @@ use std::{
     time::Duration,
 };
 
-use accounts::Requester;
+use accounts::{Requester, UserSettings, default_push_rules};
 use event_bus::{TypingChange, TypingNews};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use model::{Membership, NodeNr, Position, RoomNr, StreamToken, UserNr};
+use model::{EventNr, Membership, NodeNr, Position, RoomNr, StreamToken, UserNr};
+use rooms::{Counts, Unread};
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedRoomId, UInt,
+    OneTimeKeyAlgorithm, UInt,
     api::client::{
         filter::FilterDefinition,
-        sync::sync_events::v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
+        sync::sync_events::{
+            UnreadNotificationsCount,
+            v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
+        },
     },
-    push::Ruleset,
     serde::Raw,
 };
 use serde_json::{json, value::RawValue};
@@ -69,6 +72,8 @@ struct Answer<'a> {
     request: &'a Request,
     since: Option<Position>,
     upto: Position,
+    /// What the requester chose: whom they ignore.
+    settings: Arc<UserSettings>,
     /// What was asked for all rooms at once; rooms that are not in it are asked for one by one.
     ahead: Ahead,
 }
@@ -124,7 +129,8 @@ impl Sync {
             let news = self.news(requester, request, &rooms, (after, upto), &typing);
             if answers_at_once || news.any() {
                 let since = request.since.map(|since| since.position);
-                let answer = Answer { requester, request, since, upto, ahead: Ahead::default() };
+                let settings = self.0.rooms.settings(requester).await?;
+                let answer = Answer { requester, request, since, upto, settings, ahead: Ahead::default() };
                 // Boxed: a poll that waits must not hold the memory of one that answers.
                 let response = Box::pin(self.build(answer, news, &rooms, typing)).await?;
                 let is_empty = response.rooms.is_empty()
@@ -213,15 +219,22 @@ impl Sync {
             let forgotten: HashSet<RoomNr> = now.iter().filter(|row| row.forgotten).map(|row| row.room_nr).collect();
             wanted.retain(|row| !forgotten.contains(&row.room_nr));
         }
+        if !answer.settings.ignored.is_empty() {
+            self.drop_ignored_invites(&answer.settings, &mut wanted).await?;
+        }
         let account_data = if news.account_data {
             storage.list_account_data(requester.user_nr, after, upto).await?
         } else {
             Vec::new()
         };
         let typing = typing.changes;
+        // What counts is another thing for all rooms then.
+        let is_recounted = answer.since.is_some() && account_data.iter().any(decides_counts);
+        let recounted = rooms.joined.iter().copied().filter(|_| is_recounted);
         let also: BTreeSet<RoomNr> = account_data
             .iter()
             .map(|row| row.room_nr)
+            .chain(recounted)
             .chain(typing.iter().map(|change| change.room_nr))
             .filter(|room| rooms.is_joined.contains(room) && !wanted.iter().any(|row| row.room_nr == *room))
             .collect();
@@ -244,14 +257,26 @@ impl Sync {
             .filter(|(_, room)| filter::matches_room(&request.filter.room, &room.id))
             .collect();
         let receipts = if news.receipts { self.receipts(answer, &wanted).await? } else { Default::default() };
+        let joined = wanted.iter().filter(|(row, _)| row.membership == Membership::Join);
+        let joined: Vec<RoomNr> = joined.map(|(row, _)| row.room_nr).collect();
+        let mut unread = self.unread(requester, &joined, upto).await?;
+        let splits_threads = request.filter.room.timeline.unread_thread_notifications;
         let (news, account_data, typing, receipts) = (&news, &account_data[..], &typing[..], &receipts);
         let shown: Vec<_> = wanted
             .into_iter()
-            .map(|(row, room)| self.shown_room(answer, news, row, room, (account_data, typing, receipts)))
+            .map(|(row, room)| async move {
+                let shown = self.shown_room(answer, news, row, room, (account_data, typing, receipts)).await?;
+                Ok::<_, Error>((row.room_nr, room.id.clone(), shown))
+            })
             .collect();
         // Some at a time: each waits for the database most of its time.
         let mut shown = std::pin::pin!(stream::iter(shown).buffered(ROOMS_AT_ONCE));
-        while let Some((room_id, room)) = shown.try_next().await? {
+        while let Some((room_nr, room_id, mut room)) = shown.try_next().await? {
+            if let ShownRoom::Joined(room) = &mut room
+                && (!room.is_empty() || answer.since.is_none() || is_recounted || news.read_rooms.contains(&room_nr))
+            {
+                show_unread(room, unread.remove(&room_nr).unwrap_or_default(), splits_threads);
+            }
             match room {
                 ShownRoom::Joined(room) if room.is_empty() && answer.since.is_some() => {}
                 ShownRoom::Joined(room) => drop(response.rooms.join.insert(room_id, *room)),
@@ -275,8 +300,8 @@ impl Sync {
         row: &RoomMembership,
         room: &Arc<RoomRow>,
         (account_data, typing, receipts): (&[AccountDataRow], &[TypingChange], &HashMap<RoomNr, String>),
-    ) -> Result<(OwnedRoomId, ShownRoom), Error> {
-        let shown = match row.membership {
+    ) -> Result<ShownRoom, Error> {
+        Ok(match row.membership {
             Membership::Join => {
                 let mut shown = self.joined_room(answer, news, row, room).await?;
                 self.add_room_account_data(answer, &mut shown, row, account_data).await?;
@@ -286,8 +311,23 @@ impl Sync {
             Membership::Invite => ShownRoom::Invited(self.invited_room(row, room, answer.requester).await?),
             Membership::Knock => ShownRoom::Knocked(self.knocked_room(row, room, answer.requester).await?),
             Membership::Leave | Membership::Ban => ShownRoom::Left(self.left_room(answer, row, room).await?),
-        };
-        Ok((room.id.clone(), shown))
+        })
+    }
+
+    /// Nobody is told of invitations by those whom they ignore. Client-Server API, "Ignoring Users".
+    async fn drop_ignored_invites(
+        &self,
+        settings: &UserSettings,
+        wanted: &mut Vec<&RoomMembership>,
+    ) -> Result<(), Error> {
+        let invites = wanted.iter().filter(|row| row.membership == Membership::Invite);
+        let numbers: Vec<EventNr> = invites.map(|row| row.event_nr).collect();
+        let events = self.0.storage.get_events(&numbers).await?;
+        wanted.retain(|row| {
+            let event = events.get(&row.event_nr).filter(|_| row.membership == Membership::Invite);
+            event.is_none_or(|event| !settings.ignores(&event.pdu.sender))
+        });
+        Ok(())
     }
 
     /// Whose devices the client has to ask for again, and whose it need not follow any more. Client-Server API, "Extensions to /sync".
@@ -358,10 +398,32 @@ impl Sync {
         let has_rules = global.clone().any(|row| row.event_type == "m.push_rules");
         if answer.since.is_none() && !has_rules && wanted("m.push_rules") {
             // Whoever never changed their rules has the default ones. Client-Server API, "m.push_rules".
-            let rules = Ruleset::server_default(&answer.requester.user_id);
+            let rules = default_push_rules(&answer.requester.user_id);
             let event = json!({"type": "m.push_rules", "content": {"global": rules}});
             response.account_data.events.extend(raw(event.to_string()));
         }
+    }
+}
+
+/// Whether account data says what counts as unread.
+fn decides_counts(row: &AccountDataRow) -> bool {
+    row.room_nr == RoomNr(0) && matches!(row.event_type.as_str(), "m.push_rules" | "m.ignored_user_list")
+}
+
+/// Client-Server API, "GET /sync", `unread_notifications`: with those of threads, or threads apart.
+fn show_unread(room: &mut JoinedRoom, unread: Unread, splits_threads: bool) {
+    let shown = |counts: Counts| {
+        let mut shown = UnreadNotificationsCount::new();
+        shown.notification_count = Some(UInt::new_saturating(counts.notifications));
+        shown.highlight_count = Some(UInt::new_saturating(counts.highlights));
+        shown
+    };
+    if splits_threads {
+        room.unread_notifications = shown(unread.main);
+        room.unread_thread_notifications =
+            unread.threads.into_iter().map(|(root, counts)| (root, shown(counts))).collect();
+    } else {
+        room.unread_notifications = shown(unread.total());
     }
 }
 

@@ -19,6 +19,8 @@ pub(super) struct News {
     pub(super) events: Option<HashMap<RoomNr, Vec<Arc<StoredEvent>>>>,
     /// Rooms with new receipts.
     receipt_rooms: HashSet<RoomNr>,
+    /// Rooms of which the user has read more.
+    pub(super) read_rooms: HashSet<RoomNr>,
     /// Rooms whose state was changed by state resolution.
     resolved_rooms: HashSet<RoomNr>,
     pub(super) receipts: bool,
@@ -94,9 +96,12 @@ impl Sync {
                 news.members = true;
                 news.resolved_rooms.insert(*room_nr);
             }
-            Item::Receipt(room_nr, _) if rooms.is_joined.contains(room_nr) => {
+            Item::Receipt(room_nr, user) if rooms.is_joined.contains(room_nr) => {
                 news.receipts = true;
                 news.receipt_rooms.insert(*room_nr);
+                if *user == user_nr {
+                    news.read_rooms.insert(*room_nr);
+                }
             }
             Item::AccountData(user) => news.account_data |= *user == user_nr,
             Item::ToDevice(user, device) => {
