@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use accounts::Requester;
+use accounts::{Requester, UserSettings};
 use model::{Membership, NodeNr, Position, RoomNr, UserNr};
 use ruma::events::TimelineEventType;
 use serde::Deserialize;
@@ -28,6 +28,8 @@ pub struct Reader {
     pub membership: Option<RoomMembership>,
     /// How long they were joined.
     joined: Joined,
+    /// What they chose: whom they ignore.
+    settings: Arc<UserSettings>,
     /// What decides in the states that were looked at. Guards the map, for moments only; shared by the copies of a reader.
     looked_at: Arc<Mutex<HashMap<NodeNr, AtEvent>>>,
 }
@@ -68,6 +70,12 @@ impl Reader {
             Joined::Until(position) => Some(position),
             Joined::Never | Joined::Now => None,
         }
+    }
+
+    /// Whether the reader ignores who sent the event, and is not shown it. Client-Server API, "Ignoring Users".
+    #[must_use]
+    pub fn ignores(&self, event: &StoredEvent) -> bool {
+        self.settings.hides(&event.pdu.sender, event.is_state())
     }
 
     /// Whether the reader was joined at some time after the event.
@@ -151,6 +159,7 @@ impl Rooms {
             device: requester.device().to_owned(),
             membership,
             joined,
+            settings: self.settings(requester).await?,
             looked_at: Arc::default(),
         })
     }
@@ -160,7 +169,7 @@ impl Rooms {
         Ok(summary.is_some_and(|(summary, ..)| summary.history_visibility == "world_readable"))
     }
 
-    /// Which of the events of one room the reader may see, in their order.
+    /// Which of the events of one room the reader may see, in their order; not those of users whom they ignore.
     ///
     /// # Errors
     ///
@@ -179,7 +188,7 @@ impl Rooms {
         };
         let mut visible = Vec::with_capacity(events.len());
         for event in events {
-            if event.outlier || event.soft_failed || event.pdu.rejected {
+            if event.outlier || event.soft_failed || event.pdu.rejected || reader.ignores(&event) {
                 continue;
             }
             // Most events of a page have the same state: each state is looked at once.

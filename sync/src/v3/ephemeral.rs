@@ -29,7 +29,7 @@ impl Sync {
             && matches_type(filter, "m.typing")
         {
             let users = self.0.storage.user_ids(&change.users).await?;
-            let ids: BTreeSet<_> = users.into_values().collect();
+            let ids: BTreeSet<_> = users.into_values().filter(|user| !answer.settings.ignores(user)).collect();
             let event = json!({"type": "m.typing", "content": {"user_ids": ids}});
             shown.ephemeral.events.extend(raw(event.to_string()));
         }
@@ -69,7 +69,8 @@ impl Sync {
                 if receipt.receipt_type == "m.read.private" && receipt.user_nr != answer.requester.user_nr {
                     continue;
                 }
-                let Some(user_id) = names.get(&receipt.user_nr) else { continue };
+                let user_id = names.get(&receipt.user_nr).filter(|user| !answer.settings.ignores(user));
+                let Some(user_id) = user_id else { continue };
                 let mut data = json!({"ts": receipt.at_ms});
                 if !receipt.thread.is_empty() {
                     data["thread_id"] = json!(receipt.thread);

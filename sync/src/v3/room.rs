@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accounts::Requester;
-use model::{ClientEvent, EventNr, Membership, Position, RoomNr, limits};
+use model::{ClientEvent, EventNr, Membership, Position, limits};
 use rooms::{Reader, TimelineToken};
 use ruma::{
     api::client::sync::sync_events::v3::{
@@ -71,7 +71,7 @@ impl Sync {
         let since = answer.since.filter(|_| stay != Stay::New);
         let reader = self.0.rooms.reader_of(answer.requester, Some(*row), room.clone()).await?;
         let known = since.and(news.events.as_ref()).map(|events| events.get(&room.nr).cloned().unwrap_or_default());
-        let found = self.timeline(answer, room.nr, since, answer.upto, known).await?;
+        let found = self.timeline(answer, &reader, since, answer.upto, known).await?;
         let (events, has_hidden) = match stay {
             Stay::Joined => (found.events, false),
             Stay::Away | Stay::New => self.visible_end(&reader, found.events).await?,
@@ -106,7 +106,7 @@ impl Sync {
         let since = answer.since.filter(|since| *since < row.position);
         let since = if self.was_joined_at(row, since).await? { since } else { None };
         let reader = self.0.rooms.reader_of(answer.requester, Some(*row), room.clone()).await?;
-        let found = self.timeline(answer, room.nr, since, row.position, None).await?;
+        let found = self.timeline(answer, &reader, since, row.position, None).await?;
         let events = self.0.rooms.visible(&reader, found.events).await?;
         let mut shown = LeftRoom::new();
         if let Some(left) = reader.left_at() {
@@ -208,7 +208,7 @@ impl Sync {
     async fn timeline(
         &self,
         answer: &Answer<'_>,
-        room_nr: RoomNr,
+        reader: &Reader,
         since: Option<Position>,
         upto: Position,
         known: Option<Vec<Arc<StoredEvent>>>,
@@ -218,7 +218,7 @@ impl Sync {
         let limit = limit.min(limits::TIMELINE_EVENTS_MAX as u32) as usize;
         let mut lacks_state = false;
         let mut is_wanted = |event: &Arc<StoredEvent>| {
-            let is_wanted = matches(filter, event);
+            let is_wanted = matches(filter, event) && !reader.ignores(event);
             lacks_state |= !is_wanted && event.is_state();
             is_wanted
         };
@@ -232,7 +232,8 @@ impl Sync {
         let mut events = Vec::new();
         let read = (limit + 1).max(20) as u32;
         for _ in 0..PAGES_MAX {
-            let rows = self.0.storage.list_timeline(room_nr, TimelineDirection::Backward, from, stop, read).await?;
+            let rows =
+                self.0.storage.list_timeline(reader.room.nr, TimelineDirection::Backward, from, stop, read).await?;
             let at_end = rows.len() < read as usize;
             let numbers: Vec<EventNr> = rows.iter().map(|(nr, _)| *nr).collect();
             let found = self.0.storage.get_events(&numbers).await?;
