@@ -22,4 +22,5 @@ mod spaces;
 mod sync;
 mod sync_state;
 mod two_names;
+mod unread;
 mod upgrades;

@@ -1,7 +1,7 @@
 //! The rules for who is told of what.
 
 use serde_json::{Value, json};
-use test_kit::{TestUser, on_each_database};
+use test_kit::{TestUser, encode, on_each_database};
 
 async fn ids(user: &TestUser) -> Vec<String> {
     let rules = user.get("/pushrules/").await.ok();
@@ -42,5 +42,67 @@ on_each_database! {
         let global = alice.get("/pushrules/global/").await.ok();
         assert!(global["override"].is_array(), "{global}");
         assert_eq!(alice.request("DELETE", path, &Value::Null).await.status.as_u16(), 400);
+    }
+
+    // shows: setPushRule, getPushRule, setPushRuleEnabled, sync
+    async fn rules_of_every_kind_reach_all_devices(server: TestServer) {
+        let alice = server.user("alice").await;
+        let phone = alice.log_in_again().await;
+        let since = phone.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+        let conditions = json!([{ "kind": "event_match", "key": "type", "pattern": "m.*" }]);
+        let bodies = [
+            ("override", "mine", json!({ "actions": ["notify"], "conditions": conditions })),
+            ("underride", "mine", json!({ "actions": [], "conditions": [] })),
+            ("content", "mine", json!({ "actions": [{ "set_tweak": "highlight" }], "pattern": "t?a" })),
+            ("room", "!room:localhost", json!({ "actions": ["dont_notify"] })),
+            ("sender", "@bob:localhost", json!({ "actions": ["notify", { "set_tweak": "sound", "value": "ring" }] })),
+        ];
+        for (kind, rule_id, body) in &bodies {
+            let path = format!("/pushrules/global/{kind}/{}", encode(rule_id));
+            alice.put(&path, body).await.ok();
+            let rule = alice.get(&path).await.ok();
+            assert_eq!((&rule["rule_id"], &rule["default"], &rule["enabled"]), (&json!(rule_id), &json!(false), &json!(true)));
+            assert_eq!(rule["actions"], body["actions"], "{kind}");
+            // What is switched off stays off when it is changed.
+            alice.put(&format!("{path}/enabled"), &json!({ "enabled": false })).await.ok();
+            alice.put(&path, body).await.ok();
+            assert_eq!(alice.get(&format!("{path}/enabled")).await.ok()["enabled"], false);
+        }
+        let sync = phone.sync(Some(&since)).await;
+        let told = sync["account_data"]["events"].as_array().unwrap();
+        let rules = &told.iter().find(|event| event["type"] == "m.push_rules").unwrap()["content"]["global"];
+        assert_eq!(*rules, alice.get("/pushrules/global/").await.ok());
+        for (kind, rule_id, _) in &bodies {
+            let has = rules[kind].as_array().unwrap().iter().any(|rule| rule["rule_id"] == *rule_id);
+            assert!(has, "{kind} of {rules}");
+        }
+        // Its own come first, but for the one that switches everything off.
+        assert_eq!(rules["override"][0]["rule_id"], ".m.rule.master");
+        assert_eq!(rules["override"][1]["rule_id"], "mine");
+    }
+
+    // shows: setPushRule, setPushRuleEnabled, setPushRuleActions, deletePushRule
+    async fn what_is_no_rule_is_refused(server: TestServer) {
+        let alice = server.user("alice").await;
+        let before = alice.get("/pushrules/").await.ok();
+        let put = async |path: &str, body: Value| alice.put(&format!("/pushrules/global/{path}"), &body).await;
+        let body = json!({ "actions": [], "pattern": "x", "conditions": [] });
+        for path in ["content/.mine", "content/a%2Fb", "content/a%5Cb", "override/mine?before=.m.rule.master"] {
+            put(path, body.clone()).await.is_error(400, "M_INVALID_PARAM");
+        }
+        for path in ["nothing/mine", "room/no-room", "sender/nobody"] {
+            assert_eq!(put(path, body.clone()).await.status.as_u16(), 400, "{path}");
+        }
+        assert_eq!(put("content/mine", json!({ "actions": [] })).await.status.as_u16(), 400, "without a pattern");
+        assert_eq!(put("content/mine", json!({ "pattern": "x" })).await.status.as_u16(), 400, "without actions");
+        put("content/mine/enabled", json!({ "enabled": true })).await.is_error(404, "M_NOT_FOUND");
+        put("content/mine/actions", json!({ "actions": [] })).await.is_error(404, "M_NOT_FOUND");
+        for path in ["content/mine", "content/mine/enabled", "content/mine/actions", "nothing/mine"] {
+            alice.get(&format!("/pushrules/global/{path}")).await.is_error(404, "M_NOT_FOUND");
+        }
+        alice.request("DELETE", "/pushrules/global/content/mine", &Value::Null).await.is_error(404, "M_NOT_FOUND");
+        let data = format!("/user/{}/account_data/m.push_rules", encode(alice.id()));
+        alice.put(&data, &json!({ "global": {} })).await.is_error(405, "M_BAD_JSON");
+        assert_eq!(alice.get("/pushrules/").await.ok(), before);
     }
 }
