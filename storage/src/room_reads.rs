@@ -65,6 +65,18 @@ statements! {
     LIST_RECEIPTS = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
          WHERE position > $1 AND position <= $2 AND room_nr", (in_list 3), " ORDER BY position"];
+    /// Of each room the newest ones.
+    LIST_NEWEST_RECEIPTS = ["
+        SELECT t.room_nr, t.user_nr, t.receipt_type, t.thread, t.event_id, t.at_ms, t.position
+          FROM rooms m
+          JOIN receipts t ON t.room_nr = m.room_nr AND t.position <= $1
+               AND t.position >= coalesce((SELECT o.position FROM receipts o
+                                            WHERE o.room_nr = m.room_nr AND o.position <= $1
+                                            ORDER BY o.position DESC LIMIT 1 OFFSET $3), 0)
+         WHERE m.room_nr", (in_list 2), " ORDER BY t.position"];
+    LIST_RECEIPTS_OF_USER = ["
+        SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
+         WHERE user_nr = $1 AND position <= $2 AND room_nr", (in_list 3), " ORDER BY position"];
     LIST_DEVICE_LIST_CHANGES = ["
         SELECT DISTINCT d.user_nr FROM device_list_changes d
          WHERE d.position > $2 AND d.position <= $3
@@ -352,6 +364,35 @@ impl Storage {
         for row in self.db().read(&LIST_RECEIPTS, args![after, upto, numbers]).await? {
             let receipt = receipt_of(&row)?;
             receipts.entry(receipt.room_nr).or_default().push(receipt);
+        }
+        Ok(receipts)
+    }
+
+    /// The newest receipts of each of the rooms up to a position, at most `limit` a room, and all those of a user.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_newest_receipts(
+        &self,
+        user_nr: UserNr,
+        rooms: &[RoomNr],
+        upto: Position,
+        limit: u32,
+    ) -> Result<HashMap<RoomNr, Vec<ReceiptRow>>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
+        let newest = args![upto, numbers.clone(), i64::from(limit) - 1];
+        let mut rows = self.db().read(&LIST_RECEIPTS_OF_USER, args![user_nr, upto, numbers]).await?;
+        rows.extend(self.db().read(&LIST_NEWEST_RECEIPTS, newest).await?);
+        let mut receipts: HashMap<RoomNr, Vec<ReceiptRow>> = HashMap::new();
+        for row in &rows {
+            let receipt = receipt_of(row)?;
+            let listed = receipts.entry(receipt.room_nr).or_default();
+            // Those of the user come first, and may be among the newest once more.
+            let is_again = receipt.user_nr == user_nr && listed.iter().any(|known| known.position == receipt.position);
+            if !is_again {
+                listed.push(receipt);
+            }
         }
         Ok(receipts)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Clock, NodeNr, Random, RoomNr, StateKeyNr, TypeNr};
+use model::{Clock, NodeNr, Random, RoomNr, StateKeyNr, TypeNr, UserNr};
 use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed, TestRunner},
@@ -10,10 +10,10 @@ use proptest::{
 use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
-    CommitError, NewNodes, StateKey, Storage, account_data, committer, consumers, db, db::Db, deployment, device_lists,
-    devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance, numbers, profiles,
-    room_leases, room_reads, rooms, state_map, statement::Statement, stream, testing::TestDatabase, to_device, tokens,
-    uia_sessions, unread, user_work, users,
+    Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
+    deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance,
+    numbers, profiles, room_leases, room_reads, rooms, state_map, statement::Statement, stream, testing::TestDatabase,
+    to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod people;
@@ -135,6 +135,57 @@ async fn a_newer_schema_is_refused() {
     storage.close().await;
     let opened = Storage::open(database.options.clone(), Clock::system(), Random::system()).await;
     assert!(matches!(opened, Err(crate::Error::SchemaTooNew { found: 9999, .. })));
+}
+
+/// A room that is new to a client shows who read it lately, and the reader's own receipts however old they are.
+#[tokio::test]
+async fn the_newest_receipts_are_listed_and_all_of_the_reader() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let insert = "INSERT INTO rooms (room_nr, room_id, version) VALUES (1, '!a:hs', '11'), (2, '!b:hs', '11')";
+        match storage.db() {
+            Db::Sqlite { writer, .. } => drop(sqlx::query(insert).execute(writer).await.unwrap()),
+            Db::Postgres { pool } => drop(sqlx::query(insert).execute(pool).await.unwrap()),
+        }
+        let receipt = |room: i64, user: i64, thread: &str| NewReceipt {
+            room_nr: RoomNr(room),
+            user_nr: UserNr(user),
+            receipt_type: "m.read".to_owned(),
+            thread: thread.to_owned(),
+            event_id: ruma::event_id!("$event").to_owned(),
+            at_ms: 0,
+            read_upto: None,
+        };
+        let receipts = vec![
+            receipt(1, 7, ""),
+            receipt(1, 7, "main"),
+            receipt(1, 2, ""),
+            receipt(1, 3, ""),
+            receipt(1, 4, ""),
+            receipt(2, 2, ""),
+            receipt(1, 7, "$thread"),
+        ];
+        let upto = storage.commit(Commit { receipts, ..Commit::default() }).await.unwrap().position;
+        let listed = async |user: i64, upto| {
+            let (user, rooms) = (UserNr(user), [RoomNr(1), RoomNr(2)]);
+            let found = storage.list_newest_receipts(user, &rooms, upto, 3).await.unwrap();
+            let mut users: Vec<(i64, i64, String)> = found
+                .into_values()
+                .flatten()
+                .map(|receipt| (receipt.room_nr.0, receipt.user_nr.0, receipt.thread))
+                .collect();
+            users.sort();
+            users
+        };
+        let row = |room, user, thread: &str| (room, user, thread.to_owned());
+        let newest = [row(1, 3, ""), row(1, 4, ""), row(1, 7, "$thread"), row(2, 2, "")];
+        assert_eq!(listed(9, upto).await, newest);
+        let own = [row(1, 3, ""), row(1, 4, ""), row(1, 7, ""), row(1, 7, "$thread"), row(1, 7, "main"), row(2, 2, "")];
+        assert_eq!(listed(7, upto).await, own);
+        let before = model::Position(upto.0 - 1);
+        assert_eq!(listed(9, before).await, [row(1, 2, ""), row(1, 3, ""), row(1, 4, ""), row(2, 2, "")]);
+        storage.close().await;
+    }
 }
 
 #[derive(Clone, Debug)]

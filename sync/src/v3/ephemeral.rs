@@ -14,6 +14,9 @@ use storage::{RoomMembership, RoomRow};
 use super::{Answer, filter::matches_type, raw};
 use crate::{Error, Sync};
 
+/// Most receipts of others in a room that is new to the client: who read it long ago is of no interest.
+const RECEIPTS_MAX: u32 = 1_000;
+
 impl Sync {
     /// Adds who is typing in a room and who has read what, as far as it is new.
     pub(super) async fn add_ephemeral(
@@ -41,7 +44,7 @@ impl Sync {
         Ok(())
     }
 
-    /// The receipts of rooms as events: new ones, and all of a room that is new to the client.
+    /// The receipts of rooms as events: new ones, and the newest of a room that is new to the client.
     pub(super) async fn receipts(
         &self,
         answer: &Answer<'_>,
@@ -52,11 +55,14 @@ impl Sync {
         let joined = rows.iter().map(|(row, _)| *row).filter(|row| row.membership == Membership::Join);
         let (new, old): (Vec<&RoomMembership>, Vec<&RoomMembership>) = joined.partition(|row| row.position > since);
         let mut found = HashMap::new();
-        for (rows, after) in [(new, Position(0)), (old, since)] {
-            if !rows.is_empty() {
-                let rooms: Vec<RoomNr> = rows.iter().map(|row| row.room_nr).collect();
-                found.extend(storage.list_receipts(&rooms, after, answer.upto).await?);
-            }
+        let numbers = |rows: Vec<&RoomMembership>| -> Vec<RoomNr> { rows.iter().map(|row| row.room_nr).collect() };
+        let (new, old) = (numbers(new), numbers(old));
+        if !new.is_empty() {
+            let user_nr = answer.requester.user_nr;
+            found.extend(storage.list_newest_receipts(user_nr, &new, answer.upto, RECEIPTS_MAX).await?);
+        }
+        if !old.is_empty() {
+            found.extend(storage.list_receipts(&old, since, answer.upto).await?);
         }
         let users: Vec<UserNr> = found.values().flatten().map(|receipt| receipt.user_nr).collect();
         let names = storage.user_ids(&users).await?;
