@@ -21,8 +21,10 @@ use crate::{
 
 /// The type of account data that names whom a user ignores. Client-Server API, "Ignoring Users".
 pub(crate) const IGNORED_USERS: &str = "m.ignored_user_list";
-/// Most users whose settings are in memory.
-const USERS_CACHED: u64 = 20_000;
+/// Most bytes of settings in memory, roughly.
+const CACHE_BYTES: u64 = 32 << 20;
+/// What the rules of somebody with rules of their own take, roughly.
+const RULES_BYTES: usize = 12_000;
 
 /// What a user chose.
 #[derive(Debug, Default)]
@@ -40,6 +42,11 @@ impl UserSettings {
     #[must_use]
     pub fn ignores(&self, user_id: &UserId) -> bool {
         !self.ignored.is_empty() && self.ignored.contains(user_id)
+    }
+
+    fn bytes(&self) -> u32 {
+        let rules = self.push_rules.as_ref().map_or(0, |_| RULES_BYTES);
+        (200 + rules + 80 * self.ignored.len()).try_into().unwrap_or(u32::MAX)
     }
 
     /// Whether the user is not shown an event of that sender: state of those whom they ignore is shown all the same.
@@ -61,7 +68,8 @@ impl Settings {
     /// The settings in a database.
     #[must_use]
     pub fn new(storage: Storage) -> Self {
-        Self { storage, cache: Cache::new(USERS_CACHED) }
+        let bytes = |_: &UserNr, (_, settings): &(u64, Arc<UserSettings>)| settings.bytes();
+        Self { storage, cache: Cache::builder().max_capacity(CACHE_BYTES).weigher(bytes).build() }
     }
 
     /// A user's settings. As long as they are the same, so is the `Arc`, mostly.

@@ -34,6 +34,9 @@ use crate::{
 /// Most events of a room that are looked at one by one, for rules that need that: the newest ones count.
 const LOOKED_AT_MAX: usize = 2_000;
 
+/// How many different plans of a user are looked through for one that fits another room.
+const PLANS_COMPARED: usize = 32;
+
 /// How many events are read at once.
 const PAGE: u32 = 200;
 
@@ -193,9 +196,18 @@ impl Rooms {
         };
         let rows = self.storage().get_rooms(rooms).await?;
         let joined = if depend_on_members(rules) { self.joined_counts(rooms).await? } else { HashMap::new() };
+        // Most rooms are named in no rule: they share a plan.
+        let mut known: Vec<Arc<Plan>> = Vec::new();
         let plan = |(room_nr, row): (RoomNr, Arc<RoomRow>)| {
-            let joined = joined.get(&room_nr).copied().unwrap_or_default();
-            (room_nr, Arc::new(Plan::new(rules, &row.id, joined)))
+            let plan = Plan::new(rules, &row.id, joined.get(&room_nr).copied().unwrap_or_default());
+            if let Some(known) = known.iter().find(|known| ***known == plan) {
+                return (room_nr, known.clone());
+            }
+            let plan = Arc::new(plan);
+            if known.len() < PLANS_COMPARED {
+                known.push(plan.clone());
+            }
+            (room_nr, plan)
         };
         Ok(rows.into_iter().map(plan).collect())
     }
