@@ -273,7 +273,7 @@ impl Sync {
         let mut shown = std::pin::pin!(stream::iter(shown).buffered(ROOMS_AT_ONCE));
         while let Some((room_nr, room_id, mut room)) = shown.try_next().await? {
             if let ShownRoom::Joined(room) = &mut room
-                && (!room.is_empty() || answer.since.is_none() || is_recounted || news.read_rooms.contains(&room_nr))
+                && (!room.is_empty() || answer.since.is_none() || is_recounted || news.may_count(room_nr))
             {
                 show_unread(room, unread.remove(&room_nr).unwrap_or_default(), splits_threads);
             }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use accounts::{Accounts, NewAccount, Requester, SessionRequest, default_push_rules};
@@ -30,7 +30,16 @@ use tokio_util::sync::CancellationToken;
 /// How many steps a history has.
 const STEPS: usize = 220;
 
+/// A process of the deployment that only reads.
+struct Other {
+    storage: Storage,
+    rooms: Rooms,
+    sync: Sync,
+}
+
 struct World {
+    /// Another process, where there can be one.
+    other: Option<Other>,
     storage: Storage,
     accounts: Accounts,
     rooms: Rooms,
@@ -51,13 +60,15 @@ struct World {
 impl World {
     async fn start(database: &TestDatabase, seed: u64) -> Self {
         let storage = Storage::open(database.options.clone(), Clock::system(), Random::system()).await.unwrap();
-        let key = KeyPair::generate(&Random::seeded(1));
-        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
         let options = accounts::Options { cheap_password_hashing: true, ..accounts::Options::default() };
-        let accounts = Accounts::new(storage.clone(), servers.clone(), options);
-        let rooms = Rooms::new(storage.clone(), servers, Options { default_version: RoomVersionId::V11 });
-        let typing = Typing::new(Clock::system(), &Random::system());
-        let sync = Sync::start(storage.clone(), rooms.clone(), typing, Bus::memory(), CancellationToken::new());
+        let accounts = Accounts::new(storage.clone(), servers(), options);
+        let (rooms, sync) = process(&storage);
+        let mut other = None;
+        if storage.is_shared() {
+            let storage = Storage::open(database.options.clone(), Clock::system(), Random::system()).await.unwrap();
+            let (rooms, sync) = process(&storage);
+            other = Some(Other { storage, rooms, sync });
+        }
         let mut people = Vec::new();
         for name in ["alice", "bob", "carol", "dave"] {
             let user_id = ruma::UserId::parse(format!("@{name}:hs")).unwrap();
@@ -68,6 +79,7 @@ impl World {
         }
         let random = Random::seeded(seed);
         let mut world = Self {
+            other,
             storage,
             accounts,
             rooms,
@@ -421,12 +433,13 @@ impl World {
     async fn check(&self, step: usize, seed: u64) -> u64 {
         let mut counted = 0;
         let upto = self.storage.published();
-        // What the process shows has come as far.
-        for _ in 0..1_500 {
-            if self.sync.position() >= upto {
-                break;
+        // What the processes show has come as far.
+        for sync in self.other.iter().map(|other| &other.sync).chain([&self.sync]) {
+            let deadline = Instant::now() + Duration::from_secs(30);
+            while sync.position() < upto {
+                assert!(Instant::now() < deadline, "seed {seed}, step {step}: a process is behind");
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
         }
         for person in 0..self.people.len() {
             let who = &self.people[person];
@@ -445,11 +458,31 @@ impl World {
                 };
                 assert_eq!(anew, expected, "from the database: {}", what());
                 assert_eq!(without_empty(kept), expected, "kept in memory: {}", what());
+                if let Some(other) = &self.other {
+                    let kept = other.sync.unread(who, &[nr], upto).await.unwrap().remove(&nr).unwrap();
+                    assert_eq!(without_empty(kept), expected, "kept by another process: {}", what());
+                    let anew = other.rooms.unread(who, &[nr], upto).await.unwrap().remove(&nr).unwrap();
+                    assert_eq!(anew, expected, "from the database, by another process: {}", what());
+                }
                 counted += expected.total().notifications;
             }
         }
         counted
     }
+}
+
+fn servers() -> LocalServers {
+    let key = KeyPair::generate(&Random::seeded(1));
+    LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }])
+}
+
+/// Rooms and sync of a process, which looks often at what others wrote.
+fn process(storage: &Storage) -> (Rooms, Sync) {
+    let rooms = Rooms::new(storage.clone(), servers(), Options { default_version: RoomVersionId::V11 });
+    let (typing, bus) = (Typing::new(Clock::system(), &Random::system()), Bus::memory());
+    let every = Duration::from_millis(5);
+    let sync = Sync::start_asking(every, storage.clone(), rooms.clone(), typing, bus, CancellationToken::new());
+    (rooms, sync)
 }
 
 fn without_empty(mut unread: Unread) -> Unread {
@@ -503,6 +536,9 @@ async fn counts_are_what_each_event_on_its_own_comes_to() {
             }
             assert!(counted > 0, "nothing was ever unread");
             world.storage.close().await;
+            if let Some(other) = world.other {
+                other.storage.close().await;
+            }
         }
     }
 }

@@ -20,7 +20,7 @@ pub(super) struct News {
     /// Rooms with new receipts.
     receipt_rooms: HashSet<RoomNr>,
     /// Rooms of which the user has read more.
-    pub(super) read_rooms: HashSet<RoomNr>,
+    read_rooms: HashSet<RoomNr>,
     /// Rooms whose state was changed by state resolution.
     resolved_rooms: HashSet<RoomNr>,
     pub(super) receipts: bool,
@@ -54,6 +54,15 @@ impl News {
             }
             None => true,
         }
+    }
+
+    /// Whether what the user has not read of a room may be another now.
+    pub(super) fn may_count(&self, room_nr: RoomNr) -> bool {
+        let counts = |event: &Arc<StoredEvent>| {
+            event.countable.is_some() || event.pdu.event_type == TimelineEventType::RoomRedaction
+        };
+        let events = self.events.as_ref().and_then(|events| events.get(&room_nr));
+        self.read_rooms.contains(&room_nr) || events.is_some_and(|events| events.iter().any(counts))
     }
 
     /// Whether state resolution may have changed a room's state.
