@@ -180,9 +180,7 @@ impl Rooms {
         self.storage().set_listed(requester.user_id.server_name().as_str(), room.nr, listed).await?;
         Ok(())
     }
-}
 
-impl Rooms {
     /// Shows a room in the directory that an application service has for one of its networks, or hides it. Application Service API,
     /// "Application service room directory management".
     ///

@@ -127,7 +127,8 @@ impl Rooms {
         if !tree.contains_key(&space.id) {
             return Err(Error::NotMember);
         }
-        let order = depth_first(&tree, &space.id, place.max_depth);
+        let order =
+            depth_first(&tree, &space.id, place.max_depth, |found| found.children.iter().map(|child| &*child.room_id));
         let start = match order.iter().position(|room_id| tree[*room_id].nr == place.after) {
             Some(index) => index + 1,
             None if request.from.is_none() => 0,
@@ -211,7 +212,12 @@ impl Rooms {
 }
 
 /// The rooms of a tree as a walk comes by them: each space before its children, each room once, cycles or not.
-fn depth_first<'a>(tree: &'a HashMap<OwnedRoomId, Found>, space: &RoomId, max_depth: u32) -> Vec<&'a OwnedRoomId> {
+fn depth_first<'a, T, C: DoubleEndedIterator<Item = &'a RoomId>>(
+    tree: &'a HashMap<OwnedRoomId, T>,
+    space: &'a RoomId,
+    max_depth: u32,
+    children: impl Fn(&'a T) -> C,
+) -> Vec<&'a OwnedRoomId> {
     let (mut order, mut seen) = (Vec::new(), HashSet::new());
     let mut stack = vec![(space, 0)];
     while let Some((room_id, depth)) = stack.pop() {
@@ -220,7 +226,7 @@ fn depth_first<'a>(tree: &'a HashMap<OwnedRoomId, Found>, space: &RoomId, max_de
         };
         order.push(room_id);
         if depth < max_depth {
-            stack.extend(found.children.iter().rev().map(|child| (&*child.room_id, depth + 1)));
+            stack.extend(children(found).rev().map(|child| (child, depth + 1)));
         }
     }
     order
@@ -305,7 +311,37 @@ impl FromStr for Token {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    /// The walk as the specification tells it.
+    fn walk(graph: &Graph, room: &OwnedRoomId, depth: u32, order: &mut Vec<OwnedRoomId>) {
+        let Some(children) = graph.get(room).filter(|_| !order.contains(room)) else { return };
+        order.push(room.clone());
+        for child in children.iter().filter(|_| depth > 0) {
+            walk(graph, child, depth - 1, order);
+        }
+    }
+
+    type Graph = HashMap<OwnedRoomId, Vec<OwnedRoomId>>;
+
+    fn graph() -> impl Strategy<Value = Graph> {
+        let room = || (0..12_u8).prop_map(|room| RoomId::parse(format!("!{room}:hs")).unwrap());
+        proptest::collection::hash_map(room(), proptest::collection::vec(room(), 0..5), 1..12)
+    }
+
+    proptest! {
+        #[test]
+        fn every_walk_ends_and_goes_the_way_of_the_specification(graph in graph(), max_depth in 0..6_u32) {
+            for space in graph.keys() {
+                let mut expected = Vec::new();
+                walk(&graph, space, max_depth, &mut expected);
+                let order = depth_first(&graph, space, max_depth, |children| children.iter().map(|child| &**child));
+                prop_assert_eq!(order, expected.iter().collect::<Vec<_>>());
+            }
+        }
+    }
 
     #[test]
     fn a_token_reads_as_it_was_written() {

@@ -233,11 +233,13 @@ impl Rooms {
         let guests = self.storage().list_joined_guests(room.nr).await?;
         let names = self.storage().user_ids(&guests).await?;
         let content = object(json!({"membership": Membership::Leave.as_str()}))?;
-        for (user_nr, user_id) in names {
-            let draft = Draft::new(user_id.clone(), user_nr, TimelineEventType::RoomMember, content.clone())
+        let leaving = names.into_iter().map(|(user_nr, user_id)| {
+            Draft::new(user_id.clone(), user_nr, TimelineEventType::RoomMember, content.clone())
                 .with_state_key(user_id.as_str())
-                .while_joined();
-            match self.submit(room, draft).await {
+                .while_joined()
+        });
+        for result in self.submit_all(room, leaving.collect()).await {
+            match result {
                 // They have left by themselves meanwhile.
                 Ok(_) | Err(Error::NotMember) => {}
                 Err(error) => return Err(error),

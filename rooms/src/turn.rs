@@ -7,7 +7,7 @@ use std::{
 
 use ruma::OwnedEventId;
 use storage::{Commit, CommitError, NewTransaction, RoomCommit, RoomRow};
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::{
     Draft, Error, Rooms,
@@ -92,6 +92,21 @@ impl Rooms {
             tokio::spawn(async move { rooms.work_off(&turn, &room).await });
         }
         answered.await.unwrap_or(Err(Error::Busy))
+    }
+
+    /// Sends many events of one room, as many together as one turn builds; one result each.
+    pub(crate) async fn submit_all(&self, room: &Arc<RoomRow>, drafts: Vec<Draft>) -> Vec<Result<OwnedEventId, Error>> {
+        let mut results = Vec::with_capacity(drafts.len());
+        let mut drafts = drafts.into_iter().peekable();
+        while drafts.peek().is_some() {
+            let mut sent = JoinSet::new();
+            for draft in drafts.by_ref().take(BUILT_AT_ONCE) {
+                let (rooms, room) = (self.clone(), room.clone());
+                sent.spawn(async move { rooms.submit(&room, draft).await });
+            }
+            results.extend(sent.join_all().await);
+        }
+        results
     }
 
     /// Builds and commits what waits for a room, until nothing does.

@@ -33,8 +33,6 @@ const TRANSFERRED: [&str; 8] = [
 const CARRIED_MAX: u32 = 20_000;
 /// How many bans and children of a space the new room starts with; the others follow before anybody is told of it.
 const CARRIED_AT_FIRST: usize = 900;
-/// How many of those that follow are sent at once.
-const CARRIED_TOGETHER: usize = 100;
 
 /// State that the new room takes over: type, state key, content.
 type Carried = (String, String, Box<RawValue>);
@@ -254,20 +252,13 @@ impl Rooms {
         Ok(numbers.iter().filter_map(|nr| found.get(nr).cloned()).collect())
     }
 
-    /// Sends what did not fit into the making of the room. They are built some at a time, together.
+    /// Sends what did not fit into the making of the room.
     async fn send_carried(&self, requester: &Requester, new: &Arc<RoomRow>, later: Vec<Carried>) -> Result<(), Error> {
-        for some in later.chunks(CARRIED_TOGETHER) {
-            let mut sent = tokio::task::JoinSet::new();
-            for (event_type, state_key, content) in some {
-                let draft = Draft::of_client(requester, event_type.as_str().into(), content)?.with_state_key(state_key);
-                let (rooms, new) = (self.clone(), new.clone());
-                sent.spawn(async move { rooms.submit(&new, draft).await });
-            }
-            for result in sent.join_all().await {
-                result?;
-            }
-        }
-        Ok(())
+        let draft = |(event_type, state_key, content): Carried| {
+            Ok(Draft::of_client(requester, event_type.into(), &content)?.with_state_key(state_key))
+        };
+        let drafts = later.into_iter().map(draft).collect::<Result<_, Error>>()?;
+        self.submit_all(new, drafts).await.into_iter().try_for_each(|result| result.map(|_| ()))
     }
 
     /// Those of the aliases that the old room names which have moved; the others are names of the old room only.

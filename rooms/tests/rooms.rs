@@ -689,6 +689,31 @@ async fn a_transaction_id_with_a_zero_byte_is_refused() {
     }
 }
 
+/// Whoever was kept out of the old room is kept out of the new one: also of those whom its making cannot hold.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upgrade_takes_all_bans_over() {
+    const BANS: usize = 1_000;
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let accounts =
+            accounts::Accounts::new(house.storage.clone(), house.rooms.servers().clone(), Default::default());
+        let alice = house.user("alice").await;
+        let id = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        let mut bans = tokio::task::JoinSet::new();
+        for index in 0..BANS {
+            let (rooms, alice, id) = (house.rooms.clone(), alice.clone(), id.clone());
+            bans.spawn(async move {
+                let user_id = UserId::parse(format!("@banned{index}:far.example.org")).unwrap();
+                rooms.ban(&alice, &id, &user_id, None).await
+            });
+        }
+        assert!(bans.join_all().await.iter().all(Result::is_ok));
+        let new = house.rooms.upgrade(&accounts, &alice, &id, RoomVersionId::V12, Vec::new()).await.unwrap();
+        assert_eq!(house.members_who_are(&alice, &new, Membership::Ban).await.len(), BANS);
+        house.storage.close().await;
+    }
+}
+
 /// An upgrade goes on to its end also when the client hangs up: half of one would leave people in a room without a way on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_upgrade_does_not_stop_half_way() {
