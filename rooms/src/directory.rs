@@ -49,7 +49,9 @@ impl FromStr for DirectoryToken {
             let (joined, room_nr) = (parts.next()?.parse().ok()?, RoomNr(parts.next()?.parse().ok()?));
             parts.next().is_none().then_some(Self { forward, joined, room_nr })
         };
-        read().ok_or_else(|| Error::InvalidParam("this is not a token that this server gave out".to_owned()))
+        read()
+            .filter(|token| token.to_string() == text)
+            .ok_or_else(|| Error::InvalidParam("this is not a token that this server gave out".to_owned()))
     }
 }
 
@@ -220,7 +222,7 @@ mod tests {
             let token = DirectoryToken { forward, joined: 12, room_nr: RoomNr(7) };
             assert_eq!(token.to_string().parse::<DirectoryToken>().unwrap(), token);
         }
-        for bad in ["", "d1_", "d1_x_1_1", "d1_n_1", "d1_n_1_1_1", "d1_n_a_1", "t1_1_1"] {
+        for bad in ["", "d1_", "d1_x_1_1", "d1_n_1", "d1_n_1_1_1", "d1_n_a_1", "t1_1_1", "d1_n_+1_1", "d1_n_01_1"] {
             assert!(matches!(bad.parse::<DirectoryToken>(), Err(Error::InvalidParam(_))), "{bad}");
         }
     }

@@ -46,7 +46,7 @@ pub use self::{
     draft::Draft,
     error::Error,
     hierarchy::{HIERARCHY_ROOMS_DEFAULT, Hierarchy, HierarchyRequest, HierarchyRoom},
-    members::{MemberKinds, MemberList},
+    members::{MemberKinds, StateList},
     mutual::MutualRooms,
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},

@@ -1,6 +1,6 @@
-//! Who is in a room. Client-Server API, "GET /rooms/{roomId}/members".
+//! Who is in a room, and all of its state. Client-Server API, "GET /rooms/{roomId}/members", "GET /rooms/{roomId}/state".
 //!
-//! A room may have tens of thousands of members: their list is made in pieces of ready-made JSON, each while the one before is on its way.
+//! A room may have tens of thousands of members: the list is made in pieces of ready-made JSON, each while the one before is on its way.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use storage::StoredEvent;
 
 use crate::{Error, Reader, Rooms, head::membership_of};
 
-/// Members of a piece.
+/// State events of a piece.
 const PIECE: usize = 500;
 
 /// Which members are asked for: those who are `only`, those who are not `but`, and given both, whoever is either.
@@ -34,13 +34,13 @@ impl MemberKinds {
     }
 }
 
-/// The members of a room at a state, as a reader sees them.
+/// State events of a room, as a reader sees them.
 #[derive(Clone, Debug)]
-pub struct MemberList {
+pub struct StateList {
     rooms: Rooms,
     reader: Reader,
     kinds: MemberKinds,
-    /// The member events in the order in which they came to us.
+    /// The events in the order in which they came to us.
     numbers: Vec<EventNr>,
 }
 
@@ -54,6 +54,19 @@ struct Shown<'a> {
 }
 
 impl Rooms {
+    /// The whole state: of now, or of when the requester stopped being joined. Client-Server API, "GET /rooms/{roomId}/state".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`].
+    pub async fn full_state(&self, requester: &Requester, room_id: &RoomId) -> Result<StateList, Error> {
+        let reader = self.reader(requester, room_id).await?;
+        let entries = self.storage().list_state(reader.room.nr, self.state_for(&reader).await?).await?;
+        let mut numbers: Vec<EventNr> = entries.into_iter().map(|(_, nr)| nr).collect();
+        numbers.sort_unstable();
+        Ok(StateList { rooms: self.clone(), reader, kinds: MemberKinds::default(), numbers })
+    }
+
     /// The members of a room now, or at a place in its timeline. Client-Server API, "GET /rooms/{roomId}/members".
     ///
     /// # Errors
@@ -65,7 +78,7 @@ impl Rooms {
         room_id: &RoomId,
         at: Option<Position>,
         kinds: MemberKinds,
-    ) -> Result<MemberList, Error> {
+    ) -> Result<StateList, Error> {
         let reader = self.reader(requester, room_id).await?;
         self.member_list(reader, at, kinds).await
     }
@@ -75,7 +88,7 @@ impl Rooms {
     /// # Errors
     ///
     /// [`Error::NotMember`] for all but joined members.
-    pub async fn joined_members(&self, requester: &Requester, room_id: &RoomId) -> Result<MemberList, Error> {
+    pub async fn joined_members(&self, requester: &Requester, room_id: &RoomId) -> Result<StateList, Error> {
         let reader = self.reader(requester, room_id).await?;
         if !reader.is_joined() {
             return Err(Error::NotMember);
@@ -84,7 +97,7 @@ impl Rooms {
         self.member_list(reader, None, kinds).await
     }
 
-    async fn member_list(&self, reader: Reader, at: Option<Position>, kinds: MemberKinds) -> Result<MemberList, Error> {
+    async fn member_list(&self, reader: Reader, at: Option<Position>, kinds: MemberKinds) -> Result<StateList, Error> {
         let state = match at {
             Some(at) if reader.left_at().is_none_or(|left| at < left) => {
                 self.storage().get_state_at(reader.room.nr, at).await?
@@ -94,18 +107,18 @@ impl Rooms {
         let members = self.state_of_type(reader.room.nr, state, "m.room.member").await?;
         let mut numbers: Vec<EventNr> = members.events().collect();
         numbers.sort_unstable();
-        Ok(MemberList { rooms: self.clone(), reader, kinds, numbers })
+        Ok(StateList { rooms: self.clone(), reader, kinds, numbers })
     }
 }
 
-impl MemberList {
+impl StateList {
     /// The pieces of the list.
     pub fn pieces(&self) -> impl Iterator<Item = Range<usize>> + Send + use<> {
         let count = self.numbers.len();
         (0..count).step_by(PIECE).map(move |start| start..count.min(start + PIECE))
     }
 
-    /// The member events of a piece, in JSON, each with a comma behind it.
+    /// The events of a piece, in JSON, each with a comma behind it.
     ///
     /// # Errors
     ///
@@ -124,7 +137,7 @@ impl MemberList {
         for event in events.into_iter().filter(|event| self.kinds.include(event)) {
             let event = erased.get(&event.nr).unwrap_or(event);
             let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
-            // What a member was before is in the timeline: a list of members does without.
+            // What the state was before is in the timeline: a list of the state does without.
             let mut unsigned = Unsigned {
                 age: Some((now_ms - sent_ms).max(0)),
                 membership: self.reader.membership_at(event).map(Membership::as_str),

@@ -48,7 +48,7 @@ impl Rooms {
         let mut numbers = storage.list_mutual_rooms(mine, theirs, after, MUTUAL_ROOMS_MAX + 1).await?;
         if numbers.len() > MUTUAL_ROOMS_MAX as usize {
             numbers.truncate(MUTUAL_ROOMS_MAX as usize);
-            page.next = numbers.last().map(|nr| format!("m1_{nr}"));
+            page.next = numbers.last().copied().map(write_token);
         }
         let is_all = from.is_none() && page.next.is_none();
         page.count = if is_all { numbers.len() as u64 } else { storage.count_mutual_rooms(mine, theirs).await? };
@@ -58,7 +58,26 @@ impl Rooms {
     }
 }
 
+fn write_token(after: RoomNr) -> String {
+    format!("m1_{after}")
+}
+
 fn read_token(token: &str) -> Result<RoomNr, Error> {
-    let number = token.strip_prefix("m1_").and_then(|number| number.parse().ok());
-    number.map(RoomNr).ok_or_else(|| Error::InvalidParam("this is not a token that this server gave out".to_owned()))
+    let number = token.strip_prefix("m1_").and_then(|number| number.parse().ok()).map(RoomNr);
+    number
+        .filter(|number| token == write_token(*number))
+        .ok_or_else(|| Error::InvalidParam("this is not a token that this server gave out".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_reads_as_it_was_written() {
+        assert_eq!(read_token(&write_token(RoomNr(7))).unwrap(), RoomNr(7));
+        for bad in ["", "m1_", "m1_x", "m1_+7", "m1_07", "h1_7", "m1_99999999999999999999"] {
+            assert!(matches!(read_token(bad), Err(Error::InvalidParam(_))), "{bad}");
+        }
+    }
 }

@@ -70,18 +70,6 @@ impl Rooms {
         Ok((reader, event))
     }
 
-    /// The whole state as the requester sees it. Client-Server API, "GET /rooms/{roomId}/state".
-    ///
-    /// # Errors
-    ///
-    /// [`Error::NotMember`].
-    pub async fn full_state(&self, requester: &Requester, room_id: &RoomId) -> Result<Vec<Box<RawValue>>, Error> {
-        let reader = self.reader(requester, room_id).await?;
-        let state = self.state_for(&reader).await?;
-        let events = self.events_of_state(&reader.room, state).await?;
-        self.render(&reader, &events, true).await
-    }
-
     /// The events of a state, by number.
     ///
     /// # Errors

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use accounts::Requester;
 use model::{Clock, KeyPair, LocalServer, LocalServers, Membership, Position, Random};
-use rooms::{Error, MemberKinds, NewRoomRequest, Options, PageRequest, Preset, ReceiptKind, ReceiptRequest, Rooms};
+use rooms::{
+    Error, HierarchyRequest, MemberKinds, NewRoomRequest, Options, PageRequest, Preset, ReceiptKind, ReceiptRequest,
+    Rooms,
+};
 use ruma::{RoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
 use serde_json::{
     Value, json,
@@ -710,6 +713,46 @@ async fn an_upgrade_takes_all_bans_over() {
         assert!(bans.join_all().await.iter().all(Result::is_ok));
         let new = house.rooms.upgrade(&accounts, &alice, &id, RoomVersionId::V12, Vec::new()).await.unwrap();
         assert_eq!(house.members_who_are(&alice, &new, Membership::Ban).await.len(), BANS);
+        house.storage.close().await;
+    }
+}
+
+/// What is looked at for a page of a space is bounded, however many rooms somebody puts into it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_space_with_very_many_rooms_is_looked_at_in_part() {
+    const LOOKED_AT: usize = 2_000;
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let alice = house.user("alice").await;
+        let create = |name: &str, kind: Option<&str>| NewRoomRequest {
+            name: Some(name.to_owned()),
+            creation_content: kind.map(|kind| to_raw_value(&json!({"type": kind})).unwrap()),
+            ..room(Preset::PublicChat)
+        };
+        let space = house.rooms.create_room(&alice, create("space", Some("m.space"))).await.unwrap();
+        let (first, last) = (create("first", None), create("last", None));
+        let first = house.rooms.create_room(&alice, first).await.unwrap();
+        let last = house.rooms.create_room(&alice, last).await.unwrap();
+        // Between the two as many rooms as are looked at, of which we know nothing.
+        let mut children = tokio::task::JoinSet::new();
+        for index in 0..LOOKED_AT {
+            let (rooms, alice, space) = (house.rooms.clone(), alice.clone(), space.clone());
+            children.spawn(async move {
+                let content = to_raw_value(&json!({"via": ["far.example.org"], "order": "m"})).unwrap();
+                let child = format!("!far{index}:far.example.org");
+                rooms.send_state(&alice, &space, "m.space.child".into(), &child, &content, None).await
+            });
+        }
+        assert!(children.join_all().await.iter().all(Result::is_ok));
+        for (child, order) in [(&first, "a"), (&last, "z")] {
+            let content = json!({"via": ["hs"], "order": order});
+            house.set(&alice, &space, "m.space.child", child.as_str(), content).await.unwrap();
+        }
+        let asked = HierarchyRequest { from: None, limit: 10, max_depth: None, suggested_only: false };
+        let page = house.rooms.hierarchy(&alice, &space, &asked).await.unwrap();
+        let names: Vec<_> = page.rooms.iter().filter_map(|room| room.summary.name.as_deref()).collect();
+        assert_eq!((names, page.next), (vec!["space", "first"], None));
+        assert_eq!(page.rooms[0].children.len(), LOOKED_AT + 2);
         house.storage.close().await;
     }
 }

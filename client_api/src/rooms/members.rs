@@ -13,11 +13,8 @@ use ruma::{
 };
 use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
 
-use super::pieces::answer_in_pieces;
+use super::pieces::{PIECES_AT_ONCE, answer_in_pieces, answer_with_events};
 use crate::ClientApi;
-
-/// How many pieces of a list of members are made at once: one while another is sent.
-const PIECES_AT_ONCE: usize = 2;
 
 pub(crate) fn routes() -> Router<ClientApi> {
     Router::new()
@@ -38,12 +35,8 @@ async fn get_member_events(
         only: request.membership.map(membership).transpose()?,
         but: request.not_membership.map(membership).transpose()?,
     };
-    let list = Arc::new(rooms.members(&requester, &request.room_id, at, kinds).await?);
-    let pieces = stream::iter(list.pieces()).map(move |piece| {
-        let list = list.clone();
-        async move { list.events(piece).await }
-    });
-    answer_in_pieces(r#"{"chunk":["#, pieces.buffered(PIECES_AT_ONCE), "]}").await
+    let list = rooms.members(&requester, &request.room_id, at, kinds).await?;
+    answer_with_events(r#"{"chunk":["#, list, "]}").await
 }
 
 fn membership(state: MembershipState) -> Result<Membership, MatrixError> {

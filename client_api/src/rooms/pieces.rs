@@ -1,5 +1,8 @@
 //! Long lists, answered while they are made.
 
+use std::sync::Arc;
+
+use ::rooms::StateList;
 use axum::{
     body::{Body, Bytes},
     response::{IntoResponse as _, Response},
@@ -7,6 +10,23 @@ use axum::{
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use http::{HeaderValue, header};
 use web::MatrixError;
+
+/// How many pieces of a list are made at once: one while another is sent.
+pub(super) const PIECES_AT_ONCE: usize = 2;
+
+/// Answers JSON: what stands before a list, the events of the list, and what stands after it.
+pub(super) async fn answer_with_events(
+    before: &'static str,
+    list: StateList,
+    after: &'static str,
+) -> Result<Response, MatrixError> {
+    let list = Arc::new(list);
+    let pieces = stream::iter(list.pieces()).map(move |piece| {
+        let list = list.clone();
+        async move { list.events(piece).await }
+    });
+    answer_in_pieces(before, pieces.buffered(PIECES_AT_ONCE), after).await
+}
 
 /// Answers JSON: what stands before a list, the list in pieces, in which each member has a comma behind it, and what stands after it.
 ///

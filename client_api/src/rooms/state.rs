@@ -1,16 +1,14 @@
 //! Reading the state of a room. Client-Server API, "Getting events for a room".
 
 use ::rooms::Rooms;
-use axum::{Router, extract::State};
-use ruma::{
-    api::client::state::{
-        get_state_event_for_key::{self, v3::StateEventFormat},
-        get_state_events,
-    },
-    serde::Raw,
+use axum::{Router, extract::State, response::Response};
+use ruma::api::client::state::{
+    get_state_event_for_key::{self, v3::StateEventFormat},
+    get_state_events,
 };
 use web::{MatrixError, RequesterOrGuest, Ruma, RumaRoutes as _};
 
+use super::pieces::answer_with_events;
 use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -22,9 +20,8 @@ async fn get_state_events(
     State(rooms): State<Rooms>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<get_state_events::v3::Request>,
-) -> Result<Ruma<get_state_events::v3::Response>, MatrixError> {
-    let state = rooms.full_state(&requester, &request.room_id).await?;
-    Ok(Ruma(get_state_events::v3::Response::new(state.into_iter().map(Raw::from_json).collect())))
+) -> Result<Response, MatrixError> {
+    answer_with_events("[", rooms.full_state(&requester, &request.room_id).await?, "]").await
 }
 
 /// `GET /rooms/{roomId}/state/{eventType}/{stateKey}`.
