@@ -2,6 +2,7 @@
 //!
 //! Every other crate speaks in these words. Nothing here reads a file, a socket or a database.
 
+mod bump;
 mod canonical;
 mod clock;
 mod event_format;
@@ -12,8 +13,10 @@ mod membership;
 mod numbers;
 mod pdu;
 mod random;
+mod sliding_token;
 mod stream_token;
 
+pub use bump::is_bump;
 pub use canonical::{CanonicalError, canonical_object};
 pub use clock::Clock;
 pub use event_format::{ClientEvent, ReadyEvent, Unsigned};
@@ -23,4 +26,5 @@ pub use membership::Membership;
 pub use numbers::{EventNr, NodeNr, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
 pub use pdu::{Pdu, PduError};
 pub use random::Random;
+pub use sliding_token::SlidingToken;
 pub use stream_token::{EphemeralPosition, StreamToken, TokenError};

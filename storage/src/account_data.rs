@@ -20,6 +20,12 @@ statements! {
     LIST_DATA = ["
         SELECT room_nr, type, content, position FROM account_data
          WHERE user_nr = $1 AND position > $2 AND position <= $3 ORDER BY position"];
+    LIST_OF_ROOMS = ["
+        SELECT room_nr, type, content, position FROM account_data
+         WHERE user_nr = $1 AND room_nr", (in_list 2), " ORDER BY room_nr, type"];
+    LIST_OF_TYPES = ["
+        SELECT room_nr, type, content, position FROM account_data
+         WHERE user_nr = $1 AND type", (in_list 2), " ORDER BY room_nr, type"];
     LIST_ROOM_DATA = ["
         SELECT room_nr, type, content, position FROM account_data
          WHERE user_nr = $1 AND room_nr = $2 ORDER BY type"];
@@ -115,6 +121,30 @@ impl Storage {
         to: Position,
     ) -> Result<Vec<AccountDataRow>, Error> {
         self.db().read(&LIST_DATA, args![user, after, to]).await?.iter().map(data).collect()
+    }
+
+    /// A user's account data in some rooms.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_account_data_of_rooms(
+        &self,
+        user: UserNr,
+        rooms: &[RoomNr],
+    ) -> Result<Vec<AccountDataRow>, Error> {
+        let rooms: Vec<i64> = rooms.iter().map(|room| room.0).collect();
+        self.db().read(&LIST_OF_ROOMS, args![user, rooms]).await?.iter().map(data).collect()
+    }
+
+    /// A user's account data of some types, everywhere.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_account_data_of_types(&self, user: UserNr, types: &[&str]) -> Result<Vec<AccountDataRow>, Error> {
+        let types: Vec<String> = types.iter().map(|word| (*word).to_owned()).collect();
+        self.db().read(&LIST_OF_TYPES, args![user, types]).await?.iter().map(data).collect()
     }
 
     /// A user's account data in one room, or (zero) in none.

@@ -7,6 +7,7 @@ use crate::{
     db::{Row, Tx, args},
     rows::Rows,
     statement::statements,
+    sync_connections::DELETE_CONNECTIONS_OF_DEVICES,
     user_work::note,
 };
 
@@ -128,6 +129,7 @@ async fn delete_devices(tx: &mut Tx, random: &Random, user_nr: UserNr, device_id
         &DELETE_FALLBACK_KEYS,
         &DELETE_TO_DEVICE,
         &DELETE_SIGNATURES,
+        DELETE_CONNECTIONS_OF_DEVICES,
     ] {
         tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
     }

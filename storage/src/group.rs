@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr};
+use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr, is_bump};
 
 use crate::{
     Commit, RoomCommit, StateNode, StoredEvent,
@@ -27,13 +27,15 @@ statements! {
         INSERT INTO rooms (room_nr, room_id, version)
         SELECT room_nr, room_id, version FROM", (rows [1 room_nr bigint, 2 room_id text, 3 version text])];
     UPSERT_HEADS = ["
-        INSERT INTO room_heads (room_nr, state_node, depth, position, extremities)
-        SELECT room_nr, state_node, depth, position, extremities
-          FROM", (rows [1 room_nr bigint, 2 state_node bigint, 3 depth bigint, 4 position bigint, 5 extremities bytea]), "
+        INSERT INTO room_heads (room_nr, state_node, depth, position, extremities, bump)
+        SELECT room_nr, state_node, depth, position, extremities, bump
+          FROM", (rows [1 room_nr bigint, 2 state_node bigint, 3 depth bigint, 4 position bigint, 5 extremities bytea,
+                        6 bump bigint]), "
          WHERE TRUE
             ON CONFLICT (room_nr) DO UPDATE
            SET state_node = excluded.state_node, depth = excluded.depth,
-               position = excluded.position, extremities = excluded.extremities"];
+               position = excluded.position, extremities = excluded.extremities,
+               bump = ", (either "max" "greatest"), "(room_heads.bump, excluded.bump)"];
     INSERT_EVENTS = ["
         INSERT INTO events (event_nr, event_id, room_nr, position, anchor, step, sender_nr, type_nr, state_key_nr, depth,
                             state_node, replaces, body_month, flags, prev, auth)
@@ -166,7 +168,8 @@ pub(crate) struct GroupWriter<'a> {
     /// The parts of the group with their positions, for those who listen.
     items: Vec<(Position, Item)>,
     rooms: Vec<&'a RoomCommit>,
-    heads: Vec<(RoomNr, StoredHead, Position)>,
+    /// With the position of the head and, zero for none, that of the newest event that counts as activity.
+    heads: Vec<(RoomNr, StoredHead, Position, Position)>,
     events: Vec<(Option<Position>, i64, &'a NewEvent)>,
     nodes: Vec<(RoomNr, NodeNr, &'a Arc<StateNode>)>,
     states: Vec<(RoomNr, Position, NodeNr)>,
@@ -245,6 +248,7 @@ impl<'a> GroupWriter<'a> {
     fn add_room(&mut self, room: &'a RoomCommit, head: Option<&StoredHead>) {
         let month = body_month(self.now_ms);
         let mut positions = HashMap::new();
+        let mut bump = Position(0);
         for event in &room.events {
             let month = if event.state_key_nr.is_some() { 0 } else { month };
             let position = (event.placement == Placement::Live).then(|| {
@@ -252,6 +256,9 @@ impl<'a> GroupWriter<'a> {
                 self.take(Item::Event(Arc::new(stored)))
             });
             positions.extend(position.map(|position| (event.nr, position)));
+            if let Some(position) = position.filter(|_| is_bump(&event.pdu.event_type)) {
+                bump = position;
+            }
             self.events.push((position, month, event));
         }
         // After each event the current state is the event's own; after the last, resolution may have had a say.
@@ -281,7 +288,7 @@ impl<'a> GroupWriter<'a> {
         extremities.extend(room.extremities_added.iter().filter(|nr| !room.extremities_used.contains(nr)));
         let depth = room.depth.max(head.map_or(0, |head| head.depth));
         let merged = StoredHead { state: room.state, depth, extremities, lease: None };
-        self.heads.push((room.room_nr, merged, self.newest()));
+        self.heads.push((room.room_nr, merged, self.newest(), bump));
         self.rooms.push(room);
     }
 
@@ -341,11 +348,12 @@ impl<'a> GroupWriter<'a> {
             .bytea(events.iter().map(|(_, _, event)| encode_body(&event.pdu.json)));
         batch.add(&INSERT_BODIES, rows);
         let rows = Rows::new()
-            .bigint(self.heads.iter().map(|(nr, _, _)| nr.0))
-            .bigint(self.heads.iter().map(|(_, head, _)| head.state.0))
-            .bigint(self.heads.iter().map(|(_, head, _)| head.depth))
-            .bigint(self.heads.iter().map(|(_, _, position)| position.0))
-            .bytea(self.heads.iter().map(|(_, head, _)| pack_events(&head.extremities)));
+            .bigint(self.heads.iter().map(|(nr, ..)| nr.0))
+            .bigint(self.heads.iter().map(|(_, head, ..)| head.state.0))
+            .bigint(self.heads.iter().map(|(_, head, ..)| head.depth))
+            .bigint(self.heads.iter().map(|(_, _, position, _)| position.0))
+            .bytea(self.heads.iter().map(|(_, head, ..)| pack_events(&head.extremities)))
+            .bigint(self.heads.iter().map(|(.., bump)| bump.0));
         batch.add(&UPSERT_HEADS, rows);
         let aliases: Vec<_> =
             self.rooms.iter().flat_map(|room| room.aliases.iter().map(|alias| (room.room_nr, alias))).collect();

@@ -33,6 +33,7 @@ mod rows;
 mod state_map;
 mod statement;
 mod stream;
+mod sync_connections;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -63,9 +64,10 @@ pub use self::{
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
-    rooms::{AliasRow, RoomHead, RoomRow},
-    state_map::{NewNodes, StateKey, StateNode},
+    rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},
+    state_map::{NewNodes, StateKey, StateLook, StateNode},
     stream::{Item, Published},
+    sync_connections::{ConnectionKey, ConnectionRow},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},
     uia_sessions::UiaSessionRow,
     unread::{MAIN_THREAD, ReadPositions, UnreadRange, UnreadRow},

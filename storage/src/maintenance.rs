@@ -11,6 +11,7 @@ use crate::{
     db::{Db, args},
     events::body_month,
     statement::statements,
+    sync_connections::{self, DELETE_OLD_CONNECTIONS},
 };
 
 /// How long a transaction id is remembered: a client that repeats a request later sends it anew.
@@ -92,8 +93,12 @@ impl Storage {
     async fn clean(&self) -> Result<(), Error> {
         let now_ms = self.clock().now_ms();
         make_partitions(self.db(), now_ms).await?;
-        let before = now_ms - TRANSACTION_IDS_KEPT_MS;
-        for statement in [&DELETE_OLD_TRANSACTIONS, &DELETE_OLD_COMMITS] {
+        for (statement, kept_ms) in [
+            (&DELETE_OLD_TRANSACTIONS, TRANSACTION_IDS_KEPT_MS),
+            (&DELETE_OLD_COMMITS, TRANSACTION_IDS_KEPT_MS),
+            (DELETE_OLD_CONNECTIONS, sync_connections::KEPT_MS),
+        ] {
+            let before = now_ms - kept_ms;
             while self.db().write(statement, args![before, CLEANED_AT_ONCE]).await? == CLEANED_AT_ONCE as u64 {
                 tokio::task::yield_now().await;
             }

@@ -44,6 +44,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(9, "0009_stream"),
     migration!(10, "0010_network_directory"),
     migration!(11, "0011_unread"),
+    migration!(12, "0012_bump_positions"),
+    migration!(13, "0013_sync_connections"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

@@ -346,6 +346,24 @@ impl Storage {
         Ok(types.get(event_type).zip(keys.get(state_key)).map(|(t, k)| (TypeNr(*t), StateKeyNr(*k))))
     }
 
+    /// The numbers of event types and of state keys that any event ever had, in one query each at most.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn find_words(
+        &self,
+        types: &[&str],
+        state_keys: &[&str],
+    ) -> Result<(HashMap<String, TypeNr>, HashMap<String, StateKeyNr>), Error> {
+        let types = self.0.numbers.types.find(types).await?;
+        let keys = self.0.numbers.state_keys.find(state_keys).await?;
+        Ok((
+            types.into_iter().map(|(word, nr)| (word, TypeNr(nr))).collect(),
+            keys.into_iter().map(|(word, nr)| (word, StateKeyNr(nr))).collect(),
+        ))
+    }
+
     /// The words of event types, in one query at most.
     ///
     /// # Errors

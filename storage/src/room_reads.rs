@@ -8,6 +8,7 @@ use ruma::{OwnedUserId, UserId};
 use crate::{
     Error, Storage,
     db::{Row, args},
+    rows::Rows,
     statement::statements,
 };
 
@@ -39,6 +40,14 @@ statements! {
         SELECT count(*) FROM memberships mine
           JOIN memberships theirs ON theirs.user_nr = $2 AND theirs.room_nr = mine.room_nr AND theirs.membership = 3
          WHERE mine.user_nr = $1 AND mine.membership = 3"];
+    /// Whoever declined an invitation or left by themselves sent the member event; who was never joined (3) was removed from nothing.
+    LIST_REMOVED = ["
+        SELECT m.room_nr
+          FROM memberships m JOIN events e ON e.event_nr = m.event_nr
+         WHERE m.user_nr = $1 AND m.membership IN (0, 4) AND NOT m.forgotten AND e.sender_nr <> $1
+           AND EXISTS (SELECT 1 FROM membership_log l
+                        WHERE l.user_nr = $1 AND l.room_nr = m.room_nr AND l.membership = 3)
+         ORDER BY m.room_nr"];
     SET_FORGOTTEN = ["
         UPDATE memberships SET forgotten = TRUE WHERE room_nr = $1 AND user_nr = $2 AND membership IN (0, 4)"];
     LIST_MEMBERSHIP_LOG = ["
@@ -52,6 +61,20 @@ statements! {
         SELECT event_nr, anchor, step FROM events
          WHERE room_nr = $1 AND anchor IS NOT NULL AND (anchor, step) > ($2, $3) AND (anchor, step) < ($4, $5)
          ORDER BY anchor, step LIMIT $6"];
+    /// The newest events of each of many rooms.
+    LIST_TIMELINES = [(either "
+        SELECT e.room_nr, e.event_nr, e.anchor, e.step
+          FROM rooms r CROSS JOIN events e
+            ON e.event_nr IN (SELECT i.event_nr FROM events i
+                               WHERE i.room_nr = r.room_nr AND i.anchor IS NOT NULL AND i.anchor <= $1
+                               ORDER BY i.anchor DESC, i.step DESC LIMIT $2)
+         WHERE r.room_nr" "
+        SELECT r.room_nr, e.event_nr, e.anchor, e.step
+          FROM rooms r CROSS JOIN LATERAL (
+               SELECT i.event_nr, i.anchor, i.step FROM events i
+                WHERE i.room_nr = r.room_nr AND i.anchor IS NOT NULL AND i.anchor <= $1
+                ORDER BY i.anchor DESC, i.step DESC LIMIT $2) e
+         WHERE r.room_nr"), (in_list 3), " ORDER BY 1, 3 DESC, 4 DESC"];
     LIST_EVENTS_AFTER = ["
         SELECT event_nr FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"];
     STATE_AT = ["
@@ -77,6 +100,12 @@ statements! {
     LIST_RECEIPTS_OF_USER = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
          WHERE user_nr = $1 AND position <= $2 AND room_nr", (in_list 3), " ORDER BY position"];
+    /// Receipts in many rooms, in each those after a position.
+    LIST_RECEIPTS_AFTER = ["
+        SELECT x.room_nr, x.user_nr, x.receipt_type, x.thread, x.event_id, x.at_ms, x.position
+          FROM", (rows [1 room_nr bigint, 2 position bigint]), "
+          JOIN receipts x ON x.room_nr = r.room_nr AND x.position > r.position
+         ORDER BY x.position"];
     LIST_DEVICE_LIST_CHANGES = ["
         SELECT DISTINCT d.user_nr FROM device_list_changes d
          WHERE d.position > $2 AND d.position <= $3
@@ -159,6 +188,15 @@ fn receipt_of(row: &Row) -> Result<ReceiptRow, Error> {
         at_ms: row.get(5)?,
         position: row.nr(6)?,
     })
+}
+
+fn by_room(rows: &[Row]) -> Result<HashMap<RoomNr, Vec<ReceiptRow>>, Error> {
+    let mut receipts: HashMap<RoomNr, Vec<ReceiptRow>> = HashMap::new();
+    for row in rows {
+        let receipt = receipt_of(row)?;
+        receipts.entry(receipt.room_nr).or_default().push(receipt);
+    }
+    Ok(receipts)
 }
 
 impl Storage {
@@ -266,6 +304,15 @@ impl Storage {
         Ok(u64::try_from(count).unwrap_or(0))
     }
 
+    /// The rooms that a user was joined to until somebody else removed them, by a kick or a ban, and that they have not forgotten.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_rooms_removed_from(&self, user_nr: UserNr) -> Result<Vec<RoomNr>, Error> {
+        self.db().read(&LIST_REMOVED, args![user_nr]).await?.iter().map(|row| row.nr(0)).collect()
+    }
+
     /// Forgets a room for a user who has left it or is banned; `false` when the user is anything else to it.
     ///
     /// # Errors
@@ -309,6 +356,25 @@ impl Storage {
         let args = args![room_nr, from.0, from.1, to.0, to.1, i64::from(limit)];
         let rows = self.db().read(statement, args).await?;
         rows.iter().map(|row| Ok((row.nr(0)?, (row.nr(1)?, row.get(2)?)))).collect()
+    }
+
+    /// The newest events of each of many rooms up to a position, newest first, at most `limit` of each.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_timelines(
+        &self,
+        rooms: &[RoomNr],
+        upto: Position,
+        limit: u32,
+    ) -> Result<HashMap<RoomNr, Vec<(EventNr, TimelinePlace)>>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
+        let mut timelines: HashMap<RoomNr, Vec<_>> = HashMap::with_capacity(rooms.len());
+        for row in self.db().read(&LIST_TIMELINES, args![upto, i64::from(limit), numbers]).await? {
+            timelines.entry(row.nr(0)?).or_default().push((row.nr(1)?, (row.nr(2)?, row.get(3)?)));
+        }
+        Ok(timelines)
     }
 
     /// Live events of all rooms after a position up to another, oldest first, at most `limit`.
@@ -360,12 +426,36 @@ impl Storage {
         upto: Position,
     ) -> Result<HashMap<RoomNr, Vec<ReceiptRow>>, Error> {
         let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
-        let mut receipts: HashMap<RoomNr, Vec<ReceiptRow>> = HashMap::new();
-        for row in self.db().read(&LIST_RECEIPTS, args![after, upto, numbers]).await? {
-            let receipt = receipt_of(&row)?;
-            receipts.entry(receipt.room_nr).or_default().push(receipt);
-        }
-        Ok(receipts)
+        by_room(&self.db().read(&LIST_RECEIPTS, args![after, upto, numbers]).await?)
+    }
+
+    /// The receipts in rooms that came after a position, another one for each room; those of one room together.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_receipts_after(
+        &self,
+        rooms: &[(RoomNr, Position)],
+    ) -> Result<HashMap<RoomNr, Vec<ReceiptRow>>, Error> {
+        let rows =
+            Rows::new().bigint(rooms.iter().map(|(room, _)| room.0)).bigint(rooms.iter().map(|(_, after)| after.0));
+        by_room(&self.db().read(&LIST_RECEIPTS_AFTER, rows).await?)
+    }
+
+    /// A user's own receipts in rooms, up to a position.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_own_receipts(
+        &self,
+        user_nr: UserNr,
+        rooms: &[RoomNr],
+        upto: Position,
+    ) -> Result<HashMap<RoomNr, Vec<ReceiptRow>>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
+        by_room(&self.db().read(&LIST_RECEIPTS_OF_USER, args![user_nr, upto, numbers]).await?)
     }
 
     /// The newest receipts of each of the rooms up to a position, at most `limit` a room, and all those of a user.

@@ -17,6 +17,7 @@ statements! {
     FIND_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id", (in_list 1)];
     GET_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_nr", (in_list 1)];
     GET_HEAD = ["SELECT state_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
+    LIST_ACTIVITY = ["SELECT room_nr, position, bump FROM room_heads WHERE room_nr", (in_list 1)];
     GET_SUMMARIES = ["
         SELECT room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule, history_visibility,
                guest_access, joined, invited
@@ -55,6 +56,17 @@ pub struct RoomHead {
     pub position: Position,
     /// The events that no event follows yet.
     pub extremities: Vec<EventNr>,
+}
+
+/// When something last happened in a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoomActivity {
+    /// The room.
+    pub room_nr: RoomNr,
+    /// The position of the newest event, or change of the state.
+    pub last: Position,
+    /// The position of the newest event that counts as activity, [`model::is_bump`]; zero when there is none.
+    pub bump: Position,
 }
 
 /// An alias of a room on a local server.
@@ -136,6 +148,18 @@ impl Storage {
         let head = RoomHead { state: row.nr(0)?, depth: row.get(1)?, position: row.nr(2)?, extremities };
         self.settle(head.position).await?;
         Ok(Some(head))
+    }
+
+    /// When something last happened in rooms.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_room_activity(&self, rooms: &[RoomNr]) -> Result<Vec<RoomActivity>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
+        let rows = self.db().read(&LIST_ACTIVITY, args![numbers]).await?;
+        let activity = |row: &Row| Ok(RoomActivity { room_nr: row.nr(0)?, last: row.nr(1)?, bump: row.nr(2)? });
+        rows.iter().map(activity).collect()
     }
 
     /// What rooms show of themselves, with how many members are joined and invited.

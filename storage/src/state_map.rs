@@ -32,6 +32,9 @@ const LEAF_KEYS_MAX: usize = 16;
 /// Most new nodes of one change: a path of 16, and a full leaf that falls apart into one leaf for each of its keys.
 const CHANGE_NODES_MAX: i64 = 64;
 
+/// The level of the deepest leaves: fifteen levels above it use up the hash.
+const MAX_LEVEL: u32 = 15;
+
 /// Most bytes of nodes in memory.
 const CACHE_BYTES: u64 = 64 << 20;
 
@@ -236,6 +239,17 @@ impl StateNodes {
     }
 }
 
+/// What is going to be looked at of a room's state.
+#[derive(Clone, Debug)]
+pub struct StateLook {
+    /// The room.
+    pub room_nr: RoomNr,
+    /// The state.
+    pub state: NodeNr,
+    /// These keys; without, all of it.
+    pub keys: Option<Vec<StateKey>>,
+}
+
 /// New nodes that a change of a room's state needs, before they are stored.
 #[derive(Clone, Debug, Default)]
 pub struct NewNodes {
@@ -318,6 +332,39 @@ impl Storage {
             wanted = next;
         }
         Ok(found)
+    }
+
+    /// Brings into memory what is going to be looked at of many states: one query a level for all of them, at most five for usual rooms.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails or a node is damaged.
+    pub async fn preload_states(&self, mut looks: Vec<StateLook>) -> Result<(), Error> {
+        for level in 0..=MAX_LEVEL {
+            looks.retain(|look| look.state != NodeNr(0));
+            let mut places: Vec<Place> = looks.iter().map(|look| (look.room_nr, look.state)).collect();
+            places.sort_unstable();
+            places.dedup();
+            let nodes = self.0.state_nodes.get_of_rooms(&places).await?;
+            let mut next = Vec::new();
+            for look in looks {
+                let StateNode::Inner(children) = &*nodes[&(look.room_nr, look.state)] else { continue };
+                for (slot_nr, child) in children.iter().enumerate() {
+                    let Some(child) = child else { continue };
+                    let keys = look.keys.as_ref().map(|keys| {
+                        keys.iter().copied().filter(|key| slot(*key, level) == slot_nr).collect::<Vec<_>>()
+                    });
+                    if keys.as_ref().is_none_or(|keys| !keys.is_empty()) {
+                        next.push(StateLook { room_nr: look.room_nr, state: child.nr, keys });
+                    }
+                }
+            }
+            if next.is_empty() {
+                break;
+            }
+            looks = next;
+        }
+        Ok(())
     }
 
     /// The whole state of a room, level by level: one query a level for what is not in memory.
@@ -471,7 +518,7 @@ impl Builder<'_> {
             return None;
         }
         // Fifteen levels use up the hash; keys that agree in all of it share a larger leaf.
-        if entries.len() <= LEAF_KEYS_MAX || level == 15 {
+        if entries.len() <= LEAF_KEYS_MAX || level == MAX_LEVEL {
             return Some(self.add(StateNode::Leaf(entries)));
         }
         let mut slots: [Vec<(StateKey, EventNr)>; 16] = std::array::from_fn(|_| Vec::new());

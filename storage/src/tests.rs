@@ -12,14 +12,14 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance,
-    numbers, profiles, room_leases, room_reads, rooms, state_map, statement::Statement, stream, testing::TestDatabase,
-    to_device, tokens, uia_sessions, unread, user_work, users,
+    numbers, profiles, room_leases, room_reads, rooms, state_map, statement::Statement, stream, sync_connections,
+    testing::TestDatabase, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 28] = [
+    let files: [&'static [Statement]; 29] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -42,6 +42,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         rooms::ALL,
         state_map::ALL,
         stream::ALL,
+        sync_connections::ALL,
         to_device::ALL,
         tokens::ALL,
         uia_sessions::ALL,

@@ -8,6 +8,7 @@ use crate::{
     db::{Row, args},
     key_backups::DELETE_BACKUPS_OF_USER,
     statement::statements,
+    sync_connections::DELETE_CONNECTIONS_OF_USER,
     user_work::note,
 };
 
@@ -179,6 +180,7 @@ impl Storage {
             &DELETE_CROSS_SIGNING_KEYS,
             &DELETE_SIGNATURES,
             DELETE_BACKUPS_OF_USER,
+            DELETE_CONNECTIONS_OF_USER,
         ] {
             tx.execute(statement, args![user_nr]).await?;
         }
