@@ -2,7 +2,6 @@
 
 mod ephemeral;
 mod filter;
-mod news;
 mod room;
 mod state;
 
@@ -22,7 +21,7 @@ use ruma::{
     api::client::{
         filter::FilterDefinition,
         sync::sync_events::{
-            UnreadNotificationsCount,
+            DeviceLists, UnreadNotificationsCount,
             v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
         },
     },
@@ -32,13 +31,13 @@ use serde_json::{json, value::RawValue};
 use storage::{AccountDataRow, Item, RoomMembership, RoomRow, RoomSummary};
 
 pub use self::filter::matches as matches_filter;
-use self::news::News;
-use crate::{Error, Sync, UserRooms};
+pub(crate) use self::room::Stay;
+use crate::{Error, Sync, UserRooms, news::News};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(120);
 /// Most messages to a device in one answer; the next answer has the others.
-const TO_DEVICE_MAX: u32 = 100;
+pub(crate) const TO_DEVICE_MAX: u32 = 100;
 
 /// How many rooms of an answer are put together at once.
 const ROOMS_AT_ONCE: usize = 8;
@@ -97,14 +96,7 @@ impl Sync {
     pub async fn sync_events(&self, requester: &Requester, request: &Request) -> Result<Response, Error> {
         self.reach(self.0.storage.published()).await;
         if let Some(since) = request.since {
-            if since.position > self.position() {
-                // Another process may be ahead of this one; nobody is ahead of the database.
-                let newest = self.0.storage.newest_durable().await?;
-                if since.position > newest {
-                    return Err(Error::BadToken);
-                }
-                self.reach(newest).await;
-            }
+            self.catch_up(since.position).await?;
             if let Some(device_id) = &requester.device_id {
                 self.acknowledge(requester.user_nr, device_id.as_str(), since.to_device.unwrap_or(since.position))
                     .await?;
@@ -126,7 +118,7 @@ impl Sync {
             let typing = self.0.typing.news(&rooms.joined, request.since.unwrap_or_default().ephemeral);
             let ephemeral = typing.position;
             let upto = self.position();
-            let news = self.news(requester, request, &rooms, (after, upto), &typing);
+            let news = self.news(requester, request.since, &rooms, (after, upto), &typing);
             if answers_at_once || news.any() {
                 let since = request.since.map(|since| since.position);
                 let settings = self.0.rooms.settings(requester).await?;
@@ -156,6 +148,19 @@ impl Sync {
         }
     }
 
+    /// Waits until this process has come to where a client is already: another process may be ahead of this one.
+    pub(crate) async fn catch_up(&self, position: Position) -> Result<(), Error> {
+        if position > self.position() {
+            // Nobody is ahead of the database.
+            let newest = self.0.storage.newest_durable().await?;
+            if position > newest {
+                return Err(Error::BadToken);
+            }
+            self.reach(newest).await;
+        }
+        Ok(())
+    }
+
     /// Waits until the tailer has come to a position; it is there in moments.
     pub(crate) async fn reach(&self, position: Position) {
         if self.position() >= position {
@@ -167,7 +172,7 @@ impl Sync {
     }
 
     /// Deletes the messages that the device says it has. A device that had none waiting costs nothing.
-    async fn acknowledge(&self, user_nr: UserNr, device_id: &str, upto: Position) -> Result<(), Error> {
+    pub(crate) async fn acknowledge(&self, user_nr: UserNr, device_id: &str, upto: Position) -> Result<(), Error> {
         let device = (user_nr, device_id.to_owned());
         if let Some(known) = self.0.acknowledged.get(&device) {
             let mut has_new = false;
@@ -287,7 +292,7 @@ impl Sync {
         }
         self.add_global_account_data(answer, &mut response, account_data);
         if let Some(since) = answer.since {
-            self.add_device_lists(requester.user_nr, news, (since, upto), &mut response).await?;
+            response.device_lists = self.device_lists(requester.user_nr, news, (since, upto)).await?;
         }
         self.add_key_counts(requester, &mut response).await?;
         Ok(response)
@@ -331,14 +336,14 @@ impl Sync {
     }
 
     /// Whose devices the client has to ask for again, and whose it need not follow any more. Client-Server API, "Extensions to /sync".
-    async fn add_device_lists(
+    pub(crate) async fn device_lists(
         &self,
         user_nr: UserNr,
         news: &News,
         (since, upto): (Position, Position),
-        response: &mut Response,
-    ) -> Result<(), Error> {
+    ) -> Result<DeviceLists, Error> {
         let storage = &self.0.storage;
+        let mut lists = DeviceLists::new();
         let (mut changed, mut left) = (BTreeSet::new(), BTreeSet::new());
         if news.device_lists {
             changed.extend(storage.list_device_list_changes(user_nr, since, upto).await?);
@@ -348,16 +353,16 @@ impl Sync {
             left.extend(storage.list_left(user_nr, since, upto).await?);
         }
         if changed.is_empty() && left.is_empty() {
-            return Ok(());
+            return Ok(lists);
         }
         let users: Vec<UserNr> = changed.union(&left).copied().collect();
         let names = storage.user_ids(&users).await?;
         let ids = |users: BTreeSet<UserNr>| -> Vec<_> {
             users.iter().filter_map(|user| names.get(user).cloned()).collect::<BTreeSet<_>>().into_iter().collect()
         };
-        response.device_lists.left = ids(&left - &changed);
-        response.device_lists.changed = ids(changed);
-        Ok(())
+        lists.left = ids(&left - &changed);
+        lists.changed = ids(changed);
+        Ok(lists)
     }
 
     /// Client-Server API, "Extensions to /sync": each answer has them, an empty one too.

@@ -5,11 +5,12 @@ use std::{
     sync::Arc,
 };
 
+use accounts::Requester;
 use event_bus::TypingChange;
 use model::{Membership, Position, RoomNr, UserNr};
 use ruma::api::client::sync::sync_events::v3::JoinedRoom;
 use serde_json::json;
-use storage::{RoomMembership, RoomRow};
+use storage::{ReceiptRow, RoomMembership, RoomRow};
 
 use super::{Answer, filter::matches_type, raw};
 use crate::{Error, Sync};
@@ -64,18 +65,28 @@ impl Sync {
         if !old.is_empty() {
             found.extend(storage.list_receipts(&old, since, answer.upto).await?);
         }
+        self.receipt_events(answer.requester, found).await
+    }
+
+    /// Receipts as one event a room, as a reader gets them.
+    pub(crate) async fn receipt_events(
+        &self,
+        requester: &Requester,
+        found: HashMap<RoomNr, Vec<ReceiptRow>>,
+    ) -> Result<HashMap<RoomNr, String>, Error> {
+        let settings = self.0.rooms.settings(requester).await?;
         let users: Vec<UserNr> = found.values().flatten().map(|receipt| receipt.user_nr).collect();
-        let names = storage.user_ids(&users).await?;
+        let names = self.0.storage.user_ids(&users).await?;
         let mut shown = HashMap::new();
         for (room, receipts) in found {
             type ByUser = BTreeMap<String, serde_json::Value>;
             let mut content: BTreeMap<String, BTreeMap<String, ByUser>> = BTreeMap::new();
             for receipt in receipts {
                 // A private receipt is its owner's alone. Client-Server API, "Private read receipts".
-                if receipt.receipt_type == "m.read.private" && receipt.user_nr != answer.requester.user_nr {
+                if receipt.receipt_type == "m.read.private" && receipt.user_nr != requester.user_nr {
                     continue;
                 }
-                let user_id = names.get(&receipt.user_nr).filter(|user| !answer.settings.ignores(user));
+                let user_id = names.get(&receipt.user_nr).filter(|user| !settings.ignores(user));
                 let Some(user_id) = user_id else { continue };
                 let mut data = json!({"ts": receipt.at_ms});
                 if !receipt.thread.is_empty() {

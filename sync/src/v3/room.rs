@@ -17,11 +17,10 @@ use storage::{RoomMembership, RoomRow, StoredEvent, TimelineDirection};
 use super::{
     Answer, account_data_event,
     filter::{matches, matches_type},
-    news::News,
     raw,
     state::Span,
 };
-use crate::{Error, Sync};
+use crate::{Error, Sync, news::News};
 
 /// Events of a room in an answer when the client names no number.
 const TIMELINE_DEFAULT: u32 = 10;
@@ -50,7 +49,7 @@ struct Found {
 
 /// What a user was to a room over the time that an answer is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stay {
+pub(crate) enum Stay {
     /// Joined all the time.
     Joined,
     /// Joined at its start, and away since then for a while.
@@ -67,7 +66,7 @@ impl Sync {
         row: &RoomMembership,
         room: &Arc<RoomRow>,
     ) -> Result<JoinedRoom, Error> {
-        let stay = self.stay(answer, row).await?;
+        let stay = self.stay(answer.since, row).await?;
         let since = answer.since.filter(|_| stay != Stay::New);
         let reader = self.0.rooms.reader_of(answer.requester, Some(*row), room.clone()).await?;
         let known = since.and(news.events.as_ref()).map(|events| events.get(&room.nr).cloned().unwrap_or_default());
@@ -141,7 +140,7 @@ impl Sync {
     }
 
     /// What an invited user may see of a room: as it was when they were invited.
-    async fn stripped_state(
+    pub(crate) async fn stripped_state(
         &self,
         row: &RoomMembership,
         room: &RoomRow,
@@ -167,8 +166,9 @@ impl Sync {
             .collect())
     }
 
-    async fn stay(&self, answer: &Answer<'_>, row: &RoomMembership) -> Result<Stay, Error> {
-        let Some(since) = answer.since else { return Ok(Stay::New) };
+    /// What a user, who is joined now, was to a room since a position.
+    pub(crate) async fn stay(&self, since: Option<Position>, row: &RoomMembership) -> Result<Stay, Error> {
+        let Some(since) = since else { return Ok(Stay::New) };
         if row.position <= since {
             return Ok(Stay::Joined);
         }
@@ -183,7 +183,8 @@ impl Sync {
         })
     }
 
-    async fn was_joined_at(&self, row: &RoomMembership, position: Option<Position>) -> Result<bool, Error> {
+    /// Whether a user was joined at a position.
+    pub(crate) async fn was_joined_at(&self, row: &RoomMembership, position: Option<Position>) -> Result<bool, Error> {
         let Some(position) = position else { return Ok(false) };
         let log = self.0.storage.list_membership_log(row.room_nr, row.user_nr).await?;
         let last = log.iter().take_while(|(at, _)| *at <= position).last();
@@ -192,7 +193,7 @@ impl Sync {
 
     /// The events after the last one that the reader may not see, and whether there is one: a timeline has no holes, and what is
     /// before it is told as state.
-    async fn visible_end(
+    pub(crate) async fn visible_end(
         &self,
         reader: &Reader,
         events: Vec<Arc<StoredEvent>>,

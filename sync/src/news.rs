@@ -5,37 +5,36 @@ use std::sync::Arc;
 
 use accounts::Requester;
 use event_bus::TypingNews;
-use model::{Position, RoomNr};
+use model::{Position, RoomNr, StreamToken};
 use ruma::events::TimelineEventType;
 use storage::{Item, StoredEvent};
 
-use super::Request;
 use crate::{Sync, UserRooms};
 
 /// What kinds of things are new for a user.
 #[derive(Default)]
-pub(super) struct News {
+pub(crate) struct News {
     /// The new events of each room of the user; nothing when only the database knows.
-    pub(super) events: Option<HashMap<RoomNr, Vec<Arc<StoredEvent>>>>,
+    pub(crate) events: Option<HashMap<RoomNr, Vec<Arc<StoredEvent>>>>,
     /// Rooms with new receipts.
     receipt_rooms: HashSet<RoomNr>,
     /// Rooms of which the user has read more.
     read_rooms: HashSet<RoomNr>,
     /// Rooms whose state was changed by state resolution.
     resolved_rooms: HashSet<RoomNr>,
-    pub(super) receipts: bool,
-    pub(super) account_data: bool,
-    pub(super) to_device: bool,
-    pub(super) device_lists: bool,
+    pub(crate) receipts: bool,
+    pub(crate) account_data: bool,
+    pub(crate) to_device: bool,
+    pub(crate) device_lists: bool,
     /// Whether the user, or somebody in a room of theirs, may have joined or left.
-    pub(super) members: bool,
+    pub(crate) members: bool,
     own_memberships: bool,
     typing: bool,
 }
 
 impl News {
     /// Whether there may be something to answer with.
-    pub(super) fn any(&self) -> bool {
+    pub(crate) fn any(&self) -> bool {
         self.events.as_ref().is_none_or(|events| !events.is_empty())
             || self.receipts
             || self.account_data
@@ -47,7 +46,7 @@ impl News {
     }
 
     /// Whether a joined room may have something new.
-    pub(super) fn room(&self, room_nr: RoomNr) -> bool {
+    pub(crate) fn room(&self, room_nr: RoomNr) -> bool {
         match &self.events {
             Some(events) => {
                 events.contains_key(&room_nr) || self.receipt_rooms.contains(&room_nr) || self.is_resolved(room_nr)
@@ -57,7 +56,7 @@ impl News {
     }
 
     /// Whether what the user has not read of a room may be another now.
-    pub(super) fn may_count(&self, room_nr: RoomNr) -> bool {
+    pub(crate) fn may_count(&self, room_nr: RoomNr) -> bool {
         let counts = |event: &Arc<StoredEvent>| {
             event.countable.is_some() || event.pdu.event_type == TimelineEventType::RoomRedaction
         };
@@ -66,8 +65,13 @@ impl News {
     }
 
     /// Whether state resolution may have changed a room's state.
-    pub(super) fn is_resolved(&self, room_nr: RoomNr) -> bool {
+    pub(crate) fn is_resolved(&self, room_nr: RoomNr) -> bool {
         self.events.is_none() || self.resolved_rooms.contains(&room_nr)
+    }
+
+    /// Whether a joined room may have new receipts.
+    pub(crate) fn has_receipts(&self, room_nr: RoomNr) -> bool {
+        self.events.is_none() || self.receipt_rooms.contains(&room_nr)
     }
 
     fn unknown() -> Self {
@@ -84,15 +88,15 @@ impl News {
 
 impl Sync {
     /// Looks at what came after `after`, the client's token or the end of the last look. Touches no table.
-    pub(super) fn news(
+    pub(crate) fn news(
         &self,
         requester: &Requester,
-        request: &Request,
+        since: Option<StreamToken>,
         rooms: &UserRooms,
         (after, upto): (Position, Position),
         typing: &TypingNews,
     ) -> News {
-        let Some(since) = request.since else { return News::unknown() };
+        let Some(since) = since else { return News::unknown() };
         let mut news = News::default();
         let mut events: HashMap<RoomNr, Vec<Arc<StoredEvent>>> = HashMap::new();
         let user_nr = requester.user_nr;
