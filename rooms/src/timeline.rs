@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use accounts::Requester;
-use model::{NodeNr, Position, StreamToken};
+use model::{NodeNr, Position, SlidingToken, StreamToken};
 use ruma::{EventId, RoomId};
 use storage::{StoredEvent, TimelineDirection, TimelinePlace};
 
@@ -14,7 +14,7 @@ const READ_FACTOR: u32 = 4;
 
 /// A place between two events of a timeline, as clients hold it: `t1_<anchor>_<step>`, right after that place.
 ///
-/// A token of `/sync` is one too: the place after everything at its position.
+/// A token of `/sync`, of either kind, is one too: the place after everything at its position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimelineToken(pub TimelinePlace);
 
@@ -48,7 +48,9 @@ impl FromStr for TimelineToken {
             let anchor = i64::from_str_radix(anchor, 16).map_err(|_| bad())?;
             return Ok(Self((Position(anchor), step.parse().map_err(|_| bad())?)));
         }
-        let token: StreamToken = text.parse().map_err(|_| bad())?;
+        let token: Result<StreamToken, _> = text.parse();
+        // MSC4186, "Connections": a `pos` is one, too.
+        let token = token.or_else(|_| text.parse::<SlidingToken>().map(|token| token.stream)).map_err(|_| bad())?;
         Ok(Self((token.position, 0)))
     }
 }

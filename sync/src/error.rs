@@ -8,6 +8,9 @@ pub enum Error {
     /// The token is none of ours, or from the future; 400 `M_INVALID_PARAM`.
     #[error("this is not a sync token that this server gave out")]
     BadToken,
+    /// The `pos` is none of the connection, or was given up; 400 `M_UNKNOWN_POS`. MSC4186, "Connections".
+    #[error("this connection has no such `pos` any more: start anew")]
+    UnknownPos,
     /// Ours, from the rooms.
     #[error("reading rooms failed")]
     Rooms(#[from] rooms::Error),

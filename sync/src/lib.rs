@@ -1,10 +1,15 @@
 //! What is new for this user since this token.
 //!
-//! One [`tail`] a process follows the stream and wakes those who wait; [`v3`] puts answers together.
+//! One [`tail`] a process follows the stream and wakes those who wait; [`v3`] and [`sliding`] put answers together.
 
 mod error;
+mod news;
 mod peek;
+mod remembered;
 mod ring;
+mod room_facts;
+mod room_marks;
+pub mod sliding;
 mod tail;
 mod unread;
 pub mod v3;
@@ -20,12 +25,22 @@ use storage::{RoomMembership, Storage};
 use tokio_util::sync::CancellationToken;
 
 pub use self::{error::Error, peek::RoomNews};
-use self::{ring::Ring, tail::Waiters};
+use self::{
+    remembered::Remembered,
+    ring::Ring,
+    room_facts::{Registry, UserList},
+    room_marks::RoomMarks,
+    sliding::Connections,
+    tail::Waiters,
+};
 
 /// Most users whose rooms are in memory.
 const USERS_CACHED: u64 = 20_000;
 /// Most devices of whose messages it is known how many were seen.
 const DEVICES_CACHED: u64 = 50_000;
+
+/// Most rooms in the lists that are in memory, of all users together.
+const LISTED_ROOMS_CACHED: u64 = 2_000_000;
 
 /// Most stored filters in memory.
 const FILTERS_CACHED: u64 = 10_000;
@@ -61,6 +76,11 @@ struct Inner {
     waiters: Waiters,
     /// What each user is to which rooms, as of the ring's newest position; dropped when it changes.
     user_rooms: Cache<UserNr, Arc<UserRooms>>,
+    /// The rooms in memory, and the lists of the users who sync by lists.
+    registry: Registry,
+    user_lists: Cache<UserNr, Arc<UserList>>,
+    room_marks: Cache<UserNr, Arc<Remembered<RoomMarks>>>,
+    connections: Connections,
     /// Filters that were stored, which never change.
     filters: Cache<(UserNr, i64), Arc<FilterDefinition>>,
     /// Up to where each device has said that it has its messages: none of those wait any more.
@@ -93,6 +113,13 @@ impl Sync {
             ring: Ring::new(storage.published()),
             waiters: Waiters::default(),
             user_rooms: Cache::new(USERS_CACHED),
+            registry: Registry::default(),
+            user_lists: Cache::builder()
+                .max_capacity(LISTED_ROOMS_CACHED)
+                .weigher(|_, list: &Arc<UserList>| list.rooms.len() as u32 + 10)
+                .build(),
+            room_marks: Cache::new(USERS_CACHED),
+            connections: Connections::default(),
             filters: Cache::new(FILTERS_CACHED),
             acknowledged: Cache::new(DEVICES_CACHED),
             tallies: unread::cache(),

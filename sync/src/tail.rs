@@ -207,7 +207,10 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
                     sync.0.waiters.wake_all();
                 }
             },
-            _ = sweep.tick() => sync.0.waiters.sweep(),
+            _ = sweep.tick() => {
+                sync.0.waiters.sweep();
+                sync.0.registry.sweep();
+            }
             _ = ask.tick() => {
                 sync.0.typing.expire();
                 match sync.0.storage.newest_durable().await {
@@ -280,7 +283,8 @@ async fn take(sync: &Sync, published: &Published) {
         }
     }
     let (mut users, mut rooms) = (Vec::new(), HashSet::new());
-    for (_, item) in &published.items {
+    for (position, item) in &published.items {
+        sync.0.registry.note(*position, item);
         match item {
             Item::Event(event) => {
                 rooms.insert(event.room_nr);
@@ -300,7 +304,13 @@ async fn take(sync: &Sync, published: &Published) {
                 sync.0.user_rooms.invalidate_all();
             }
             Item::Receipt(room_nr, _) => drop(rooms.insert(*room_nr)),
-            Item::AccountData(user) | Item::ToDevice(user, _) => users.push(*user),
+            Item::AccountData(user) => {
+                if let Some(marks) = sync.0.room_marks.get(user) {
+                    marks.forget();
+                }
+                users.push(*user);
+            }
+            Item::ToDevice(user, _) => users.push(*user),
             Item::DeviceList(user) => {
                 users.push(*user);
                 match sync.user_rooms(*user).await {
@@ -329,6 +339,8 @@ async fn start_anew(sync: &Sync) {
     if newest > sync.position() {
         // Any of them may have been redacted.
         sync.0.storage.forget_all();
+        sync.0.registry.clear();
+        sync.0.room_marks.invalidate_all();
         sync.0.waiters.note_memberships();
         sync.0.user_rooms.invalidate_all();
         sync.0.ring.restart(newest);

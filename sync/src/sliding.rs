@@ -1,0 +1,294 @@
+//! Sliding sync: rooms by lists and by name. MSC4186, "Simplified Sliding Sync".
+//!
+//! A request is [`Request`], an answer [`Response`], in whichever of the two wire formats the client speaks. [`lists`] finds the rooms
+//! that a request looks at, [`room`] tells of those that have news, [`extensions`] of everything else, and [`connection`]
+//! remembers what was told.
+
+mod connection;
+mod extensions;
+mod lists;
+mod request;
+mod required_state;
+mod response;
+mod room;
+
+use std::{
+    collections::{HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
+};
+
+use accounts::{Requester, UserSettings};
+use event_bus::TypingNews;
+use model::{EphemeralPosition, Position, RoomNr, SlidingToken, StreamToken};
+use storage::ConnectionKey;
+
+pub(crate) use self::connection::Connections;
+use self::{
+    connection::{NewMembers, Sent, SentRoom, Start, State},
+    lists::{Selected, Selection},
+    required_state::Wanted,
+    room::Task,
+};
+pub use self::{
+    request::{Extensions, Filters, LISTS_MAX, List, Request, RoomConfig, Scope, ToDevice},
+    required_state::{Pattern, RequiredState},
+    response::{E2ee, Extensions as ExtensionAnswers, Hero, Response, Room},
+};
+use crate::{
+    Error, Sync,
+    news::News,
+    room_facts::{ListedRoom, UserList},
+    room_marks::RoomMarks,
+    v3::TIMEOUT_MAX,
+};
+
+/// Most rooms that one answer tells of; the next one has the others.
+const ROOMS_MAX: usize = 1_000;
+/// Most events in the timelines of one answer, but for one room.
+const EVENTS_MAX: usize = 20_000;
+
+/// A look at what is new between two positions.
+struct Look<'a> {
+    requester: &'a Requester,
+    request: &'a Request,
+    start: &'a Start,
+    /// Where the client stands; nothing for a new connection.
+    since: Option<Position>,
+    upto: Position,
+    news: News,
+    typing: TypingNews,
+    list: Arc<UserList>,
+    marks: Arc<RoomMarks>,
+    /// What the requester chose: whom they ignore.
+    settings: Arc<UserSettings>,
+}
+
+/// What a look has found.
+struct Found {
+    response: Response,
+    /// What the client has been sent afterwards, if the position does not tell it.
+    state: Option<State>,
+    members: HashMap<RoomNr, NewMembers>,
+    upto: Position,
+    ephemeral: EphemeralPosition,
+}
+
+/// What the client has been sent, while an answer is put together.
+struct NextState<'a> {
+    before: &'a State,
+    rooms: HashMap<RoomNr, SentRoom>,
+    configs: Vec<Vec<RequiredState>>,
+    account_data: Sent,
+}
+
+impl<'a> NextState<'a> {
+    fn new(before: &'a State) -> Self {
+        let (configs, account_data) = (before.configs.clone(), before.account_data);
+        Self { before, rooms: HashMap::new(), configs, account_data }
+    }
+
+    fn room(&self, room_nr: RoomNr) -> Option<SentRoom> {
+        self.rooms.get(&room_nr).or_else(|| self.before.rooms.get(&room_nr)).copied()
+    }
+
+    fn set(&mut self, room_nr: RoomNr, sent: SentRoom) {
+        if self.room(room_nr) != Some(sent) {
+            self.rooms.insert(room_nr, sent);
+        }
+    }
+
+    /// The place of a combination of what is wanted; a new one is added behind those that there are.
+    fn config(&mut self, wanted: &[RequiredState]) -> usize {
+        self.configs.iter().position(|known| known == wanted).unwrap_or_else(|| {
+            self.configs.push(wanted.to_vec());
+            self.configs.len() - 1
+        })
+    }
+
+    /// The state, if it is another one than before.
+    fn into_changed(self) -> Option<State> {
+        let Self { before, rooms, configs, account_data } = self;
+        let is_changed = account_data != before.account_data
+            || rooms.iter().any(|(room_nr, sent)| before.rooms.get(room_nr) != Some(sent));
+        is_changed.then(|| {
+            let mut state = State { rooms: before.rooms.clone(), configs, account_data };
+            state.rooms.extend(rooms);
+            state
+        })
+    }
+}
+
+impl Sync {
+    /// What is new on a connection, waiting for it if there is nothing yet.
+    ///
+    /// Messages to the device up to the token of that extension are gone afterwards: with it the client says that it has them.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPos`] when the connection has to start anew, [`Error::BadToken`] for a token of messages that is none.
+    pub async fn sliding_sync(&self, requester: &Requester, request: &Request) -> Result<Response, Error> {
+        self.reach(self.0.storage.published()).await;
+        let device_id = requester.device_id.as_ref().map(ToString::to_string).unwrap_or_default();
+        let key = ConnectionKey { user_nr: requester.user_nr, device_id, conn_id: request.conn_id.clone() };
+        let start = self.start_of(key, request.pos.as_deref()).await?;
+        let token = start.token.map(|token| token.stream);
+        if let Some(token) = token {
+            self.catch_up(token.position).await?;
+        }
+        self.acknowledge_to_device(requester, request).await?;
+        let timeout = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
+        tokio::pin!(timeout);
+        let answers_at_once = token.is_none() || request.timeout.is_zero();
+        let since = token.map(|token| token.position);
+        let mut found: Option<Found> = None;
+        // Up to where was looked, and found nothing.
+        let mut after = since.unwrap_or_default();
+        loop {
+            let rooms = self.user_rooms(requester.user_nr).await?;
+            // Registered before the look, so that nothing can slip in between.
+            let (wake, guard) = self.0.waiters.wait(requester.user_nr, &rooms);
+            let notified = wake.notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+
+            let upto = self.position();
+            // After the position: the list knows of all that happened up to there.
+            let list = self.user_list(requester.user_nr).await?;
+            let rooms_now = list.made_from();
+            let _guard_now =
+                (!Arc::ptr_eq(rooms_now, &rooms)).then(|| self.0.waiters.wait(requester.user_nr, rooms_now));
+            let typing = self.0.typing.news(&rooms_now.joined, token.unwrap_or_default().ephemeral);
+            let news = self.news(requester, token, rooms_now, (after, upto), &typing);
+            if found.is_none() || news.any() {
+                let news = self.news(requester, token, rooms_now, (since.unwrap_or_default(), upto), &typing);
+                let marks = self.room_marks(requester.user_nr).await?;
+                let list = list.clone();
+                let settings = self.0.rooms.settings(requester).await?;
+                let look = Look { requester, request, start: &start, since, upto, news, typing, list, marks, settings };
+                // Boxed: a poll that waits must not hold the memory of one that answers.
+                let new = Box::pin(self.look(look)).await?;
+                if answers_at_once || !new.response.is_empty() {
+                    return self.finish(&start, new).await;
+                }
+                found = Some(new);
+            }
+            after = after.max(upto);
+            let is_over = tokio::select! {
+                () = &mut notified => self.0.stopping.is_cancelled(),
+                () = &mut timeout => true,
+            };
+            drop(guard);
+            if let Some(found) = found.take_if(|_| is_over) {
+                return self.finish(&start, found).await;
+            }
+        }
+    }
+
+    /// Keeps what the answer leaves behind, and gives it its `pos`.
+    async fn finish(&self, start: &Start, found: Found) -> Result<Response, Error> {
+        let Found { mut response, state, members, upto, ephemeral } = found;
+        let (version, answer) = self.keep(start, state, members).await?;
+        let stream = StreamToken { position: upto, ephemeral, to_device: None };
+        response.pos = SlidingToken { version, answer, stream }.to_string();
+        Ok(response)
+    }
+
+    async fn look(&self, look: Look<'_>) -> Result<Found, Error> {
+        let before = &look.start.state;
+        let selection = self.select(&look).await?;
+        let mut next = NextState::new(before);
+        let mut response = Response::default();
+
+        let tasks = self.tasks(&look, &selection, &mut next).await?;
+        let told: HashSet<usize> = tasks.iter().map(|task| task.nr).collect();
+        let (mut members, mut timelines) = (HashMap::new(), HashMap::new());
+        for room in self.rooms(&look, tasks).await? {
+            next.set(room.room_nr, room.sent);
+            members.extend(room.members.map(|new| (room.room_nr, new)));
+            timelines.insert(room.room_nr, room.timeline);
+            response.rooms.extend(room.shown);
+        }
+        // What has news that is not told stays behind.
+        if let Some(since) = look.since {
+            let with_news = look.list.rooms.iter().enumerate().filter(|(_, room)| room.last() > since);
+            for (_, room) in with_news.filter(|(nr, room)| !told.contains(nr) && has_news(&look, room)) {
+                let room_nr = room.row.room_nr;
+                if let Some(sent) = next.room(room_nr).filter(|sent| sent.stream == Sent::Live) {
+                    next.set(room_nr, SentRoom { stream: Sent::Upto(since), ..sent });
+                }
+            }
+        }
+        self.add_extensions(&look, &selection, &timelines, &mut next, &mut response).await?;
+        response.lists = selection.counts;
+        let state = next.into_changed();
+        Ok(Found { response, state, members, upto: look.upto, ephemeral: look.typing.position })
+    }
+
+    /// The rooms of which there may be something to tell: the most active ones first, and not too many at once.
+    async fn tasks<'a>(
+        &self,
+        look: &'a Look<'_>,
+        selection: &'a Selection<'_>,
+        next: &mut NextState<'_>,
+    ) -> Result<Vec<Task<'a>>, Error> {
+        let configs: Vec<usize> =
+            selection.combinations.iter().map(|combination| next.config(&combination.required_state)).collect();
+        let mut rooms: Vec<&Selected<'_>> = selection
+            .rooms
+            .iter()
+            .filter(|room| {
+                let combination = &selection.combinations[room.combination];
+                concerns(look, &look.list.rooms[room.nr], combination.timeline_limit, configs[room.combination])
+            })
+            .collect();
+        rooms.sort_by_cached_key(|room| std::cmp::Reverse(look.list.rooms[room.nr].last()));
+        let mut wanted: HashMap<usize, Arc<Wanted>> = HashMap::new();
+        let mut tasks: Vec<Task<'a>> = Vec::new();
+        let mut events = 0;
+        for selected in rooms.into_iter().take(ROOMS_MAX) {
+            let combination = &selection.combinations[selected.combination];
+            events += combination.timeline_limit as usize;
+            if events > EVENTS_MAX && !tasks.is_empty() {
+                break;
+            }
+            let listed = &look.list.rooms[selected.nr];
+            let sent = look.start.state.rooms.get(&listed.row.room_nr);
+            let config = configs[selected.combination];
+            let before = sent.map(|sent| sent.config).filter(|before| *before != config);
+            for config in [Some(config), before].into_iter().flatten() {
+                if let Entry::Vacant(entry) = wanted.entry(config) {
+                    let asked = next.configs.get(config).map_or(&[][..], Vec::as_slice);
+                    entry.insert(Arc::new(self.wanted(asked).await?));
+                }
+            }
+            tasks.push(Task {
+                nr: selected.nr,
+                listed,
+                combination,
+                sent,
+                from: sent.and_then(|sent| sent.stream.position(look.since)),
+                config,
+                wanted: wanted[&config].clone(),
+                wanted_before: before.map(|before| wanted[&before].clone()),
+            });
+        }
+        Ok(tasks)
+    }
+}
+
+/// Whether there may be something to tell of a room that the request looks at.
+fn concerns(look: &Look<'_>, room: &ListedRoom, timeline_limit: u32, config: usize) -> bool {
+    let Some(sent) = look.start.state.rooms.get(&room.row.room_nr) else { return true };
+    let Some(from) = sent.stream.position(look.since) else { return true };
+    let is_live = sent.stream == Sent::Live;
+    (room.last() > from && (!is_live || has_news(look, room)))
+        || (is_live && look.request.counts_unread && look.news.may_count(room.row.room_nr))
+        || timeline_limit > sent.timeline_limit
+        || look.marks.direct.contains(&room.facts.room.id) != sent.is_dm
+        || config != sent.config
+}
+
+/// Whether something has happened in a room since the client's position that lies within the look.
+fn has_news(look: &Look<'_>, room: &ListedRoom) -> bool {
+    room.is_out() || look.since.is_none_or(|since| room.row.position > since) || look.news.room(room.row.room_nr)
+}

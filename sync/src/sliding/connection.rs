@@ -1,0 +1,401 @@
+//! Connections: what each was sent, by version. MSC4186, "Connections".
+//!
+//! A connection's state changes when the client asks for other things, and when a room has news that it is not told; an
+//! ordinary delivery is told by the position in the `pos` alone. The state that an answer leaves behind has a version, which is in
+//! the answer's `pos`. The version that the client asked from and the newest one are kept, so that a request can be repeated.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
+};
+
+use model::{Position, RoomNr, SlidingToken, StateKeyNr};
+use moka::sync::Cache;
+use serde::{Deserialize, Serialize};
+use storage::{ConnectionKey, ConnectionRow};
+
+use super::required_state::RequiredState;
+use crate::{Error, Sync};
+
+/// Most connections of one device: a client has two or three.
+const CONNECTIONS_MAX: u32 = 10;
+/// Most rooms in the states of connections that are in memory, of all together.
+const ROOMS_CACHED: u64 = 2_000_000;
+/// How often it is noted that a connection is in use, in milliseconds.
+const TOUCHED_EVERY_MS: i64 = 24 * 3_600_000;
+/// Most members of whom it is remembered that a connection was sent them.
+const MEMBERS_REMEMBERED: usize = 10_000;
+
+/// How much of something a client has been sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "i64", from = "i64")]
+pub(super) enum Sent {
+    /// Nothing.
+    #[default]
+    Never,
+    /// What there was at a position; since then there was news that it has not been told.
+    Upto(Position),
+    /// Everything up to the position of its `pos`.
+    Live,
+}
+
+impl Sent {
+    /// The position up to which the client has it, who stands at `since`.
+    pub(super) fn position(self, since: Option<Position>) -> Option<Position> {
+        match self {
+            Self::Never => None,
+            Self::Upto(position) => Some(position),
+            Self::Live => since,
+        }
+    }
+}
+
+impl From<i64> for Sent {
+    fn from(number: i64) -> Self {
+        match number {
+            -1 => Self::Never,
+            0 => Self::Live,
+            position => Self::Upto(Position(position)),
+        }
+    }
+}
+
+impl From<Sent> for i64 {
+    fn from(sent: Sent) -> Self {
+        match sent {
+            Sent::Never => -1,
+            Sent::Live => 0,
+            Sent::Upto(position) => position.0,
+        }
+    }
+}
+
+/// What a client has been sent of a room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct SentRoom {
+    pub(super) stream: Sent,
+    pub(super) account_data: Sent,
+    pub(super) receipts: Sent,
+    /// The newest events that it has, without a hole: at least so many, if the room has them.
+    pub(super) timeline_limit: u32,
+    /// Which state it wants: the place in [`State::configs`].
+    pub(super) config: usize,
+    pub(super) is_dm: bool,
+}
+
+/// What a client has been sent.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) rooms: HashMap<RoomNr, SentRoom>,
+    /// The combinations of what is wanted of rooms.
+    pub(super) configs: Vec<Vec<RequiredState>>,
+    /// The account data of no room.
+    pub(super) account_data: Sent,
+}
+
+/// A state as it is stored: most rooms have been sent alike. The numbers of rooms are differences.
+#[derive(Deserialize, Serialize)]
+struct Packed {
+    configs: Vec<Vec<RequiredState>>,
+    account_data: Sent,
+    groups: Vec<(SentRoom, Vec<i64>)>,
+}
+
+impl State {
+    fn pack(&self) -> Vec<u8> {
+        let mut groups: BTreeMap<SentRoom, Vec<i64>> = BTreeMap::new();
+        for (room_nr, sent) in &self.rooms {
+            groups.entry(*sent).or_default().push(room_nr.0);
+        }
+        for rooms in groups.values_mut() {
+            rooms.sort_unstable();
+            let mut before = 0;
+            for room in rooms {
+                (before, *room) = (*room, *room - before);
+            }
+        }
+        let packed = Packed {
+            configs: self.configs.clone(),
+            account_data: self.account_data,
+            groups: groups.into_iter().collect(),
+        };
+        serde_json::to_vec(&packed).expect("numbers and texts serialize")
+    }
+
+    fn unpack(bytes: &[u8]) -> Result<Self, Error> {
+        let packed: Packed = serde_json::from_slice(bytes)
+            .map_err(|error| storage::Error::Damaged(format!("a connection of sliding sync: {error}")))?;
+        let mut rooms = HashMap::new();
+        for (sent, numbers) in packed.groups {
+            let mut nr = 0;
+            for difference in numbers {
+                nr += difference;
+                rooms.insert(RoomNr(nr), sent);
+            }
+        }
+        Ok(Self { rooms, configs: packed.configs, account_data: packed.account_data })
+    }
+
+    /// Leaves out the combinations that no room has any more.
+    fn tidy(&mut self) {
+        let mut places: HashMap<usize, usize> = HashMap::new();
+        let mut configs = Vec::new();
+        for sent in self.rooms.values_mut() {
+            sent.config = *places.entry(sent.config).or_insert_with(|| {
+                configs.push(self.configs.get(sent.config).cloned().unwrap_or_default());
+                configs.len() - 1
+            });
+        }
+        self.configs = configs;
+    }
+}
+
+/// The connections in memory.
+pub(crate) struct Connections(Cache<ConnectionKey, Arc<Connection>>);
+
+impl Default for Connections {
+    fn default() -> Self {
+        let weigh = |_: &ConnectionKey, connection: &Arc<Connection>| {
+            connection.states.iter().map(|(_, state)| state.rooms.len() as u32).sum::<u32>() + 50
+        };
+        Self(Cache::builder().max_capacity(ROOMS_CACHED).weigher(weigh).build())
+    }
+}
+
+/// A connection in memory.
+pub(super) struct Connection {
+    states: Vec<(u64, Arc<State>)>,
+    used_at_ms: AtomicI64,
+    members: Arc<SentMembers>,
+}
+
+/// The members that were sent as they were needed, so that they are not sent again with each message. In memory only: who is not
+/// remembered is sent once more.
+#[derive(Debug, Default)]
+pub(super) struct SentMembers(
+    /// Guards what was sent. Held for moments only; no other lock is taken inside.
+    Mutex<Answered>,
+);
+
+#[derive(Debug, Default)]
+struct Answered {
+    /// The answer that the client has, and the members that it has.
+    taken: u32,
+    known: HashMap<RoomNr, HashSet<StateKeyNr>>,
+    /// The answer that it may not have yet, and what that one sent.
+    answer: u32,
+    sent: HashMap<RoomNr, NewMembers>,
+}
+
+/// The members that an answer sends of a room.
+#[derive(Clone, Debug, Default)]
+pub(super) struct NewMembers {
+    /// Whether the client forgets those that it had. MSC4186, "Lazy loaded memberships".
+    pub(super) starts_anew: bool,
+    pub(super) members: HashSet<StateKeyNr>,
+}
+
+impl SentMembers {
+    /// The client comes from an answer: it has what that one sent.
+    fn take(&self, answer: u32) {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Answered { taken, known, answer: last, sent } = &mut *guard;
+        let sent = std::mem::take(sent);
+        if answer == *last {
+            for (room, new) in sent {
+                let members = known.entry(room).or_default();
+                if new.starts_anew {
+                    members.clear();
+                }
+                members.extend(new.members);
+            }
+        } else if answer != *taken {
+            // Another process has answered meanwhile, or has begun.
+            known.clear();
+        }
+        if known.values().map(HashSet::len).sum::<usize>() > MEMBERS_REMEMBERED {
+            known.clear();
+        }
+        (*taken, *last) = (answer, answer);
+    }
+
+    fn answer(&self, answer: u32, new: HashMap<RoomNr, NewMembers>) {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        (guard.answer, guard.sent) = (answer, new);
+    }
+
+    /// Whether the client has a member of a room.
+    pub(super) fn knows(&self, room_nr: RoomNr, member: StateKeyNr) -> bool {
+        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.known.get(&room_nr).is_some_and(|members| members.contains(&member))
+    }
+}
+
+/// Where a request starts.
+pub(super) struct Start {
+    pub(super) key: ConnectionKey,
+    /// The token that the client has; nothing for a new connection.
+    pub(super) token: Option<SlidingToken>,
+    /// What it has been sent.
+    pub(super) state: Arc<State>,
+    pub(super) members: Arc<SentMembers>,
+}
+
+impl Sync {
+    /// Where a request starts.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPos`] when the token is none of this connection, or of a version that is not kept any more.
+    pub(super) async fn start_of(&self, key: ConnectionKey, pos: Option<&str>) -> Result<Start, Error> {
+        let Some(pos) = pos else {
+            let members = Arc::default();
+            return Ok(Start { key, token: None, state: Arc::default(), members });
+        };
+        let token: SlidingToken = pos.parse().map_err(|_| Error::UnknownPos)?;
+        let connection = self.connection(&key, token.version).await?.ok_or(Error::UnknownPos)?;
+        let state = connection.state(token.version).ok_or(Error::UnknownPos)?;
+        connection.members.take(token.answer);
+        let now_ms = self.0.storage.clock().now_ms();
+        if now_ms - connection.used_at_ms.load(Ordering::Relaxed) > TOUCHED_EVERY_MS {
+            connection.used_at_ms.store(now_ms, Ordering::Relaxed);
+            self.0.storage.touch_sync_connection(&key).await?;
+        }
+        Ok(Start { key, token: Some(token), state, members: connection.members.clone() })
+    }
+
+    /// A connection that has a version; asks the database when it is not in memory.
+    async fn connection(&self, key: &ConnectionKey, version: u64) -> Result<Option<Arc<Connection>>, Error> {
+        let known = self.0.connections.0.get(key);
+        if let Some(known) = known.filter(|known| known.state(version).is_some()) {
+            return Ok(Some(known));
+        }
+        let Some(row) = self.0.storage.get_sync_connection(key).await? else { return Ok(None) };
+        let ConnectionRow { states, used_at_ms } = row;
+        let states = states.into_iter().map(|(version, state)| Ok((version as u64, Arc::new(State::unpack(&state)?))));
+        let connection = Arc::new(Connection {
+            states: states.collect::<Result<_, Error>>()?,
+            used_at_ms: AtomicI64::new(used_at_ms),
+            members: Arc::default(),
+        });
+        self.0.connections.0.insert(key.clone(), connection.clone());
+        Ok(Some(connection))
+    }
+
+    /// Keeps what an answer leaves behind, and gives the version and the number of the answer for its `pos`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownPos`] when the connection ended meanwhile.
+    pub(super) async fn keep(
+        &self,
+        start: &Start,
+        state: Option<State>,
+        members: HashMap<RoomNr, NewMembers>,
+    ) -> Result<(u64, u32), Error> {
+        let answer = self.0.storage.random().number() as u32;
+        let version = match (start.token, state) {
+            (Some(token), None) => token.version,
+            (token, state) => {
+                let mut state = state.unwrap_or_default();
+                state.tidy();
+                // Kept as a signed number.
+                let version = self.0.storage.random().number() >> 1;
+                let packed = state.pack();
+                match token {
+                    None => {
+                        self.0
+                            .storage
+                            .upsert_sync_connection(&start.key, version as i64, packed, CONNECTIONS_MAX - 1)
+                            .await?;
+                    }
+                    Some(from) => {
+                        let from = from.version as i64;
+                        if !self.0.storage.update_sync_connection(&start.key, from, version as i64, packed).await? {
+                            return Err(Error::UnknownPos);
+                        }
+                    }
+                }
+                let before = token.map(|token| (token.version, start.state.clone()));
+                let connection = Connection {
+                    states: [(version, Arc::new(state))].into_iter().chain(before).collect(),
+                    used_at_ms: AtomicI64::new(self.0.storage.clock().now_ms()),
+                    members: start.members.clone(),
+                };
+                self.0.connections.0.insert(start.key.clone(), Arc::new(connection));
+                version
+            }
+        };
+        start.members.answer(answer, members);
+        Ok((version, answer))
+    }
+}
+
+impl Connection {
+    fn state(&self, version: u64) -> Option<Arc<State>> {
+        self.states.iter().find(|(known, _)| *known == version).map(|(_, state)| state.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::required_state::Pattern, *};
+
+    fn sent(stream: Sent, config: usize) -> SentRoom {
+        SentRoom { stream, account_data: Sent::Live, receipts: Sent::Never, timeline_limit: 20, config, is_dm: false }
+    }
+
+    #[test]
+    fn a_state_comes_back_without_what_no_room_uses() {
+        let config = |word: &str| {
+            let pattern = Pattern { event_type: Some(word.to_owned()), state_key: None };
+            vec![RequiredState { include: [pattern].into(), ..RequiredState::default() }]
+        };
+        let mut state = State { configs: vec![config("a"), config("unused"), config("b")], ..State::default() };
+        for nr in 1..=3_000 {
+            state.rooms.insert(RoomNr(nr * 3), sent(Sent::Live, 0));
+        }
+        state.rooms.insert(RoomNr(9), sent(Sent::Upto(Position(77)), 2));
+        let before = state.clone();
+        state.tidy();
+        let packed = state.pack();
+        assert!(packed.len() < 10_000, "{}", packed.len());
+        let back = State::unpack(&packed).unwrap();
+        assert_eq!(back.rooms.len(), 3_000);
+        assert_eq!(back.configs.len(), 2);
+        for (room, known) in &before.rooms {
+            let found = back.rooms[room];
+            assert_eq!(back.configs[found.config], before.configs[known.config]);
+            assert_eq!(SentRoom { config: 0, ..found }, SentRoom { config: 0, ..*known });
+        }
+    }
+
+    #[test]
+    fn a_member_is_known_once_the_client_comes_from_the_answer_that_sent_it() {
+        let (members, room, alice) = (SentMembers::default(), RoomNr(1), StateKeyNr(5));
+        let new = |starts_anew: bool, member: Option<StateKeyNr>| {
+            HashMap::from([(room, NewMembers { starts_anew, members: member.into_iter().collect() })])
+        };
+        members.take(1);
+        members.answer(2, new(false, Some(alice)));
+        assert!(!members.knows(room, alice));
+        // The answer was lost, and the request came again.
+        members.take(1);
+        assert!(!members.knows(room, alice));
+        members.answer(3, new(false, Some(alice)));
+        members.take(3);
+        assert!(members.knows(room, alice));
+        // A gap: the client has forgotten its members.
+        members.answer(4, new(true, None));
+        members.take(4);
+        assert!(!members.knows(room, alice));
+        members.answer(5, new(false, Some(alice)));
+        members.take(5);
+        // Another process has answered.
+        members.take(77);
+        assert!(!members.knows(room, alice));
+    }
+}

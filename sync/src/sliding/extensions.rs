@@ -1,0 +1,321 @@
+//! What an answer tells besides rooms: messages to the device, device lists, account data, receipts, typing.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use accounts::{Requester, default_push_rules};
+use model::{EphemeralPosition, Membership, Position, RoomNr, StreamToken};
+use ruma::OwnedRoomId;
+use serde_json::{
+    json,
+    value::{RawValue, to_raw_value},
+};
+use storage::{AccountDataRow, ReceiptRow, StoredEvent};
+
+use super::{
+    Look, NextState,
+    connection::{Sent, SentRoom},
+    lists::Selection,
+    request::{Request, Scope},
+    response::{E2ee, Response, ToDevice},
+};
+use crate::{
+    Error, Sync,
+    room_facts::ListedRoom,
+    v3::{TO_DEVICE_MAX, account_data_event},
+};
+
+/// The events that an answer tells of each room.
+type Timelines = HashMap<RoomNr, Vec<Arc<StoredEvent>>>;
+
+impl Sync {
+    /// Deletes the messages that the client says it has. MSC3885.
+    pub(super) async fn acknowledge_to_device(&self, requester: &Requester, request: &Request) -> Result<(), Error> {
+        let since = request.extensions.to_device.as_ref().and_then(|asked| asked.since.as_ref());
+        let (Some(since), Some(device_id)) = (since, &requester.device_id) else { return Ok(()) };
+        let since = to_device_position(since)?;
+        self.catch_up(since).await?;
+        self.acknowledge(requester.user_nr, device_id.as_str(), since).await
+    }
+
+    pub(super) async fn add_extensions(
+        &self,
+        look: &Look<'_>,
+        selection: &Selection<'_>,
+        timelines: &Timelines,
+        next: &mut NextState<'_>,
+        response: &mut Response,
+    ) -> Result<(), Error> {
+        self.add_to_device(look, response).await?;
+        self.add_e2ee(look, response).await?;
+        self.add_account_data(look, selection, next, response).await?;
+        self.add_receipts(look, selection, timelines, next, response).await?;
+        self.add_typing(look, selection, response).await
+    }
+
+    /// Messages to the device. MSC3885.
+    async fn add_to_device(&self, look: &Look<'_>, response: &mut Response) -> Result<(), Error> {
+        let (Some(asked), Some(device_id)) = (&look.request.extensions.to_device, &look.requester.device_id) else {
+            return Ok(());
+        };
+        let after = asked.since.as_deref().map(to_device_position).transpose()?.unwrap_or_default();
+        let limit = asked.limit.unwrap_or(TO_DEVICE_MAX).clamp(1, TO_DEVICE_MAX);
+        let mut upto = look.upto.max(after);
+        let mut events = Vec::new();
+        // Who has all up to where it stands, and of whom no news is heard, has none waiting.
+        if look.news.to_device || look.since.is_none_or(|since| after < since) {
+            let user_nr = look.requester.user_nr;
+            let found = self.0.storage.list_to_device(user_nr, device_id.as_str(), after, upto, limit).await?;
+            if found.len() == limit as usize {
+                // The others come with the next answer.
+                upto = found.last().map_or(upto, |(position, _)| *position);
+            }
+            events = found.into_iter().filter_map(|(_, json)| RawValue::from_string(json).ok()).collect();
+        }
+        response.extensions.to_device = Some(ToDevice { next_batch: StreamToken::at(upto).to_string(), events });
+        Ok(())
+    }
+
+    /// Device lists and counts of keys. MSC3884. As with Synapse each answer has the counts: clients rely on it.
+    async fn add_e2ee(&self, look: &Look<'_>, response: &mut Response) -> Result<(), Error> {
+        let Some(device_id) = look.requester.device_id.as_ref().filter(|_| look.request.extensions.e2ee) else {
+            return Ok(());
+        };
+        let user_nr = look.requester.user_nr;
+        let device_lists = match look.since {
+            Some(since) => self.device_lists(user_nr, &look.news, (since, look.upto)).await?,
+            None => Default::default(),
+        };
+        let key_counts = self.0.storage.get_key_counts(user_nr, device_id.as_str()).await?;
+        response.extensions.e2ee = Some(E2ee { device_lists, key_counts });
+        Ok(())
+    }
+
+    /// Account data. MSC3959.
+    async fn add_account_data(
+        &self,
+        look: &Look<'_>,
+        selection: &Selection<'_>,
+        next: &mut NextState<'_>,
+        response: &mut Response,
+    ) -> Result<(), Error> {
+        let user_nr = look.requester.user_nr;
+        let scope = look.request.extensions.account_data.as_ref();
+        let global = look.start.state.account_data;
+        let rooms = in_scope(look, selection, next, scope, |sent| &mut sent.account_data);
+        let new: Vec<RoomNr> =
+            rooms.iter().filter(|(.., from)| from.is_none()).map(|(room, _)| room.row.room_nr).collect();
+        // The oldest place from which changes are told.
+        let oldest = rooms.iter().filter_map(|(_, from)| *from);
+        let oldest = oldest.chain(scope.and(global.position(look.since))).chain(look.since).min();
+        let has_old = rooms.iter().any(|(_, from)| from.is_some_and(|from| Some(from) != look.since))
+            || matches!(global, Sent::Upto(_));
+        let changed = match oldest {
+            Some(oldest) if look.news.account_data || (has_old && scope.is_some()) => {
+                self.0.storage.list_account_data(user_nr, oldest, look.upto).await?
+            }
+            _ => Vec::new(),
+        };
+        let mut shown: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+        let all =
+            if new.is_empty() { Vec::new() } else { self.0.storage.list_account_data_of_rooms(user_nr, &new).await? };
+        for (room, from) in &rooms {
+            let rows = if from.is_none() { &all } else { &changed };
+            let is_told =
+                |row: &&AccountDataRow| row.room_nr == room.row.room_nr && from.is_none_or(|from| row.position > from);
+            let events: Vec<_> = rows.iter().filter(is_told).filter_map(event_of).collect();
+            if !events.is_empty() {
+                shown.insert(room.facts.room.id.clone(), events);
+            }
+        }
+        response.extensions.room_account_data = shown;
+        if scope.is_some() {
+            let from = global.position(look.since);
+            let rows = match from {
+                Some(_) => changed.iter().filter(|row| row.room_nr == RoomNr(0)).cloned().collect(),
+                None => self.0.storage.list_account_data_of_room(user_nr, RoomNr(0)).await?,
+            };
+            let is_told = |row: &&AccountDataRow| from.is_none_or(|from| row.position > from);
+            let events = &mut response.extensions.global_account_data;
+            events.extend(rows.iter().filter(is_told).filter_map(event_of));
+            if from.is_none() && !rows.iter().any(|row| row.event_type == "m.push_rules") {
+                // Whoever never changed their rules has the default ones. Client-Server API, "m.push_rules".
+                let rules = default_push_rules(&look.requester.user_id);
+                events.extend(to_raw_value(&json!({"type": "m.push_rules", "content": {"global": rules}})).ok());
+            }
+            next.account_data = Sent::Live;
+        } else if let (Sent::Live, Some(since)) = (global, look.since)
+            && changed.iter().any(|row| row.room_nr == RoomNr(0))
+        {
+            next.account_data = Sent::Upto(since);
+        }
+        // What changed and is not told stays behind.
+        if let Some(since) = look.since {
+            let told: Vec<RoomNr> = rooms.iter().map(|(room, _)| room.row.room_nr).collect();
+            for row in changed.iter().filter(|row| row.position > since && !told.contains(&row.room_nr)) {
+                stay_behind(next, row.room_nr, since, |sent| &mut sent.account_data);
+            }
+        }
+        Ok(())
+    }
+
+    /// Receipts. MSC3960: of a room that is new to the client those for the events in its timeline, and the user's own.
+    async fn add_receipts(
+        &self,
+        look: &Look<'_>,
+        selection: &Selection<'_>,
+        timelines: &Timelines,
+        next: &mut NextState<'_>,
+        response: &mut Response,
+    ) -> Result<(), Error> {
+        let storage = &self.0.storage;
+        let scope = look.request.extensions.receipts.as_ref();
+        let rooms = in_scope(look, selection, next, scope, |sent| &mut sent.receipts);
+        let mut found: HashMap<RoomNr, Vec<ReceiptRow>> = HashMap::new();
+        let mut new: HashMap<RoomNr, &[Arc<StoredEvent>]> = HashMap::new();
+        let mut after: BTreeMap<Position, Vec<RoomNr>> = BTreeMap::new();
+        for (room, from) in &rooms {
+            let room_nr = room.row.room_nr;
+            match from {
+                None => drop(new.insert(room_nr, timelines.get(&room_nr).map_or(&[][..], Vec::as_slice))),
+                Some(from) if Some(*from) == look.since && !look.news.has_receipts(room_nr) => {}
+                Some(from) => after.entry(*from).or_default().push(room_nr),
+            }
+        }
+        for (from, rooms) in after {
+            found.extend(storage.list_receipts(&rooms, from, look.upto).await?);
+        }
+        if !new.is_empty() {
+            let numbers: Vec<RoomNr> = new.keys().copied().collect();
+            found.extend(storage.list_own_receipts(look.requester.user_nr, &numbers, look.upto).await?);
+            // An event is read after it was sent.
+            let first =
+                |events: &&[Arc<StoredEvent>]| events.first().and_then(|event| event.place).map(|place| place.0);
+            let places: Vec<(RoomNr, Position)> =
+                new.iter().filter_map(|(room_nr, events)| Some((*room_nr, first(events)?))).collect();
+            for (room_nr, receipts) in storage.list_receipts_after(&places).await? {
+                let ids: HashSet<&str> =
+                    new.get(&room_nr).into_iter().copied().flatten().map(|event| event.pdu.event_id.as_str()).collect();
+                let others = receipts.into_iter().filter(|receipt| {
+                    receipt.position <= look.upto
+                        && receipt.user_nr != look.requester.user_nr
+                        && ids.contains(receipt.event_id.as_str())
+                });
+                found.entry(room_nr).or_default().extend(others);
+            }
+        }
+        let events = self.receipt_events(look.requester, found).await?;
+        let by_nr: HashMap<RoomNr, &OwnedRoomId> =
+            rooms.iter().map(|(room, _)| (room.row.room_nr, &room.facts.room.id)).collect();
+        for (room_nr, event) in events {
+            if let (Some(room_id), Ok(event)) = (by_nr.get(&room_nr), RawValue::from_string(event)) {
+                response.extensions.receipts.insert((*room_id).clone(), event);
+            }
+        }
+        // What is new and is not told stays behind.
+        if let Some(since) = look.since.filter(|_| look.news.receipts) {
+            let behind = look
+                .list
+                .rooms
+                .iter()
+                .map(|room| room.row.room_nr)
+                .filter(|room_nr| look.news.has_receipts(*room_nr) && !by_nr.contains_key(room_nr));
+            for room_nr in behind {
+                stay_behind(next, room_nr, since, |sent| &mut sent.receipts);
+            }
+        }
+        Ok(())
+    }
+
+    /// Who is typing. MSC3961.
+    async fn add_typing(
+        &self,
+        look: &Look<'_>,
+        selection: &Selection<'_>,
+        response: &mut Response,
+    ) -> Result<(), Error> {
+        let Some(scope) = &look.request.extensions.typing else { return Ok(()) };
+        let is_new = |room: &ListedRoom| {
+            response.rooms.get(&room.facts.room.id).is_some_and(|room| room.initial) && look.since.is_some()
+        };
+        let (mut rooms, mut new) = (HashMap::new(), Vec::new());
+        for selected in selection.rooms.iter().filter(|selected| selection.covers(scope, selected)) {
+            let room = &look.list.rooms[selected.nr];
+            if room.row.membership == Membership::Join {
+                rooms.insert(room.row.room_nr, &room.facts.room.id);
+                if is_new(room) {
+                    new.push(room.row.room_nr);
+                }
+            }
+        }
+        let mut changes = look.typing.changes.clone();
+        // Of a room that is new to the client it is told who is typing already.
+        if !new.is_empty() {
+            let now = self.0.typing.news(&new, EphemeralPosition::default());
+            changes.retain(|change| !new.contains(&change.room_nr));
+            changes.extend(now.changes);
+        }
+        changes.retain(|change| rooms.contains_key(&change.room_nr));
+        let users: Vec<_> = changes.iter().flat_map(|change| change.users.iter().copied()).collect();
+        let names = if users.is_empty() { HashMap::new() } else { self.0.storage.user_ids(&users).await? };
+        for change in changes {
+            let mut ids: Vec<_> = change
+                .users
+                .iter()
+                .filter_map(|user| names.get(user))
+                .filter(|user| !look.settings.ignores(user))
+                .collect();
+            ids.sort_unstable();
+            if let Ok(event) = to_raw_value(&json!({"type": "m.typing", "content": {"user_ids": ids}})) {
+                response.extensions.typing.insert(rooms[&change.room_nr].clone(), event);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The rooms that an extension tells of, with the position up to which the client has it; nothing when it has none of it. They
+/// count as told. Only rooms that the client knows are among them.
+fn in_scope<'l>(
+    look: &'l Look<'_>,
+    selection: &Selection<'_>,
+    next: &mut NextState<'_>,
+    scope: Option<&Scope>,
+    part: impl Fn(&mut SentRoom) -> &mut Sent,
+) -> Vec<(&'l ListedRoom, Option<Position>)> {
+    let Some(scope) = scope else { return Vec::new() };
+    let mut rooms = Vec::new();
+    for selected in selection.rooms.iter().filter(|selected| selection.covers(scope, selected)) {
+        let room = &look.list.rooms[selected.nr];
+        if room.row.membership != Membership::Join {
+            continue;
+        }
+        let Some(mut sent) = next.room(room.row.room_nr) else { continue };
+        let told = part(&mut sent);
+        rooms.push((room, told.position(look.since)));
+        if *told != Sent::Live {
+            *told = Sent::Live;
+            next.set(room.row.room_nr, sent);
+        }
+    }
+    rooms
+}
+
+fn stay_behind(next: &mut NextState<'_>, room_nr: RoomNr, since: Position, part: impl Fn(&mut SentRoom) -> &mut Sent) {
+    if let Some(mut sent) = next.room(room_nr)
+        && *part(&mut sent) == Sent::Live
+    {
+        *part(&mut sent) = Sent::Upto(since);
+        next.set(room_nr, sent);
+    }
+}
+
+fn to_device_position(token: &str) -> Result<Position, Error> {
+    Ok(token.parse::<StreamToken>().map_err(|_| Error::BadToken)?.position)
+}
+
+fn event_of(row: &AccountDataRow) -> Option<Box<RawValue>> {
+    RawValue::from_string(account_data_event(&row.event_type, &row.content)).ok()
+}
