@@ -47,6 +47,8 @@ const ROOM_VERSIONS: [RoomVersionId; 12] = [
 const UNSTABLE_FEATURES: &[&str] = &[
     // The summary of a room: matrix-js-sdk asks for it under the path of the release when it sees this, before that release is complete.
     "org.matrix.msc3266",
+    // Sliding sync. MSC4186, "Unstable prefix".
+    "org.matrix.simplified_msc3575",
 ];
 
 pub(crate) fn routes() -> Router<ClientApi> {

@@ -22,6 +22,7 @@ mod register;
 mod releases;
 mod requester;
 mod rooms;
+mod sliding_sync;
 mod sync;
 mod to_device;
 mod uiaa;
@@ -103,6 +104,7 @@ pub fn router(api: ClientApi) -> Router {
         .merge(push_rules::routes())
         .merge(to_device::routes())
         .merge(rooms::routes())
+        .merge(sliding_sync::routes())
         .merge(sync::routes())
         .with_state(api)
 }

@@ -18,6 +18,8 @@ mod peeking;
 mod push_rules;
 mod rooms;
 mod shutdown;
+mod sliding_model;
+mod sliding_sync;
 mod spaces;
 mod sync;
 mod sync_state;

@@ -1,0 +1,306 @@
+//! Sliding sync in its two wire formats. MSC4186, "Simplified Sliding Sync".
+//!
+//! Deployed clients speak the [`unstable`] one; [`v4`] is the one that was accepted, whose appendix lists the differences. Both are thin: what
+//! a client asks becomes a [`sync::sliding::Request`], and what it is answered comes from a [`sync::sliding::Response`]. Ruma's types speak the unstable form only, and
+//! without the filters by space, tag and name: the types here are our own.
+
+mod unstable;
+mod v4;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use axum::{Router, response::Response, routing::post};
+use model::limits::{BODY_BYTES_MAX, ID_BYTES_MAX};
+use ruma::{OwnedRoomId, UserId};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sync::sliding::{self, ExtensionAnswers, Extensions, Hero, Scope, ToDevice};
+use web::{JsonBody, MatrixError, ReadyJson};
+
+use crate::ClientApi;
+
+/// Most events of a room's timeline in one answer: the specification lets a server cut what a client asks.
+const TIMELINE_LIMIT_MAX: u64 = 100;
+/// Most parts of a list.
+const RANGES_MAX: usize = 100;
+/// Most pieces of state that one list or subscription names.
+const REQUIRED_STATE_MAX: usize = 250;
+/// Most values of one filter.
+const FILTER_VALUES_MAX: usize = 100;
+/// Most lists or rooms that one extension names.
+const SCOPE_MAX: usize = 500;
+
+/// The body of a request.
+type Body<T> = JsonBody<T, BODY_BYTES_MAX>;
+
+pub(crate) fn routes() -> Router<ClientApi> {
+    Router::new().route(unstable::PATH, post(unstable::sync)).route(v4::PATH, post(v4::sync))
+}
+
+/// How a client wants to be seen. `/sync` has the same.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Presence {
+    Online,
+    Offline,
+    Unavailable,
+}
+
+impl Presence {
+    /// Nobody is shown as present yet; a word that is none is an error all the same.
+    fn check(word: Option<&str>) -> Result<(), MatrixError> {
+        let Some(word) = word else { return Ok(()) };
+        let known = serde_json::from_value::<Self>(word.into());
+        known
+            .map(drop)
+            .map_err(|_| MatrixError::invalid_param("`set_presence` is not one of online, offline and unavailable"))
+    }
+}
+
+fn check_count(what: &str, count: usize, max: usize) -> Result<(), MatrixError> {
+    if count <= max { Ok(()) } else { Err(MatrixError::invalid_param(format!("more than {max} {what}"))) }
+}
+
+fn check_text(what: &str, text: &str) -> Result<(), MatrixError> {
+    if text.len() <= ID_BYTES_MAX && !text.contains('\0') {
+        return Ok(());
+    }
+    Err(MatrixError::invalid_param(format!("{what} is longer than {ID_BYTES_MAX} bytes, or has a zero byte")))
+}
+
+fn timeline_limit(asked: u64) -> u32 {
+    asked.min(TIMELINE_LIMIT_MAX) as u32
+}
+
+/// The parts of a list, as they were asked for.
+fn ranges(asked: Vec<(u64, u64)>) -> Result<Vec<(u64, u64)>, MatrixError> {
+    check_count("ranges in a list", asked.len(), RANGES_MAX)?;
+    if asked.iter().any(|(first, last)| last < first) {
+        return Err(MatrixError::invalid_param("a range ends before it begins"));
+    }
+    Ok(asked)
+}
+
+/// MSC4186, "SlidingRoomFilter".
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Filters {
+    is_dm: Option<bool>,
+    spaces: Option<BTreeSet<String>>,
+    is_encrypted: Option<bool>,
+    /// Called so in the accepted form,
+    is_invited: Option<bool>,
+    /// and so in the unstable one.
+    is_invite: Option<bool>,
+    room_types: Option<BTreeSet<Option<String>>>,
+    not_room_types: Option<BTreeSet<Option<String>>>,
+    room_name_like: Option<String>,
+    tags: Option<BTreeSet<String>>,
+    not_tags: Option<BTreeSet<String>>,
+}
+
+impl Filters {
+    fn into_model(self) -> Result<sliding::Filters, MatrixError> {
+        let counts = [
+            self.spaces.as_ref().map_or(0, BTreeSet::len),
+            self.room_types.as_ref().map_or(0, BTreeSet::len),
+            self.not_room_types.as_ref().map_or(0, BTreeSet::len),
+            self.tags.as_ref().map_or(0, BTreeSet::len),
+            self.not_tags.as_ref().map_or(0, BTreeSet::len),
+        ];
+        for count in counts {
+            check_count("values in a filter", count, FILTER_VALUES_MAX)?;
+        }
+        check_text("`room_name_like`", self.room_name_like.as_deref().unwrap_or_default())?;
+        Ok(sliding::Filters {
+            is_dm: self.is_dm,
+            // What is no room id is no space that anybody is in.
+            spaces: self.spaces.map(|ids| ids.into_iter().filter_map(|id| id.try_into().ok()).collect()),
+            is_encrypted: self.is_encrypted,
+            is_invited: self.is_invited.or(self.is_invite),
+            room_types: self.room_types,
+            not_room_types: self.not_room_types.unwrap_or_default(),
+            room_name_like: self.room_name_like,
+            tags: self.tags,
+            not_tags: self.not_tags.unwrap_or_default(),
+        })
+    }
+}
+
+/// The extensions of a request.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ExtensionsAsked {
+    to_device: ToDeviceAsked,
+    e2ee: Asked,
+    account_data: Asked,
+    receipts: Asked,
+    typing: Asked,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ToDeviceAsked {
+    enabled: Option<bool>,
+    limit: Option<u64>,
+    since: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Asked {
+    enabled: Option<bool>,
+    lists: Option<BTreeSet<String>>,
+    rooms: Option<BTreeSet<String>>,
+}
+
+impl Asked {
+    fn into_scope(self) -> Result<Option<Scope>, MatrixError> {
+        for names in [&self.lists, &self.rooms].into_iter().flatten() {
+            check_count("lists or rooms of an extension", names.len(), SCOPE_MAX)?;
+        }
+        Ok((self.enabled == Some(true)).then_some(Scope { lists: self.lists, rooms: self.rooms }))
+    }
+}
+
+impl ExtensionsAsked {
+    fn into_model(self) -> Result<Extensions, MatrixError> {
+        let to_device = self.to_device;
+        Ok(Extensions {
+            to_device: (to_device.enabled == Some(true)).then(|| ToDevice {
+                since: to_device.since,
+                limit: to_device.limit.map(|limit| u32::try_from(limit).unwrap_or(u32::MAX)),
+            }),
+            e2ee: self.e2ee.enabled == Some(true),
+            account_data: self.account_data.into_scope()?,
+            receipts: self.receipts.into_scope()?,
+            typing: self.typing.into_scope()?,
+        })
+    }
+}
+
+/// A list in an answer.
+#[derive(Serialize)]
+struct ListShown {
+    count: usize,
+}
+
+/// MSC4186, "`Hero` type".
+#[derive(Serialize)]
+struct HeroShown<'a> {
+    user_id: &'a UserId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    displayname: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar_url: Option<&'a str>,
+}
+
+impl<'a> HeroShown<'a> {
+    fn of(hero: &'a Hero) -> Self {
+        Self {
+            user_id: &hero.user_id,
+            displayname: hero.display_name.as_deref(),
+            avatar_url: hero.avatar_url.as_deref(),
+        }
+    }
+}
+
+/// The extensions of an answer.
+#[derive(Serialize)]
+struct ExtensionsShown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    to_device: Option<ToDeviceShown<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    e2ee: Option<E2eeShown<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account_data: Option<AccountDataShown<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipts: Option<ByRoom<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    typing: Option<ByRoom<'a>>,
+}
+
+#[derive(Serialize)]
+struct ToDeviceShown<'a> {
+    next_batch: &'a str,
+    events: &'a [Box<RawValue>],
+}
+
+#[derive(Serialize)]
+struct E2eeShown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device_lists: Option<DeviceListsShown<'a>>,
+    device_one_time_keys_count: BTreeMap<&'a str, u64>,
+    device_unused_fallback_key_types: &'a [String],
+}
+
+#[derive(Serialize)]
+struct DeviceListsShown<'a> {
+    changed: &'a [ruma::OwnedUserId],
+    left: &'a [ruma::OwnedUserId],
+}
+
+#[derive(Serialize)]
+struct AccountDataShown<'a> {
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    global: &'a [Box<RawValue>],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    rooms: &'a BTreeMap<OwnedRoomId, Vec<Box<RawValue>>>,
+}
+
+#[derive(Serialize)]
+struct ByRoom<'a> {
+    rooms: &'a BTreeMap<OwnedRoomId, Box<RawValue>>,
+}
+
+impl<'a> ExtensionsShown<'a> {
+    fn of(answer: &'a ExtensionAnswers) -> Self {
+        let by_room = |rooms: &'a BTreeMap<_, _>| (!rooms.is_empty()).then_some(ByRoom { rooms });
+        let (global, rooms) = (&answer.global_account_data[..], &answer.room_account_data);
+        Self {
+            to_device: answer
+                .to_device
+                .as_ref()
+                .map(|shown| ToDeviceShown { next_batch: &shown.next_batch, events: &shown.events }),
+            e2ee: answer.e2ee.as_ref().map(|shown| {
+                let (lists, counts) = (&shown.device_lists, &shown.key_counts);
+                let mut one_time: BTreeMap<&str, u64> =
+                    counts.one_time.iter().map(|(algorithm, count)| (algorithm.as_str(), *count)).collect();
+                // As in `/sync`: it is there also when there is none left.
+                one_time.entry("signed_curve25519").or_default();
+                E2eeShown {
+                    device_lists: (!lists.is_empty())
+                        .then(|| DeviceListsShown { changed: &lists.changed, left: &lists.left }),
+                    device_one_time_keys_count: one_time,
+                    device_unused_fallback_key_types: &counts.unused_fallback,
+                }
+            }),
+            account_data: (!global.is_empty() || !rooms.is_empty()).then_some(AccountDataShown { global, rooms }),
+            receipts: by_room(&answer.receipts),
+            typing: by_room(&answer.typing),
+        }
+    }
+}
+
+/// An answer with its rooms in one of the forms.
+#[derive(Serialize)]
+struct Answer<'a, R> {
+    pos: &'a str,
+    lists: BTreeMap<&'a str, ListShown>,
+    rooms: BTreeMap<&'a OwnedRoomId, R>,
+    extensions: ExtensionsShown<'a>,
+}
+
+fn answer<'a, R: Serialize>(
+    response: &'a sliding::Response,
+    room: impl Fn(&'a sliding::Room) -> R,
+) -> Result<Response, MatrixError> {
+    let answer = Answer {
+        pos: &response.pos,
+        lists: response.lists.iter().map(|(name, count)| (name.as_str(), ListShown { count: *count })).collect(),
+        rooms: response.rooms.iter().map(|(room_id, shown)| (room_id, room(shown))).collect(),
+        extensions: ExtensionsShown::of(&response.extensions),
+    };
+    let body = serde_json::to_vec(&answer).map_err(|error| MatrixError::internal(&error))?;
+    Ok(axum::response::IntoResponse::into_response(ReadyJson(body.into())))
+}

@@ -1,0 +1,258 @@
+//! The form that was accepted. MSC4186, "API".
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use axum::{extract::State, response::Response};
+use ruma::OwnedRoomId;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use sync::{
+    Sync,
+    sliding::{self, LISTS_MAX, List, Pattern, Request, RequiredState, RoomConfig},
+};
+use web::{JsonBody, MatrixError, RequesterOrGuest};
+
+use super::{
+    Body, ExtensionsAsked, Filters, HeroShown, Presence, REQUIRED_STATE_MAX, answer, check_count, check_text, ranges,
+    timeline_limit,
+};
+
+pub(super) const PATH: &str = "/_matrix/client/v4/sync";
+
+/// Most rooms that are asked for by name.
+const SUBSCRIPTIONS_MAX: usize = 100;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Asked {
+    conn_id: Option<String>,
+    pos: Option<String>,
+    timeout: Option<u64>,
+    set_presence: Option<String>,
+    lists: BTreeMap<String, ListAsked>,
+    room_subscriptions: BTreeMap<OwnedRoomId, ConfigAsked>,
+    extensions: ExtensionsAsked,
+}
+
+#[derive(Debug, Deserialize)]
+struct ListAsked {
+    timeline_limit: u64,
+    required_state: StateAsked,
+    range: Option<(u64, u64)>,
+    filters: Option<Filters>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ConfigAsked {
+    timeline_limit: u64,
+    required_state: StateAsked,
+}
+
+/// MSC4186, "`RequiredStateRequest`".
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct StateAsked {
+    include: Vec<Element>,
+    exclude: Vec<Element>,
+    lazy_members: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Element {
+    r#type: Option<String>,
+    state_key: Option<String>,
+}
+
+/// `POST /_matrix/client/v4/sync`.
+pub(super) async fn sync(
+    State(sync): State<Sync>,
+    RequesterOrGuest(requester): RequesterOrGuest,
+    JsonBody(asked): Body<Asked>,
+) -> Result<Response, MatrixError> {
+    let request = to_request(asked)?;
+    let response = Box::pin(sync.sliding_sync(&requester, &request)).await?;
+    answer(&response, RoomShown::of)
+}
+
+fn to_request(asked: Asked) -> Result<Request, MatrixError> {
+    Presence::check(asked.set_presence.as_deref())?;
+    check_count("lists", asked.lists.len(), LISTS_MAX)?;
+    check_count("subscriptions", asked.room_subscriptions.len(), SUBSCRIPTIONS_MAX)?;
+    let conn_id = asked.conn_id.unwrap_or_default();
+    check_text("`conn_id`", &conn_id)?;
+    let mut request = Request {
+        conn_id,
+        pos: asked.pos,
+        timeout: Duration::from_millis(asked.timeout.unwrap_or(0)),
+        extensions: asked.extensions.into_model()?,
+        ..Request::default()
+    };
+    for (name, list) in asked.lists {
+        if !is_opaque_identifier(&name) {
+            return Err(MatrixError::invalid_param("the name of a list is no opaque identifier"));
+        }
+        let list = List {
+            ranges: list.range.map(|range| ranges(vec![range])).transpose()?,
+            filters: list.filters.unwrap_or_default().into_model()?,
+            config: config(list.timeline_limit, list.required_state)?,
+        };
+        request.lists.insert(name, list);
+    }
+    for (room_id, asked) in asked.room_subscriptions {
+        request.subscriptions.insert(room_id, config(asked.timeline_limit, asked.required_state)?);
+    }
+    Ok(request)
+}
+
+/// Appendices, "Opaque Identifiers".
+fn is_opaque_identifier(text: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    (1..=255).contains(&text.len()) && text.bytes().all(is_allowed)
+}
+
+fn config(limit: u64, state: StateAsked) -> Result<RoomConfig, MatrixError> {
+    check_count("pieces of required state", state.include.len() + state.exclude.len(), REQUIRED_STATE_MAX)?;
+    // Of members that are loaded lazily only those that are named are wanted at once. MSC4186, "Lazy loaded memberships".
+    let narrowed = if state.lazy_members { BTreeSet::from(["m.room.member".to_owned()]) } else { BTreeSet::new() };
+    let required_state = RequiredState {
+        include: patterns(state.include)?,
+        exclude: patterns(state.exclude)?,
+        narrowed,
+        lazy_members: state.lazy_members,
+    };
+    Ok(RoomConfig { timeline_limit: timeline_limit(limit), required_state })
+}
+
+fn patterns(elements: Vec<Element>) -> Result<BTreeSet<Pattern>, MatrixError> {
+    let pattern = |element: Element| {
+        check_text("a type", element.r#type.as_deref().unwrap_or_default())?;
+        check_text("a state key", element.state_key.as_deref().unwrap_or_default())?;
+        Ok(Pattern { event_type: element.r#type, state_key: element.state_key })
+    };
+    elements.into_iter().map(pattern).collect()
+}
+
+/// MSC4186, "`RoomResult`".
+#[derive(Serialize)]
+struct RoomShown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bump_stamp: Option<i64>,
+    membership: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    lists: &'a [String],
+    /// Null when there is none any more, as with the picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    avatar: Option<&'a Option<String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    heroes: Option<Vec<HeroShown<'a>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_dm: Option<bool>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    initial: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    expanded_timeline: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    required_state: Vec<StateShown<'a>>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    timeline: &'a [Box<RawValue>],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_batch: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    limited: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    num_live: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    joined_count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invited_count: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stripped_state: Option<&'a [Box<RawValue>]>,
+}
+
+/// An event, or what is left of one. MSC4186, "`StateStub` type".
+#[derive(Serialize)]
+#[serde(untagged)]
+enum StateShown<'a> {
+    Event(&'a RawValue),
+    Stub {
+        #[serde(rename = "type")]
+        event_type: &'a str,
+        state_key: &'a str,
+    },
+}
+
+impl<'a> RoomShown<'a> {
+    fn of(room: &'a sliding::Room) -> Self {
+        let events = room.required_state.iter().map(|event| StateShown::Event(event));
+        let stubs = room.deleted_state.iter().map(|(event_type, state_key)| StateShown::Stub { event_type, state_key });
+        Self {
+            bump_stamp: room.bump_stamp.map(|position| position.0),
+            membership: room.membership.as_str(),
+            lists: &room.lists,
+            name: room.name.as_ref(),
+            avatar: room.avatar.as_ref(),
+            heroes: room.heroes.as_ref().map(|heroes| heroes.iter().map(HeroShown::of).collect()),
+            is_dm: room.is_dm,
+            initial: room.initial,
+            expanded_timeline: room.expanded_timeline,
+            required_state: events.chain(stubs).collect(),
+            timeline: &room.timeline,
+            prev_batch: room.prev_batch.as_deref(),
+            limited: room.limited,
+            num_live: room.num_live,
+            joined_count: room.joined_count,
+            invited_count: room.invited_count,
+            stripped_state: room.stripped_state.as_deref(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_of_a_list_is_an_opaque_identifier() {
+        for (name, expected) in [
+            ("all-rooms_1.x~", true),
+            ("", false),
+            ("a b", false),
+            ("ä", false),
+            (&"a".repeat(255), true),
+            (&"a".repeat(256), false),
+        ] {
+            assert_eq!(is_opaque_identifier(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_its_bounds() {
+        let to_request = |body: serde_json::Value| to_request(serde_json::from_value(body).unwrap());
+        let list = |range: [u64; 2]| serde_json::json!({"lists": {"a": {"timeline_limit": 1, "required_state": {}, "range": range}}});
+        assert!(to_request(list([0, 0])).is_ok());
+        assert!(to_request(list([0, u64::MAX])).is_ok());
+        assert!(to_request(list([2, 1])).is_err());
+        let subscriptions = |count: usize| {
+            let rooms: serde_json::Map<_, _> = (0..count)
+                .map(|nr| (format!("!{nr}:x"), serde_json::json!({"timeline_limit": 1, "required_state": {}})))
+                .collect();
+            serde_json::json!({ "room_subscriptions": rooms })
+        };
+        assert!(to_request(subscriptions(100)).is_ok());
+        assert!(to_request(subscriptions(101)).is_err());
+        assert!(to_request(serde_json::json!({"set_presence": "busy"})).is_err());
+    }
+
+    #[test]
+    fn deleted_state_is_a_stub_without_content() {
+        let event = serde_json::value::to_raw_value(&serde_json::json!({"type": "a", "content": {}})).unwrap();
+        let shown = [StateShown::Event(&event), StateShown::Stub { event_type: "b", state_key: "k" }];
+        let json = serde_json::to_value(&shown).unwrap();
+        assert_eq!(json, serde_json::json!([{"type": "a", "content": {}}, {"type": "b", "state_key": "k"}]));
+    }
+}
