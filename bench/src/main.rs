@@ -13,6 +13,7 @@ mod process;
 mod report;
 mod send;
 mod setup;
+mod sliding;
 mod start;
 mod sync;
 mod to_device;
@@ -42,6 +43,7 @@ Examples:
   bench --pid $(pgrep -x swiftchat) send --connections 64 --rooms 1 --members 100
   bench --pid $(pgrep -x swiftchat) fanout --listeners 100 --rate 10
   bench --pid $(pgrep -x swiftchat) sync --rooms 100
+  bench --pid $(pgrep -x swiftchat) sliding --rooms 3000
   bench --pid $(pgrep -x swiftchat) to-device --devices 2000
   bench --pid $(pgrep -x swiftchat) members --members 20000
   bench --pid $(pgrep -x swiftchat) idle --polls 1000
@@ -81,6 +83,8 @@ enum Command {
     Fanout(fanout::Options),
     /// Time and size of an initial sync, of an incremental one with one new event, and of one with nothing new.
     Sync(sync::Options),
+    /// Time and size of the answers of sliding sync for a user in many rooms.
+    Sliding(sliding::Options),
     /// One message to many devices, and the latency of sends into a room beside it.
     ToDevice(to_device::Options),
     /// The list of the members of a large room.
@@ -111,6 +115,7 @@ fn measure(Arguments { target, command }: Arguments) -> Result<()> {
             Command::Send(options) => send::run(&target, &options).await,
             Command::Fanout(options) => fanout::run(&target, &options).await,
             Command::Sync(options) => sync::run(&target, &options).await,
+            Command::Sliding(options) => sliding::run(&target, &options).await,
             Command::ToDevice(options) => to_device::run(&target, &options).await,
             Command::Members(options) => members::run(&target, &options).await,
             Command::Idle(options) => idle::run(&target, &options).await,
