@@ -158,8 +158,6 @@ impl Rooms {
         carried.extend(self.bans_of(requester, &room, levels.as_ref()).await?);
         let later = carried.split_off(carried.len().min(CARRIED_AT_FIRST));
         initial_state.append(&mut carried);
-        let server = requester.user_id.server_name().as_str();
-        let listed = self.storage().is_listed(server, room.nr).await?;
         let request = NewRoomRequest {
             version: Some(version),
             preset: Preset::PrivateChat,
@@ -192,10 +190,7 @@ impl Rooms {
         if let Err(error) = self.move_canonical_alias(requester, &room, &new).await {
             debug!(room.id = %room_id, %error, "an upgrade could not move the canonical alias");
         }
-        if listed {
-            self.storage().set_listed(server, new.nr, true).await?;
-            self.storage().set_listed(server, room.nr, false).await?;
-        }
+        self.storage().move_listed(room.nr, new.nr).await?;
 
         // 6. Nobody shall go on in the old room.
         if let Err(error) = self.quieten(requester, &room).await {

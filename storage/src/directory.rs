@@ -9,6 +9,8 @@ statements! {
     INSERT_LISTED = ["INSERT INTO directory (server, room_nr) VALUES ($1, $2) ON CONFLICT DO NOTHING"];
     DELETE_LISTED = ["DELETE FROM directory WHERE server = $1 AND room_nr = $2"];
     FIND_LISTED = ["SELECT room_nr FROM directory WHERE server = $1 AND room_nr = $2"];
+    MOVE_LISTED = ["UPDATE directory SET room_nr = $2 WHERE room_nr = $1"];
+    MOVE_LISTED_ON_NETWORKS = ["UPDATE network_directory SET room_nr = $2 WHERE room_nr = $1"];
     INSERT_LISTED_ON_NETWORK = ["
         INSERT INTO network_directory (server, service, network, room_nr) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING"];
     DELETE_LISTED_ON_NETWORK = ["
@@ -160,6 +162,16 @@ impl Storage {
     ) -> Result<(), Error> {
         let statement = if listed { &INSERT_LISTED_ON_NETWORK } else { &DELETE_LISTED_ON_NETWORK };
         self.db().write(statement, args![server, service, network, room_nr]).await.map(|_| ())
+    }
+
+    /// Shows, in all directories that show a room, another one in its place; that one is not shown yet.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn move_listed(&self, from: RoomNr, to: RoomNr) -> Result<(), Error> {
+        self.db().write(&MOVE_LISTED, args![from, to]).await?;
+        self.db().write(&MOVE_LISTED_ON_NETWORKS, args![from, to]).await.map(|_| ())
     }
 
     /// Rooms in the directory of a local server, by their joined members.

@@ -198,6 +198,14 @@ async fn a_bridge_has_aliases_and_a_directory_of_its_own() {
         assert_eq!(names(json!({ "include_all_networks": true })).await, ["bridged", "own"]);
         let filter = json!({ "include_all_networks": true, "filter": { "generic_search_term": "bri" } });
         assert_eq!(names(filter).await, ["bridged"]);
+        // A room that takes the place of another takes it in the directories, too.
+        let upgrade = format!("/rooms/{}/upgrade", encode(&bridged));
+        let upgraded = bridge("POST", &upgrade, &json!({ "new_version": "12" })).await.ok();
+        let found = alice.post("/publicRooms", &json!({ "third_party_instance_id": "irc|libera" })).await.ok();
+        assert_eq!(found["chunk"][0]["room_id"], upgraded["replacement_room"]);
+        assert_eq!(found["total_room_count_estimate"], 1);
+        let bridged = upgraded["replacement_room"].as_str().unwrap();
+        let listing = format!("/directory/list/appservice/libera/{}", encode(bridged));
         bridge("PUT", &listing, &json!({ "visibility": "private" })).await.ok();
         assert_eq!(names(json!({ "include_all_networks": true })).await, ["own"]);
         server.shutdown().await;
