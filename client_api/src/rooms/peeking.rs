@@ -3,33 +3,53 @@
 use std::time::Duration;
 
 use ::rooms::{PageRequest, Rooms};
-use axum::{Router, extract::State};
+use axum::{Router, extract::State, response::Response};
 use ruma::{
-    api::client::{
-        peeking::{
-            get_current_state::{self, v3::PaginationChunk},
-            listen_to_new_events,
-        },
-        room::Visibility,
-    },
-    serde::Raw,
+    RoomId,
+    api::client::peeking::{get_current_state, listen_to_new_events},
 };
 use serde::Serialize;
-use serde_json::value::{RawValue, to_raw_value};
-use storage::{Storage, TimelineDirection};
+use serde_json::value::RawValue;
+use storage::{AccountDataRow, Storage, TimelineDirection};
 use sync::Sync;
 use web::{MatrixError, ReadyJson, RequesterOrGuest, Ruma, RumaRoutes as _};
 
+use super::pieces::answer_with_events;
 use crate::ClientApi;
 
 /// Messages that come with the state of a room.
 const MESSAGES: u32 = 20;
 
+/// A room but for its state. Client-Server API, "GET /rooms/{roomId}/initialSync".
+#[derive(Serialize)]
+struct Snapshot<'a> {
+    room_id: &'a RoomId,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    membership: Option<&'static str>,
+    messages: Messages,
+    visibility: &'static str,
+    account_data: Vec<AccountData<'a>>,
+}
+
+#[derive(Serialize)]
+struct Messages {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start: Option<String>,
+    end: String,
+    chunk: Vec<Box<RawValue>>,
+}
+
 #[derive(Serialize)]
 struct AccountData<'a> {
     #[serde(rename = "type")]
     event_type: &'a str,
-    content: Option<Box<RawValue>>,
+    content: &'a RawValue,
+}
+
+impl<'a> AccountData<'a> {
+    fn of(row: &'a AccountDataRow) -> Option<Self> {
+        Some(Self { event_type: &row.event_type, content: serde_json::from_str(&row.content).ok()? })
+    }
 }
 
 /// What has happened in a room. Not ruma's type, which leaves an empty `chunk` out: matrix-js-sdk wants one.
@@ -50,27 +70,26 @@ async fn get_current_state(
     State(storage): State<Storage>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<get_current_state::v3::Request>,
-) -> Result<Ruma<get_current_state::v3::Response>, MatrixError> {
+) -> Result<Response, MatrixError> {
+    let room_id = &*request.room_id;
     let asked = PageRequest { direction: TimelineDirection::Backward, from: None, to: None, limit: MESSAGES };
-    let mut page = rooms.messages(&requester, &request.room_id, asked, |_| true).await?;
+    let mut page = rooms.messages(&requester, room_id, asked, |_| true).await?;
     page.events.reverse();
-    let (reader, room_nr) = (&page.reader, page.reader.room.nr);
-    let state = rooms.events_of_state(&reader.room, rooms.state_for(reader).await?).await?;
-
-    let mut response = get_current_state::v3::Response::new(request.room_id);
-    let messages = rooms.render(reader, &page.events, true).await?;
-    let mut messages = PaginationChunk::new(raw(messages), page.start.to_string());
-    messages.start = page.end.map(|end| end.to_string());
-    response.messages = Some(messages);
-    response.state = raw(rooms.render(reader, &state, true).await?);
-    response.membership = reader.membership.map(|row| row.membership.as_str().into());
-    let is_listed = rooms.is_listed(&response.room_id).await?;
-    response.visibility = Some(if is_listed { Visibility::Public } else { Visibility::Private });
-    for row in storage.list_account_data_of_room(requester.user_nr, room_nr).await? {
-        let event = AccountData { event_type: &row.event_type, content: serde_json::from_str(&row.content).ok() };
-        response.account_data.extend(to_raw_value(&event).ok().map(Raw::from_json));
-    }
-    Ok(Ruma(response))
+    let reader = &page.reader;
+    let chunk = rooms.render(reader, &page.events, true).await?;
+    let data = storage.list_account_data_of_room(requester.user_nr, reader.room.nr).await?;
+    let snapshot = Snapshot {
+        room_id,
+        membership: reader.membership.map(|row| row.membership.as_str()),
+        messages: Messages { start: page.end.map(|end| end.to_string()), end: page.start.to_string(), chunk },
+        visibility: if rooms.is_listed(room_id).await? { "public" } else { "private" },
+        account_data: data.iter().filter_map(AccountData::of).collect(),
+    };
+    let mut before = serde_json::to_vec(&snapshot).map_err(|error| MatrixError::internal(&error))?;
+    // The state goes into the same object, as its last field: it may be large.
+    before.pop();
+    before.extend_from_slice(br#","state":["#);
+    answer_with_events(before, rooms.full_state(&requester, room_id).await?, "]}").await
 }
 
 /// `GET /events?room_id=`.
@@ -85,8 +104,4 @@ async fn listen_to_new_events(
     let chunk = rooms.render(&news.reader, &news.events, true).await?;
     let events = Events { start: news.start.to_string(), end: news.end.to_string(), chunk };
     Ok(ReadyJson(serde_json::to_vec(&events).map_err(|error| MatrixError::internal(&error))?.into()))
-}
-
-fn raw<T>(events: Vec<Box<RawValue>>) -> Vec<Raw<T>> {
-    events.into_iter().map(Raw::from_json).collect()
 }

@@ -16,7 +16,7 @@ pub(super) const PIECES_AT_ONCE: usize = 2;
 
 /// Answers JSON: what stands before a list, the events of the list, and what stands after it.
 pub(super) async fn answer_with_events(
-    before: &'static str,
+    before: impl Into<Bytes>,
     list: StateList,
     after: &'static str,
 ) -> Result<Response, MatrixError> {
@@ -32,7 +32,7 @@ pub(super) async fn answer_with_events(
 ///
 /// Waits for the first piece, so that what fails until there is answered as an error; later it ends the connection.
 pub(super) async fn answer_in_pieces(
-    before: &'static str,
+    before: impl Into<Bytes>,
     pieces: impl Stream<Item = Result<Vec<u8>, ::rooms::Error>> + Send + 'static,
     after: &'static str,
 ) -> Result<Response, MatrixError> {
@@ -47,7 +47,7 @@ pub(super) async fn answer_in_pieces(
         Bytes::from(piece)
     });
     let rest = rest.map_err(MatrixError::from);
-    let start = [Bytes::from_static(before.as_bytes())].into_iter().chain(first).map(Ok);
+    let start = [before.into()].into_iter().chain(first).map(Ok);
     let end = stream::iter([Ok(Bytes::from_static(after.as_bytes()))]);
     let body = Body::from_stream(stream::iter(start).chain(rest).chain(end));
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
