@@ -61,20 +61,16 @@ impl Sync {
         let asked =
             PageRequest { direction: TimelineDirection::Forward, from: Some(&start), to: None, limit: EVENTS_MAX };
         loop {
-            let looked_at = *newest.borrow_and_update();
+            // What a timeline shows is published a moment after it is in the ring: only up to here it is certain to have been looked at.
+            let looked_at = (*newest.borrow_and_update()).min(self.0.storage.published());
             let page = self.0.rooms.messages(requester, room_id, asked, |_| true).await?;
             let room_nr = page.reader.room.nr;
             // Of a page that was full of what is not for the requester they go on behind it.
             if !page.events.is_empty() || page.end.is_some() {
                 return Ok(RoomNews::of(page, looked_at));
             }
-            let has_news = async {
-                while newest.changed().await.is_ok() {
-                    if self.may_have_events(room_nr, looked_at) {
-                        return;
-                    }
-                }
-            };
+            let has_news =
+                async { while !self.may_have_events(room_nr, looked_at) && newest.changed().await.is_ok() {} };
             tokio::select! {
                 () = has_news => {}
                 () = &mut timeout => return Ok(RoomNews::of(page, looked_at)),
