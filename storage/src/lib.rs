@@ -23,9 +23,11 @@ mod group;
 mod key_backups;
 mod keys;
 mod maintenance;
+mod many_rooms;
 mod migrate;
 mod numbers;
 mod packed;
+mod presence;
 mod profiles;
 mod redactions;
 mod relations;
@@ -69,6 +71,7 @@ pub use self::{
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
+    presence::PresenceRow,
     redactions::RelatedRedactionRow,
     relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},
     reports::{NewReport, ReportRow},

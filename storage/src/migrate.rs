@@ -49,6 +49,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(14, "0014_relations"),
     migration!(15, "0015_reports"),
     migration!(16, "0016_redactions"),
+    migration!(17, "0017_presence"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.
