@@ -3,7 +3,6 @@
 mod aliases;
 mod create;
 mod directory;
-mod event_filter;
 mod hierarchy;
 mod members;
 mod membership;

@@ -61,7 +61,7 @@ pub use self::{
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
     unread::{Counts, Tally, Unread},
-    visibility::Reader,
+    visibility::{OwnTransactions, Reader},
 };
 
 /// Most rooms whose turn and head are in memory.

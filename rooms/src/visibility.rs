@@ -6,7 +6,7 @@ use std::{
 };
 
 use accounts::{Requester, UserSettings};
-use model::{Membership, NodeNr, Position, RoomNr, UserNr};
+use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr};
 use ruma::{UserId, events::TimelineEventType};
 use serde::Deserialize;
 use storage::{RoomMembership, RoomRow, StateKey, StoredEvent};
@@ -26,6 +26,8 @@ pub struct Reader {
     pub device: String,
     /// What they are to the room; nothing for a stranger who peeks.
     pub membership: Option<RoomMembership>,
+    /// What is known of how their device named its own events.
+    pub(crate) transactions: OwnTransactions,
     /// How long they were joined.
     joined: Joined,
     /// What they chose: whom they ignore.
@@ -50,7 +52,17 @@ struct AtEvent {
     membership: Option<Membership>,
 }
 
+/// How a device named its own events, of those for which the database was asked; nothing where it gave no name.
+pub type OwnTransactions = Arc<HashMap<EventNr, Option<String>>>;
+
 impl Reader {
+    /// The same reader, who need not be asked for again how their device named events.
+    #[must_use]
+    pub fn with_transactions(mut self, transactions: OwnTransactions) -> Self {
+        self.transactions = transactions;
+        self
+    }
+
     /// Whether the reader is joined.
     #[must_use]
     pub fn is_joined(&self) -> bool {
@@ -168,6 +180,7 @@ impl Rooms {
             user_nr: requester.user_nr,
             device: requester.device().to_owned(),
             membership,
+            transactions: Arc::default(),
             joined,
             settings: self.settings(requester).await?,
             looked_at: Arc::default(),

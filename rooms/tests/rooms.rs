@@ -972,6 +972,8 @@ async fn of_equal_reactions_in_two_processes_one_passes_on_postgres() {
         let sent = results.into_iter().find_map(Result::ok).unwrap();
         two.rooms.redact(&alice, &id, &sent, first.as_str().into(), None).await.unwrap();
         react(&two, &format!("c{round}")).await.unwrap();
+    }
+}
 
 /// What many rooms are asked together is what each of them says alone.
 #[tokio::test]

@@ -12,6 +12,7 @@ use ruma::{
         Direction,
         client::{
             context::get_context,
+            filter::{LazyLoadOptions, RoomEventFilter},
             message::get_message_events,
             room::{get_event_by_timestamp, get_room_event},
         },
@@ -20,9 +21,9 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 use storage::{StoredEvent, TimelineDirection};
+use sync::v3::matches_filter;
 use web::{MatrixError, RequesterOrGuest, Ruma, RumaRoutes as _};
 
-use super::event_filter::{is_lazy, wants};
 use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -54,7 +55,7 @@ async fn get_message_events(
     let direction = direction_of(&request.dir);
     let limit = limit_of(filter.limit.map_or(request.limit, |limit| limit.min(request.limit)));
     let asked = PageRequest { direction, from: request.from.as_deref(), to: request.to.as_deref(), limit };
-    let wanted = |event: &StoredEvent| wants(filter, room_id, event);
+    let wanted = |event: &StoredEvent| matches_filter(filter, event);
     let page = rooms.messages(&requester, room_id, asked, wanted).await?;
     let mut response = get_message_events::v3::Response::new();
     // The client's own token as it gave it, so that it knows the page by it.
@@ -82,7 +83,7 @@ async fn get_context(
     // None around it may be asked for: then only the event and the state are wanted.
     let limit = filter.limit.map_or(request.limit, |limit| limit.min(request.limit));
     let limit = if limit == UInt::MIN { 0 } else { limit_of(limit) };
-    let wanted = |event: &StoredEvent| wants(filter, room_id, event);
+    let wanted = |event: &StoredEvent| matches_filter(filter, event);
     let context = rooms.context(&requester, room_id, &request.event_id, limit, wanted).await?;
     let reader = &context.reader;
     let mut response = get_context::v3::Response::new();
@@ -92,7 +93,8 @@ async fn get_context(
         let around = context.before.iter().chain(&context.after).chain([&context.event]);
         senders_of(around)
     });
-    let state = state_of(&rooms, reader, context.state, lazily).await?;
+    let mut state = state_of(&rooms, reader, context.state, lazily).await?;
+    state.retain(|event| matches_filter(filter, event));
     response.state = raw(rooms.render(reader, &state, true).await?);
     // All together, so that what relates to them is looked up once.
     let events = [std::slice::from_ref(&context.event), &*context.before, &*context.after].concat();
@@ -126,6 +128,11 @@ async fn state_of(
     let mut events = rooms.events_of_state_without_members(&reader.room, state).await?;
     events.extend(rooms.member_events(&reader.room, state, &members).await?);
     Ok(events)
+}
+
+/// Whether the members are loaded as they are needed. Client-Server API, "Lazy-loading room members".
+fn is_lazy(filter: &RoomEventFilter) -> bool {
+    matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. })
 }
 
 fn senders_of<'a>(events: impl IntoIterator<Item = &'a Arc<StoredEvent>>) -> BTreeSet<OwnedUserId> {
