@@ -10,6 +10,7 @@ mod event_bus;
 mod listener;
 mod load;
 mod network;
+mod presence;
 mod rooms;
 mod server;
 mod storage;
@@ -25,6 +26,7 @@ pub use self::{
     listener::{Api, ListenerConfig, TlsConfig},
     load::{ConfigError, load},
     network::Network,
+    presence::PresenceConfig,
     rooms::RoomsConfig,
     server::{LogFormat, ServerConfig},
     storage::{Database, StorageConfig},
@@ -47,6 +49,8 @@ pub struct Config {
     pub accounts: AccountsConfig,
     /// Rooms made here.
     pub rooms: RoomsConfig,
+    /// Who is there.
+    pub presence: PresenceConfig,
     /// The Matrix client-server API.
     pub client_api: ClientApiConfig,
     /// Bridges and bots that may connect.
@@ -65,6 +69,7 @@ impl Default for Config {
             event_bus: EventBusConfig::default(),
             accounts: AccountsConfig::default(),
             rooms: RoomsConfig::default(),
+            presence: PresenceConfig::default(),
             client_api: ClientApiConfig::default(),
             application_services: ApplicationServicesConfig::default(),
             unsafe_options: UnsafeConfig::default(),

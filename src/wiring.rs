@@ -5,11 +5,11 @@ use std::{path::Path, sync::Arc};
 use accounts::Accounts;
 use axum::Router;
 use client_api::ClientApi;
-use event_bus::{Bus, Typing};
+use event_bus::{Bus, Presence, Typing};
 use model::{Clock, LocalServers, Random};
 use rooms::Rooms;
 use storage::Storage;
-use sync::Sync;
+use sync::{Ephemeral, Sync};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use web::{Rate, RateLimitOptions, RateLimits};
@@ -31,6 +31,7 @@ pub(crate) struct Services {
     accounts_task: JoinHandle<()>,
     profiles_task: JoinHandle<()>,
     departures_task: JoinHandle<()>,
+    redactions_task: JoinHandle<()>,
     maintenance: JoinHandle<()>,
 }
 
@@ -49,18 +50,23 @@ impl Services {
         let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options);
         let options = rooms::Options { default_version: config.rooms.default_version.clone() };
         let rooms = Rooms::new(storage.clone(), local_servers, options);
-        let (bus, typing) = match &config.event_bus.url {
-            EventBusUrl::Memory => (Bus::memory(), Typing::new(clock.clone(), &random)),
+        let (bus, typing, presence) = match &config.event_bus.url {
+            EventBusUrl::Memory => {
+                (Bus::memory(), Typing::new(clock.clone(), &random), Presence::new(clock.clone(), &random))
+            }
             EventBusUrl::Redis(url) => {
                 let name = format!("swiftchat:{}", storage.deployment_id().await?);
                 let bus = Bus::redis(url, &format!("{name}:notices"), &random.alphanumeric(12))?;
-                (bus, Typing::redis(url, &name, clock.clone(), &random)?)
+                let typing = Typing::redis(url, &name, clock.clone(), &random)?;
+                (bus, typing, Presence::redis(url, &name, clock.clone(), &random)?)
             }
         };
-        let (of_storage, of_rooms, of_typing) = (storage.clone(), rooms.clone(), typing.clone());
+        let presence = config.presence.enabled.then_some(presence);
+        let (of_storage, of_rooms) = (storage.clone(), rooms.clone());
+        let ephemeral = Ephemeral { typing: typing.clone(), presence };
         let sync = match ask_every {
-            Some(every) => Sync::start_asking(every, of_storage, of_rooms, of_typing, bus, stopping.clone()),
-            None => Sync::start(of_storage, of_rooms, of_typing, bus, stopping.clone()),
+            Some(every) => Sync::start_asking(every, of_storage, of_rooms, ephemeral, bus, stopping.clone()),
+            None => Sync::start(of_storage, of_rooms, ephemeral, bus, stopping.clone()),
         };
         let limits = RateLimits::new(rate_limits(config), &clock);
         let accounts_task = tokio::spawn({
@@ -70,6 +76,10 @@ impl Services {
         let profiles_task = tokio::spawn({
             let (rooms, stopping) = (rooms.clone(), stopping.clone());
             async move { rooms.follow_profiles(stopping.cancelled()).await }
+        });
+        let redactions_task = tokio::spawn({
+            let (rooms, stopping) = (rooms.clone(), stopping.clone());
+            async move { rooms.follow_redactions(stopping.cancelled()).await }
         });
         let departures_task = tokio::spawn({
             let (accounts, rooms, stopping) = (accounts.clone(), rooms.clone(), stopping.clone());
@@ -91,6 +101,7 @@ impl Services {
             accounts_task,
             profiles_task,
             departures_task,
+            redactions_task,
             maintenance,
         })
     }
@@ -121,6 +132,7 @@ impl Services {
         let _ = self.accounts_task.await;
         let _ = self.profiles_task.await;
         let _ = self.departures_task.await;
+        let _ = self.redactions_task.await;
         let _ = self.maintenance.await;
         self.storage.close().await;
     }

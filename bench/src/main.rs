@@ -9,6 +9,7 @@ mod idle;
 mod matrix;
 mod members;
 mod percentiles;
+mod presence;
 mod process;
 mod report;
 mod send;
@@ -46,6 +47,7 @@ Examples:
   bench --pid $(pgrep -x swiftchat) sliding --rooms 3000
   bench --pid $(pgrep -x swiftchat) to-device --devices 2000
   bench --pid $(pgrep -x swiftchat) members --members 20000
+  bench --pid $(pgrep -x swiftchat) presence
   bench --pid $(pgrep -x swiftchat) idle --polls 1000
   bench start -- target/release/swiftchat --config /tmp/trial/config.toml";
 
@@ -89,6 +91,8 @@ enum Command {
     ToDevice(to_device::Options),
     /// The list of the members of a large room.
     Members(members::Options),
+    /// Users in rooms of different sizes who come, go and move.
+    Presence(presence::Options),
     /// Memory of an idle long poll.
     Idle(idle::Options),
     /// Time from the start of a command until it answers, and its memory at rest.
@@ -118,6 +122,7 @@ fn measure(Arguments { target, command }: Arguments) -> Result<()> {
             Command::Sliding(options) => sliding::run(&target, &options).await,
             Command::ToDevice(options) => to_device::run(&target, &options).await,
             Command::Members(options) => members::run(&target, &options).await,
+            Command::Presence(options) => presence::run(&target, &options).await,
             Command::Idle(options) => idle::run(&target, &options).await,
             Command::Start(options) => start::run(&target, &options).await,
         }

@@ -179,6 +179,14 @@ pub(crate) fn numbers_in(answer: &[u8]) -> Vec<u64> {
     numbers
 }
 
+/// Says how a user is.
+pub(crate) async fn set_presence(connection: &mut Connection, user: &User, presence: &str) -> Result<()> {
+    let path = format!("/_matrix/client/v3/presence/{}/status", encode(&user.id));
+    let body = Some(to_bytes(&json!({ "presence": presence })));
+    connection.request(Method::PUT, &path, Some(&user.authorization), body).await?.ok()?;
+    Ok(())
+}
+
 /// An answer to `/sync`: its bytes and the token for the next.
 #[derive(Debug)]
 pub(crate) struct Synced {

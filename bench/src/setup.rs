@@ -68,8 +68,7 @@ pub(crate) async fn build(target: &Target, plan: Plan) -> Result<World> {
     let run: Arc<str> = run_name().into();
     progress(&format!("registering {} users", plan.users));
     let secret = target.registration_shared_secret.clone();
-    let users = parallel(target, plan.users, {
-        let run = run.clone();
+    let users: Vec<User> = parallel(target, plan.users, {
         move |mut connection, index| {
             let (name, secret) = (format!("{run}u{index}"), secret.clone());
             async move {
@@ -79,8 +78,13 @@ pub(crate) async fn build(target: &Target, plan: Plan) -> Result<World> {
         }
     })
     .await?;
-    let users: Arc<[User]> = users.into();
+    let rooms = add_rooms(target, &users, plan).await?;
+    Ok(World { users, rooms })
+}
 
+/// Makes the rooms of a plan for users who are there.
+pub(crate) async fn add_rooms(target: &Target, users: &[User], plan: Plan) -> Result<Vec<Room>> {
+    let users: Arc<[User]> = users.into();
     progress(&format!("making {} rooms with {} members each", plan.rooms, plan.members));
     let members: Vec<Vec<usize>> =
         (0..plan.rooms).map(|room| members_of(room, plan.members, plan.users)).collect::<Vec<_>>();
@@ -131,7 +135,7 @@ pub(crate) async fn build(target: &Target, plan: Plan) -> Result<World> {
         .await?;
     }
     let rooms = ids.iter().zip(members.iter()).map(|(id, members)| Room { id: id.clone(), members: members.clone() });
-    Ok(World { users: users.to_vec(), rooms: rooms.collect() })
+    Ok(rooms.collect())
 }
 
 async fn send_messages(

@@ -5,6 +5,7 @@ use axum::{Json, Router, extract::State};
 use rooms::Rooms;
 use ruma::api::client::profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field};
 use serde_json::{Map, Value};
+use sync::Sync;
 use web::{MatrixError, Ruma, RumaRoutes as _};
 
 use crate::{ClientApi, filter::check_own, requester::GuestOrRequester};
@@ -43,13 +44,14 @@ async fn get_profile_field(
 async fn set_profile_field(
     State(accounts): State<Accounts>,
     State(rooms): State<Rooms>,
+    State(sync): State<Sync>,
     requester: GuestOrRequester,
     Ruma(request): Ruma<set_profile_field::v3::Request>,
 ) -> Result<Json<Value>, MatrixError> {
     let field = request.value.field_name();
     check_may_change(&requester, &request.user_id, field.as_str())?;
     accounts.set_profile_field(requester.user_nr, field.as_str(), &request.value.value()).await?;
-    follow(&rooms, &requester, field.as_str()).await?;
+    follow(&rooms, &sync, &requester, field.as_str()).await?;
     Ok(Json(Value::Object(Map::new())))
 }
 
@@ -57,18 +59,20 @@ async fn set_profile_field(
 async fn delete_profile_field(
     State(accounts): State<Accounts>,
     State(rooms): State<Rooms>,
+    State(sync): State<Sync>,
     requester: GuestOrRequester,
     Ruma(request): Ruma<delete_profile_field::v3::Request>,
 ) -> Result<Ruma<delete_profile_field::v3::Response>, MatrixError> {
     check_may_change(&requester, &request.user_id, request.field.as_str())?;
     accounts.delete_profile_field(requester.user_nr, request.field.as_str()).await?;
-    follow(&rooms, &requester, request.field.as_str()).await?;
+    follow(&rooms, &sync, &requester, request.field.as_str()).await?;
     Ok(Ruma(delete_profile_field::v3::Response::new()))
 }
 
-/// Member events show name and picture. Client-Server API, "Events on Change of Profile Information".
-async fn follow(rooms: &Rooms, requester: &accounts::Requester, field: &str) -> Result<(), MatrixError> {
+/// Presence and member events show name and picture. Client-Server API, "Events on Change of Profile Information".
+async fn follow(rooms: &Rooms, sync: &Sync, requester: &accounts::Requester, field: &str) -> Result<(), MatrixError> {
     if IN_MEMBER_EVENTS.contains(&field) {
+        sync.profile_changed(requester.user_nr).await?;
         rooms.profile_changed(requester.user_nr, &requester.user_id).await?;
     }
     Ok(())

@@ -3,13 +3,15 @@
 mod aliases;
 mod create;
 mod directory;
-mod event_filter;
 mod hierarchy;
 mod members;
 mod membership;
 mod peeking;
 mod pieces;
 mod receipts;
+mod redact_request;
+mod relations;
+mod reports;
 mod send;
 mod state;
 mod summary;
@@ -30,6 +32,8 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .merge(state::routes())
         .merge(members::routes())
         .merge(timeline::routes())
+        .merge(relations::routes())
+        .merge(reports::routes())
         .merge(aliases::routes())
         .merge(directory::routes())
         .merge(receipts::routes())

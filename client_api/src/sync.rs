@@ -19,7 +19,7 @@ use serde_json::{
 use sync::{Sync, v3::Request};
 use web::{MatrixError, RequesterOrGuest, Ruma, RumaRoutes as _};
 
-use crate::ClientApi;
+use crate::{ClientApi, presence::availability};
 
 pub(crate) fn routes() -> Router<ClientApi> {
     Router::new().ruma_route(sync_events)
@@ -31,6 +31,8 @@ async fn sync_events(
     RequesterOrGuest(requester): RequesterOrGuest,
     Ruma(request): Ruma<sync_events::v3::Request>,
 ) -> Result<Response, MatrixError> {
+    // Until the answer is ready.
+    let _syncing = sync.syncs(&requester, availability(&request.set_presence)?).await?;
     // What it was read from is gone before the wait.
     let request = Box::pin(to_request(&sync, &requester, request)).await?;
     let answer = Box::pin(sync.sync_events(&requester, &request)).await?;

@@ -6,14 +6,17 @@ mod redis;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use model::{Clock, EphemeralPosition, Random, RoomNr, UserNr};
 use tokio::sync::watch;
 
-use self::redis::Remote;
-use crate::BusError;
+use self::redis::Change;
+use crate::{
+    BusError,
+    following::{Place, Remote, new_incarnation},
+};
 
 /// Longest time that one request says somebody is typing, in milliseconds.
 pub const TYPING_MS_MAX: i64 = 120_000;
@@ -27,7 +30,7 @@ const ROOMS_MAX: usize = 10_000;
 pub struct Typing {
     shared: Arc<Shared>,
     /// Where the state is, when it is not here.
-    remote: Option<Remote>,
+    remote: Option<Remote<Change>>,
 }
 
 #[derive(Debug)]
@@ -93,7 +96,8 @@ impl Typing {
     /// [`BusError`] when `url` is none of Redis; not when nobody answers there.
     pub fn redis(url: &str, name: &str, clock: Clock, random: &Random) -> Result<Self, BusError> {
         let shared = Arc::new(Shared::new(clock, random.clone()));
-        let remote = Remote::start(url, name, name, ROOMS_MAX, shared.clone())?;
+        let place = Place { url, name, channel: name, bounds: [TYPING_USERS_MAX, ROOMS_MAX] };
+        let remote = Remote::start(&place, shared.clone(), random.clone())?;
         Ok(Self { shared, remote: Some(remote) })
     }
 
@@ -103,7 +107,7 @@ impl Typing {
     pub fn set(&self, room_nr: RoomNr, user_nr: UserNr, for_ms: Option<i64>) {
         let for_ms = for_ms.map(|for_ms| for_ms.clamp(0, TYPING_MS_MAX));
         match &self.remote {
-            Some(remote) => remote.set(room_nr, user_nr, for_ms),
+            Some(remote) => remote.say(Change { room_nr, user_nr, for_ms }),
             None => {
                 let until_ms = for_ms.map(|for_ms| self.shared.clock.now_ms() + for_ms);
                 self.shared.change(|state| state.set(room_nr, user_nr, until_ms));
@@ -120,13 +124,13 @@ impl Typing {
     /// Where the state stands.
     #[must_use]
     pub fn position(&self) -> EphemeralPosition {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).position()
+        self.shared.lock().position()
     }
 
     /// The rooms with a change since a position, and the position now; nothing when it may be any room.
     #[must_use]
     pub fn changed_rooms(&self, since: EphemeralPosition) -> Option<(Vec<RoomNr>, EphemeralPosition)> {
-        let state = self.shared.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.shared.lock();
         let is_known = since.incarnation == state.incarnation && since.position >= state.floor;
         is_known.then(|| {
             let changed = state.rooms.iter().filter(|(_, room)| room.changed > since.position);
@@ -141,7 +145,7 @@ impl Typing {
     /// come to one process and to another is told of each change, and waits in between.
     #[must_use]
     pub fn news(&self, rooms: &[RoomNr], since: EphemeralPosition) -> TypingNews {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner).news(rooms, since)
+        self.shared.lock().news(rooms, since)
     }
 
     /// Ends the typing of those whose time is over; call it every second or so. In a cluster Redis does it.
@@ -159,9 +163,13 @@ impl Shared {
         Self { clock, random, state, changes: watch::channel(0).0 }
     }
 
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Changes the state, and tells those who wait if `change` says that it did.
     fn change(&self, change: impl FnOnce(&mut State) -> bool) {
-        let has_changed = change(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        let has_changed = change(&mut self.lock());
         if has_changed {
             self.changes.send_modify(|count| *count += 1);
         }
@@ -253,11 +261,6 @@ impl State {
         }
         news
     }
-}
-
-/// Zero is none: it says that a reader sees nobody typing.
-fn new_incarnation(random: &Random) -> u32 {
-    u32::from_le_bytes(random.bytes()).max(1)
 }
 
 #[cfg(test)]

@@ -15,14 +15,16 @@ pub struct EphemeralPosition {
 
 /// Where a client stands: `next_batch`, `since`, `from`, `prev_batch`. Opaque to clients.
 ///
-/// Text form: `s1_<position>_<incarnation>_<ephemeral position>`, each number in lower-case hexadecimal, and `_<to-device position>`
-/// where that is another.
+/// Text form: `s1_<position>_<incarnation>_<ephemeral position>`, each number in lower-case hexadecimal; then
+/// `_<incarnation>_<position>` of presence, where that is not nothing; then `_<to-device position>`, where that is another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StreamToken {
     /// Everything at or below this position has been seen.
     pub position: Position,
-    /// The same for typing and presence.
+    /// The same for typing.
     pub ephemeral: EphemeralPosition,
+    /// The same for presence.
+    pub presence: EphemeralPosition,
     /// Of the messages to the device, those up to here have been seen, when there were too many for one answer.
     pub to_device: Option<Position>,
 }
@@ -36,14 +38,18 @@ impl StreamToken {
     /// A token at a position, with nothing said of ephemeral streams.
     #[must_use]
     pub const fn at(position: Position) -> Self {
-        Self { position, ephemeral: EphemeralPosition { incarnation: 0, position: 0 }, to_device: None }
+        let nothing = EphemeralPosition { incarnation: 0, position: 0 };
+        Self { position, ephemeral: nothing, presence: nothing, to_device: None }
     }
 }
 
 impl fmt::Display for StreamToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { position, ephemeral, to_device } = self;
+        let Self { position, ephemeral, presence, to_device } = self;
         write!(f, "s1_{:x}_{:x}_{:x}", position.0, ephemeral.incarnation, ephemeral.position)?;
+        if *presence != EphemeralPosition::default() {
+            write!(f, "_{:x}_{:x}", presence.incarnation, presence.position)?;
+        }
         to_device.map_or(Ok(()), |to_device| write!(f, "_{:x}", to_device.0))
     }
 }
@@ -59,11 +65,19 @@ impl FromStr for StreamToken {
             if part.starts_with('+') { Err(TokenError) } else { u64::from_str_radix(part, 16).map_err(|_| TokenError) }
         };
         let position = |number| i64::try_from(number).map(Position).map_err(|_| TokenError);
+        let count = text.matches('_').count();
         let everything = position(number()?)?;
-        let incarnation = u32::try_from(number()?).map_err(|_| TokenError)?;
-        let ephemeral = EphemeralPosition { incarnation, position: number()? };
-        let to_device = if text.matches('_').count() == 4 { Some(position(number()?)?) } else { None };
-        if parts.next().is_some() { Err(TokenError) } else { Ok(Self { position: everything, ephemeral, to_device }) }
+        let mut ephemeral = || {
+            let incarnation = u32::try_from(number()?).map_err(|_| TokenError)?;
+            Ok(EphemeralPosition { incarnation, position: number()? })
+        };
+        let typing = ephemeral()?;
+        let presence = if count >= 5 { ephemeral()? } else { EphemeralPosition::default() };
+        let to_device = if count % 2 == 0 { Some(position(number()?)?) } else { None };
+        if parts.next().is_some() {
+            return Err(TokenError);
+        }
+        Ok(Self { position: everything, ephemeral: typing, presence, to_device })
     }
 }
 
@@ -73,10 +87,13 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_text_form() {
-        for to_device in [None, Some(Position(77))] {
+        let presences = [EphemeralPosition::default(), EphemeralPosition { incarnation: 7, position: u64::MAX }];
+        for (to_device, presence) in [None, Some(Position(77))].into_iter().flat_map(|to| presences.map(|at| (to, at)))
+        {
             let token = StreamToken {
                 position: Position(1 << 40),
                 ephemeral: EphemeralPosition { incarnation: 0xdead_beef, position: 9 },
+                presence,
                 to_device,
             };
             assert_eq!(token.to_string().parse(), Ok(token));
@@ -85,9 +102,17 @@ mod tests {
 
     #[test]
     fn what_is_not_a_token_is_refused() {
-        for text in
-            ["", "s1_", "s2_1_1_1", "s1_1_1", "s1_1_1_1_1_1", "s1_-1_1_1", "s1_+1_1_1", "s1_ffffffffffffffff_0_0"]
-        {
+        for text in [
+            "",
+            "s1_",
+            "s2_1_1_1",
+            "s1_1_1",
+            "s1_1_1_1_1_1_1_1",
+            "s1_1_1_1_",
+            "s1_-1_1_1",
+            "s1_+1_1_1",
+            "s1_ffffffffffffffff_0_0",
+        ] {
             assert_eq!(text.parse::<StreamToken>(), Err(TokenError), "{text}");
         }
     }

@@ -11,7 +11,7 @@ use ruma::{EventId, OwnedUserId, RoomId};
 use serde_json::value::RawValue;
 use storage::{RoomRow, StoredEvent};
 
-use crate::{Error, Reader, Rooms};
+use crate::{Error, OwnTransactions, Reader, Rooms, aggregations::Aggregations};
 
 impl Rooms {
     /// The state event of a room of now.
@@ -156,6 +156,31 @@ impl Rooms {
         Ok((reader, event))
     }
 
+    /// Events as servers exchange them, for a reader who sees them. Client-Server API, "Filtering", `event_format`.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn pdus(&self, reader: &Reader, events: &[Arc<StoredEvent>]) -> Result<Vec<Box<RawValue>>, Error> {
+        let erased = self.erased_for(reader, events.iter()).await?;
+        let shown = events.iter().map(|event| erased.get(&event.nr).unwrap_or(event));
+        let damaged = |event: &StoredEvent| storage::Error::Damaged(format!("event {}", event.nr));
+        shown.map(|event| Ok(RawValue::from_string(event.pdu.json.to_string()).map_err(|_| damaged(event))?)).collect()
+    }
+
+    /// How the requester's device named its own events, asked for all of them at once.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn own_transactions(&self, requester: &Requester, events: &[EventNr]) -> Result<OwnTransactions, Error> {
+        if events.is_empty() {
+            return Ok(OwnTransactions::default());
+        }
+        let mut named = self.storage().find_event_transactions(requester.user_nr, requester.device(), events).await?;
+        Ok(Arc::new(events.iter().map(|nr| (*nr, named.remove(nr))).collect()))
+    }
+
     /// Events as clients see them, with what the server adds for this reader: at most three queries for all.
     ///
     /// # Errors
@@ -167,6 +192,17 @@ impl Rooms {
         events: &[Arc<StoredEvent>],
         with_room_id: bool,
     ) -> Result<Vec<Box<RawValue>>, Error> {
+        self.render_with(reader, events, with_room_id, &Aggregations::default()).await
+    }
+
+    /// The same with these aggregations.
+    pub(crate) async fn render_with(
+        &self,
+        reader: &Reader,
+        events: &[Arc<StoredEvent>],
+        with_room_id: bool,
+        aggregations: &Aggregations,
+    ) -> Result<Vec<Box<RawValue>>, Error> {
         let storage = self.storage();
         let related: Vec<EventNr> =
             events.iter().flat_map(|event| [event.replaces, event.redacted_by]).flatten().collect();
@@ -174,11 +210,13 @@ impl Rooms {
         let erased = self.erased_for(reader, events.iter().chain(related.values())).await?;
         let mut transactions = HashMap::new();
         let mut unknown = Vec::new();
-        for event in events.iter().filter(|event| event.sender_nr == reader.user_nr) {
-            match &event.transaction {
-                Some((device, id)) if *device == reader.device => drop(transactions.insert(event.nr, id.clone())),
-                Some(_) => {}
-                None => unknown.push(event.nr),
+        // Only messages are sent with a transaction id.
+        for event in events.iter().filter(|event| event.sender_nr == reader.user_nr && !event.is_state()) {
+            match (&event.transaction, reader.transactions.get(&event.nr)) {
+                (Some((device, id)), _) if *device == reader.device => drop(transactions.insert(event.nr, id.clone())),
+                (None, Some(Some(id))) => drop(transactions.insert(event.nr, id.clone())),
+                (None, None) => unknown.push(event.nr),
+                (Some(_), _) | (None, Some(None)) => {}
             }
         }
         if !unknown.is_empty() {
@@ -194,6 +232,7 @@ impl Rooms {
                 age: Some((now_ms - sent_ms).max(0)),
                 membership: reader.membership_at(event).map(Membership::as_str),
                 transaction_id: transactions.remove(&event.nr),
+                relations: aggregations.of(event.nr),
                 ..Unsigned::default()
             };
             if let Some(old) = event.replaces.and_then(|nr| erased.get(&nr).or_else(|| related.get(&nr))) {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use accounts::{Requester, UserSettings};
-use model::{Membership, NodeNr, Position, RoomNr, UserNr};
-use ruma::events::TimelineEventType;
+use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr};
+use ruma::{UserId, events::TimelineEventType};
 use serde::Deserialize;
 use storage::{RoomMembership, RoomRow, StateKey, StoredEvent};
 
@@ -26,6 +26,8 @@ pub struct Reader {
     pub device: String,
     /// What they are to the room; nothing for a stranger who peeks.
     pub membership: Option<RoomMembership>,
+    /// What is known of how their device named its own events.
+    pub(crate) transactions: OwnTransactions,
     /// How long they were joined.
     joined: Joined,
     /// What they chose: whom they ignore.
@@ -50,7 +52,17 @@ struct AtEvent {
     membership: Option<Membership>,
 }
 
+/// How a device named its own events, of those for which the database was asked; nothing where it gave no name.
+pub type OwnTransactions = Arc<HashMap<EventNr, Option<String>>>;
+
 impl Reader {
+    /// The same reader, who need not be asked for again how their device named events.
+    #[must_use]
+    pub fn with_transactions(mut self, transactions: OwnTransactions) -> Self {
+        self.transactions = transactions;
+        self
+    }
+
     /// Whether the reader is joined.
     #[must_use]
     pub fn is_joined(&self) -> bool {
@@ -76,6 +88,16 @@ impl Reader {
     #[must_use]
     pub fn ignores(&self, event: &StoredEvent) -> bool {
         self.settings.hides(&event.pdu.sender, event.is_state())
+    }
+
+    /// Whom the reader ignores.
+    pub(crate) fn ignored(&self) -> impl Iterator<Item = &UserId> {
+        self.settings.ignored.iter().map(|user_id| &**user_id)
+    }
+
+    /// The position up to which the reader sees the room, as far as their history allows.
+    pub(crate) fn upto(&self) -> Position {
+        self.left_at().unwrap_or(Position(i64::MAX))
     }
 
     /// Whether the reader was joined at some time after the event.
@@ -158,6 +180,7 @@ impl Rooms {
             user_nr: requester.user_nr,
             device: requester.device().to_owned(),
             membership,
+            transactions: Arc::default(),
             joined,
             settings: self.settings(requester).await?,
             looked_at: Arc::default(),
@@ -177,6 +200,16 @@ impl Rooms {
     pub async fn visible(
         &self,
         reader: &Reader,
+        mut events: Vec<Arc<StoredEvent>>,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        events.retain(|event| !reader.ignores(event));
+        self.visible_of_anyone(reader, events).await
+    }
+
+    /// The same with those of users whom they ignore.
+    pub(crate) async fn visible_of_anyone(
+        &self,
+        reader: &Reader,
         events: Vec<Arc<StoredEvent>>,
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
         let user_id = self.storage().user_ids(&[reader.user_nr]).await?.remove(&reader.user_nr);
@@ -188,7 +221,7 @@ impl Rooms {
         };
         let mut visible = Vec::with_capacity(events.len());
         for event in events {
-            if event.outlier || event.soft_failed || event.pdu.rejected || reader.ignores(&event) {
+            if event.outlier || event.soft_failed || event.held || event.pdu.rejected {
                 continue;
             }
             // Most events of a page have the same state: each state is looked at once.

@@ -916,3 +916,111 @@ async fn a_repeated_request_gets_its_event_even_when_its_sender_has_left() {
         assert_eq!(house.bodies(&alice, &made).await, ["hello"]);
     }
 }
+
+/// Client-Server API, "Reporting Content": for those who administer the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_reported_is_kept() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, eve) = (house.user("alice").await, house.user("eve").await);
+        let id = house.rooms.create_room(&alice, room(Preset::PrivateChat)).await.unwrap();
+        let said = house.say(&alice, &id, "1", "a bad thing").await.unwrap();
+        house.rooms.report_event(&alice, &id, &said, "first\0").await.unwrap();
+        house.rooms.report_room(&eve, &id, "second").await.unwrap();
+        house.rooms.report_user(&eve, &alice.user_id, "").await.unwrap();
+        // What is not known here, and what may not be reported, is not kept.
+        house.rooms.report_room(&eve, ruma::room_id!("!none:hs"), "no").await.unwrap();
+        house.rooms.report_user(&eve, ruma::user_id!("@nobody:hs"), "no").await.unwrap();
+        assert!(matches!(house.rooms.report_event(&eve, &id, &said, "no").await, Err(Error::EventUnknown)));
+        let rows = house.storage.list_reports(i64::MAX, 100).await.unwrap();
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                (row.reporter_nr, row.report.reason.as_str(), row.report.event_id.as_str(), row.report.user_id.as_str())
+            })
+            .collect();
+        let (said, alice_id) = (said.as_str(), alice.user_id.as_str());
+        let expected = [
+            (eve.user_nr, "", "", alice_id),
+            (eve.user_nr, "second", "", ""),
+            (alice.user_nr, "first\u{FFFD}", said, ""),
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!((rows[0].report.room_id.as_str(), rows[1].report.room_id.as_str()), ("", id.as_str()));
+        assert_eq!(house.storage.list_reports(rows[1].report_nr, 100).await.unwrap(), rows[2..]);
+    }
+}
+
+/// Client-Server API, "Avoiding duplicate annotations": the processes of a cluster do not know of each other what they are about to send.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_equal_reactions_in_two_processes_one_passes_on_postgres() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let (one, two) = (House::open(&database).await, House::open(&database).await);
+    let alice = one.user("alice").await;
+    let id = one.rooms.create_room(&alice, room(Preset::PrivateChat)).await.unwrap();
+    for round in 0..10 {
+        let parent = one.say(&alice, &id, &format!("p{round}"), "parent").await.unwrap();
+        let relates_to = json!({"rel_type": "m.annotation", "event_id": parent, "key": "a"});
+        let content = to_raw_value(&json!({"m.relates_to": relates_to})).unwrap();
+        let (first, second) = (format!("a{round}"), format!("b{round}"));
+        let react = async |house: &House, txn: &str| {
+            house.rooms.send_message(&alice, &id, "m.reaction".into(), txn.into(), &content, None).await
+        };
+        let results = <[_; 2]>::from(tokio::join!(react(&one, &first), react(&two, &second)));
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "round {round}: {results:?}");
+        assert!(results.iter().any(|result| matches!(result, Err(Error::DuplicateAnnotation))), "{results:?}");
+        let sent = results.into_iter().find_map(Result::ok).unwrap();
+        two.rooms.redact(&alice, &id, &sent, first.as_str().into(), None).await.unwrap();
+        react(&two, &format!("c{round}")).await.unwrap();
+    }
+}
+
+/// What many rooms are asked together is what each of them says alone.
+#[tokio::test]
+async fn many_rooms_are_read_in_one_statement() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, bob) = (house.user("alice").await, house.user("bob").await);
+        let mut rooms = Vec::new();
+        for count in [0, 3, 12] {
+            let id = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+            house.rooms.join(&bob, &id, None).await.unwrap();
+            for number in 0..count {
+                house.say(&alice, &id, &format!("{count} {number}"), "hello").await.unwrap();
+            }
+            rooms.push(house.rooms.room(&id).await.unwrap().nr);
+        }
+        let storage = &house.storage;
+        let newest = storage.published();
+        let middle = Position(newest.0 / 2);
+        for (after, upto, limit) in [
+            (Position(i64::MIN), newest, 5),
+            (Position(i64::MIN), newest, 500),
+            (middle, newest, 5),
+            (Position(i64::MIN), middle, 4),
+            (newest, newest, 5),
+        ] {
+            let together = storage.list_timelines(&rooms, (after, upto), limit).await.unwrap();
+            for room_nr in &rooms {
+                let backward = TimelineDirection::Backward;
+                let (from, to) = ((upto, i64::MAX), (after, i64::MAX));
+                let alone = storage.list_timeline(*room_nr, backward, from, to, limit).await.unwrap();
+                assert_eq!(together.get(room_nr).cloned().unwrap_or_default(), alone, "{after:?} {upto:?} {limit}");
+            }
+        }
+        let places: Vec<_> = rooms.iter().flat_map(|room_nr| [(*room_nr, newest), (*room_nr, middle)]).collect();
+        let states = storage.list_states_at(&places).await.unwrap();
+        for place in places {
+            let alone = storage.get_state_at(place.0, place.1).await.unwrap();
+            assert_eq!(states.get(&place).copied().unwrap_or(model::NodeNr(0)), alone);
+        }
+        for (kinds, limit) in [(&[Membership::Join][..], 1), (&[Membership::Join, Membership::Leave], 9)] {
+            let together = storage.list_oldest_members(&rooms, kinds, limit).await.unwrap();
+            for room_nr in &rooms {
+                let alone = storage.list_members_of_kinds(*room_nr, kinds, limit).await.unwrap();
+                let alone: Vec<_> = alone.into_iter().map(|row| row.user_nr).collect();
+                assert_eq!(together[room_nr], alone);
+            }
+        }
+    }
+}

@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
 use super::{
-    AccountsConfig, ApplicationServicesConfig, ClientApiConfig, Config, EventBusConfig, ListenerConfig, RoomsConfig,
-    ServerConfig, StorageConfig, UnsafeConfig,
+    AccountsConfig, ApplicationServicesConfig, ClientApiConfig, Config, EventBusConfig, ListenerConfig, PresenceConfig,
+    RoomsConfig, ServerConfig, StorageConfig, UnsafeConfig,
 };
 
 /// What every variable of the environment that sets an option begins with.
@@ -189,6 +189,7 @@ pub(super) fn sections() -> Vec<(&'static str, &'static [&'static str])> {
         ("event_bus", field_names::<EventBusConfig>()),
         ("accounts", field_names::<AccountsConfig>()),
         ("rooms", field_names::<RoomsConfig>()),
+        ("presence", field_names::<PresenceConfig>()),
         ("client_api", field_names::<ClientApiConfig>()),
         ("application_services", field_names::<ApplicationServicesConfig>()),
         ("unsafe", field_names::<UnsafeConfig>()),

@@ -11,6 +11,15 @@ pub enum Error {
     /// The `pos` is none of the connection, or was given up; 400 `M_UNKNOWN_POS`. MSC4186, "Connections".
     #[error("this connection has no such `pos` any more: start anew")]
     UnknownPos,
+    /// The requester may not see somebody's presence; 403 `M_FORBIDDEN`.
+    #[error("you may see the presence of those only with whom you share a room")]
+    PresenceHidden,
+    /// The administrator switched presence off; 403 `M_FORBIDDEN`.
+    #[error("presence is switched off on this server")]
+    PresenceOff,
+    /// A status message is longer than so many bytes; 400 `M_INVALID_PARAM`.
+    #[error("a status message has at most {0} bytes")]
+    StatusTooLong(usize),
     /// Ours, from the rooms.
     #[error("reading rooms failed")]
     Rooms(#[from] rooms::Error),

@@ -5,6 +5,7 @@
 mod error;
 mod news;
 mod peek;
+mod presence;
 mod remembered;
 mod ring;
 mod room_facts;
@@ -16,7 +17,7 @@ pub mod v3;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use event_bus::{Bus, Typing};
+use event_bus::{Bus, Presence, Typing};
 use model::{Membership, Position, RoomNr, UserNr};
 use moka::sync::Cache;
 use rooms::Rooms;
@@ -64,6 +65,21 @@ impl UserRooms {
     }
 }
 
+/// What lives in memory or in Redis.
+#[derive(Clone, Debug)]
+pub struct Ephemeral {
+    /// Who is typing where.
+    pub typing: Typing,
+    /// Who is there; nothing where that is switched off.
+    pub presence: Option<Presence>,
+}
+
+impl From<Typing> for Ephemeral {
+    fn from(typing: Typing) -> Self {
+        Self { typing, presence: None }
+    }
+}
+
 /// Answers what is new. Cheap to clone.
 #[derive(Clone)]
 pub struct Sync(Arc<Inner>);
@@ -72,6 +88,7 @@ struct Inner {
     storage: Storage,
     rooms: Rooms,
     typing: Typing,
+    presence: Option<Presence>,
     ring: Ring,
     waiters: Waiters,
     /// What each user is to which rooms, as of the ring's newest position; dropped when it changes.
@@ -87,14 +104,22 @@ struct Inner {
     acknowledged: Cache<(UserNr, String), Position>,
     /// What users have not read.
     tallies: Cache<UserNr, Arc<unread::Slot>>,
+    /// Which members each device that loads them lazily has been told of.
+    told_members: v3::ToldMembers,
     stopping: CancellationToken,
 }
 
 impl Sync {
     /// Starts to follow the stream, and to tell `bus` and hear from it of other processes. Long polls end at once when `stopping` is cancelled.
     #[must_use]
-    pub fn start(storage: Storage, rooms: Rooms, typing: Typing, bus: Bus, stopping: CancellationToken) -> Self {
-        Self::start_asking(tail::ASK_EVERY, storage, rooms, typing, bus, stopping)
+    pub fn start(
+        storage: Storage,
+        rooms: Rooms,
+        ephemeral: impl Into<Ephemeral>,
+        bus: Bus,
+        stopping: CancellationToken,
+    ) -> Self {
+        Self::start_asking(tail::ASK_EVERY, storage, rooms, ephemeral, bus, stopping)
     }
 
     /// The same with another time between two looks at the database, which show what other processes wrote when the bus loses it: a test
@@ -104,10 +129,11 @@ impl Sync {
         every: Duration,
         storage: Storage,
         rooms: Rooms,
-        typing: Typing,
+        ephemeral: impl Into<Ephemeral>,
         bus: Bus,
         stopping: CancellationToken,
     ) -> Self {
+        let Ephemeral { typing, presence } = ephemeral.into();
         let stream = storage.subscribe();
         let sync = Self(Arc::new(Inner {
             ring: Ring::new(storage.published()),
@@ -123,12 +149,17 @@ impl Sync {
             filters: Cache::new(FILTERS_CACHED),
             acknowledged: Cache::new(DEVICES_CACHED),
             tallies: unread::cache(),
+            told_members: v3::ToldMembers::default(),
             storage,
             rooms,
             typing,
+            presence: presence.clone(),
             stopping,
         }));
         tokio::spawn(tail::follow(sync.clone(), stream, bus, every));
+        if let Some(presence) = presence {
+            tokio::spawn(presence::follow(sync.clone(), presence));
+        }
         sync
     }
 

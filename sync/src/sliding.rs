@@ -146,7 +146,7 @@ impl Sync {
         loop {
             let rooms = self.user_rooms(requester.user_nr).await?;
             // Registered before the look, so that nothing can slip in between.
-            let (wake, guard) = self.0.waiters.wait(requester.user_nr, &rooms);
+            let (wake, guard) = self.0.waiters.wait(requester.user_nr, &rooms, false);
             let notified = wake.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
@@ -156,7 +156,7 @@ impl Sync {
             let list = self.user_list(requester.user_nr).await?;
             let rooms_now = list.made_from();
             let _guard_now =
-                (!Arc::ptr_eq(rooms_now, &rooms)).then(|| self.0.waiters.wait(requester.user_nr, rooms_now));
+                (!Arc::ptr_eq(rooms_now, &rooms)).then(|| self.0.waiters.wait(requester.user_nr, rooms_now, false));
             let typing = self.0.typing.news(&rooms_now.joined, token.unwrap_or_default().ephemeral);
             let news = self.news(requester, token, rooms_now, (after, upto), &typing);
             if found.is_none() || news.any() {
@@ -188,7 +188,7 @@ impl Sync {
     async fn finish(&self, start: &Start, found: Found) -> Result<Response, Error> {
         let Found { mut response, state, members, upto, ephemeral } = found;
         let (version, answer) = self.keep(start, state, members).await?;
-        let stream = StreamToken { position: upto, ephemeral, to_device: None };
+        let stream = StreamToken { ephemeral, ..StreamToken::at(upto) };
         response.pos = SlidingToken { version, answer, stream }.to_string();
         Ok(response)
     }

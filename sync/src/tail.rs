@@ -26,6 +26,11 @@ pub(crate) const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often users who are gone are forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
+/// How often somebody is woken for others' presence at most, in milliseconds: what happens meanwhile comes with the next answer.
+const PRESENCE_EVERY_MS: i64 = 10_000;
+/// All requests of a user that look in the same moments are told together.
+const SAME_MOMENT_MS: i64 = 500;
+
 /// Who waits, by user and by room.
 #[derive(Default)]
 pub(crate) struct Waiters {
@@ -38,6 +43,8 @@ struct Tables {
     users: HashMap<UserNr, WaitingUser>,
     /// Those of them in each room. Who has just been answered stays: the next request is about to come.
     rooms: HashMap<RoomNr, HashSet<UserNr>>,
+    /// Those of them who are to be woken for others' presence later.
+    presence_late: HashSet<UserNr>,
     /// Counts changes of anyone's memberships.
     version: u64,
 }
@@ -50,6 +57,10 @@ struct WaitingUser {
     rooms: Arc<UserRooms>,
     /// Whether no request came since the last sweep.
     is_idle: bool,
+    /// Whether any request of the user wants to hear of others' presence.
+    wants_presence: bool,
+    /// When the user was last woken or answered for others' presence alone, in milliseconds since 1970.
+    presence_told_ms: i64,
 }
 
 impl Waiters {
@@ -70,7 +81,12 @@ impl Waiters {
     }
 
     /// Registers a request of a user who is in those rooms; it is taken off when the guard is dropped.
-    pub(crate) fn wait(self: &Waiters, user_nr: UserNr, rooms: &Arc<UserRooms>) -> (Arc<Notify>, Guard<'_>) {
+    pub(crate) fn wait(
+        self: &Waiters,
+        user_nr: UserNr,
+        rooms: &Arc<UserRooms>,
+        wants_presence: bool,
+    ) -> (Arc<Notify>, Guard<'_>) {
         let mut tables = self.lock();
         let known = tables.users.get(&user_nr).is_some_and(|user| Arc::ptr_eq(&user.rooms, rooms));
         if !known {
@@ -80,6 +96,7 @@ impl Waiters {
         let user = tables.users.get_mut(&user_nr).expect("registered above");
         user.requests += 1;
         user.is_idle = false;
+        user.wants_presence |= wants_presence;
         (user.wake.clone(), Guard { waiters: self, user_nr })
     }
 
@@ -91,6 +108,53 @@ impl Waiters {
                 user.wake.notify_waiters();
             }
         }
+    }
+
+    /// Wakes those who see users whose presence changed, by themselves or by their rooms; who was woken for it a moment ago is woken later.
+    pub(crate) fn presence_changed(
+        &self,
+        users: impl IntoIterator<Item = UserNr>,
+        rooms: impl IntoIterator<Item = RoomNr>,
+        now_ms: i64,
+    ) {
+        let tables = &mut *self.lock();
+        let in_rooms = rooms.into_iter().filter_map(|room| tables.rooms.get(&room)).flatten().copied();
+        for user_nr in users.into_iter().chain(in_rooms).collect::<HashSet<_>>() {
+            let Some(user) = tables.users.get_mut(&user_nr).filter(|user| user.wants_presence) else { continue };
+            if now_ms >= user.presence_told_ms + PRESENCE_EVERY_MS {
+                user.wake.notify_waiters();
+            } else {
+                tables.presence_late.insert(user_nr);
+            }
+        }
+    }
+
+    /// Wakes those who were not woken for others' presence because they had been a moment before.
+    pub(crate) fn wake_for_late_presence(&self, now_ms: i64) {
+        let tables = &mut *self.lock();
+        let users = &tables.users;
+        tables.presence_late.retain(|user_nr| {
+            let Some(user) = users.get(user_nr) else { return false };
+            let is_due = now_ms >= user.presence_told_ms + PRESENCE_EVERY_MS;
+            if is_due {
+                user.wake.notify_waiters();
+            }
+            !is_due
+        });
+    }
+
+    /// Whether a user may be answered for others' presence alone; if not, they are woken later.
+    pub(crate) fn may_tell_presence(&self, user_nr: UserNr, now_ms: i64) -> bool {
+        let tables = &mut *self.lock();
+        let Some(user) = tables.users.get_mut(&user_nr) else { return true };
+        let since_told_ms = now_ms - user.presence_told_ms;
+        if since_told_ms >= PRESENCE_EVERY_MS {
+            user.presence_told_ms = now_ms;
+        } else if since_told_ms > SAME_MOMENT_MS {
+            tables.presence_late.insert(user_nr);
+            return false;
+        }
+        true
     }
 
     /// Forgets users of whom nothing was heard since the last sweep.
@@ -123,8 +187,10 @@ impl Tables {
             self.rooms.entry(*room).or_default().insert(user_nr);
         }
         // Requests that wait since before the user's rooms changed go on to wait.
-        let (wake, requests) = old.map(|old| (old.wake, old.requests)).unwrap_or_default();
-        self.users.insert(user_nr, WaitingUser { wake, requests, rooms, is_idle: false });
+        let (wake, requests, wants_presence, presence_told_ms) =
+            old.map(|old| (old.wake, old.requests, old.wants_presence, old.presence_told_ms)).unwrap_or_default();
+        let user = WaitingUser { wake, requests, rooms, is_idle: false, wants_presence, presence_told_ms };
+        self.users.insert(user_nr, user);
     }
 
     fn unregister(&mut self, user_nr: UserNr) -> Option<WaitingUser> {

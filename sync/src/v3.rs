@@ -1,7 +1,11 @@
 //! `/sync`. Client-Server API, "Syncing".
 
+mod ahead;
 mod ephemeral;
+mod fields;
 mod filter;
+mod lazy;
+mod presence;
 mod room;
 mod state;
 
@@ -14,12 +18,12 @@ use std::{
 use accounts::{Requester, UserSettings, default_push_rules};
 use event_bus::{TypingChange, TypingNews};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use model::{EventNr, Membership, NodeNr, Position, RoomNr, StreamToken, UserNr};
+use model::{EventNr, Membership, Position, RoomNr, StreamToken, UserNr};
 use rooms::{Counts, Unread};
 use ruma::{
     OneTimeKeyAlgorithm, UInt,
     api::client::{
-        filter::FilterDefinition,
+        filter::{FilterDefinition, LazyLoadOptions},
         sync::sync_events::{
             DeviceLists, UnreadNotificationsCount,
             v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
@@ -28,16 +32,20 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{json, value::RawValue};
-use storage::{AccountDataRow, Item, RoomMembership, RoomRow, RoomSummary};
+use storage::{AccountDataRow, Item, RoomMembership, RoomRow};
 
 pub use self::filter::matches as matches_filter;
-pub(crate) use self::room::Stay;
+use self::{ahead::Ahead, fields::EventFields, lazy::Device, presence::PresenceOf, room::room_account_data};
+pub(crate) use self::{lazy::ToldMembers, room::Stay};
 use crate::{Error, Sync, UserRooms, news::News};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(120);
 /// Most messages to a device in one answer; the next answer has the others.
 pub(crate) const TO_DEVICE_MAX: u32 = 100;
+
+/// Members after whom a room without a name is called. Client-Server API, "Calculating the display name for a room".
+const HEROES: u32 = 5;
 
 /// How many rooms of an answer are put together at once.
 const ROOMS_AT_ONCE: usize = 8;
@@ -73,16 +81,11 @@ struct Answer<'a> {
     upto: Position,
     /// What the requester chose: whom they ignore.
     settings: Arc<UserSettings>,
-    /// What was asked for all rooms at once; rooms that are not in it are asked for one by one.
+    /// What is shown of each event, if not all.
+    fields: Option<EventFields>,
+    /// What the device knows of members, if it loads them lazily and does not want to be told again.
+    told: Option<Arc<Device>>,
     ahead: Ahead,
-}
-
-/// What an answer about many rooms needs of each, asked for together.
-#[derive(Default)]
-struct Ahead {
-    /// The state at the end of the answer.
-    states: HashMap<RoomNr, NodeNr>,
-    summaries: HashMap<RoomNr, (RoomSummary, u64, u64)>,
 }
 
 impl Sync {
@@ -107,10 +110,12 @@ impl Sync {
         let answers_at_once = request.since.is_none() || request.full_state || request.timeout.is_zero();
         // Where the next look starts: what was looked at and gave nothing is not looked at again.
         let mut after = request.since.unwrap_or_default().position;
+        let mut presence_after = request.since.unwrap_or_default().presence;
+        let wants_presence = self.0.presence.is_some() && presence::wants_any(&request.filter.presence);
         loop {
             let rooms = self.user_rooms(requester.user_nr).await?;
             // Registered before the look, so that nothing can slip in between.
-            let (wake, guard) = self.0.waiters.wait(requester.user_nr, &rooms);
+            let (wake, guard) = self.0.waiters.wait(requester.user_nr, &rooms, wants_presence);
             let notified = wake.notified();
             tokio::pin!(notified);
             notified.as_mut().enable();
@@ -119,13 +124,22 @@ impl Sync {
             let ephemeral = typing.position;
             let upto = self.position();
             let news = self.news(requester, request.since, &rooms, (after, upto), &typing);
-            if answers_at_once || news.any() {
+            let presence = self.new_presence(requester.user_nr, request, &rooms, presence_after).await?;
+            let tells_presence = !presence.users.is_empty() && {
+                let now_ms = self.0.storage.clock().now_ms();
+                answers_at_once || news.any() || self.0.waiters.may_tell_presence(requester.user_nr, now_ms)
+            };
+            if presence.users.is_empty() {
+                presence_after = presence.position;
+            }
+            if answers_at_once || news.any() || tells_presence {
                 let since = request.since.map(|since| since.position);
                 let settings = self.0.rooms.settings(requester).await?;
-                let answer = Answer { requester, request, since, upto, settings, ahead: Ahead::default() };
+                let answer = self.begin(requester, request, (since, upto), settings);
                 // Boxed: a poll that waits must not hold the memory of one that answers.
-                let response = Box::pin(self.build(answer, news, &rooms, typing)).await?;
+                let response = Box::pin(self.build(answer, news, &rooms, typing, presence)).await?;
                 let is_empty = response.rooms.is_empty()
+                    && response.presence.is_empty()
                     && response.to_device.is_empty()
                     && response.account_data.is_empty()
                     && response.device_lists.is_empty();
@@ -140,7 +154,7 @@ impl Sync {
             };
             drop(guard);
             if is_over {
-                let token = StreamToken { position: upto, ephemeral, to_device: None };
+                let token = StreamToken { position: upto, ephemeral, presence: presence_after, to_device: None };
                 let mut response = Response::new(token.to_string());
                 self.add_key_counts(requester, &mut response).await?;
                 return Ok(response);
@@ -159,6 +173,20 @@ impl Sync {
             self.reach(newest).await;
         }
         Ok(())
+    }
+
+    fn begin<'a>(
+        &self,
+        requester: &'a Requester,
+        request: &'a Request,
+        (since, upto): (Option<Position>, Position),
+        settings: Arc<UserSettings>,
+    ) -> Answer<'a> {
+        let lazy = &request.filter.room.state.lazy_load_options;
+        let told = matches!(lazy, LazyLoadOptions::Enabled { include_redundant_members: false })
+            .then(|| self.0.told_members.of(requester.user_nr, requester.device(), since));
+        let fields = request.filter.event_fields.as_deref().map(EventFields::new);
+        Answer { requester, request, since, upto, settings, fields, told, ahead: Ahead::default() }
     }
 
     /// Waits until the tailer has come to a position; it is there in moments.
@@ -198,11 +226,13 @@ impl Sync {
         news: News,
         rooms: &UserRooms,
         typing: TypingNews,
+        presence: PresenceOf,
     ) -> Result<Response, Error> {
         let Answer { requester, request, upto, .. } = answer;
         let storage = &self.0.storage;
         let after = answer.since.unwrap_or(Position(0));
-        let mut token = StreamToken { position: upto, ephemeral: typing.position, to_device: None };
+        let mut token =
+            StreamToken { position: upto, ephemeral: typing.position, presence: presence.position, to_device: None };
         let mut response = Response::new(String::new());
         if let Some(device_id) = requester.device_id.as_ref().filter(|_| news.to_device) {
             let after = request.since.and_then(|since| since.to_device).unwrap_or(after);
@@ -249,18 +279,14 @@ impl Sync {
 
         let numbers: Vec<RoomNr> = wanted.iter().map(|row| row.room_nr).collect();
         let known = storage.get_rooms(&numbers).await?;
-        if answer.since.is_none() || request.full_state {
-            answer.ahead = Ahead {
-                states: storage.get_states_at(&numbers, upto).await?,
-                summaries: storage.get_summaries(&numbers).await?,
-            };
-        }
-        let answer = &answer;
         let wanted: Vec<(&RoomMembership, &Arc<RoomRow>)> = wanted
             .into_iter()
             .filter_map(|row| Some((row, known.get(&row.room_nr)?)))
             .filter(|(_, room)| filter::matches_room(&request.filter.room, &room.id))
             .collect();
+        let memberships: Vec<&RoomMembership> = wanted.iter().map(|(row, _)| *row).collect();
+        answer.ahead = self.look_ahead(&answer, &memberships, news.events.is_some()).await?;
+        let answer = &answer;
         let receipts = if news.receipts { self.receipts(answer, &wanted).await? } else { Default::default() };
         let joined = wanted.iter().filter(|(row, _)| row.membership == Membership::Join);
         let joined: Vec<RoomNr> = joined.map(|(row, _)| row.room_nr).collect();
@@ -291,9 +317,16 @@ impl Sync {
             }
         }
         self.add_global_account_data(answer, &mut response, account_data);
+        let mut seen = presence.users;
         if let Some(since) = answer.since {
             response.device_lists = self.device_lists(requester.user_nr, news, (since, upto)).await?;
+            let filter = &request.filter.presence;
+            if news.members && self.presence().is_some() && presence::wants_any(filter) {
+                let newcomers = storage.list_newcomers(requester.user_nr, since, upto).await?;
+                seen.extend(self.presence_of_newcomers(filter, &newcomers, &seen).await?);
+            }
         }
+        response.presence.events = self.presence_events(&seen, &answer.settings).await?;
         self.add_key_counts(requester, &mut response).await?;
         Ok(response)
     }
@@ -309,13 +342,17 @@ impl Sync {
         Ok(match row.membership {
             Membership::Join => {
                 let mut shown = self.joined_room(answer, news, row, room).await?;
-                self.add_room_account_data(answer, &mut shown, row, account_data).await?;
+                self.add_room_account_data(answer, &mut shown, (row, room), account_data).await?;
                 self.add_ephemeral(answer, &mut shown, room, typing, receipts).await?;
                 ShownRoom::Joined(Box::new(shown))
             }
             Membership::Invite => ShownRoom::Invited(self.invited_room(row, room, answer.requester).await?),
             Membership::Knock => ShownRoom::Knocked(self.knocked_room(row, room, answer.requester).await?),
-            Membership::Leave | Membership::Ban => ShownRoom::Left(self.left_room(answer, row, room).await?),
+            Membership::Leave | Membership::Ban => {
+                let mut shown = self.left_room(answer, row, room).await?;
+                shown.account_data.events = room_account_data(answer, room, account_data);
+                ShownRoom::Left(shown)
+            }
         })
     }
 
@@ -395,7 +432,7 @@ impl Sync {
 
     fn add_global_account_data(&self, answer: &Answer<'_>, response: &mut Response, rows: &[AccountDataRow]) {
         let filter = &answer.request.filter.account_data;
-        let wanted = |event_type: &str| filter::matches_words(&filter.types, &filter.not_types, event_type);
+        let wanted = |event_type: &str| filter::matches_without_sender(filter, event_type);
         let global = rows.iter().filter(|row| row.room_nr == RoomNr(0));
         for row in global.clone().filter(|row| wanted(&row.event_type)) {
             response.account_data.events.extend(raw(account_data_event(&row.event_type, &row.content)));

@@ -237,14 +237,14 @@ impl TestUser {
         self.sync_waiting(since, 0).await
     }
 
-    /// Syncs and waits up to `timeout_ms` for something new.
+    /// Syncs and waits up to `timeout_ms` for something new; nobody sees by it that the user is there.
     ///
     /// # Panics
     ///
     /// When the server refuses.
     pub async fn sync_waiting(&self, since: Option<&str>, timeout_ms: u64) -> Value {
         let since = since.map(|since| format!("&since={}", encode(since))).unwrap_or_default();
-        self.get(&format!("/sync?timeout={timeout_ms}{since}")).await.ok()
+        self.get(&format!("/sync?set_presence=offline&timeout={timeout_ms}{since}")).await.ok()
     }
 
     /// The texts that the newest 100 events of a room say, oldest first.

@@ -216,7 +216,8 @@ impl From<accounts::Error> for MatrixError {
 impl From<sync::Error> for MatrixError {
     fn from(error: sync::Error) -> Self {
         match error {
-            sync::Error::BadToken => Self::invalid_param(error.to_string()),
+            sync::Error::BadToken | sync::Error::StatusTooLong(_) => Self::invalid_param(error.to_string()),
+            sync::Error::PresenceHidden | sync::Error::PresenceOff => Self::forbidden(error.to_string()),
             sync::Error::UnknownPos => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnknownPos, error.to_string()),
             sync::Error::Rooms(error) => error.into(),
             sync::Error::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),
@@ -236,6 +237,8 @@ impl From<rooms::Error> for MatrixError {
             E::NotMember | E::NotAllowed(_) => Self::forbidden(message),
             E::GuestsForbidden => Self::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message),
             E::BadEvent(_) => Self::bad_json(message),
+            E::DuplicateAnnotation => Self::new(StatusCode::BAD_REQUEST, ErrorKind::DuplicateAnnotation, message),
+            E::BadRelation(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, message),
             E::InvalidParam(_) => Self::invalid_param(message),
             E::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message),
             E::AliasInUse => Self::new(StatusCode::CONFLICT, ErrorKind::Unknown, message),

@@ -8,9 +8,10 @@ use ruma::{
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     events::TimelineEventType,
 };
+use sync::Sync;
 use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
 
-use super::typing::stop_typing;
+use super::{redact_request::RedactEvent, typing::stop_typing};
 use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -20,6 +21,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
 async fn send_message_event(
     State(rooms): State<Rooms>,
+    State(sync): State<Sync>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<send_message_event::v3::Request>,
 ) -> Result<Ruma<send_message_event::v3::Response>, MatrixError> {
@@ -28,6 +30,7 @@ async fn send_message_event(
     let event_id = rooms
         .send_message(&requester, &request.room_id, event_type, &request.txn_id, request.body.json(), timestamp)
         .await?;
+    sync.active(&requester);
     Ok(Ruma(send_message_event::v3::Response::new(event_id)))
 }
 
@@ -35,6 +38,7 @@ async fn send_message_event(
 async fn send_state_event(
     State(rooms): State<Rooms>,
     State(typing): State<Typing>,
+    State(sync): State<Sync>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<send_state_event::v3::Request>,
 ) -> Result<Ruma<send_state_event::v3::Response>, MatrixError> {
@@ -44,6 +48,7 @@ async fn send_state_event(
     let event_id = rooms
         .send_state(&requester, &request.room_id, event_type, &request.state_key, request.body.json(), timestamp)
         .await?;
+    sync.active(&requester);
     if let Some(user_id) = member.and_then(|user_id| UserId::parse(user_id).ok()) {
         stop_typing(&rooms, &typing, &request.room_id, &user_id).await?;
     }
@@ -53,12 +58,14 @@ async fn send_state_event(
 /// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`.
 async fn redact_event(
     State(rooms): State<Rooms>,
+    State(sync): State<Sync>,
     requester: Requester,
-    Ruma(request): Ruma<redact_event::v3::Request>,
+    Ruma(RedactEvent { request, related }): Ruma<RedactEvent>,
 ) -> Result<Ruma<redact_event::v3::Response>, MatrixError> {
-    let event_id = rooms
-        .redact(&requester, &request.room_id, &request.event_id, &request.txn_id, request.reason.as_deref())
-        .await?;
+    let (room_id, reason) = (&request.room_id, request.reason.as_deref());
+    let event_id =
+        rooms.redact_with_related(&requester, room_id, &request.event_id, &request.txn_id, reason, related).await?;
+    sync.active(&requester);
     Ok(Ruma(redact_event::v3::Response::new(event_id)))
 }
 

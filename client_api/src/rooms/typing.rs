@@ -7,6 +7,7 @@ use ruma::{
     RoomId, UserId,
     api::client::typing::create_typing_event::{self, v3},
 };
+use sync::Sync;
 use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
 
 use crate::ClientApi;
@@ -19,6 +20,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
 async fn create_typing_event(
     State(rooms): State<Rooms>,
     State(typing): State<Typing>,
+    State(sync): State<Sync>,
     requester: Requester,
     Ruma(request): Ruma<create_typing_event::v3::Request>,
 ) -> Result<Ruma<create_typing_event::v3::Response>, MatrixError> {
@@ -32,6 +34,9 @@ async fn create_typing_event(
         v3::Typing::Yes(info) => Some(i64::try_from(info.timeout.as_millis()).unwrap_or(i64::MAX)),
     };
     typing.set(room.nr, requester.user_nr, for_ms);
+    if for_ms.is_some() {
+        sync.active(&requester);
+    }
     Ok(Ruma(create_typing_event::v3::Response::new()))
 }
 

@@ -12,7 +12,7 @@ use ruma::api::client::sync::sync_events::v3::JoinedRoom;
 use serde_json::json;
 use storage::{ReceiptRow, RoomMembership, RoomRow};
 
-use super::{Answer, filter::matches_type, raw};
+use super::{Answer, filter::matches_part, raw};
 use crate::{Error, Sync};
 
 /// Most receipts of others in a room that is new to the client: who read it long ago is of no interest.
@@ -30,7 +30,7 @@ impl Sync {
     ) -> Result<(), Error> {
         let filter = &answer.request.filter.room.ephemeral;
         if let Some(change) = typing.iter().find(|change| change.room_nr == room.nr)
-            && matches_type(filter, "m.typing")
+            && matches_part(filter, &room.id, "m.typing")
         {
             let users = self.0.storage.user_ids(&change.users).await?;
             let ids: BTreeSet<_> = users.into_values().filter(|user| !answer.settings.ignores(user)).collect();
@@ -38,7 +38,7 @@ impl Sync {
             shown.ephemeral.events.extend(raw(event.to_string()));
         }
         if let Some(event) = receipts.get(&room.nr)
-            && matches_type(filter, "m.receipt")
+            && matches_part(filter, &room.id, "m.receipt")
         {
             shown.ephemeral.events.extend(raw(event.clone()));
         }

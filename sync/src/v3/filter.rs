@@ -1,8 +1,11 @@
 //! Which events a client wants. Client-Server API, "Filtering".
+//!
+//! `limit` bounds timelines and presence, of which the next answer, or the next page, has the rest. State, account data, receipts and typing
+//! that were left out would be lost to the client: there it has no effect, as in other servers.
 
 use ruma::{
     OwnedRoomId, RoomId,
-    api::client::filter::{RoomEventFilter, RoomFilter, UrlFilter},
+    api::client::filter::{Filter, RoomEventFilter, RoomFilter, UrlFilter},
 };
 use storage::StoredEvent;
 
@@ -33,9 +36,28 @@ pub(crate) fn matches_words(wanted: &Option<Vec<String>>, unwanted: &[String], w
         && !unwanted.iter().any(|pattern| matches_pattern(pattern, word))
 }
 
+/// Whether a filter lets through what belongs to no room, of a type. What has no sender comes from none of those that are asked for.
+pub(crate) fn matches_without_sender(filter: &Filter, event_type: &str) -> bool {
+    matches_filter_type(filter, event_type) && filter.senders.is_none()
+}
+
+/// Whether a filter of what belongs to no room lets a type through.
+pub(crate) fn matches_filter_type(filter: &Filter, event_type: &str) -> bool {
+    matches_words(&filter.types, &filter.not_types, event_type)
+}
+
 /// Whether a filter lets a type through.
 pub(crate) fn matches_type(filter: &RoomEventFilter, event_type: &str) -> bool {
     matches_words(&filter.types, &filter.not_types, event_type)
+}
+
+/// Whether a filter lets through what a room has beside its events, of a type: receipts, typing, account data. It comes from no sender
+/// and has no URL.
+pub(crate) fn matches_part(filter: &RoomEventFilter, room_id: &RoomId, event_type: &str) -> bool {
+    matches_type(filter, event_type)
+        && matches_rooms(filter.rooms.as_ref(), &filter.not_rooms, room_id)
+        && filter.senders.is_none()
+        && !matches!(filter.url_filter, Some(UrlFilter::EventsWithUrl))
 }
 
 /// Whether a filter lets a room through.
@@ -72,7 +94,32 @@ fn has_url(event: &StoredEvent) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use ruma::room_id;
+    use serde_json::{Value, json};
+
     use super::*;
+
+    #[test]
+    fn what_a_room_has_beside_its_events_is_filtered_by_type_and_room() {
+        for (filter, expected) in [
+            (json!({}), true),
+            (json!({ "types": ["m.tag"] }), true),
+            (json!({ "types": ["m.*"], "not_types": ["m.tag"] }), false),
+            (json!({ "types": [] }), false),
+            (json!({ "rooms": ["!a:b"] }), true),
+            (json!({ "rooms": ["!c:b"] }), false),
+            (json!({ "not_rooms": ["!a:b"] }), false),
+            (json!({ "rooms": ["!a:b"], "not_rooms": ["!a:b"] }), false),
+            (json!({ "senders": ["@a:b"] }), false),
+            (json!({ "not_senders": ["@a:b"] }), true),
+            (json!({ "contains_url": true }), false),
+            (json!({ "contains_url": false }), true),
+            (json!({ "limit": 1 }), true),
+        ] {
+            let of_room: RoomEventFilter = serde_json::from_value(Value::clone(&filter)).unwrap();
+            assert_eq!(matches_part(&of_room, room_id!("!a:b"), "m.tag"), expected, "{filter}");
+        }
+    }
 
     #[test]
     fn a_star_stands_for_anything() {

@@ -6,17 +6,20 @@ use accounts::Requester;
 use model::{ClientEvent, EventNr, Membership, Position, limits};
 use rooms::{Reader, TimelineToken};
 use ruma::{
-    api::client::sync::sync_events::v3::{
-        InviteState, InvitedRoom, JoinedRoom, KnockState, KnockedRoom, LeftRoom, Timeline,
+    api::client::{
+        filter::EventFormat,
+        sync::sync_events::v3::{InviteState, InvitedRoom, JoinedRoom, KnockState, KnockedRoom, LeftRoom, Timeline},
     },
+    events::AnyRoomAccountDataEvent,
     serde::Raw,
 };
 use serde_json::value::RawValue;
-use storage::{RoomMembership, RoomRow, StoredEvent, TimelineDirection};
+use storage::{AccountDataRow, RoomMembership, RoomRow, StoredEvent, TimelineDirection};
 
 use super::{
     Answer, account_data_event,
-    filter::{matches, matches_type},
+    ahead::rows_read,
+    filter::{matches, matches_part},
     raw,
     state::Span,
 };
@@ -58,6 +61,13 @@ pub(crate) enum Stay {
     New,
 }
 
+/// How many events of a room an answer has at most.
+pub(super) fn timeline_limit(answer: &Answer<'_>) -> usize {
+    let limit = answer.request.filter.room.timeline.limit;
+    let limit = limit.map_or(TIMELINE_DEFAULT, |limit| u32::try_from(limit).unwrap_or(u32::MAX));
+    limit.min(limits::TIMELINE_EVENTS_MAX as u32) as usize
+}
+
 impl Sync {
     pub(super) async fn joined_room(
         &self,
@@ -69,6 +79,7 @@ impl Sync {
         let stay = self.stay(answer.since, row).await?;
         let since = answer.since.filter(|_| stay != Stay::New);
         let reader = self.0.rooms.reader_of(answer.requester, Some(*row), room.clone()).await?;
+        let reader = reader.with_transactions(answer.ahead.transactions.clone());
         let known = since.and(news.events.as_ref()).map(|events| events.get(&room.nr).cloned().unwrap_or_default());
         let found = self.timeline(answer, &reader, since, answer.upto, known).await?;
         let (events, has_hidden) = match stay {
@@ -91,7 +102,7 @@ impl Sync {
         if since.is_none() || state.has_summary {
             shown.summary = state.summary;
         }
-        shown.timeline = self.show_timeline(&reader, &events, found.limited || has_hidden, answer.upto).await?;
+        shown.timeline = self.show_timeline(answer, &reader, &events, found.limited || has_hidden, answer.upto).await?;
         shown.state = self.show_state(answer, &reader, state.events).await?;
         Ok(shown)
     }
@@ -113,7 +124,7 @@ impl Sync {
             let state = self.room_state(answer, room, &span, &events).await?;
             shown.state = self.show_state(answer, &reader, state.events).await?;
         }
-        shown.timeline = self.show_timeline(&reader, &events, found.limited, row.position).await?;
+        shown.timeline = self.show_timeline(answer, &reader, &events, found.limited, row.position).await?;
         Ok(shown)
     }
 
@@ -215,8 +226,7 @@ impl Sync {
         known: Option<Vec<Arc<StoredEvent>>>,
     ) -> Result<Found, Error> {
         let filter = &answer.request.filter.room.timeline;
-        let limit = filter.limit.map_or(TIMELINE_DEFAULT, |limit| u32::try_from(limit).unwrap_or(u32::MAX));
-        let limit = limit.min(limits::TIMELINE_EVENTS_MAX as u32) as usize;
+        let limit = timeline_limit(answer);
         let mut lacks_state = false;
         let mut is_wanted = |event: &Arc<StoredEvent>| {
             let is_wanted = matches(filter, event) && !reader.ignores(event);
@@ -231,10 +241,18 @@ impl Sync {
         let stop = since.map_or((Position(i64::MIN), 0), |since| (since, i64::MAX));
         let mut from = (upto, i64::MAX);
         let mut events = Vec::new();
-        let read = (limit + 1).max(20) as u32;
+        let read = rows_read(limit);
+        // Asked for together with those of the other rooms.
+        let mut ahead =
+            answer.ahead.timelines.get(&reader.room.nr).filter(|_| since == answer.since && upto == answer.upto);
         for _ in 0..PAGES_MAX {
-            let rows =
-                self.0.storage.list_timeline(reader.room.nr, TimelineDirection::Backward, from, stop, read).await?;
+            let rows = match ahead.take() {
+                Some(rows) => rows.clone(),
+                None => {
+                    let backward = TimelineDirection::Backward;
+                    self.0.storage.list_timeline(reader.room.nr, backward, from, stop, read).await?
+                }
+            };
             let at_end = rows.len() < read as usize;
             let numbers: Vec<EventNr> = rows.iter().map(|(nr, _)| *nr).collect();
             let found = self.0.storage.get_events(&numbers).await?;
@@ -251,8 +269,29 @@ impl Sync {
         Ok(Found { events, limited: true, lacks_state })
     }
 
+    /// Events in the form that the client asks for. Client-Server API, "Filtering", `event_format` and `event_fields`.
+    pub(super) async fn show_events<T>(
+        &self,
+        answer: &Answer<'_>,
+        reader: &Reader,
+        events: &[Arc<StoredEvent>],
+        with_relations: bool,
+    ) -> Result<Vec<Raw<T>>, Error> {
+        let shown = match answer.request.filter.event_format {
+            EventFormat::Federation => self.0.rooms.pdus(reader, events).await?,
+            // Who has been told all since then puts together what relates to what. Client-Server API, "Aggregations of child events".
+            _ if with_relations => self.0.rooms.render_with_relations(reader, events, false).await?,
+            _ => self.0.rooms.render(reader, events, false).await?,
+        };
+        Ok(match &answer.fields {
+            Some(fields) => shown.into_iter().map(|event| Raw::from_json(fields.pick(event))).collect(),
+            None => shown.into_iter().map(Raw::from_json).collect(),
+        })
+    }
+
     async fn show_timeline(
         &self,
+        answer: &Answer<'_>,
         reader: &Reader,
         events: &[Arc<StoredEvent>],
         limited: bool,
@@ -266,7 +305,7 @@ impl Sync {
         let before = first.map_or((upto, 0), |(anchor, step)| (anchor, step - 1));
         timeline.limited = limited;
         timeline.prev_batch = Some(TimelineToken(before).to_string());
-        timeline.events = self.0.rooms.render(reader, events, false).await?.into_iter().map(Raw::from_json).collect();
+        timeline.events = self.show_events(answer, reader, events, limited).await?;
         Ok(timeline)
     }
 
@@ -274,10 +313,9 @@ impl Sync {
         &self,
         answer: &Answer<'_>,
         shown: &mut JoinedRoom,
-        row: &RoomMembership,
-        changed: &[storage::AccountDataRow],
+        (row, room): (&RoomMembership, &RoomRow),
+        changed: &[AccountDataRow],
     ) -> Result<(), Error> {
-        let filter = &answer.request.filter.room.account_data;
         let is_new = answer.since.is_some_and(|since| row.position > since);
         let all;
         let rows = if is_new {
@@ -286,9 +324,19 @@ impl Sync {
         } else {
             changed
         };
-        for data in rows.iter().filter(|data| data.room_nr == row.room_nr && matches_type(filter, &data.event_type)) {
-            shown.account_data.events.extend(raw(account_data_event(&data.event_type, &data.content)));
-        }
+        shown.account_data.events = room_account_data(answer, room, rows);
         Ok(())
     }
+}
+
+/// What of some account data belongs to a room, as events.
+pub(super) fn room_account_data(
+    answer: &Answer<'_>,
+    room: &RoomRow,
+    rows: &[AccountDataRow],
+) -> Vec<Raw<AnyRoomAccountDataEvent>> {
+    let filter = &answer.request.filter.room.account_data;
+    let of_room = rows.iter().filter(|data| data.room_nr == room.nr);
+    let wanted = of_room.filter(|data| matches_part(filter, &room.id, &data.event_type));
+    wanted.filter_map(|data| raw(account_data_event(&data.event_type, &data.content))).collect()
 }

@@ -13,15 +13,12 @@ use ruma::{
         filter::LazyLoadOptions,
         sync::sync_events::v3::{RoomSummary, State, StateEvents},
     },
-    serde::Raw,
 };
 use storage::{RoomRow, StateKey, StoredEvent};
 
-use super::{Answer, filter::matches};
+use super::{Answer, HEROES, filter::matches};
 use crate::{Error, Sync};
 
-/// Members after whom a room without a name is called. Client-Server API, "Calculating the display name for a room".
-const HEROES: u32 = 5;
 /// State that the summary of a room follows.
 const SUMMARIZED: &[&str] = &["m.room.member", "m.room.name", "m.room.canonical_alias"];
 
@@ -69,18 +66,17 @@ impl Sync {
         for event_type in SUMMARIZED {
             summarized.insert(storage.type_nr(event_type).await?);
         }
-        let mut types = changes
-            .keys()
-            .map(|key| key.0)
-            .chain(timeline.iter().filter(|event| event.is_state()).map(|event| event.type_nr));
-        let has_summary = types.any(|type_nr| summarized.contains(&type_nr));
+        let member_nr = storage.type_nr("m.room.member").await?;
+        let mut has_summary = changes.keys().any(|key| summarized.contains(&key.0));
+        for event in timeline.iter().filter(|event| event.is_state() && summarized.contains(&event.type_nr)) {
+            has_summary = has_summary || event.type_nr != member_nr || self.changes_membership(event).await?;
+        }
         let (summary, heroes) =
             if has_summary || span.base.is_none() { self.summary(answer, room.nr).await? } else { Default::default() };
         if is_lazy {
             // Client-Server API, "Lazy-loading room members": those who speak, the heroes, the user; and all that changed in a gap.
             let mut needed: BTreeSet<&str> = timeline.iter().map(|event| event.pdu.sender.as_str()).collect();
             needed.extend(heroes.iter().map(|user_id| user_id.as_str()));
-            let member_nr = storage.type_nr("m.room.member").await?;
             if span.base.is_none() {
                 needed.insert(answer.requester.user_id.as_str());
                 changes.retain(|key, _| key.0 != member_nr);
@@ -89,11 +85,14 @@ impl Sync {
                 _ if needed.is_empty() => NodeNr(0),
                 // The timeline tells all: its last event has the current state, and no table need be asked.
                 Some(last) if !span.has_more => last.state,
-                _ => self.end_of_state(room, span, timeline, is_after).await?,
+                _ => self.end_of_state(answer, room, span, timeline, is_after).await?,
             };
             for user_id in needed {
                 let Some(key) = storage.find_state_key("m.room.member", user_id).await? else { continue };
-                if let Some(nr) = storage.get_state_event(room.nr, end, key).await? {
+                let Some(nr) = storage.get_state_event(room.nr, end, key).await? else { continue };
+                let is_told = || answer.told.as_ref().is_some_and(|told| told.knows(room.nr, key, nr));
+                // Who comes into the room, or wants all of it, begins anew.
+                if span.base.is_none() || !is_told() {
                     changes.entry(key).or_insert(nr);
                 }
             }
@@ -105,7 +104,24 @@ impl Sync {
         let found = if numbers.is_empty() { Default::default() } else { storage.get_events(&numbers).await? };
         let mut events: Vec<_> = found.into_values().filter(|event| matches(filter, event)).collect();
         events.sort_unstable_by_key(|event| event.nr);
+        if let Some(told) = &answer.told {
+            let shown = events.iter().chain(timeline).filter(|event| event.type_nr == member_nr);
+            let shown = shown.filter_map(|event| Some(((event.type_nr, event.state_key_nr?), &**event)));
+            told.note(shown, answer.upto);
+        }
         Ok(RoomState { events, has_summary, summary })
+    }
+
+    /// Whether somebody came or went with a member event: it may be about their name only.
+    async fn changes_membership(&self, event: &StoredEvent) -> Result<bool, Error> {
+        #[derive(serde::Deserialize, PartialEq)]
+        struct Content {
+            membership: String,
+        }
+        let content = |event: &StoredEvent| serde_json::from_str::<Content>(event.pdu.content.get()).ok();
+        let Some(old) = event.replaces else { return Ok(true) };
+        let old = self.0.storage.get_event(old).await?;
+        Ok(old.and_then(|old| content(&old)) != content(event))
     }
 
     async fn changes(
@@ -121,11 +137,8 @@ impl Sync {
             Some(since) => storage.get_state_at(room.nr, since).await?,
             None => NodeNr(0),
         };
-        let end = match answer.ahead.states.get(&room.nr) {
-            Some(state) if span.upto == answer.upto => *state,
-            _ => storage.get_state_at(room.nr, span.upto).await?,
-        };
-        let start = if is_after { end } else { self.end_of_state(room, span, timeline, false).await? };
+        let end = self.state_at(answer, room.nr, span.upto).await?;
+        let start = if is_after { end } else { self.end_of_state(answer, room, span, timeline, false).await? };
         let before = storage.diff_state(room.nr, base, start).await?;
         let mut changes: BTreeMap<_, _> =
             before.into_iter().filter_map(|(key, _, event)| Some((key, event?))).collect();
@@ -139,6 +152,7 @@ impl Sync {
     /// The state before the first event of the timeline, or that at the end of the answer.
     async fn end_of_state(
         &self,
+        answer: &Answer<'_>,
         room: &RoomRow,
         span: &Span,
         timeline: &[Arc<StoredEvent>],
@@ -147,7 +161,14 @@ impl Sync {
         let first = timeline.first().and_then(|event| event.position).filter(|_| !is_after);
         // Of who left and was banned later, the timeline may go beyond what they see of the state.
         let at = first.map_or(span.upto, |first| Position(first.0 - 1)).min(span.upto);
-        Ok(self.0.storage.get_state_at(room.nr, at).await?)
+        self.state_at(answer, room.nr, at).await
+    }
+
+    async fn state_at(&self, answer: &Answer<'_>, room_nr: RoomNr, position: Position) -> Result<NodeNr, Error> {
+        match answer.ahead.states.get(&(room_nr, position)) {
+            Some(state) => Ok(*state),
+            None => Ok(self.0.storage.get_state_at(room_nr, position).await?),
+        }
     }
 
     pub(super) async fn show_state(
@@ -157,7 +178,7 @@ impl Sync {
         events: Vec<Arc<StoredEvent>>,
     ) -> Result<State, Error> {
         let mut state = StateEvents::new();
-        state.events = self.0.rooms.render(reader, &events, false).await?.into_iter().map(Raw::from_json).collect();
+        state.events = self.show_events(answer, reader, &events, false).await?;
         Ok(if answer.request.use_state_after { State::After(state) } else { State::Before(state) })
     }
 
@@ -177,8 +198,14 @@ impl Sync {
         }
         let mut heroes = Vec::new();
         for kinds in [[Membership::Join, Membership::Invite], [Membership::Leave, Membership::Ban]] {
-            let members = storage.list_members_of_kinds(room_nr, &kinds, HEROES + 1).await?;
-            heroes.extend(members.into_iter().map(|row| row.user_nr).filter(|nr| *nr != answer.requester.user_nr));
+            let members = match answer.ahead.heroes.get(&room_nr).filter(|_| kinds[0] == Membership::Join) {
+                Some(members) => members.clone(),
+                None => {
+                    let members = storage.list_members_of_kinds(room_nr, &kinds, HEROES + 1).await?;
+                    members.into_iter().map(|row| row.user_nr).collect()
+                }
+            };
+            heroes.extend(members.into_iter().filter(|nr| *nr != answer.requester.user_nr));
             if !heroes.is_empty() {
                 break;
             }

@@ -1,0 +1,637 @@
+//! Who is there. Client-Server API, "Presence".
+//!
+//! A user is as present as the most present of their devices. A device is there while it syncs, and for half a minute after. One process
+//! keeps it in memory. In a cluster it is in Redis, and each process has a copy that follows it; see [`redis`]. What changes for one user
+//! is in [`record`]; who may see it is not decided here.
+
+mod record;
+mod redis;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    mem,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use model::{Clock, EphemeralPosition, Random, UserNr};
+use tokio::sync::watch;
+
+pub use self::record::{Availability, SelfDescription, Shown};
+use self::record::{Happening, Record};
+use crate::{
+    BusError,
+    following::{Place, Remote, new_incarnation},
+};
+
+/// How long a device counts that does not sync any more, in milliseconds: those who sync say so every [`TOUCH_EVERY_MS`].
+const DEVICE_MS: i64 = 40_000;
+/// How often it is said again that a device syncs, in milliseconds.
+const TOUCH_EVERY_MS: i64 = 10_000;
+/// How often it is said again that somebody is active, in milliseconds.
+const ACTIVE_EVERY_MS: i64 = 20_000;
+/// Most users of whom anything is known. When all of them are there, further ones are not shown.
+const USERS_MAX: usize = 100_000;
+
+/// Who is there. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Presence {
+    shared: Arc<Shared>,
+    /// Where the state is, when it is not here.
+    remote: Option<Remote<Saying>>,
+}
+
+/// A user's presence; by default that of somebody of whom nothing is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserPresence {
+    /// What others are shown.
+    pub shown: Shown,
+    /// How long ago the user did something, in milliseconds; nothing when it is not known.
+    pub last_active_ago_ms: Option<i64>,
+}
+
+/// Whose presence changed, for a reader.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PresenceNews {
+    /// The users with the positions of their changes, oldest first.
+    pub changes: Vec<(u64, UserNr)>,
+    /// Where the reader stands once it knows them.
+    pub position: EphemeralPosition,
+}
+
+/// What is remembered of a user of whom the state knows nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// What they said of themselves.
+    pub says: SelfDescription,
+    /// When they last did something, in milliseconds since 1970; zero when it is not known.
+    pub last_active_ms: i64,
+}
+
+/// Counts a device as one that syncs, until it is dropped.
+#[derive(Debug)]
+pub struct Syncing {
+    shared: Arc<Shared>,
+    key: DeviceKey,
+}
+
+type DeviceKey = (UserNr, String);
+
+/// What a process says to the state.
+#[derive(Debug)]
+enum Saying {
+    /// Something happened to a user; with what is remembered of them, should nothing be known.
+    Happened(UserNr, Happening, Option<Remembered>),
+    /// A device syncs still.
+    Touch(UserNr, String),
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    /// Guards the state. Held for moments only; no other lock is taken inside.
+    state: Mutex<State>,
+    /// The devices that sync with this process. Guards them; that of the state may be taken inside.
+    devices: Mutex<HashMap<DeviceKey, LocalDevice>>,
+    /// Counts the changes of the state.
+    changes: watch::Sender<u64>,
+}
+
+/// A device that syncs with this process, or did moments ago.
+#[derive(Clone, Debug, Default)]
+struct LocalDevice {
+    /// How many requests wait for news.
+    requests: usize,
+    is_idle: bool,
+    /// When it was last said that it syncs; zero for never.
+    told_ms: i64,
+    /// When it was last said that it is active.
+    active_told_ms: i64,
+}
+
+/// Who is there, or a copy of it.
+#[derive(Debug)]
+struct State {
+    /// Which life of the state this is: positions of another one mean nothing here.
+    incarnation: u32,
+    /// How many changes there were.
+    position: u64,
+    /// Users whose last change is not after this position may have been forgotten.
+    floor: u64,
+    /// Whether this is the state: a copy is none before it was read first.
+    is_known: bool,
+    users: HashMap<UserNr, Known>,
+    /// The users by the position of the last change that others are shown.
+    by_change: BTreeMap<u64, UserNr>,
+    /// When a device is gone, or, without one, when time alone changes what is shown of a user. In a cluster Redis has it.
+    ends: HashMap<(UserNr, Option<String>), i64>,
+    /// Who came or went, whether they are there now, and when they last did something.
+    flips: HashMap<UserNr, (bool, i64)>,
+}
+
+#[derive(Debug)]
+struct Known {
+    record: Record,
+    /// The position of the last change.
+    changed: u64,
+    /// The position of the last change that others are shown.
+    shown: u64,
+}
+
+impl Record {
+    fn is_away(&self) -> bool {
+        self.shown.availability == Availability::Offline
+    }
+
+    fn presence(&self, now_ms: i64) -> UserPresence {
+        let last_active_ago_ms = (self.last_active_ms > 0).then(|| (now_ms - self.last_active_ms).max(0));
+        UserPresence { shown: self.shown.clone(), last_active_ago_ms }
+    }
+}
+
+impl Presence {
+    /// Nobody is there, and no other process has to know.
+    #[must_use]
+    pub fn new(clock: Clock, random: &Random) -> Self {
+        let mut state = State::new(new_incarnation(random));
+        state.is_known = true;
+        Self { shared: Arc::new(Shared::new(clock, state)), remote: None }
+    }
+
+    /// Shares who is there with the other processes that use the same `name` in the Redis at `url`. Connects in the background, again and
+    /// again; while Redis is away what was known is shown on. The clocks of the processes must agree to some seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`BusError`] when `url` is none of Redis; not when nobody answers there.
+    pub fn redis(url: &str, name: &str, clock: Clock, random: &Random) -> Result<Self, BusError> {
+        Self::redis_with(&Place { url, name, channel: name, bounds: [0, USERS_MAX] }, clock, random)
+    }
+
+    fn redis_with(place: &Place<'_>, clock: Clock, random: &Random) -> Result<Self, BusError> {
+        let shared = Arc::new(Shared::new(clock, State::new(new_incarnation(random))));
+        let remote = Remote::start(place, shared.clone(), random.clone())?;
+        Ok(Self { shared, remote: Some(remote) })
+    }
+
+    /// Whether anything is known of a user: if not, say with [`Presence::syncs`] or [`Presence::set`] what is remembered.
+    #[must_use]
+    pub fn knows(&self, user_nr: UserNr) -> bool {
+        self.shared.lock().users.contains_key(&user_nr)
+    }
+
+    /// A device syncs, as one that is in use or as one that is idle; until the end of what is returned, and for half a minute after.
+    pub fn syncs(&self, user_nr: UserNr, device: &str, is_idle: bool, before: Option<Remembered>) -> Syncing {
+        let key = (user_nr, device.to_owned());
+        let now_ms = self.shared.clock.now_ms();
+        let mut devices = self.shared.devices();
+        let local = devices.entry(key.clone()).or_default();
+        local.requests += 1;
+        let is_new = local.told_ms == 0 || local.is_idle != is_idle || self.shared.lock().is_hidden(user_nr, device);
+        let is_due = now_ms >= local.told_ms + TOUCH_EVERY_MS;
+        local.is_idle = is_idle;
+        if is_new || is_due {
+            local.told_ms = now_ms;
+        }
+        drop(devices);
+        if is_new {
+            self.say(Saying::Happened(user_nr, Happening::Syncs { device: device.to_owned(), is_idle }, before));
+        } else if is_due {
+            self.still_syncs(user_nr, device.to_owned(), is_idle);
+        }
+        Syncing { shared: self.shared.clone(), key }
+    }
+
+    /// A user did something on a device. Who does not sync is not shown by it.
+    pub fn active(&self, user_nr: UserNr, device: &str) {
+        let now_ms = self.shared.clock.now_ms();
+        // Whether it would show at all.
+        let is_shown = match self.shared.lock().users.get(&user_nr) {
+            Some(known) if known.record.has_device(device) => {
+                !known.record.shown.currently_active || known.record.is_idle(device)
+            }
+            _ => return,
+        };
+        let mut devices = self.shared.devices();
+        let local = devices.entry((user_nr, device.to_owned())).or_default();
+        if !is_shown && now_ms < local.active_told_ms + ACTIVE_EVERY_MS && self.remote.is_some() {
+            return;
+        }
+        local.active_told_ms = now_ms;
+        drop(devices);
+        self.say(Saying::Happened(user_nr, Happening::Active { device: device.to_owned() }, None));
+    }
+
+    /// A user says how they are, with a status message or with none. Client-Server API, "PUT /presence/{userId}/status".
+    pub fn set(
+        &self,
+        user_nr: UserNr,
+        device: &str,
+        availability: Availability,
+        status_msg: Option<String>,
+        before: Option<Remembered>,
+    ) {
+        let sets = Happening::Sets { device: device.to_owned(), availability, status_msg };
+        self.say(Saying::Happened(user_nr, sets, before));
+    }
+
+    /// Name or picture of a user changed: others are told, if anything is known of the user.
+    pub fn rename(&self, user_nr: UserNr, display_name: Option<String>, avatar_url: Option<String>) {
+        if self.knows(user_nr) {
+            self.say(Saying::Happened(user_nr, Happening::Renamed { display_name, avatar_url }, None));
+        }
+    }
+
+    /// Brings back those who were there when the state was lost: for as long as a device counts that does not sync any more.
+    pub fn restore(&self, users: impl IntoIterator<Item = (UserNr, Remembered)>) {
+        for (user_nr, before) in users {
+            if !self.knows(user_nr) {
+                self.say(Saying::Happened(user_nr, Happening::WasThere, Some(before)));
+            }
+        }
+    }
+
+    /// Which life of the state this is; nothing while it is not known.
+    #[must_use]
+    pub fn incarnation(&self) -> Option<u32> {
+        let state = self.shared.lock();
+        state.is_known.then_some(state.incarnation)
+    }
+
+    /// A user's presence, if anything is known of them.
+    #[must_use]
+    pub fn get(&self, user_nr: UserNr) -> Option<UserPresence> {
+        let now_ms = self.shared.clock.now_ms();
+        Some(self.shared.lock().users.get(&user_nr)?.record.presence(now_ms))
+    }
+
+    /// The presence of a user of whom the state knows nothing: they are not there.
+    #[must_use]
+    pub fn remembered(&self, before: Remembered) -> UserPresence {
+        Record::new(before).presence(self.shared.clock.now_ms())
+    }
+
+    /// Tells when something changes.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.shared.changes.subscribe()
+    }
+
+    /// Where the state stands.
+    #[must_use]
+    pub fn position(&self) -> EphemeralPosition {
+        self.shared.lock().position()
+    }
+
+    /// Whose presence a reader who stands at `since` has not been told.
+    ///
+    /// Somebody with a position of another life may believe of anybody that they are there: all are told. The default position says that
+    /// the reader believes nothing: those who are there are told.
+    #[must_use]
+    pub fn news(&self, since: EphemeralPosition) -> PresenceNews {
+        self.shared.lock().news(since)
+    }
+
+    /// Ends what has had its time, and says again who syncs here; call it every second or so.
+    pub fn tick(&self) {
+        let now_ms = self.shared.clock.now_ms();
+        for ((user_nr, device), is_idle) in self.shared.devices_to_tell(now_ms) {
+            self.still_syncs(user_nr, device, is_idle);
+        }
+        if self.remote.is_none() {
+            self.shared.change(|state| state.end_due(now_ms));
+        }
+    }
+
+    /// Who came or went since the last question in this process: whether they are there, and when they last did something.
+    #[must_use]
+    pub fn take_flips(&self) -> Vec<(UserNr, bool, i64)> {
+        let flips = mem::take(&mut self.shared.lock().flips);
+        flips.into_iter().map(|(user_nr, (is_there, active_ms))| (user_nr, is_there, active_ms)).collect()
+    }
+
+    /// A device that syncs is kept, and comes back when it was lost.
+    fn still_syncs(&self, user_nr: UserNr, device: String, is_idle: bool) {
+        let is_there = self.shared.lock().users.get(&user_nr).is_some_and(|known| known.record.has_device(&device));
+        self.say(if is_there {
+            Saying::Touch(user_nr, device)
+        } else {
+            Saying::Happened(user_nr, Happening::Syncs { device, is_idle }, None)
+        });
+    }
+
+    fn say(&self, saying: Saying) {
+        match &self.remote {
+            Some(remote) => remote.say(saying),
+            None => {
+                let now_ms = self.shared.clock.now_ms();
+                self.shared.change(|state| match saying {
+                    Saying::Happened(user_nr, happening, before) => state.note(user_nr, &happening, before, now_ms),
+                    Saying::Touch(user_nr, device) => {
+                        state.ends.insert((user_nr, Some(device)), now_ms + DEVICE_MS);
+                        false
+                    }
+                });
+            }
+        }
+    }
+}
+
+impl Drop for Syncing {
+    fn drop(&mut self) {
+        if let Some(local) = self.shared.devices().get_mut(&self.key) {
+            local.requests -= 1;
+        }
+    }
+}
+
+impl Shared {
+    fn new(clock: Clock, state: State) -> Self {
+        Self { clock, state: Mutex::new(state), devices: Mutex::default(), changes: watch::channel(0).0 }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn devices(&self) -> MutexGuard<'_, HashMap<DeviceKey, LocalDevice>> {
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the state, and tells those who wait if `change` says that it did.
+    fn change(&self, change: impl FnOnce(&mut State) -> bool) {
+        let has_changed = change(&mut self.lock());
+        if has_changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
+    }
+
+    /// The devices that sync here and of which it has to be said again; forgets those that are gone.
+    fn devices_to_tell(&self, now_ms: i64) -> Vec<(DeviceKey, bool)> {
+        let mut due = Vec::new();
+        self.devices().retain(|key, local| {
+            if local.requests > 0 && now_ms >= local.told_ms + TOUCH_EVERY_MS {
+                local.told_ms = now_ms;
+                due.push((key.clone(), local.is_idle));
+            }
+            local.requests > 0 || now_ms < local.told_ms.max(local.active_told_ms) + DEVICE_MS
+        });
+        due
+    }
+
+    /// What was said was lost: it is said again.
+    fn forget_told(&self) {
+        for local in self.devices().values_mut() {
+            local.told_ms = 0;
+        }
+    }
+}
+
+impl State {
+    fn new(incarnation: u32) -> Self {
+        Self {
+            incarnation,
+            position: 0,
+            floor: 0,
+            is_known: false,
+            users: HashMap::new(),
+            by_change: BTreeMap::new(),
+            ends: HashMap::new(),
+            flips: HashMap::new(),
+        }
+    }
+
+    /// Begins another life, or the same one anew.
+    fn begin(&mut self, incarnation: u32, floor: u64) {
+        let flips = mem::take(&mut self.flips);
+        *self = Self { floor, flips, ..Self::new(incarnation) };
+    }
+
+    fn position(&self) -> EphemeralPosition {
+        EphemeralPosition { incarnation: self.incarnation, position: self.position }
+    }
+
+    fn known(&self, user_nr: UserNr) -> Option<(Record, u64)> {
+        self.users.get(&user_nr).map(|known| (known.record.clone(), known.changed))
+    }
+
+    fn insert(&mut self, user_nr: UserNr, record: Record, changed: u64, shown: u64) {
+        if let Some(old) = self.users.insert(user_nr, Known { record, changed, shown })
+            && self.by_change.get(&old.shown) == Some(&user_nr)
+        {
+            self.by_change.remove(&old.shown);
+        }
+        if shown > 0 {
+            self.by_change.insert(shown, user_nr);
+        }
+    }
+
+    fn is_hidden(&self, user_nr: UserNr, device: &str) -> bool {
+        self.users.get(&user_nr).is_some_and(|known| known.record.is_hidden(device))
+    }
+
+    /// Notes what happened to a user; whether others are to be told.
+    fn note(&mut self, user_nr: UserNr, happening: &Happening, before: Option<Remembered>, now_ms: i64) -> bool {
+        if !self.users.contains_key(&user_nr) {
+            if !self.make_place() {
+                return false;
+            }
+            let record = Record::new(before.unwrap_or_default());
+            self.users.insert(user_nr, Known { record, changed: 0, shown: 0 });
+        }
+        let Some(known) = self.users.get_mut(&user_nr) else { return false };
+        let was_away = known.record.is_away();
+        let is_told = known.record.note(happening, now_ms);
+        if let Some(device) = happening.shows_device() {
+            self.ends.insert((user_nr, Some(device.to_owned())), now_ms + DEVICE_MS);
+        }
+        match known.record.next_change_ms() {
+            Some(at_ms) => drop(self.ends.insert((user_nr, None), at_ms)),
+            None => drop(self.ends.remove(&(user_nr, None))),
+        }
+        if known.record.is_away() != was_away {
+            self.flips.insert(user_nr, (was_away, known.record.last_active_ms));
+        }
+        if is_told {
+            self.position += 1;
+            self.by_change.remove(&mem::replace(&mut known.shown, self.position));
+            known.changed = self.position;
+            self.by_change.insert(self.position, user_nr);
+        }
+        is_told
+    }
+
+    /// Ends what has had its time; whether others are to be told.
+    fn end_due(&mut self, now_ms: i64) -> bool {
+        let due: Vec<_> = self.ends.extract_if(|_, end_ms| *end_ms <= now_ms).map(|(key, _)| key).collect();
+        let mut is_told = false;
+        for (user_nr, device) in due {
+            let happening = device.map_or(Happening::Waited, |device| Happening::Gone { device });
+            is_told |= self.users.contains_key(&user_nr) && self.note(user_nr, &happening, None, now_ms);
+        }
+        is_told
+    }
+
+    /// Whether another user may be added; forgets those who are away when there are too many.
+    fn make_place(&mut self) -> bool {
+        if self.users.len() >= USERS_MAX {
+            self.users.retain(|_, known| !known.record.is_away());
+            let users = &self.users;
+            self.by_change.retain(|_, user_nr| users.contains_key(user_nr));
+            self.floor = self.position;
+        }
+        self.users.len() < USERS_MAX
+    }
+
+    /// Forgets those who are away and did not change after a position, as Redis has.
+    fn forget_before(&mut self, floor: u64) {
+        self.users.retain(|_, known| known.changed > floor || !known.record.is_away());
+        let users = &self.users;
+        self.by_change.retain(|_, user_nr| users.contains_key(user_nr));
+    }
+
+    fn news(&self, since: EphemeralPosition) -> PresenceNews {
+        if !self.is_known {
+            return PresenceNews { changes: Vec::new(), position: since };
+        }
+        let same_life = since.incarnation == self.incarnation && since.position >= self.floor;
+        if same_life && since.position >= self.position {
+            // All is known; or this copy is a moment behind the one that the reader saw last.
+            return PresenceNews { changes: Vec::new(), position: since };
+        }
+        let after = if same_life { since.position + 1 } else { 0 };
+        let believes_nothing = since == EphemeralPosition::default();
+        let is_there = |user_nr: &UserNr| self.users.get(user_nr).is_some_and(|known| !known.record.is_away());
+        let changes = self.by_change.range(after..).filter(|(_, user_nr)| !believes_nothing || is_there(user_nr));
+        PresenceNews { changes: changes.map(|(at, user_nr)| (*at, *user_nr)).collect(), position: self.position() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: UserNr = UserNr(1);
+    const BOB: UserNr = UserNr(2);
+    const NOTHING: EphemeralPosition = EphemeralPosition { incarnation: 0, position: 0 };
+
+    fn presence() -> (Presence, Clock) {
+        let clock = Clock::manual(1_000_000);
+        (Presence::new(clock.clone(), &Random::seeded(1)), clock)
+    }
+
+    fn changed(presence: &Presence, since: EphemeralPosition) -> Vec<UserNr> {
+        presence.news(since).changes.into_iter().map(|(_, user_nr)| user_nr).collect()
+    }
+
+    fn availability(presence: &Presence, user_nr: UserNr) -> Option<Availability> {
+        presence.get(user_nr).map(|known| known.shown.availability)
+    }
+
+    /// Time goes by as it does for a server: with a look every second.
+    fn wait(presence: &Presence, clock: &Clock, seconds: i64) {
+        for _ in 0..seconds {
+            clock.advance_ms(1_000);
+            presence.tick();
+        }
+    }
+
+    #[test]
+    fn who_syncs_is_there_as_long_as_they_do_and_half_a_minute_more() {
+        let (presence, clock) = presence();
+        let syncing = presence.syncs(ALICE, "A", false, None);
+        assert_eq!(availability(&presence, ALICE), Some(Availability::Online));
+        let seen = presence.news(NOTHING);
+        assert_eq!(seen.changes.len(), 1);
+        wait(&presence, &clock, 50);
+        assert_eq!(changed(&presence, seen.position), [], "who goes on to sync is no news");
+        drop(syncing);
+        wait(&presence, &clock, 5);
+        let again = presence.syncs(ALICE, "A", false, None);
+        wait(&presence, &clock, 4);
+        assert_eq!(changed(&presence, seen.position), []);
+        drop(again);
+        wait(&presence, &clock, 29);
+        assert_ne!(availability(&presence, ALICE), Some(Availability::Offline));
+        wait(&presence, &clock, 12);
+        assert_eq!(availability(&presence, ALICE), Some(Availability::Offline));
+        assert_eq!(changed(&presence, seen.position), [ALICE]);
+        assert_eq!(changed(&presence, NOTHING), [], "who knows nothing need not be told who is not there");
+        let other_life = EphemeralPosition { incarnation: 99, position: 1 };
+        assert_eq!(changed(&presence, other_life), [ALICE], "who may believe that they are there is told");
+    }
+
+    #[test]
+    fn a_user_is_idle_after_a_while_and_active_when_they_do_something() {
+        let (presence, clock) = presence();
+        let _syncing = presence.syncs(ALICE, "A", false, None);
+        wait(&presence, &clock, 61);
+        let shown = presence.get(ALICE).unwrap();
+        assert_eq!((shown.shown.availability, shown.shown.currently_active), (Availability::Online, false));
+        assert_eq!(shown.last_active_ago_ms, Some(61_000));
+        wait(&presence, &clock, 240);
+        assert_eq!(availability(&presence, ALICE), Some(Availability::Unavailable));
+        let seen = presence.position();
+        presence.active(BOB, "B");
+        presence.active(ALICE, "another device");
+        assert_eq!(changed(&presence, seen), [], "who does not sync does not show");
+        presence.active(ALICE, "A");
+        assert_eq!(availability(&presence, ALICE), Some(Availability::Online));
+        assert_eq!(presence.get(ALICE).unwrap().last_active_ago_ms, Some(0));
+        wait(&presence, &clock, 30);
+        let seen = presence.news(seen).position;
+        presence.active(ALICE, "A");
+        assert_eq!(changed(&presence, seen), [], "more of the same is no news");
+        wait(&presence, &clock, 59);
+        assert!(presence.get(ALICE).unwrap().shown.currently_active, "but it counts");
+    }
+
+    #[test]
+    fn who_wants_to_be_offline_is_until_they_sync_anew() {
+        let (presence, clock) = presence();
+        let syncing = presence.syncs(ALICE, "A", false, None);
+        presence.set(ALICE, "A", Availability::Offline, Some("away".to_owned()), None);
+        wait(&presence, &clock, 20);
+        assert_eq!(
+            availability(&presence, ALICE),
+            Some(Availability::Offline),
+            "the request that waits does not count"
+        );
+        assert_eq!(presence.get(ALICE).unwrap().shown.says.status_msg.as_deref(), Some("away"));
+        drop(syncing);
+        let _syncing = presence.syncs(ALICE, "A", false, None);
+        assert_eq!(availability(&presence, ALICE), Some(Availability::Online));
+    }
+
+    #[test]
+    fn who_was_there_before_a_restart_is_so_until_it_is_sure_that_they_are_not() {
+        let (presence, clock) = presence();
+        let says = SelfDescription { status_msg: Some("here".to_owned()), ..SelfDescription::default() };
+        let before = Remembered { says, last_active_ms: 990_000 };
+        presence.restore([(ALICE, before.clone()), (BOB, before)]);
+        assert_eq!(availability(&presence, BOB), Some(Availability::Online));
+        let _syncing = presence.syncs(ALICE, "A", false, None);
+        let seen = presence.news(NOTHING);
+        assert_eq!(seen.changes.len(), 2);
+        wait(&presence, &clock, 41);
+        assert_eq!(availability(&presence, BOB), Some(Availability::Offline));
+        assert_eq!(availability(&presence, ALICE), Some(Availability::Online));
+        assert_eq!(changed(&presence, seen.position), [BOB]);
+        let flips = presence.take_flips();
+        assert!(flips.contains(&(BOB, false, 990_000)) && flips.iter().any(|flip| (flip.0, flip.1) == (ALICE, true)));
+        assert_eq!(presence.take_flips(), []);
+    }
+
+    #[test]
+    fn a_reader_is_told_of_each_change_once_in_order() {
+        let (presence, _) = presence();
+        let _alice = presence.syncs(ALICE, "A", false, None);
+        let _bob = presence.syncs(BOB, "B", false, None);
+        let first = presence.news(NOTHING);
+        assert_eq!(changed(&presence, NOTHING), [ALICE, BOB]);
+        presence.set(ALICE, "A", Availability::Unavailable, None, None);
+        assert_eq!(changed(&presence, first.position), [ALICE]);
+        assert_eq!(changed(&presence, NOTHING), [BOB, ALICE], "by their last change");
+        let ahead = EphemeralPosition { position: presence.position().position + 5, ..presence.position() };
+        assert_eq!(presence.news(ahead), PresenceNews { changes: Vec::new(), position: ahead });
+    }
+}
