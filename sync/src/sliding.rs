@@ -199,7 +199,7 @@ impl Sync {
         let mut next = NextState::new(before);
         let mut response = Response::default();
 
-        let tasks = self.tasks(&look, &selection, &mut next).await?;
+        let tasks = self.tasks(&look, &selection, &mut next);
         let told: HashSet<usize> = tasks.iter().map(|task| task.nr).collect();
         let (mut members, mut timelines) = (HashMap::new(), HashMap::new());
         for room in self.rooms(&look, tasks).await? {
@@ -225,12 +225,7 @@ impl Sync {
     }
 
     /// The rooms of which there may be something to tell: the most active ones first, and not too many at once.
-    async fn tasks<'a>(
-        &self,
-        look: &'a Look<'_>,
-        selection: &'a Selection<'_>,
-        next: &mut NextState<'_>,
-    ) -> Result<Vec<Task<'a>>, Error> {
+    fn tasks<'a>(&self, look: &'a Look<'_>, selection: &'a Selection<'_>, next: &mut NextState<'_>) -> Vec<Task<'a>> {
         let configs: Vec<usize> =
             selection.combinations.iter().map(|combination| next.config(&combination.required_state)).collect();
         let mut rooms: Vec<&Selected<'_>> = selection
@@ -258,7 +253,7 @@ impl Sync {
             for config in [Some(config), before].into_iter().flatten() {
                 if let Entry::Vacant(entry) = wanted.entry(config) {
                     let asked = next.configs.get(config).map_or(&[][..], Vec::as_slice);
-                    entry.insert(Arc::new(self.wanted(asked).await?));
+                    entry.insert(Arc::new(Wanted::new(asked.to_vec())));
                 }
             }
             tasks.push(Task {
@@ -272,7 +267,7 @@ impl Sync {
                 wanted_before: before.map(|before| wanted[&before].clone()),
             });
         }
-        Ok(tasks)
+        tasks
     }
 }
 
