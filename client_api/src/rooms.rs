@@ -13,6 +13,7 @@ mod receipts;
 mod send;
 mod state;
 mod summary;
+mod thread_subscriptions;
 mod timeline;
 mod typing;
 mod upgrade;
@@ -38,4 +39,5 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .merge(hierarchy::routes())
         .merge(peeking::routes())
         .merge(summary::routes())
+        .merge(thread_subscriptions::routes())
 }

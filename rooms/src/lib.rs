@@ -24,6 +24,7 @@ mod receive;
 mod resolution;
 mod restricted;
 mod send;
+mod thread_subscriptions;
 mod timeline;
 mod turn;
 mod typed_state;
@@ -51,6 +52,7 @@ pub use self::{
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
     receive::Received,
+    thread_subscriptions::SubscribedThread,
     timeline::{Context, Page, PageRequest, TimelineToken},
     unread::{Counts, Tally, Unread},
     visibility::Reader,

@@ -38,6 +38,7 @@ mod sync_connections;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod thread_subscriptions;
 mod to_device;
 mod tokens;
 mod uia_sessions;
@@ -55,7 +56,8 @@ pub use self::{
     account_data::AccountDataRow,
     commit::{
         Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent, NewReceipt, NewRoom,
-        NewToDevice, NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        NewThreadSubscription, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange,
+        TransactionKey,
     },
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
@@ -68,6 +70,7 @@ pub use self::{
     state_map::{NewNodes, StateKey, StateLook, StateNode},
     stream::{Item, Published},
     sync_connections::{ConnectionKey, ConnectionRow},
+    thread_subscriptions::{ThreadSubscription, ThreadSubscriptionRow},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},
     uia_sessions::UiaSessionRow,
     unread::{MAIN_THREAD, ReadPositions, UnreadRange, UnreadRow},

@@ -46,6 +46,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(11, "0011_unread"),
     migration!(12, "0012_bump_positions"),
     migration!(13, "0013_sync_connections"),
+    migration!(14, "0014_thread_subscriptions"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

@@ -13,13 +13,13 @@ use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance,
     numbers, profiles, room_leases, room_reads, rooms, state_map, statement::Statement, stream, sync_connections,
-    testing::TestDatabase, to_device, tokens, uia_sessions, unread, user_work, users,
+    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 29] = [
+    let files: [&'static [Statement]; 30] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -43,6 +43,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         state_map::ALL,
         stream::ALL,
         sync_connections::ALL,
+        thread_subscriptions::ALL,
         to_device::ALL,
         tokens::ALL,
         uia_sessions::ALL,

@@ -32,7 +32,7 @@ use self::{
 pub use self::{
     request::{Extensions, Filters, LISTS_MAX, List, Request, RoomConfig, Scope, ToDevice},
     required_state::{Pattern, RequiredState},
-    response::{E2ee, Extensions as ExtensionAnswers, Hero, Response, Room},
+    response::{E2ee, Extensions as ExtensionAnswers, Hero, Response, Room, ThreadSubscriptions},
 };
 use crate::{
     Error, Sync,
@@ -79,12 +79,13 @@ struct NextState<'a> {
     rooms: HashMap<RoomNr, SentRoom>,
     configs: Vec<Vec<RequiredState>>,
     account_data: Sent,
+    threads: Sent,
 }
 
 impl<'a> NextState<'a> {
     fn new(before: &'a State) -> Self {
-        let (configs, account_data) = (before.configs.clone(), before.account_data);
-        Self { before, rooms: HashMap::new(), configs, account_data }
+        let (configs, account_data, threads) = (before.configs.clone(), before.account_data, before.threads);
+        Self { before, rooms: HashMap::new(), configs, account_data, threads }
     }
 
     fn room(&self, room_nr: RoomNr) -> Option<SentRoom> {
@@ -107,11 +108,12 @@ impl<'a> NextState<'a> {
 
     /// The state, if it is another one than before.
     fn into_changed(self) -> Option<State> {
-        let Self { before, rooms, configs, account_data } = self;
+        let Self { before, rooms, configs, account_data, threads } = self;
         let is_changed = account_data != before.account_data
+            || threads != before.threads
             || rooms.iter().any(|(room_nr, sent)| before.rooms.get(room_nr) != Some(sent));
         is_changed.then(|| {
-            let mut state = State { rooms: before.rooms.clone(), configs, account_data };
+            let mut state = State { rooms: before.rooms.clone(), configs, account_data, threads };
             state.rooms.extend(rooms);
             state
         })

@@ -23,6 +23,7 @@ mod sliding_sync;
 mod spaces;
 mod sync;
 mod sync_state;
+mod thread_subscriptions;
 mod two_names;
 mod unread;
 mod upgrades;
