@@ -51,6 +51,8 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.simplified_msc3575",
     // Redaction of related events.
     "org.matrix.msc3912",
+    // Subscriptions to threads. MSC4306, "Unstable amendments".
+    "org.matrix.msc4306",
 ];
 
 pub(crate) fn routes() -> Router<ClientApi> {

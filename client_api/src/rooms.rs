@@ -15,6 +15,7 @@ mod reports;
 mod send;
 mod state;
 mod summary;
+mod thread_subscriptions;
 mod timeline;
 mod typing;
 mod upgrade;
@@ -42,4 +43,5 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .merge(hierarchy::routes())
         .merge(peeking::routes())
         .merge(summary::routes())
+        .merge(thread_subscriptions::routes())
 }

@@ -9,12 +9,14 @@ mod v4;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use ::rooms::SubscribedThread;
 use axum::{Router, response::Response, routing::post};
 use model::limits::{BODY_BYTES_MAX, ID_BYTES_MAX};
-use ruma::{OwnedRoomId, UserId};
+use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use sync::sliding::{self, ExtensionAnswers, Extensions, Hero, Scope, ToDevice};
+use storage::ThreadSubscription;
+use sync::sliding::{self, ExtensionAnswers, Extensions, Hero, Scope, ThreadSubscriptions, ToDevice};
 use web::{JsonBody, MatrixError, ReadyJson};
 
 use crate::ClientApi;
@@ -136,6 +138,16 @@ struct ExtensionsAsked {
     account_data: Asked,
     receipts: Asked,
     typing: Asked,
+    #[serde(rename = "io.element.msc4308.thread_subscriptions")]
+    thread_subscriptions: ThreadsAsked,
+}
+
+/// MSC4308.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct ThreadsAsked {
+    enabled: Option<bool>,
+    limit: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -175,6 +187,8 @@ impl ExtensionsAsked {
             account_data: self.account_data.into_scope()?,
             receipts: self.receipts.into_scope()?,
             typing: self.typing.into_scope()?,
+            thread_subscriptions: (self.thread_subscriptions.enabled == Some(true))
+                .then(|| self.thread_subscriptions.limit.map_or(100, |limit| u32::try_from(limit).unwrap_or(u32::MAX))),
         })
     }
 }
@@ -218,6 +232,39 @@ struct ExtensionsShown<'a> {
     receipts: Option<ByRoom<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     typing: Option<ByRoom<'a>>,
+    #[serde(rename = "io.element.msc4308.thread_subscriptions", skip_serializing_if = "Option::is_none")]
+    thread_subscriptions: Option<ThreadsShown<'a>>,
+}
+
+/// MSC4308.
+#[derive(Default, Serialize)]
+struct ThreadsShown<'a> {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    subscribed: BTreeMap<&'a OwnedRoomId, BTreeMap<&'a OwnedEventId, ThreadShown>>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    unsubscribed: BTreeMap<&'a OwnedRoomId, BTreeMap<&'a OwnedEventId, ThreadShown>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prev_batch: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ThreadShown {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    automatic: Option<bool>,
+    bump_stamp: i64,
+}
+
+impl<'a> ThreadsShown<'a> {
+    fn of(answer: &'a ThreadSubscriptions) -> Self {
+        let mut shown = Self { prev_batch: answer.prev_batch.as_deref(), ..Self::default() };
+        for SubscribedThread { room_id, root_id, state, position } in &answer.changes {
+            let automatic =
+                (*state != ThreadSubscription::Unsubscribed).then_some(*state == ThreadSubscription::Automatic);
+            let rooms = if automatic.is_some() { &mut shown.subscribed } else { &mut shown.unsubscribed };
+            rooms.entry(room_id).or_default().insert(root_id, ThreadShown { automatic, bump_stamp: position.0 });
+        }
+        shown
+    }
 }
 
 #[derive(Serialize)]
@@ -278,6 +325,7 @@ impl<'a> ExtensionsShown<'a> {
             account_data: (!global.is_empty() || !rooms.is_empty()).then_some(AccountDataShown { global, rooms }),
             receipts: by_room(&answer.receipts),
             typing: by_room(&answer.typing),
+            thread_subscriptions: answer.thread_subscriptions.as_ref().map(ThreadsShown::of),
         }
     }
 }

@@ -59,6 +59,12 @@ pub enum Error {
     /// Too much is waiting to be written, or the room changed again and again; 503, try again later.
     #[error("the server is busy; try again in a moment")]
     Busy,
+    /// The cause of an automatic subscription is not in the thread; 400 `M_NOT_IN_THREAD`. MSC4306.
+    #[error("the event is not in the thread")]
+    NotInThread,
+    /// The user has unsubscribed since the cause; 409 `M_CONFLICTING_UNSUBSCRIPTION`. MSC4306.
+    #[error("the thread was unsubscribed from after the event")]
+    ConflictingUnsubscription,
     /// Ours; 500, logged at the door.
     #[error("storage failed")]
     Storage(#[source] Arc<storage::Error>),

@@ -29,6 +29,7 @@ mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod thread_subscriptions;
 mod threads;
 mod timeline;
 mod turn;
@@ -58,6 +59,7 @@ pub use self::{
     receipts::{ReceiptKind, ReceiptRequest},
     receive::Received,
     relations::{RECURSION_LEVELS, RelationsRequest},
+    thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
     unread::{Counts, Tally, Unread},

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{EventNr, Membership, NodeNr, Pdu, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
 
-use crate::{Error, StateNode, StoredEvent};
+use crate::{Error, StateNode, StoredEvent, ThreadSubscription};
 
 /// What passes whole or not at all. Each part that clients learn of gets a position, in the order of the fields.
 #[derive(Clone, Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Commit {
     pub device_lists: Vec<UserNr>,
     /// Users whose profile changed.
     pub profiles: Vec<UserNr>,
+    /// Subscriptions to threads.
+    pub thread_subscriptions: Vec<NewThreadSubscription>,
     /// What a client calls these requests, so that none is done twice.
     pub transactions: Vec<NewTransaction>,
 }
@@ -242,6 +244,19 @@ pub struct NewReceipt {
     pub at_ms: i64,
     /// The position up to which a user of ours has read by it.
     pub read_upto: Option<Position>,
+}
+
+/// A user subscribes to a thread, or unsubscribes. A manual subscription does not become automatic.
+#[derive(Clone, Debug)]
+pub struct NewThreadSubscription {
+    /// Whose.
+    pub user_nr: UserNr,
+    /// In which room.
+    pub room_nr: RoomNr,
+    /// The thread's root.
+    pub root_nr: EventNr,
+    /// What it becomes.
+    pub state: ThreadSubscription,
 }
 
 /// A piece of account data.

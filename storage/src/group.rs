@@ -197,6 +197,15 @@ statements! {
     INSERT_DEVICE_LISTS = ["
         INSERT INTO device_list_changes (position, user_nr)
         SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
+    /// A client does not make a manual subscription (2) automatic (1).
+    UPSERT_THREAD_SUBSCRIPTIONS = ["
+        INSERT INTO thread_subscriptions (user_nr, root_nr, room_nr, state, position)
+        SELECT user_nr, root_nr, room_nr, state, position
+          FROM", (rows [1 user_nr bigint, 2 root_nr bigint, 3 room_nr bigint, 4 state bigint, 5 position bigint]), "
+         WHERE TRUE
+            ON CONFLICT (user_nr, root_nr) DO UPDATE
+           SET state = excluded.state, position = excluded.position
+         WHERE excluded.state <> 1 OR thread_subscriptions.state = 0"];
     INSERT_PROFILES = ["
         INSERT INTO profile_changes (position, user_nr)
         SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
@@ -224,6 +233,7 @@ pub(crate) struct GroupWriter<'a> {
     to_device: Vec<Position>,
     device_lists: Vec<Position>,
     profiles: Vec<Position>,
+    thread_subscriptions: Vec<Position>,
 }
 
 impl<'a> GroupWriter<'a> {
@@ -247,6 +257,7 @@ impl<'a> GroupWriter<'a> {
             to_device: Vec::new(),
             device_lists: Vec::new(),
             profiles: Vec::new(),
+            thread_subscriptions: Vec::new(),
         }
     }
 
@@ -286,6 +297,10 @@ impl<'a> GroupWriter<'a> {
         for user in &commit.profiles {
             let position = self.take(Item::Profile(*user));
             self.profiles.push(position);
+        }
+        for subscription in &commit.thread_subscriptions {
+            let position = self.take(Item::ThreadSubscription(subscription.user_nr));
+            self.thread_subscriptions.push(position);
         }
         self.commits.push(commit);
     }
@@ -716,6 +731,16 @@ impl<'a> GroupWriter<'a> {
             .bigint(self.profiles.iter().map(|position| position.0))
             .bigint(self.commits.iter().flat_map(|commit| &commit.profiles).map(|user| user.0));
         batch.add(&INSERT_PROFILES, rows);
+        let new = self.commits.iter().flat_map(|commit| &commit.thread_subscriptions).zip(&self.thread_subscriptions);
+        // A statement may touch a row once: of two for the same thread, the later counts.
+        let new: HashMap<_, _> = new.map(|(new, position)| ((new.user_nr, new.root_nr), (new, *position))).collect();
+        let rows = Rows::new()
+            .bigint(new.values().map(|(new, _)| new.user_nr.0))
+            .bigint(new.values().map(|(new, _)| new.root_nr.0))
+            .bigint(new.values().map(|(new, _)| new.room_nr.0))
+            .bigint(new.values().map(|(new, _)| new.state.code()))
+            .bigint(new.values().map(|(_, position)| position.0));
+        batch.add(&UPSERT_THREAD_SUBSCRIPTIONS, rows);
     }
 }
 

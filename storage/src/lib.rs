@@ -45,6 +45,7 @@ mod sync_connections;
 pub mod testing;
 #[cfg(test)]
 mod tests;
+mod thread_subscriptions;
 mod to_device;
 mod tokens;
 mod uia_sessions;
@@ -62,8 +63,8 @@ pub use self::{
     account_data::AccountDataRow,
     commit::{
         Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent, NewReceipt,
-        NewRelatedRedaction, NewRelation, NewRoom, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit,
-        RoomSummary, StateChange, TransactionKey,
+        NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction, Placement,
+        Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
@@ -80,6 +81,7 @@ pub use self::{
     state_map::{NewNodes, StateKey, StateLook, StateNode},
     stream::{Item, Published},
     sync_connections::{ConnectionKey, ConnectionRow},
+    thread_subscriptions::{ThreadSubscription, ThreadSubscriptionRow},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},
     uia_sessions::UiaSessionRow,
     unread::{MAIN_THREAD, ReadPositions, UnreadRange, UnreadRow},

@@ -50,6 +50,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(15, "0015_reports"),
     migration!(16, "0016_redactions"),
     migration!(17, "0017_presence"),
+    migration!(18, "0018_thread_subscriptions"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

@@ -39,6 +39,8 @@ pub enum Item {
     DeviceList(UserNr),
     /// A user's profile changed.
     Profile(UserNr),
+    /// A user's subscriptions to threads changed.
+    ThreadSubscription(UserNr),
 }
 
 /// What groups of commits put into the stream.
@@ -141,6 +143,7 @@ pub(crate) fn pack_items(items: &[(Position, Item)]) -> Vec<u8> {
             Item::ToDevice(user, device_id) => push(b't', &[user.0, device_id.len() as i64], device_id),
             Item::DeviceList(user) => push(b'd', &[user.0], ""),
             Item::Profile(user) => push(b'p', &[user.0], ""),
+            Item::ThreadSubscription(user) => push(b'h', &[user.0], ""),
         }
     }
     bytes
@@ -165,6 +168,7 @@ fn unpack_items(mut bytes: &[u8]) -> Option<Vec<Part>> {
             }
             b'd' => Part::Other(Item::DeviceList(UserNr(first))),
             b'p' => Part::Other(Item::Profile(UserNr(first))),
+            b'h' => Part::Other(Item::ThreadSubscription(UserNr(first))),
             _ => return None,
         });
     }
@@ -189,7 +193,8 @@ mod tests {
             nr.clone().prop_map(|user| Item::AccountData(UserNr(user))),
             (nr.clone(), ".{0,20}").prop_map(|(user, device)| Item::ToDevice(UserNr(user), device)),
             nr.clone().prop_map(|user| Item::DeviceList(UserNr(user))),
-            nr.prop_map(|user| Item::Profile(UserNr(user))),
+            nr.clone().prop_map(|user| Item::Profile(UserNr(user))),
+            nr.prop_map(|user| Item::ThreadSubscription(UserNr(user))),
         ]
     }
 

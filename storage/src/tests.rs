@@ -13,15 +13,15 @@ use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance,
     many_rooms, numbers, presence, profiles, redactions, relations, relations_fill, reports, room_leases, room_reads,
-    rooms, state_map, statement::Statement, stream, sync_connections, testing::TestDatabase, to_device, tokens,
-    uia_sessions, unread, user_work, users,
+    rooms, state_map, statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions,
+    to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod older_program;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 35] = [
+    let files: [&'static [Statement]; 36] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -51,6 +51,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         state_map::ALL,
         stream::ALL,
         sync_connections::ALL,
+        thread_subscriptions::ALL,
         to_device::ALL,
         tokens::ALL,
         uia_sessions::ALL,

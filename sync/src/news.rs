@@ -26,6 +26,7 @@ pub(crate) struct News {
     pub(crate) account_data: bool,
     pub(crate) to_device: bool,
     pub(crate) device_lists: bool,
+    pub(crate) threads: bool,
     /// Whether the user, or somebody in a room of theirs, may have joined or left.
     pub(crate) members: bool,
     own_memberships: bool,
@@ -40,6 +41,7 @@ impl News {
             || self.account_data
             || self.to_device
             || self.device_lists
+            || self.threads
             || self.own_memberships
             || !self.resolved_rooms.is_empty()
             || self.typing
@@ -80,6 +82,7 @@ impl News {
             account_data: true,
             to_device: true,
             device_lists: true,
+            threads: true,
             members: true,
             ..Self::default()
         }
@@ -121,6 +124,7 @@ impl Sync {
                 news.to_device |= *user == user_nr && requester.device_id.as_ref().is_some_and(|own| own == device);
             }
             Item::DeviceList(_) => news.device_lists = true,
+            Item::ThreadSubscription(user) => news.threads |= *user == user_nr,
             _ => {}
         });
         if !all_here {

@@ -32,7 +32,7 @@ use self::{
 pub use self::{
     request::{Extensions, Filters, LISTS_MAX, List, Request, RoomConfig, Scope, ToDevice},
     required_state::{Pattern, RequiredState},
-    response::{E2ee, Extensions as ExtensionAnswers, Hero, Response, Room},
+    response::{E2ee, Extensions as ExtensionAnswers, Hero, Response, Room, ThreadSubscriptions},
 };
 use crate::{
     Error, Sync,
@@ -79,12 +79,13 @@ struct NextState<'a> {
     rooms: HashMap<RoomNr, SentRoom>,
     configs: Vec<Vec<RequiredState>>,
     account_data: Sent,
+    threads: Sent,
 }
 
 impl<'a> NextState<'a> {
     fn new(before: &'a State) -> Self {
-        let (configs, account_data) = (before.configs.clone(), before.account_data);
-        Self { before, rooms: HashMap::new(), configs, account_data }
+        let (configs, account_data, threads) = (before.configs.clone(), before.account_data, before.threads);
+        Self { before, rooms: HashMap::new(), configs, account_data, threads }
     }
 
     fn room(&self, room_nr: RoomNr) -> Option<SentRoom> {
@@ -107,11 +108,12 @@ impl<'a> NextState<'a> {
 
     /// The state, if it is another one than before.
     fn into_changed(self) -> Option<State> {
-        let Self { before, rooms, configs, account_data } = self;
+        let Self { before, rooms, configs, account_data, threads } = self;
         let is_changed = account_data != before.account_data
+            || threads != before.threads
             || rooms.iter().any(|(room_nr, sent)| before.rooms.get(room_nr) != Some(sent));
         is_changed.then(|| {
-            let mut state = State { rooms: before.rooms.clone(), configs, account_data };
+            let mut state = State { rooms: before.rooms.clone(), configs, account_data, threads };
             state.rooms.extend(rooms);
             state
         })
@@ -199,7 +201,7 @@ impl Sync {
         let mut next = NextState::new(before);
         let mut response = Response::default();
 
-        let tasks = self.tasks(&look, &selection, &mut next).await?;
+        let tasks = self.tasks(&look, &selection, &mut next);
         let told: HashSet<usize> = tasks.iter().map(|task| task.nr).collect();
         let (mut members, mut timelines) = (HashMap::new(), HashMap::new());
         for room in self.rooms(&look, tasks).await? {
@@ -225,12 +227,7 @@ impl Sync {
     }
 
     /// The rooms of which there may be something to tell: the most active ones first, and not too many at once.
-    async fn tasks<'a>(
-        &self,
-        look: &'a Look<'_>,
-        selection: &'a Selection<'_>,
-        next: &mut NextState<'_>,
-    ) -> Result<Vec<Task<'a>>, Error> {
+    fn tasks<'a>(&self, look: &'a Look<'_>, selection: &'a Selection<'_>, next: &mut NextState<'_>) -> Vec<Task<'a>> {
         let configs: Vec<usize> =
             selection.combinations.iter().map(|combination| next.config(&combination.required_state)).collect();
         let mut rooms: Vec<&Selected<'_>> = selection
@@ -258,7 +255,7 @@ impl Sync {
             for config in [Some(config), before].into_iter().flatten() {
                 if let Entry::Vacant(entry) = wanted.entry(config) {
                     let asked = next.configs.get(config).map_or(&[][..], Vec::as_slice);
-                    entry.insert(Arc::new(self.wanted(asked).await?));
+                    entry.insert(Arc::new(Wanted::new(asked.to_vec())));
                 }
             }
             tasks.push(Task {
@@ -272,7 +269,7 @@ impl Sync {
                 wanted_before: before.map(|before| wanted[&before].clone()),
             });
         }
-        Ok(tasks)
+        tasks
     }
 }
 

@@ -376,7 +376,7 @@ async fn take(sync: &Sync, published: &Published) {
                 }
                 users.push(*user);
             }
-            Item::ToDevice(user, _) => users.push(*user),
+            Item::ToDevice(user, _) | Item::ThreadSubscription(user) => users.push(*user),
             Item::DeviceList(user) => {
                 users.push(*user);
                 match sync.user_rooms(*user).await {

@@ -27,6 +27,7 @@ mod spaces;
 mod sync;
 mod sync_filters;
 mod sync_state;
+mod thread_subscriptions;
 mod two_names;
 mod unread;
 mod upgrades;

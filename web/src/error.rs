@@ -241,6 +241,15 @@ impl From<rooms::Error> for MatrixError {
             E::BadRelation(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, message),
             E::InvalidParam(_) => Self::invalid_param(message),
             E::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message),
+            // MSC4306, "Unstable amendments".
+            E::NotInThread => Self::json(
+                StatusCode::BAD_REQUEST,
+                json!({"errcode": "IO.ELEMENT.MSC4306.M_NOT_IN_THREAD", "error": message}),
+            ),
+            E::ConflictingUnsubscription => Self::json(
+                StatusCode::CONFLICT,
+                json!({"errcode": "IO.ELEMENT.MSC4306.M_CONFLICTING_UNSUBSCRIPTION", "error": message}),
+            ),
             E::AliasInUse => Self::new(StatusCode::CONFLICT, ErrorKind::Unknown, message),
             E::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
             E::UnsupportedVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),

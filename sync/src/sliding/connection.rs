@@ -94,6 +94,8 @@ pub(super) struct State {
     pub(super) configs: Vec<Vec<RequiredState>>,
     /// The account data of no room.
     pub(super) account_data: Sent,
+    /// The subscriptions to threads.
+    pub(super) threads: Sent,
 }
 
 /// A state as it is stored: most rooms have been sent alike. The numbers of rooms are differences.
@@ -101,6 +103,8 @@ pub(super) struct State {
 struct Packed {
     configs: Vec<Vec<RequiredState>>,
     account_data: Sent,
+    #[serde(default)]
+    threads: Sent,
     groups: Vec<(SentRoom, Vec<i64>)>,
 }
 
@@ -120,6 +124,7 @@ impl State {
         let packed = Packed {
             configs: self.configs.clone(),
             account_data: self.account_data,
+            threads: self.threads,
             groups: groups.into_iter().collect(),
         };
         serde_json::to_vec(&packed).expect("numbers and texts serialize")
@@ -136,7 +141,7 @@ impl State {
                 rooms.insert(RoomNr(nr), sent);
             }
         }
-        Ok(Self { rooms, configs: packed.configs, account_data: packed.account_data })
+        Ok(Self { rooms, configs: packed.configs, account_data: packed.account_data, threads: packed.threads })
     }
 
     /// Leaves out the combinations that no room has any more.

@@ -19,13 +19,16 @@ use super::{
     connection::{Sent, SentRoom},
     lists::Selection,
     request::{Request, Scope},
-    response::{E2ee, Response, ToDevice},
+    response::{E2ee, Response, ThreadSubscriptions, ToDevice},
 };
 use crate::{
     Error, Sync,
     room_facts::ListedRoom,
     v3::{TO_DEVICE_MAX, account_data_event},
 };
+
+/// Most changes of subscriptions to threads in one answer.
+const THREADS_MAX: u32 = 100;
 
 /// The events that an answer tells of each room.
 type Timelines = HashMap<RoomNr, Vec<Arc<StoredEvent>>>;
@@ -52,7 +55,37 @@ impl Sync {
         self.add_e2ee(look, response).await?;
         self.add_account_data(look, selection, next, response).await?;
         self.add_receipts(look, selection, timelines, next, response).await?;
-        self.add_typing(look, selection, response).await
+        self.add_typing(look, selection, response).await?;
+        self.add_thread_subscriptions(look, next, response).await
+    }
+
+    /// Subscriptions to threads. MSC4308.
+    async fn add_thread_subscriptions(
+        &self,
+        look: &Look<'_>,
+        next: &mut NextState<'_>,
+        response: &mut Response,
+    ) -> Result<(), Error> {
+        let sent = look.start.state.threads;
+        let Some(limit) = look.request.extensions.thread_subscriptions else {
+            // What changed and is not told stays behind.
+            if let (Sent::Live, Some(since), true) = (sent, look.since, look.news.threads) {
+                next.threads = Sent::Upto(since);
+            }
+            return Ok(());
+        };
+        next.threads = Sent::Live;
+        if sent == Sent::Live && !look.news.threads {
+            return Ok(());
+        }
+        let after = sent.position(look.since).unwrap_or_default();
+        let limit = limit.clamp(1, THREADS_MAX);
+        let (changes, rest) = self.0.rooms.thread_subscriptions(look.requester, after, look.upto, limit).await?;
+        if !changes.is_empty() {
+            let prev_batch = rest.map(|position| StreamToken::at(position).to_string());
+            response.extensions.thread_subscriptions = Some(ThreadSubscriptions { changes, prev_batch });
+        }
+        Ok(())
     }
 
     /// Messages to the device. MSC3885.

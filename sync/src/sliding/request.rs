@@ -87,6 +87,8 @@ pub struct Extensions {
     pub receipts: Option<Scope>,
     /// Who is typing. MSC3961.
     pub typing: Option<Scope>,
+    /// Most changes of subscriptions to threads in one answer. MSC4308.
+    pub thread_subscriptions: Option<u32>,
 }
 
 /// Which messages to the device are wanted.

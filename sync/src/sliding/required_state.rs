@@ -1,10 +1,11 @@
 //! Which state a client wants of a room. MSC4186, "RequiredStateRequest".
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use model::{StateKeyNr, TypeNr};
 use serde::{Deserialize, Serialize};
-use storage::StateKey;
+use storage::{StateKey, StoredEvent};
+use tokio::sync::OnceCell;
 
 use crate::{Error, Sync};
 
@@ -33,7 +34,21 @@ pub struct Pattern {
     pub state_key: Option<String>,
 }
 
+impl Pattern {
+    fn matches(&self, event_type: &str, state_key: &str) -> bool {
+        self.event_type.as_ref().is_none_or(|word| word == event_type)
+            && self.state_key.as_ref().is_none_or(|word| word == state_key)
+    }
+}
+
 impl RequiredState {
+    fn wants(&self, event_type: &str, state_key: &str) -> bool {
+        let is_narrow = self.narrowed.contains(event_type);
+        let is_meant = |pattern: &Pattern| pattern.matches(event_type, state_key);
+        self.include.iter().any(|pattern| is_meant(pattern) && (!is_narrow || pattern.state_key.is_some()))
+            && !self.exclude.iter().any(is_meant)
+    }
+
     /// Whether all members are wanted at once.
     fn has_all_members(&self) -> bool {
         let is_wide = |pattern: &Pattern| {
@@ -43,12 +58,20 @@ impl RequiredState {
     }
 }
 
-/// What several lists and subscriptions together want of a room, in numbers. MSC4186, "Combining room configs".
-#[derive(Debug, Default)]
+/// What several lists and subscriptions together want of a room. MSC4186, "Combining room configs".
+#[derive(Debug)]
 pub(super) struct Wanted {
-    parts: Vec<Part>,
+    asked: Vec<RequiredState>,
     /// Whether the members come as they are needed.
     pub(super) lazy_members: bool,
+    /// The same in numbers, once it was needed.
+    numbers: OnceCell<Arc<WantedKeys>>,
+}
+
+/// What is wanted, in numbers: for looking into states.
+#[derive(Debug, Default)]
+pub(super) struct WantedKeys {
+    parts: Vec<Part>,
 }
 
 /// In numbers, what one of them wants.
@@ -80,6 +103,21 @@ impl Part {
 }
 
 impl Wanted {
+    pub(super) fn new(asked: Vec<RequiredState>) -> Self {
+        let lazy_members = asked.iter().any(|asked| asked.lazy_members)
+            && !asked.iter().any(|asked| !asked.lazy_members && asked.has_all_members());
+        Self { asked, lazy_members, numbers: OnceCell::new() }
+    }
+
+    /// Whether the state that an event sets is wanted. Asks nobody.
+    pub(super) fn wants_event(&self, event: &StoredEvent) -> bool {
+        let Some(state_key) = &event.pdu.state_key else { return false };
+        let event_type = event.pdu.event_type.to_string();
+        self.asked.iter().any(|asked| asked.wants(&event_type, state_key))
+    }
+}
+
+impl WantedKeys {
     /// Whether a piece of state is wanted.
     pub(super) fn wants(&self, key: StateKey) -> bool {
         self.parts.iter().any(|part| part.wants(key))
@@ -99,8 +137,16 @@ impl Wanted {
 }
 
 impl Sync {
-    /// Turns the words of what is wanted into numbers. Words that no event ever had match nothing.
-    pub(super) async fn wanted(&self, asked: &[RequiredState]) -> Result<Wanted, Error> {
+    /// What is wanted, in numbers. Words that no event ever had match nothing.
+    pub(super) async fn wanted_keys(&self, wanted: &Wanted) -> Result<Arc<WantedKeys>, Error> {
+        Ok(wanted
+            .numbers
+            .get_or_try_init(|| async { self.to_numbers(&wanted.asked).await.map(Arc::new) })
+            .await?
+            .clone())
+    }
+
+    async fn to_numbers(&self, asked: &[RequiredState]) -> Result<WantedKeys, Error> {
         let patterns = || asked.iter().flat_map(|asked| asked.include.iter().chain(&asked.exclude));
         let narrowed = asked.iter().flat_map(|asked| &asked.narrowed).map(String::as_str);
         let types: BTreeSet<&str> =
@@ -118,9 +164,7 @@ impl Sync {
             exclude: asked.exclude.iter().filter_map(numbers).collect(),
             narrowed: asked.narrowed.iter().filter_map(|word| types.get(word).copied()).collect(),
         });
-        let lazy_members = asked.iter().any(|asked| asked.lazy_members)
-            && !asked.iter().any(|asked| !asked.lazy_members && asked.has_all_members());
-        Ok(Wanted { parts: parts.collect(), lazy_members })
+        Ok(WantedKeys { parts: parts.collect() })
     }
 }
 
@@ -136,8 +180,8 @@ mod tests {
         Numbers { type_nr: type_nr.map(TypeNr), key_nr: key_nr.map(StateKeyNr) }
     }
 
-    fn wanted(include: Vec<Numbers>, exclude: Vec<Numbers>, narrowed: Vec<TypeNr>) -> Wanted {
-        Wanted { parts: vec![Part { include, exclude, narrowed }], lazy_members: false }
+    fn wanted(include: Vec<Numbers>, exclude: Vec<Numbers>, narrowed: Vec<TypeNr>) -> WantedKeys {
+        WantedKeys { parts: vec![Part { include, exclude, narrowed }] }
     }
 
     #[test]
@@ -163,6 +207,24 @@ mod tests {
         assert!(!both.wants(NAME));
         both.parts.extend(wanted(vec![numbers(Some(1), Some(0))], vec![], vec![]).parts);
         assert!(both.wants(NAME));
+    }
+
+    /// In words and in numbers it comes to the same.
+    #[test]
+    fn words_want_what_their_numbers_want() {
+        let pattern = |t: Option<&str>, k: Option<&str>| Pattern {
+            event_type: t.map(str::to_owned),
+            state_key: k.map(str::to_owned),
+        };
+        let asked = RequiredState {
+            include: [pattern(None, None), pattern(Some("member"), Some("alice"))].into(),
+            exclude: [pattern(Some("name"), None)].into(),
+            narrowed: ["member".to_owned()].into(),
+            lazy_members: false,
+        };
+        let wants = |t: &str, k: &str| asked.wants(t, k);
+        assert!(wants("topic", "") && wants("member", "alice"));
+        assert!(!wants("member", "bob") && !wants("name", ""));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use model::{Membership, Position};
 use rooms::Counts;
+use rooms::SubscribedThread;
 use ruma::{OwnedRoomId, OwnedUserId, api::client::sync::sync_events::DeviceLists};
 use serde_json::value::RawValue;
 use storage::KeyCounts;
@@ -90,6 +91,17 @@ pub struct Extensions {
     pub receipts: BTreeMap<OwnedRoomId, Box<RawValue>>,
     /// An `m.typing` of each room.
     pub typing: BTreeMap<OwnedRoomId, Box<RawValue>>,
+    /// Subscriptions to threads, when some changed.
+    pub thread_subscriptions: Option<ThreadSubscriptions>,
+}
+
+/// Subscriptions to threads that changed, newest first.
+#[derive(Debug)]
+pub struct ThreadSubscriptions {
+    /// The newest of them.
+    pub changes: Vec<SubscribedThread>,
+    /// Where the others are, when these are not all.
+    pub prev_batch: Option<String>,
 }
 
 /// Messages to the device.
@@ -113,7 +125,15 @@ pub struct E2ee {
 impl Response {
     /// Whether there is nothing in it that a client would wait for.
     pub(super) fn is_empty(&self) -> bool {
-        let Extensions { to_device, e2ee, global_account_data, room_account_data, receipts, typing } = &self.extensions;
+        let Extensions {
+            to_device,
+            e2ee,
+            global_account_data,
+            room_account_data,
+            receipts,
+            typing,
+            thread_subscriptions,
+        } = &self.extensions;
         self.rooms.is_empty()
             && to_device.as_ref().is_none_or(|to_device| to_device.events.is_empty())
             && e2ee.as_ref().is_none_or(|e2ee| e2ee.device_lists.is_empty())
@@ -121,6 +141,7 @@ impl Response {
             && room_account_data.is_empty()
             && receipts.is_empty()
             && typing.is_empty()
+            && thread_subscriptions.is_none()
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use model::{EventNr, Membership, NodeNr, Position, RoomNr, StateKeyNr, TypeNr};
 use rooms::{Counts, Reader, TimelineToken};
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use storage::{StateKey, StateLook, StoredEvent, TimelineDirection};
@@ -94,7 +94,7 @@ struct Touched {
     members: bool,
 }
 
-/// The numbers of the words that rooms are told by.
+/// The numbers of the words that rooms are told by, for looking into states.
 #[derive(Clone, Copy, Default)]
 struct Words {
     name: Option<TypeNr>,
@@ -105,16 +105,24 @@ struct Words {
     visibility: Option<StateKey>,
 }
 
-impl Words {
-    fn touch(&self, touched: &mut Touched, key: StateKey) {
-        touched.name |= Some(key.0) == self.name;
-        touched.avatar |= Some(key.0) == self.avatar;
-        touched.members |= Some(key.0) == self.member;
+impl Touched {
+    /// Notes that a piece of state changed, as `words` tells it.
+    fn note(&mut self, key: StateKey, words: &Words) {
+        self.name |= Some(key.0) == words.name;
+        self.avatar |= Some(key.0) == words.avatar;
+        self.members |= Some(key.0) == words.member;
     }
 
-    fn is_member(&self, key: StateKey) -> bool {
-        Some(key.0) == self.member
+    /// The same of an event. Asks nobody.
+    fn note_event(&mut self, event: &StoredEvent) {
+        self.name |= event.pdu.event_type == TimelineEventType::RoomName;
+        self.avatar |= event.pdu.event_type == TimelineEventType::RoomAvatar;
+        self.members |= is_member(event);
     }
+}
+
+fn is_member(event: &StoredEvent) -> bool {
+    event.pdu.event_type == TimelineEventType::RoomMember
 }
 
 impl Task<'_> {
@@ -156,10 +164,15 @@ impl Sync {
         if whole.is_empty() {
             return Ok(told);
         }
-        let words = self.words(look).await?;
+        // The words are asked for only when somebody has to look into a state.
+        let is_told = |task: &Task<'_>| task.is_known(look) && !look.news.is_resolved(task.room_nr());
+        let mut words = if whole.iter().all(is_told) { Words::default() } else { self.words(look).await? };
         let mut works = self.with_timelines(look, whole, &words).await?;
+        if works.iter().any(|work| work.has_gap) {
+            words = self.words(look).await?;
+        }
         self.find_states(look, &mut works, &words).await?;
-        self.find_lazy_members(look, &mut works, &words).await?;
+        self.find_lazy_members(look, &mut works).await?;
         // One query for the events of all states; they are in memory when each room asks for its own.
         let mut numbers: Vec<EventNr> = works.iter().flat_map(|work| work.state.values().copied()).collect();
         numbers.sort_unstable();
@@ -384,22 +397,23 @@ impl Sync {
         for work in works.iter_mut() {
             work.end = ends.get(&work.task.room_nr()).copied().unwrap_or(work.end);
         }
-        let looks = works.iter().filter(|work| work.task.from.is_none() || work.task.wanted_before.is_some());
-        let looks = looks.map(|work| StateLook {
-            room_nr: work.task.room_nr(),
-            state: work.end,
-            keys: work.task.wanted.keys(),
-        });
-        storage.preload_states(looks.collect()).await?;
+        let mut looks = Vec::new();
+        for work in works.iter().filter(|work| work.task.from.is_none() || work.task.wanted_before.is_some()) {
+            let keys = self.wanted_keys(&work.task.wanted).await?.keys();
+            looks.push(StateLook { room_nr: work.task.room_nr(), state: work.end, keys });
+        }
+        storage.preload_states(looks).await?;
         for work in works.iter_mut() {
             let room_nr = work.task.room_nr();
             let wanted = work.task.wanted.clone();
+            // MSC4186, "Lazy loaded memberships": without a gap the client is told of all changes of members.
+            let tells_members = wanted.lazy_members && !work.limited;
             let Some(from) = work.task.from else {
-                work.state = self.wanted_state(room_nr, work.end, |key| wanted.wants(key), wanted.keys()).await?;
-                self.add_own_member(work, words);
+                let keys = self.wanted_keys(&wanted).await?;
+                work.state = self.wanted_state(room_nr, work.end, |key| keys.wants(key), keys.keys()).await?;
+                self.add_own_member(work, words).await?;
                 continue;
             };
-            let mut changes: BTreeMap<StateKey, Option<EventNr>> = BTreeMap::new();
             if !work.reader.was_joined() {
                 // Nothing of the state was theirs to see.
             } else if work.has_gap || !work.task.is_joined() {
@@ -407,48 +421,52 @@ impl Sync {
                     Some(base) => *base,
                     None => storage.get_state_at(room_nr, from).await?,
                 };
-                let found = storage.diff_state(room_nr, base, work.end).await?;
-                changes.extend(found.into_iter().map(|(key, _, event)| (key, event)));
+                let keys = self.wanted_keys(&wanted).await?;
+                for (key, _, event) in storage.diff_state(room_nr, base, work.end).await? {
+                    work.touched.note(key, words);
+                    if keys.wants(key) || (tells_members && Some(key.0) == words.member) {
+                        match event {
+                            Some(event) => drop(work.state.insert(key, event)),
+                            None => work.deleted.push(key),
+                        }
+                    }
+                }
             } else {
-                let new = work.timeline.iter().filter(|event| event.position.is_some_and(|position| position > from));
-                let keys = new.filter_map(|event| Some(((event.type_nr, event.state_key_nr?), Some(event.nr))));
-                changes.extend(keys);
-            }
-            // MSC4186, "Lazy loaded memberships": without a gap the client is told of all changes of members.
-            let tells_members = wanted.lazy_members && !work.limited;
-            for (key, event) in changes {
-                words.touch(&mut work.touched, key);
-                if wanted.wants(key) || (tells_members && words.is_member(key)) {
-                    match event {
-                        Some(event) => drop(work.state.insert(key, event)),
-                        None => work.deleted.push(key),
+                for event in &work.timeline {
+                    let Some(key_nr) = event.state_key_nr.filter(|_| event.position > Some(from)) else { continue };
+                    work.touched.note_event(event);
+                    if wanted.wants_event(event) || (tells_members && is_member(event)) {
+                        work.state.insert((event.type_nr, key_nr), event.nr);
                     }
                 }
             }
             if let Some(before) = &work.task.wanted_before {
                 // What it did not ask for before.
-                let lacks = |key| wanted.wants(key) && !before.wants(key);
-                let keys = wanted.keys().map(|keys| keys.into_iter().filter(|key| lacks(*key)).collect());
+                let (now, before) = (self.wanted_keys(&wanted).await?, self.wanted_keys(before).await?);
+                let lacks = |key| now.wants(key) && !before.wants(key);
+                let keys = now.keys().map(|keys| keys.into_iter().filter(|key| lacks(*key)).collect());
                 let lacking = self.wanted_state(room_nr, work.end, lacks, keys).await?;
                 for (key, event) in lacking {
                     work.state.entry(key).or_insert(event);
                 }
             }
-            self.add_own_member(work, words);
+            self.add_own_member(work, words).await?;
         }
         Ok(())
     }
 
     /// Whoever is out of a room sees no more of its state than they saw, but how they came out.
-    fn add_own_member(&self, work: &mut Work<'_>, words: &Words) {
+    async fn add_own_member(&self, work: &mut Work<'_>, words: &Words) -> Result<(), Error> {
         let row = &work.task.listed.row;
         let is_new = work.task.from.is_none_or(|from| row.position > from);
         if !work.task.is_joined()
             && is_new
-            && let Some(own) = words.own.filter(|own| work.task.wanted.wants(*own))
+            && let Some(own) = words.own
+            && self.wanted_keys(&work.task.wanted).await?.wants(own)
         {
             work.state.insert(own, row.event_nr);
         }
+        Ok(())
     }
 
     /// The part of a state that is wanted: of `keys`, or without them, of all.
@@ -477,24 +495,27 @@ impl Sync {
     }
 
     /// The third step: the members whom the timelines name. MSC4186, "Lazy loaded memberships".
-    async fn find_lazy_members(&self, look: &Look<'_>, works: &mut [Work<'_>], words: &Words) -> Result<(), Error> {
+    async fn find_lazy_members(&self, look: &Look<'_>, works: &mut [Work<'_>]) -> Result<(), Error> {
         let storage = &self.0.storage;
         let mut users: BTreeSet<&str> = BTreeSet::new();
         let lazy = works.iter().enumerate().filter(|(_, work)| work.task.wanted.lazy_members);
         let timelines: Vec<(usize, Vec<Arc<StoredEvent>>)> =
             lazy.map(|(nr, work)| (nr, work.timeline.clone())).collect();
         for event in timelines.iter().flat_map(|(_, events)| events) {
-            users.extend(named_by(event, words));
+            users.extend(named_by(event));
         }
-        let Some(member) = words.member.filter(|_| !users.is_empty()) else { return Ok(()) };
+        if users.is_empty() {
+            return Ok(());
+        }
         let users: Vec<&str> = users.into_iter().collect();
-        let (_, keys) = storage.find_words(&[], &users).await?;
+        let (types, keys) = storage.find_words(&["m.room.member"], &users).await?;
+        let Some(member) = types.get("m.room.member").copied() else { return Ok(()) };
         let mut needed: HashMap<usize, Vec<StateKey>> = HashMap::new();
         for (nr, events) in &timelines {
             let work = &mut works[*nr];
             work.members.starts_anew = work.task.from.is_none() || work.limited;
             let room_nr = work.task.room_nr();
-            let words: HashSet<&str> = events.iter().flat_map(|event| named_by(event, words)).collect();
+            let words: HashSet<&str> = events.iter().flat_map(|event| named_by(event)).collect();
             let numbers: Vec<StateKeyNr> = words.into_iter().filter_map(|word| keys.get(word).copied()).collect();
             let is_new = |key: &StateKeyNr| work.members.starts_anew || !look.start.members.knows(room_nr, *key);
             let new: Vec<StateKey> = numbers.iter().filter(|key| is_new(key)).map(|key| (member, *key)).collect();
@@ -661,9 +682,8 @@ fn content_of(events: &[Arc<StoredEvent>], event_type: &str) -> Option<Content> 
 }
 
 /// The users whom an event names: its sender, and the member whom it is about.
-fn named_by<'e>(event: &'e StoredEvent, words: &Words) -> impl Iterator<Item = &'e str> {
-    let is_member = Some(event.type_nr) == words.member;
-    let target = event.pdu.state_key.as_deref().filter(|_| is_member);
+fn named_by(event: &StoredEvent) -> impl Iterator<Item = &str> {
+    let target = event.pdu.state_key.as_deref().filter(|_| is_member(event));
     std::iter::once(event.pdu.sender.as_str()).chain(target)
 }
 
