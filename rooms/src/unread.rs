@@ -265,7 +265,8 @@ impl Rooms {
         Ok(events)
     }
 
-    /// Takes the next event of the room into a tally of the requester's; `false` when it has to be counted anew.
+    /// Takes the next event of the room into a tally of the requester's; `false` when it has to be counted anew. After a redaction or a receipt
+    /// of the requester's it always has to.
     ///
     /// # Errors
     ///
@@ -273,10 +274,8 @@ impl Rooms {
     pub async fn go_on(&self, requester: &Requester, tally: &mut Tally, event: &StoredEvent) -> Result<bool, Error> {
         let settings = tally.settings.clone();
         let is_member = event.pdu.event_type == TimelineEventType::RoomMember;
-        if is_member && settings.push_rules.as_deref().is_some_and(depend_on_members)
-            || event.pdu.event_type == TimelineEventType::RoomRedaction
-            || is_member && event.pdu.state_key.as_deref() == Some(requester.user_id.as_str())
-        {
+        let is_own_membership = event.pdu.state_key.as_deref() == Some(requester.user_id.as_str());
+        if is_member && (is_own_membership || settings.push_rules.as_deref().is_some_and(depend_on_members)) {
             return Ok(false);
         }
         let is_own = event.sender_nr == requester.user_nr;

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use model::Position;
+use model::{Position, RoomNr};
 use storage::{Item, StoredEvent};
 use tokio::sync::watch;
 
@@ -23,11 +23,19 @@ struct Items {
     /// Everything after this position is here.
     after: Position,
     items: VecDeque<(Position, Item)>,
+    /// The rooms in which something was redacted, with the end of the group that did it.
+    redacted: VecDeque<(Position, RoomNr)>,
+}
+
+impl Items {
+    fn new(after: Position) -> Self {
+        Self { after, items: VecDeque::new(), redacted: VecDeque::new() }
+    }
 }
 
 impl Ring {
     pub(crate) fn new(newest: Position) -> Self {
-        let items = Mutex::new(Items { after: newest, items: VecDeque::new() });
+        let items = Mutex::new(Items::new(newest));
         Self { items, newest: watch::channel(newest).0 }
     }
 
@@ -39,13 +47,19 @@ impl Ring {
         self.newest.subscribe()
     }
 
-    /// Adds a group that follows directly on what is here.
-    pub(crate) fn push(&self, new: &[(Position, Item)], position: Position) {
+    /// Adds a group that follows directly on what is here, and redacted something in these rooms.
+    pub(crate) fn push(&self, new: &[(Position, Item)], position: Position, redacted: &[RoomNr]) {
         let mut guard = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         guard.items.extend(new.iter().cloned());
+        guard.redacted.extend(redacted.iter().map(|room_nr| (position, *room_nr)));
+        while guard.redacted.len() > ITEMS_MAX {
+            if let Some((dropped, _)) = guard.redacted.pop_front() {
+                guard.after = guard.after.max(dropped);
+            }
+        }
         while guard.items.len() > ITEMS_MAX {
             if let Some((dropped, _)) = guard.items.pop_front() {
-                guard.after = dropped;
+                guard.after = guard.after.max(dropped);
             }
         }
         self.newest.send_replace(position);
@@ -66,8 +80,16 @@ impl Ring {
     /// Starts anew at a position: what came before it is in the database only.
     pub(crate) fn restart(&self, position: Position) {
         let mut guard = self.items.lock().unwrap_or_else(PoisonError::into_inner);
-        *guard = Items { after: position, items: VecDeque::new() };
+        *guard = Items::new(position);
         self.newest.send_replace(position);
+    }
+
+    /// The rooms in which something was redacted after `since` up to `upto`. For positions of which all is here.
+    pub(crate) fn redacted(&self, since: Position, upto: Position) -> Vec<RoomNr> {
+        let guard = self.items.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = guard.redacted.partition_point(|(position, _)| *position <= since);
+        let found = guard.redacted.range(start..).take_while(|(position, _)| *position <= upto);
+        found.map(|(_, room_nr)| *room_nr).collect()
     }
 
     /// Looks at all items after `since` up to `upto`, oldest first; `false` when they are not all here.
@@ -99,10 +121,13 @@ mod tests {
     fn a_reader_sees_each_item_once_or_is_sent_to_the_database() {
         let ring = Ring::new(Position(10));
         let items: Vec<_> = (11..=13).map(|p| (Position(p), Item::DeviceList(UserNr(1)))).collect();
-        ring.push(&items, Position(13));
+        ring.push(&items, Position(13), &[RoomNr(5)]);
         assert_eq!(seen(&ring, 10), Some(vec![11, 12, 13]));
         assert_eq!(seen(&ring, 12), Some(vec![13]));
         assert_eq!(seen(&ring, 9), None, "older than what is kept");
+        assert_eq!(ring.redacted(Position(10), Position(13)), [RoomNr(5)]);
+        assert_eq!(ring.redacted(Position(10), Position(12)), []);
+        assert_eq!(ring.redacted(Position(13), Position(13)), []);
         ring.restart(Position(20));
         assert_eq!(seen(&ring, 13), None);
         assert_eq!(seen(&ring, 20), Some(vec![]));

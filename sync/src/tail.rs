@@ -341,10 +341,14 @@ async fn take(sync: &Sync, published: &Published) {
     if published.position <= sync.position() {
         return;
     }
+    let mut redacted = Vec::new();
     for nr in &published.redacted {
         // Readers of the ring get what is left of the event.
         match sync.0.storage.get_event(*nr).await {
-            Ok(Some(event)) => sync.0.ring.replace(event),
+            Ok(Some(event)) => {
+                redacted.push(event.room_nr);
+                sync.0.ring.replace(event);
+            }
             _ => return start_anew(sync).await,
         }
     }
@@ -389,7 +393,7 @@ async fn take(sync: &Sync, published: &Published) {
             Item::Profile(_) => {}
         }
     }
-    sync.0.ring.push(&published.items, published.position);
+    sync.0.ring.push(&published.items, published.position, &redacted);
     sync.0.waiters.wake(users, rooms);
 }
 

@@ -94,16 +94,19 @@ impl Sync {
     /// Takes what came since into the tallies; those that have to be counted anew are dropped.
     async fn go_on(&self, requester: &Requester, tallies: &mut Tallies, upto: Position) -> Result<(), Error> {
         let mut events: Vec<Arc<StoredEvent>> = Vec::new();
-        let mut read: HashSet<RoomNr> = HashSet::new();
+        let mut changed: HashSet<RoomNr> = HashSet::new();
         let all_here = self.0.ring.scan(tallies.at, upto, |_, item| match item {
             Item::Event(event) if tallies.rooms.contains_key(&event.room_nr) => events.push(event.clone()),
-            Item::Receipt(room_nr, user_nr) if *user_nr == requester.user_nr => drop(read.insert(*room_nr)),
+            Item::Receipt(room_nr, user_nr) if *user_nr == requester.user_nr => drop(changed.insert(*room_nr)),
+            // Resolution may have changed how many members there are.
+            Item::State(room_nr) => drop(changed.insert(*room_nr)),
             _ => {}
         });
+        changed.extend(self.0.ring.redacted(tallies.at, upto));
         if !all_here {
             tallies.rooms.clear();
         }
-        for room_nr in read {
+        for room_nr in changed {
             tallies.rooms.remove(&room_nr);
         }
         for event in events {

@@ -148,6 +148,35 @@ on_each_database! {
         assert_eq!(client.counts().await.0, counts(0, 0));
     }
 
+    /// Whatever is in the first events of a room: there are no power levels yet to ask.
+    async fn a_room_is_made_with_mentions_in_its_first_event(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let mentions = json!({ "m.mentions": { "room": true, "user_ids": [bob.id()] } });
+        let request = json!({ "preset": "public_chat", "creation_content": mentions });
+        let room = alice.create_room_with(&request).await;
+        bob.join(&room).await;
+        assert_eq!(bob.sync(None).await["rooms"]["join"][&room]["unread_notifications"], counts(0, 0));
+    }
+
+    /// A client that filters messages out counts them all the same.
+    async fn counts_come_alone_when_the_filter_keeps_everything_else_back(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        let filter = encode(&json!({ "room": { "timeline": { "types": [] }, "ephemeral": { "types": [] } } }).to_string());
+        let next = async |since: &str| {
+            let path = format!("/sync?timeout=30000&filter={filter}&since={}", encode(since));
+            let sync = bob.get(&path).await.ok();
+            (sync["next_batch"].as_str().unwrap().to_owned(), sync["rooms"]["join"][&room].clone())
+        };
+        let since = bob.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+        let said = alice.send_text(&room, "psst").await;
+        let (since, told) = next(&since).await;
+        assert_eq!(told, json!({ "unread_notifications": counts(1, 0) }));
+        read(&bob, &room, "m.read", &said, json!({})).await;
+        assert_eq!(next(&since).await.1, json!({ "unread_notifications": counts(0, 0) }));
+    }
+
     async fn who_comes_back_has_read_what_was_before(server: TestServer) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let room = alice.create_public_room().await;

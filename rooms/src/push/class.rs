@@ -52,8 +52,8 @@ pub(crate) async fn countable<F: Future<Output = Result<bool, Error>>>(
     pdu: &Pdu,
     may_notify_room: impl FnOnce() -> F,
 ) -> Result<Option<Arc<Countable>>, Error> {
-    // Members' events notify nobody but who is invited, and an invited user has no counts.
-    if pdu.event_type == TimelineEventType::RoomMember {
+    // Members' events notify nobody but who is invited, and an invited user has no counts. When a room is made nobody is there.
+    if matches!(pdu.event_type, TimelineEventType::RoomMember | TimelineEventType::RoomCreate) {
         return Ok(None);
     }
     let content: Content = serde_json::from_str(pdu.content.get()).unwrap_or_default();

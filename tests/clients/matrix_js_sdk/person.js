@@ -3,7 +3,7 @@
 import "./quiet.js";
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
-import { createClient } from "matrix-js-sdk";
+import { Filter, createClient } from "matrix-js-sdk";
 
 export const PASSWORD = "correct horse battery staple";
 const WAIT_MS_MAX = 30_000;
@@ -31,9 +31,13 @@ export class Person {
         });
     }
 
-    async started({ encrypted = false, initialSyncLimit = 50 } = {}) {
+    async started({ encrypted = false, initialSyncLimit = 50, threadSupport = false } = {}) {
         if (encrypted) await this.client.initRustCrypto({ useIndexedDB: false });
-        await this.client.startClient({ initialSyncLimit, pollTimeout: 30_000, lazyLoadMembers: true });
+        const filter = new Filter(this.id);
+        filter.setTimelineLimit(initialSyncLimit);
+        filter.setUnreadThreadNotifications(threadSupport);
+        const options = { initialSyncLimit, pollTimeout: 30_000, lazyLoadMembers: true, threadSupport, filter };
+        await this.client.startClient(options);
         await eventually(() => this.client.isInitialSyncComplete(), `${this.username} has synced`);
         return this;
     }
