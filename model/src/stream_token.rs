@@ -73,7 +73,7 @@ impl FromStr for StreamToken {
         };
         let typing = ephemeral()?;
         let presence = if count >= 5 { ephemeral()? } else { EphemeralPosition::default() };
-        let to_device = if count % 2 == 0 { Some(position(number()?)?) } else { None };
+        let to_device = if count.is_multiple_of(2) { Some(position(number()?)?) } else { None };
         if parts.next().is_some() {
             return Err(TokenError);
         }

@@ -62,19 +62,6 @@ statements! {
          WHERE room_nr = $1 AND anchor IS NOT NULL AND (anchor, step) > ($2, $3) AND (anchor, step) < ($4, $5)
          ORDER BY anchor, step LIMIT $6"];
     /// The newest events of each of many rooms.
-    LIST_TIMELINES = [(either "
-        SELECT e.room_nr, e.event_nr, e.anchor, e.step
-          FROM rooms r CROSS JOIN events e
-            ON e.event_nr IN (SELECT i.event_nr FROM events i
-                               WHERE i.room_nr = r.room_nr AND i.anchor IS NOT NULL AND i.anchor <= $1
-                               ORDER BY i.anchor DESC, i.step DESC LIMIT $2)
-         WHERE r.room_nr" "
-        SELECT r.room_nr, e.event_nr, e.anchor, e.step
-          FROM rooms r CROSS JOIN LATERAL (
-               SELECT i.event_nr, i.anchor, i.step FROM events i
-                WHERE i.room_nr = r.room_nr AND i.anchor IS NOT NULL AND i.anchor <= $1
-                ORDER BY i.anchor DESC, i.step DESC LIMIT $2) e
-         WHERE r.room_nr"), (in_list 3), " ORDER BY 1, 3 DESC, 4 DESC"];
     LIST_EVENTS_AFTER = ["
         SELECT event_nr FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"];
     MADE_BACKWARD = ["
@@ -364,25 +351,6 @@ impl Storage {
         let args = args![room_nr, from.0, from.1, to.0, to.1, i64::from(limit)];
         let rows = self.db().read(statement, args).await?;
         rows.iter().map(|row| Ok((row.nr(0)?, (row.nr(1)?, row.get(2)?)))).collect()
-    }
-
-    /// The newest events of each of many rooms up to a position, newest first, at most `limit` of each.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn list_timelines(
-        &self,
-        rooms: &[RoomNr],
-        upto: Position,
-        limit: u32,
-    ) -> Result<HashMap<RoomNr, Vec<(EventNr, TimelinePlace)>>, Error> {
-        let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
-        let mut timelines: HashMap<RoomNr, Vec<_>> = HashMap::with_capacity(rooms.len());
-        for row in self.db().read(&LIST_TIMELINES, args![upto, i64::from(limit), numbers]).await? {
-            timelines.entry(row.nr(0)?).or_default().push((row.nr(1)?, (row.nr(2)?, row.get(3)?)));
-        }
-        Ok(timelines)
     }
 
     /// Events of a room's timeline up to a position by when they were made, in milliseconds since 1970: those of the time `from` and those

@@ -323,7 +323,7 @@ impl Sync {
             }
         }
         for (limit, rooms) in by_limit {
-            rows.extend(storage.list_timelines(&rooms, look.upto, limit).await?);
+            rows.extend(storage.list_timelines(&rooms, (Position(i64::MIN), look.upto), limit).await?);
         }
         Ok(rows)
     }
