@@ -93,6 +93,8 @@ impl Accounts {
     /// it as one task of the process.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
+        // Taken first: what is committed for the work may come after what another process changed.
+        let mut followed = self.0.storage.published();
         // At once, however soon `stop` ends: an earlier process may have left some.
         self.take_up_work().await;
         let mut deletion = std::pin::pin!(self.0.storage.empty_deleted_key_backups());
@@ -100,7 +102,6 @@ impl Accounts {
         let mut write = tokio::time::interval(sessions::SEEN_WRITTEN_EVERY);
         let mut work = tokio::time::interval(work::TAKEN_UP_EVERY);
         let mut follow = tokio::time::interval(sessions::OTHERS_ASKED_EVERY);
-        let mut followed = self.0.storage.published();
         loop {
             tokio::select! {
                 () = &mut stop => break,
