@@ -3,6 +3,7 @@
 import "./quiet.js";
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
+import { isDeepStrictEqual } from "node:util";
 import { createClient } from "matrix-js-sdk";
 
 export const PASSWORD = "correct horse battery staple";
@@ -31,9 +32,9 @@ export class Person {
         });
     }
 
-    async started({ encrypted = false, initialSyncLimit = 50 } = {}) {
+    async started({ encrypted = false, initialSyncLimit = 50, threadSupport = false } = {}) {
         if (encrypted) await this.client.initRustCrypto({ useIndexedDB: false });
-        await this.client.startClient({ initialSyncLimit, pollTimeout: 30_000, lazyLoadMembers: true });
+        await this.client.startClient({ initialSyncLimit, pollTimeout: 30_000, lazyLoadMembers: true, threadSupport });
         await eventually(() => this.client.isInitialSyncComplete(), `${this.username} has synced`);
         return this;
     }
@@ -80,6 +81,20 @@ export class Person {
     async say(roomId, body, content = {}) {
         const { event_id: eventId } = await this.client.sendMessage(roomId, { msgtype: "m.text", body, ...content });
         return eventId;
+    }
+
+    // Waits until the main timeline has so many unread messages and highlights, and each of these threads too.
+    async hasUnread(roomId, expected, threads = {}) {
+        const room = this.client.getRoom(roomId);
+        const counts = () => ({
+            main: ["total", "highlight"].map((kind) => room.getRoomUnreadNotificationCount(kind)),
+            threads: Object.fromEntries(Object.keys(threads).map(
+                (root) => [root, ["total", "highlight"].map((kind) => room.getThreadUnreadNotificationCount(root, kind))],
+            )),
+        });
+        const wanted = { main: expected, threads };
+        await eventually(() => isDeepStrictEqual(counts(), wanted), `${this.username} has ${JSON.stringify(wanted)} unread`)
+            .catch((error) => assert.fail(`${error.message}, but ${JSON.stringify(counts())}`));
     }
 
     async hears(roomId, eventId) {
