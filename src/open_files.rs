@@ -37,6 +37,10 @@ pub(crate) fn connections_max(config: &Config, limit: Option<u64>) -> u32 {
     if allowed >= configured {
         return configured;
     }
+    if allowed >= configured / 10 * 9 {
+        // Nobody has to act for so little.
+        return allowed;
+    }
     warn!(
         connections_max = allowed,
         open_files_max = limit,

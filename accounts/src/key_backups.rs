@@ -3,6 +3,7 @@
 //! A user's clients keep the keys of encrypted rooms here, encrypted for themselves: the server understands nothing of them but which
 //! of two keys of a session is the better one. A user may have several backups; only the newest one takes keys.
 
+use model::content_object;
 use ruma::{OwnedRoomId, RoomId, UInt, api::client::backup::KeyBackupData, serde::Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -259,6 +260,8 @@ fn check_object(value: &RawValue, name: &str, bytes_max: usize) -> Result<(), Er
     if value.get().len() > bytes_max {
         return Err(Error::TooLarge(bytes_max));
     }
+    // What is shown is the text that came; that its owner's clients can read it is checked as for what others are sent.
+    content_object(value.get())?;
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! Server-side key backups.
 
 use accounts::{BackedUpKey, Error, KeyBackupState, NewKeyBackup, Options, Requester};
+use model::limits::CONTENT_DEPTH_MAX;
 use ruma::{OwnedRoomId, api::client::backup::KeyBackupData, room_id, serde::Raw, user_id};
 use serde_json::{Value, json, value::to_raw_value};
 use storage::BackedUpKeys;
@@ -270,6 +271,12 @@ async fn keys_of_the_wrong_shape_or_size_are_refused_and_nothing_is_written() {
         assert_eq!(state(&world, &alice, &version).await, ("0".to_owned(), 0));
         let large = new_backup(&json!({"public_key": "x".repeat(65_536)}));
         assert!(matches!(world.accounts.create_key_backup(&alice, &large).await, Err(Error::TooLarge(_))));
+        // Their owner's clients could not read the answers with these in them.
+        let deep = (0..CONTENT_DEPTH_MAX).fold(json!(0), |inner, _| json!([inner]));
+        let deep = json!({"deep": deep});
+        assert!(matches!(put(vec![without("session_data", deep.clone())]).await, Err(Error::BadJson(_))));
+        let result = world.accounts.create_key_backup(&alice, &new_backup(&deep)).await;
+        assert!(matches!(result, Err(Error::BadJson(_))));
     }
 }
 

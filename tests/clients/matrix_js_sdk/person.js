@@ -3,6 +3,7 @@
 import "./quiet.js";
 import assert from "node:assert/strict";
 import { setTimeout as sleep } from "node:timers/promises";
+import { isDeepStrictEqual } from "node:util";
 import { Filter, createClient } from "matrix-js-sdk";
 
 export const PASSWORD = "correct horse battery staple";
@@ -84,6 +85,20 @@ export class Person {
     async say(roomId, body, content = {}) {
         const { event_id: eventId } = await this.client.sendMessage(roomId, { msgtype: "m.text", body, ...content });
         return eventId;
+    }
+
+    // Waits until the main timeline has so many unread messages and highlights, and each of these threads too.
+    async hasUnread(roomId, expected, threads = {}) {
+        const room = this.client.getRoom(roomId);
+        const counts = () => ({
+            main: ["total", "highlight"].map((kind) => room.getRoomUnreadNotificationCount(kind)),
+            threads: Object.fromEntries(Object.keys(threads).map(
+                (root) => [root, ["total", "highlight"].map((kind) => room.getThreadUnreadNotificationCount(root, kind))],
+            )),
+        });
+        const wanted = { main: expected, threads };
+        await eventually(() => isDeepStrictEqual(counts(), wanted), `${this.username} has ${JSON.stringify(wanted)} unread`)
+            .catch((error) => assert.fail(`${error.message}, but ${JSON.stringify(counts())}`));
     }
 
     async hears(roomId, eventId) {

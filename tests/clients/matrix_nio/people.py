@@ -10,7 +10,7 @@ import nio
 PASSWORD = "correct horse battery staple"
 WAIT_SECONDS_MAX = 30
 # More than happens in any of the scenarios, so that what a person hears has no gaps.
-MUCH = {"room": {"timeline": {"limit": 200}}}
+MUCH = {"room": {"timeline": {"limit": 200, "unread_thread_notifications": True}}}
 
 
 def ok(response):
@@ -38,6 +38,10 @@ class Person:
         self.timeline = collections.defaultdict(list)
         self.typing, self.receipts, self.room_account_data = {}, collections.defaultdict(list), collections.defaultdict(list)
         self.invited, self.left = set(), set()
+        # By room: the main timeline's unread messages and highlights, and those of each thread that has any.
+        self.unread = collections.defaultdict(lambda: (0, 0, {}))
+        # The newest presence of others.
+        self.presence = {}
         self.to_device = []
 
     @classmethod
@@ -117,12 +121,23 @@ class Person:
                 elif isinstance(event, nio.ReceiptEvent):
                     self.receipts[room_id] += event.receipts
             self.room_account_data[room_id] += room.account_data
+            self._remember_unread(room_id, room)
         for room_id, room in response.rooms.leave.items():
             self.invited.discard(room_id)
             self.left.add(room_id)
             self.timeline[room_id] += [event.source for event in room.timeline.events]
         self.invited |= set(response.rooms.invite)
         self.to_device += response.to_device_events
+        self.presence.update({event.user_id: event for event in response.presence_events})
+
+    def _remember_unread(self, room_id, room):
+        counts, threads = room.unread_notifications, room.unread_thread_notifications
+        if counts is None or counts.notification_count is None:
+            return
+        self.unread[room_id] = counts.notification_count, counts.highlight_count, {
+            root: (thread.notification_count, thread.highlight_count)
+            for root, thread in (threads or {}).items() if thread.notification_count
+        }
 
     async def hears(self, what, condition):
         """Waits until what was heard fulfils the condition, and returns the condition's value."""
@@ -137,6 +152,14 @@ class Person:
                 f"{self.name} did not hear {what}; timelines: "
                 f"{ {room: [(e['type'], e.get('content')) for e in events] for room, events in self.timeline.items()} }"
             ) from None
+
+    async def has_unread(self, room_id, notifications, highlights, threads=None):
+        """Waits until the counts are these; threads by their root."""
+        expected = notifications, highlights, threads or {}
+        try:
+            await self.hears("counts", lambda: self.unread[room_id] == expected)
+        except AssertionError:
+            raise AssertionError(f"{self.name} has {self.unread[room_id]} unread in {room_id}, not {expected}") from None
 
     async def hears_event(self, room_id, event_id):
         return await self.hears(

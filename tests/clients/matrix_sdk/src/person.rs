@@ -11,7 +11,7 @@ use matrix_sdk::{
     Client, Room, RoomState,
     config::{RequestConfig, SyncSettings},
     ruma::{
-        OwnedEventId, OwnedRoomId, RoomId, UserId,
+        OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId,
         api::client::{
             account::register,
             filter::FilterDefinition,
@@ -20,6 +20,7 @@ use matrix_sdk::{
             uiaa,
         },
         events::room::message::RoomMessageEventContent,
+        presence::PresenceState,
         uint,
     },
 };
@@ -45,6 +46,8 @@ pub struct Person {
     ephemerals: HashMap<OwnedRoomId, Vec<Value>>,
     /// Rooms of which a timeline was cut short.
     limited: Vec<OwnedRoomId>,
+    /// The newest presence and status message of others.
+    presence: HashMap<OwnedUserId, (PresenceState, Option<String>)>,
 }
 
 impl Person {
@@ -74,7 +77,13 @@ impl Person {
     }
 
     fn with(client: Client) -> Self {
-        Self { client, timelines: HashMap::new(), ephemerals: HashMap::new(), limited: Vec::new() }
+        Self {
+            client,
+            timelines: HashMap::new(),
+            ephemerals: HashMap::new(),
+            limited: Vec::new(),
+            presence: HashMap::new(),
+        }
     }
 
     /// The user id.
@@ -125,6 +134,10 @@ impl Person {
         filter.room.timeline.limit = Some(limit.into());
         let settings = SyncSettings::new().filter(Filter::FilterDefinition(filter)).timeout(Duration::from_secs(2));
         let synced = self.client.sync_once(settings).await?;
+        for event in synced.presence {
+            let event = event.deserialize()?;
+            self.presence.insert(event.sender, (event.content.presence, event.content.status_msg));
+        }
         for (room_id, update) in synced.rooms.joined {
             if update.timeline.limited {
                 self.limited.push(room_id.clone());
@@ -166,6 +179,19 @@ impl Person {
     /// What came as ephemeral events of a room.
     pub fn ephemerals(&self, room_id: &RoomId) -> &[Value] {
         self.ephemerals.get(room_id).map_or(&[], Vec::as_slice)
+    }
+
+    /// The newest presence and status message of somebody else.
+    pub fn presence_of(&self, user_id: &UserId) -> Option<&(PresenceState, Option<String>)> {
+        self.presence.get(user_id)
+    }
+
+    /// How many messages of a room notify and are not read, and how many of them highlight, as the server counts.
+    pub fn unread(&self, room_id: &RoomId) -> (u64, u64) {
+        self.client.get_room(room_id).map_or((0, 0), |room| {
+            let counts = room.unread_notification_counts();
+            (counts.notification_count, counts.highlight_count)
+        })
     }
 
     /// Whether a timeline of the room was cut short.
