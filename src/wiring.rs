@@ -31,6 +31,7 @@ pub(crate) struct Services {
     accounts_task: JoinHandle<()>,
     profiles_task: JoinHandle<()>,
     departures_task: JoinHandle<()>,
+    redactions_task: JoinHandle<()>,
     maintenance: JoinHandle<()>,
 }
 
@@ -71,6 +72,10 @@ impl Services {
             let (rooms, stopping) = (rooms.clone(), stopping.clone());
             async move { rooms.follow_profiles(stopping.cancelled()).await }
         });
+        let redactions_task = tokio::spawn({
+            let (rooms, stopping) = (rooms.clone(), stopping.clone());
+            async move { rooms.follow_redactions(stopping.cancelled()).await }
+        });
         let departures_task = tokio::spawn({
             let (accounts, rooms, stopping) = (accounts.clone(), rooms.clone(), stopping.clone());
             async move { client_api::follow_departures(accounts, rooms, stopping.cancelled()).await }
@@ -91,6 +96,7 @@ impl Services {
             accounts_task,
             profiles_task,
             departures_task,
+            redactions_task,
             maintenance,
         })
     }
@@ -121,6 +127,7 @@ impl Services {
         let _ = self.accounts_task.await;
         let _ = self.profiles_task.await;
         let _ = self.departures_task.await;
+        let _ = self.redactions_task.await;
         let _ = self.maintenance.await;
         self.storage.close().await;
     }

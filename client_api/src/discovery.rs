@@ -49,6 +49,8 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.msc3266",
     // Sliding sync. MSC4186, "Unstable prefix".
     "org.matrix.simplified_msc3575",
+    // Redaction of related events.
+    "org.matrix.msc3912",
 ];
 
 pub(crate) fn routes() -> Router<ClientApi> {

@@ -5,4 +5,8 @@
 pub(crate) const RELEASES: &[&str] = &[
     "v1.1",
     "v1.2",
+    "v1.3",
+    "v1.4",
+    "v1.5",
+    "v1.6",
 ];

@@ -10,6 +10,9 @@ mod membership;
 mod peeking;
 mod pieces;
 mod receipts;
+mod redact_request;
+mod relations;
+mod reports;
 mod send;
 mod state;
 mod summary;
@@ -30,6 +33,8 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .merge(state::routes())
         .merge(members::routes())
         .merge(timeline::routes())
+        .merge(relations::routes())
+        .merge(reports::routes())
         .merge(aliases::routes())
         .merge(directory::routes())
         .merge(receipts::routes())

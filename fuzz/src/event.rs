@@ -48,10 +48,12 @@ fn read_in(object: &ruma::CanonicalJsonObject, rules: &RoomVersionRules) -> bool
         assert_eq!(redacted.event_id, pdu.event_id);
         assert_eq!(redacted.room_id, pdu.room_id);
     }
-    let _ = pdu.redaction_target();
     // Clients get JSON, whatever is in it.
     let shown = ClientEvent::of(&pdu.json).expect("an event has the fields of one");
-    for json in [shown.to_ready(&pdu.event_id).to_json(Some(&pdu.room_id), &Unsigned::default()), shown.to_stripped()] {
+    for json in [
+        shown.to_ready(&pdu.event_id, pdu.redacts.as_deref()).to_json(Some(&pdu.room_id), &Unsigned::default()),
+        shown.to_stripped(),
+    ] {
         serde_json::from_str::<serde_json::Value>(json.get()).expect("clients get JSON");
     }
     true

@@ -1,10 +1,10 @@
 //! Events as clients see them, spliced from the stored JSON without parsing it whole.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 /// The fields of a stored event that clients see, borrowed from its JSON. Client-Server API, "Room event format".
 #[derive(Debug, Deserialize)]
@@ -19,8 +19,6 @@ pub struct ClientEvent<'a> {
     state_key: Option<&'a RawValue>,
     #[serde(borrow, rename = "type")]
     event_type: &'a RawValue,
-    #[serde(borrow)]
-    redacts: Option<&'a RawValue>,
 }
 
 /// What the server adds to an event for one reader. Client-Server API, "UnsignedData".
@@ -100,7 +98,7 @@ impl ReadyEvent {
     /// The event for `/messages` and the like with its room, for `/sync` (`room_id` is `None`) without.
     #[must_use]
     pub fn to_json(&self, room_id: Option<&RoomId>, unsigned: &Unsigned) -> Box<RawValue> {
-        serde_json::value::to_raw_value(&self.shown(room_id, unsigned)).expect("strings and ready-made JSON serialize")
+        to_raw_value(&self.shown(room_id, unsigned)).expect("strings and ready-made JSON serialize")
     }
 
     /// The same, written behind what is in `json` already: for long lists.
@@ -145,26 +143,21 @@ impl<'a> ClientEvent<'a> {
         serde_json::from_str(json)
     }
 
-    /// The event ready-made for all its readers.
+    /// The event ready-made for all its readers; `redacts` is what a redaction redacts.
     ///
-    /// A redaction shows its target both at the top level and, since the specification asks it for older clients, in
-    /// whichever place the stored event has it. Room Version 11, "Moving the redacts property".
+    /// A redaction shows that both at the top level, for older clients, and in its content, for newer ones, wherever its room version
+    /// has it. Room Version 11, "Moving the redacts property of m.room.redaction events to a content property".
     #[must_use]
-    pub fn to_ready(&self, event_id: &EventId) -> ReadyEvent {
-        #[derive(Deserialize)]
-        struct Content<'a> {
-            #[serde(borrow)]
-            redacts: Option<&'a RawValue>,
-        }
-        let redacts = self.redacts.or_else(|| {
-            (self.event_type.get() == "\"m.room.redaction\"")
-                .then(|| serde_json::from_str::<Content<'_>>(self.content.get()).ok()?.redacts)?
-        });
+    pub fn to_ready(&self, event_id: &EventId, redacts: Option<&EventId>) -> ReadyEvent {
+        let redacts = redacts.map(|redacts| to_raw_value(redacts).expect("a text serializes"));
         ReadyEvent {
-            content: self.content.to_owned(),
+            content: redacts
+                .as_deref()
+                .and_then(|redacts| with_redacts(self.content, redacts))
+                .unwrap_or_else(|| self.content.to_owned()),
             event_id: event_id.to_owned(),
             origin_server_ts: self.origin_server_ts.to_owned(),
-            redacts: redacts.map(ToOwned::to_owned),
+            redacts,
             sender: self.sender.to_owned(),
             state_key: self.state_key.map(ToOwned::to_owned),
             event_type: self.event_type.to_owned(),
@@ -191,8 +184,15 @@ impl<'a> ClientEvent<'a> {
             state_key: self.state_key,
             event_type: self.event_type,
         };
-        serde_json::value::to_raw_value(&stripped).expect("ready-made JSON serializes")
+        to_raw_value(&stripped).expect("ready-made JSON serializes")
     }
+}
+
+/// The content of a redaction with what it redacts.
+fn with_redacts(content: &RawValue, redacts: &RawValue) -> Option<Box<RawValue>> {
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_str(content.get()).ok()?;
+    fields.insert("redacts".to_owned(), redacts);
+    to_raw_value(&fields).ok()
 }
 
 #[cfg(test)]
@@ -208,7 +208,7 @@ mod tests {
         let event = ClientEvent::of(STORED).unwrap();
         let unsigned = Unsigned { transaction_id: Some("t".to_owned()), ..Unsigned::default() };
         assert_eq!(
-            event.to_ready(event_id!("$e")).to_json(Some(room_id!("!r:x")), &unsigned).get(),
+            event.to_ready(event_id!("$e"), None).to_json(Some(room_id!("!r:x")), &unsigned).get(),
             r#"{"content":{"body":"hi"},"event_id":"$e","origin_server_ts":5,"room_id":"!r:x","sender":"@a:x","type":"m.room.message","unsigned":{"transaction_id":"t"}}"#
         );
         assert_eq!(event.to_stripped().get(), r#"{"content":{"body":"hi"},"sender":"@a:x","type":"m.room.message"}"#);

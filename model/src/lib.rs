@@ -13,6 +13,7 @@ mod membership;
 mod numbers;
 mod pdu;
 mod random;
+mod relation;
 mod sliding_token;
 mod stream_token;
 
@@ -26,5 +27,6 @@ pub use membership::Membership;
 pub use numbers::{EventNr, NodeNr, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
 pub use pdu::{Pdu, PduError};
 pub use random::Random;
+pub use relation::Relation;
 pub use sliding_token::SlidingToken;
 pub use stream_token::{EphemeralPosition, StreamToken, TokenError};

@@ -36,7 +36,7 @@ pub struct Pdu {
     pub depth: i64,
     /// When its server made it, by that server's clock.
     pub origin_server_ts: MilliSecondsSinceUnixEpoch,
-    /// For a redaction before room version 11, what it redacts (later versions have it in the content).
+    /// For a redaction, what it redacts, wherever its room version has it. Room Version 11, "Redactions".
     pub redacts: Option<OwnedEventId>,
     /// Whether the rules forbade it by its own past. Server-Server API, "Rejection".
     pub rejected: bool,
@@ -130,6 +130,12 @@ impl Pdu {
             RoomIdFormatVersion::V2 if is_create => Some(room_id_of_create(&event_id)?),
             _ => room_id.or(fields.room_id),
         };
+        let is_redaction = fields.event_type == TimelineEventType::RoomRedaction;
+        let redacts = match rules.redaction.content_field_redacts {
+            _ if !is_redaction => None,
+            true => redacts_in(&fields.content),
+            false => fields.redacts,
+        };
         Ok(Self {
             room_id: room_id.ok_or_else(|| missing("room_id"))?,
             sender: fields.sender,
@@ -140,7 +146,7 @@ impl Pdu {
             auth_events: read_references(&fields.auth_events, rules)?,
             depth: fields.depth,
             origin_server_ts: fields.origin_server_ts,
-            redacts: fields.redacts,
+            redacts,
             rejected: false,
             names_room,
             event_id,
@@ -153,19 +159,15 @@ impl Pdu {
     pub fn is_state(&self, event_type: &TimelineEventType, state_key: &str) -> bool {
         self.event_type == *event_type && self.state_key.as_deref() == Some(state_key)
     }
+}
 
-    /// The event that this redaction redacts, wherever its room version has it. Room Version 11, "Redactions".
-    #[must_use]
-    pub fn redaction_target(&self) -> Option<OwnedEventId> {
-        #[derive(Deserialize)]
-        struct Content {
-            redacts: Option<OwnedEventId>,
-        }
-        if self.event_type != TimelineEventType::RoomRedaction {
-            return None;
-        }
-        self.redacts.clone().or_else(|| serde_json::from_str::<Content>(self.content.get()).ok()?.redacts)
+/// What a redaction redacts, by its content.
+fn redacts_in(content: &RawValue) -> Option<OwnedEventId> {
+    #[derive(Deserialize)]
+    struct Content {
+        redacts: Option<OwnedEventId>,
     }
+    serde_json::from_str::<Content>(content.get()).ok()?.redacts
 }
 
 /// The id of a version 12 room, from its create event's. Room Version 12, "Room IDs as hashes of the create event".

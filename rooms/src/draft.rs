@@ -23,6 +23,7 @@ pub struct Draft {
     pub(crate) timestamp: Option<MilliSecondsSinceUnixEpoch>,
     pub(crate) while_joined: bool,
     pub(crate) authorised_via: Option<OwnedUserId>,
+    pub(crate) related: Vec<String>,
 }
 
 /// What a member event says of who let its user in. Only we say so: our signature vouches for it.
@@ -51,6 +52,7 @@ impl Draft {
             timestamp: None,
             while_joined: false,
             authorised_via: None,
+            related: Vec::new(),
         }
     }
 
@@ -94,6 +96,13 @@ impl Draft {
             Error::BadEvent("the content of a redaction has the id of an event as `redacts`".to_owned())
         })?;
         Ok(self.redacting(redacts))
+    }
+
+    /// Makes a redaction go on to what relates to its target in one of these ways. MSC3912.
+    #[must_use]
+    pub(crate) fn with_related(mut self, rel_types: Vec<String>) -> Self {
+        self.related = rel_types;
+        self
     }
 
     /// Names the request, so that it is done once. Client-Server API, "Transaction identifiers".

@@ -60,7 +60,8 @@ fn was_in(log: &[(Position, Membership)], from: Position, to: Position) -> bool 
     at_first.is_some_and(is_join) || later.into_iter().any(is_join)
 }
 
-fn redacted_copy(reader: &Reader, event: &StoredEvent) -> Result<StoredEvent, Error> {
+/// An event as somebody sees it who may see no more of it than that it was there.
+pub(crate) fn redacted_copy(reader: &Reader, event: &StoredEvent) -> Result<StoredEvent, Error> {
     let damaged = || storage::Error::Damaged(format!("event {}", event.nr));
     let rules = reader.room.version.rules().ok_or_else(damaged)?;
     let object: CanonicalJsonObject = serde_json::from_str(&event.pdu.json).map_err(|_| damaged())?;

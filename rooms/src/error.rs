@@ -29,6 +29,12 @@ pub enum Error {
     /// The event has no canonical form, or not the shape of its type; 400 `M_BAD_JSON`.
     #[error("{0}")]
     BadEvent(String),
+    /// The sender annotates the event like this already; 400 `M_DUPLICATE_ANNOTATION`.
+    #[error("you have annotated the event like this already")]
+    DuplicateAnnotation,
+    /// The events cannot relate to each other in that way; 400 `M_UNKNOWN`.
+    #[error("{0}")]
+    BadRelation(&'static str),
     /// A parameter makes no sense; 400 `M_INVALID_PARAM`.
     #[error("{0}")]
     InvalidParam(String),

@@ -5,18 +5,17 @@ use std::{collections::HashMap, sync::Arc};
 use model::{EventNr, LocalServers, Membership, NodeNr, Pdu, limits};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedEventId, OwnedRoomId,
-    canonical_json::redact,
     events::{StateEventType, TimelineEventType},
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
     signatures, state_res,
 };
 use serde::Deserialize;
 use storage::{
-    MembershipChange, NewEvent, NewNodes, Placement, Redaction, RoomRow, RoomSummary, StateChange, StateKey, Storage,
-    StoredEvent,
+    MembershipChange, NewEvent, NewNodes, NewRelatedRedaction, Placement, Redaction, RoomRow, RoomSummary, StateChange,
+    StateKey, Storage, StoredEvent,
 };
 
-use crate::{Draft, Error, push::class::countable};
+use crate::{Draft, Error, push::class::countable, redactions::redact_event};
 
 /// A room as it will be after the events that were built so far.
 pub(crate) struct Head {
@@ -39,6 +38,7 @@ pub(crate) struct Built {
     pub(crate) nodes: NewNodes,
     pub(crate) state_changes: Vec<StateChange>,
     pub(crate) redactions: Vec<Redaction>,
+    pub(crate) related_redactions: Vec<NewRelatedRedaction>,
     pub(crate) extremities_used: Vec<EventNr>,
     pub(crate) summary_changed: bool,
 }
@@ -57,6 +57,8 @@ struct NewlyMade {
     state_change: Option<StateChange>,
     /// What it redacts; with what is left of it, if that is in the current state.
     redaction: Option<(Redaction, Option<Arc<Pdu>>)>,
+    /// How it goes on to what relates to what it redacts.
+    related: Option<NewRelatedRedaction>,
 }
 
 impl Head {
@@ -137,14 +139,21 @@ impl Head {
         out: &mut Built,
     ) -> Result<OwnedEventId, Error> {
         // All that can fail only looks at the head; what changes it cannot fail.
-        match self.make(storage, servers, draft, nr).await? {
+        match self.make(storage, servers, draft, nr, out).await? {
             Made::Standing(event_id) => Ok(event_id),
             Made::New(made) => Ok(self.take_in(*made, out)),
         }
     }
 
     /// Makes an event upon this head, and works out what it changes.
-    async fn make(&self, storage: &Storage, servers: &LocalServers, draft: &Draft, nr: EventNr) -> Result<Made, Error> {
+    async fn make(
+        &self,
+        storage: &Storage,
+        servers: &LocalServers,
+        draft: &Draft,
+        nr: EventNr,
+        before: &Built,
+    ) -> Result<Made, Error> {
         let zero_byte = |text: &str| text.contains('\0');
         if zero_byte(&draft.event_type.to_string()) || draft.state_key.as_deref().is_some_and(zero_byte) {
             return Err(Error::InvalidParam("event types and state keys have no zero byte".to_owned()));
@@ -191,14 +200,15 @@ impl Head {
 
         let pdu = self.sign(storage, servers, draft, &auth)?;
         self.authorize(&pdu, &auth, &auth_state)?;
-        let redaction = match redacted {
-            Some(target) => Some(self.redact(storage, &target, nr).await?),
+        let redaction = match &redacted {
+            Some(target) => Some(redact_event(storage, &self.row, &self.rules, self.state, target, nr).await?),
             None => None,
         };
         let may_notify_room = async || Ok(power_levels(&self.rules, &auth_state)?.may_notify_room(&draft.sender));
         let countable = countable(storage, servers, self.row.nr, &pdu, may_notify_room).await?;
 
         let type_nr = storage.type_nr(&pdu.event_type.to_string()).await?;
+        let relation = self.relation_of_draft(storage, draft, type_nr, &pdu, before).await?;
         let (mut state, mut nodes) = (self.state, NewNodes::default());
         let (mut state_key_nr, mut state_change) = (None, None);
         if let Some(state_key) = &pdu.state_key {
@@ -222,13 +232,21 @@ impl Head {
             placement: Placement::Live,
             transaction: draft.transaction.clone(),
             countable,
+            relation,
         };
-        Ok(Made::New(Box::new(NewlyMade { event, nodes, state_change, redaction })))
+        let related = redacted.filter(|_| !draft.related.is_empty()).map(|target| NewRelatedRedaction {
+            redaction_nr: nr,
+            target: target.pdu.event_id.clone(),
+            target_rel_type: target.relation().map(|relation| relation.rel_type.clone()),
+            rel_types: draft.related.clone(),
+        });
+        Ok(Made::New(Box::new(NewlyMade { event, nodes, state_change, redaction, related })))
     }
 
     /// Moves the head on to an event that was made upon it.
     fn take_in(&mut self, made: NewlyMade, out: &mut Built) -> OwnedEventId {
-        let NewlyMade { event, nodes, state_change, redaction } = made;
+        let NewlyMade { event, nodes, state_change, redaction, related } = made;
+        out.related_redactions.extend(related);
         (self.state, self.depth) = (event.state, event.pdu.depth);
         out.nodes.nodes.extend(nodes.nodes);
         if let Some(change) = state_change {
@@ -371,32 +389,6 @@ impl Head {
             }
         }
         Ok(Some(target))
-    }
-
-    /// What is left of an event, for the database and, if it is in the current state, for the room. Room Versions, "Redactions".
-    async fn redact(
-        &self,
-        storage: &Storage,
-        target: &StoredEvent,
-        by: EventNr,
-    ) -> Result<(Redaction, Option<Arc<Pdu>>), Error> {
-        let bad = |error: &dyn std::fmt::Display| Error::BadEvent(error.to_string());
-        let object: CanonicalJsonObject = serde_json::from_str(&target.pdu.json).map_err(|error| bad(&error))?;
-        let redacted = redact(object, &self.rules.redaction, None).map_err(|error| bad(&error))?;
-        let json: Arc<str> = serde_json::to_string(&redacted).map_err(|error| bad(&error))?.into();
-        let is_current = match target.state_key_nr {
-            Some(key) => {
-                storage.get_state_event(self.row.nr, self.state, (target.type_nr, key)).await? == Some(target.nr)
-            }
-            None => false,
-        };
-        let mut pdu = None;
-        if is_current {
-            let (event_id, room_id) = (target.pdu.event_id.clone(), target.pdu.room_id.clone());
-            let read = Pdu::from_stored(json.clone(), event_id, room_id, &self.rules).map_err(|error| bad(&error))?;
-            pdu = Some(Arc::new(read));
-        }
-        Ok((Redaction { event_nr: target.nr, json, by }, pdu))
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! [`Rooms`] is the one handle. Only this crate decides whether an event is allowed.
 
+mod aggregations;
 mod aliases;
+mod by_time;
 mod create;
 mod directory;
 mod draft;
@@ -21,9 +23,13 @@ mod race;
 mod read;
 mod receipts;
 mod receive;
+mod redactions;
+mod relations;
+mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod threads;
 mod timeline;
 mod turn;
 mod typed_state;
@@ -51,6 +57,8 @@ pub use self::{
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
     receive::Received,
+    relations::{RECURSION_LEVELS, RelationsRequest},
+    threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
     unread::{Counts, Tally, Unread},
     visibility::Reader,

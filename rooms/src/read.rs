@@ -11,7 +11,7 @@ use ruma::{EventId, OwnedUserId, RoomId};
 use serde_json::value::RawValue;
 use storage::{RoomRow, StoredEvent};
 
-use crate::{Error, Reader, Rooms};
+use crate::{Error, Reader, Rooms, aggregations::Aggregations};
 
 impl Rooms {
     /// The state event of a room of now.
@@ -167,6 +167,17 @@ impl Rooms {
         events: &[Arc<StoredEvent>],
         with_room_id: bool,
     ) -> Result<Vec<Box<RawValue>>, Error> {
+        self.render_with(reader, events, with_room_id, &Aggregations::default()).await
+    }
+
+    /// The same with these aggregations.
+    pub(crate) async fn render_with(
+        &self,
+        reader: &Reader,
+        events: &[Arc<StoredEvent>],
+        with_room_id: bool,
+        aggregations: &Aggregations,
+    ) -> Result<Vec<Box<RawValue>>, Error> {
         let storage = self.storage();
         let related: Vec<EventNr> =
             events.iter().flat_map(|event| [event.replaces, event.redacted_by]).flatten().collect();
@@ -194,6 +205,7 @@ impl Rooms {
                 age: Some((now_ms - sent_ms).max(0)),
                 membership: reader.membership_at(event).map(Membership::as_str),
                 transaction_id: transactions.remove(&event.nr),
+                relations: aggregations.of(event.nr),
                 ..Unsigned::default()
             };
             if let Some(old) = event.replaces.and_then(|nr| erased.get(&nr).or_else(|| related.get(&nr))) {

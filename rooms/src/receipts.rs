@@ -3,15 +3,12 @@
 use std::sync::Arc;
 
 use accounts::Requester;
-use model::Membership;
+use model::{Membership, Relation};
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde::Deserialize;
 use storage::{Commit, MAIN_THREAD, NewAccountData, NewReceipt, RoomRow, StoredEvent};
 
-use crate::{
-    Error, Rooms, TimelineToken,
-    in_thread::{HOPS_MAX, relation_of},
-};
+use crate::{Error, Rooms, TimelineToken, in_thread::HOPS_MAX};
 
 /// What a reader marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -156,12 +153,12 @@ impl Rooms {
                 let unknown = || Error::InvalidParam("there is no event with the id that `thread_id` is".to_owned());
                 return is_known.then_some(()).ok_or_else(unknown);
             }
-            let Some(relation) = relation_of(&current.pdu.content) else { break };
-            if relation.rel_type == "m.thread" {
-                root = Some(relation.event_id);
+            let Some(relation) = current.relation() else { break };
+            if relation.rel_type == Relation::THREAD {
+                root = Some(relation.parent.clone());
                 break;
             }
-            let Some(parent) = self.storage().find_event(&relation.event_id).await? else { break };
+            let Some(parent) = self.storage().find_event(&relation.parent).await? else { break };
             if parent.room_nr != event.room_nr {
                 break;
             }

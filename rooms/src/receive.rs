@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNr, Membership, NodeNr, Pdu};
+use model::{EventNr, Membership, NodeNr, Pdu, Relation};
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, RoomId,
     canonical_json::redact,
@@ -20,6 +20,8 @@ use crate::{
     head::{Head, apply_to_summary, membership_change, membership_of},
     push,
     race::Race,
+    redactions::redact_event,
+    relations::new_relation,
     resolution::{Unstored, resolve},
 };
 
@@ -81,9 +83,25 @@ impl Rooms {
                     }
                 }
                 Err(Retry::Failed(error)) => return Err(error),
+                Ok(Received::Accepted) => {
+                    self.follow_up(&room, &pdu).await?;
+                    return Ok(Received::Accepted);
+                }
                 Ok(received) => return Ok(received),
             }
         }
+    }
+
+    /// Does what a new event causes: it may be what a redaction waited for, or relate to what was redacted with all that relates to it.
+    async fn follow_up(&self, room: &Arc<RoomRow>, pdu: &Pdu) -> Result<(), Error> {
+        // Of a redaction and its target that come to two processes at once, one sees the other here.
+        for target in [Some(&pdu.event_id), pdu.redacts.as_ref()].into_iter().flatten() {
+            self.release_redactions(room, target).await?;
+        }
+        if let Some(relation) = Relation::of_content(&pdu.content) {
+            self.go_on_to_related(room, &relation.parent);
+        }
+        Ok(())
     }
 
     /// Judges an event and commits it.
@@ -115,11 +133,18 @@ impl Rooms {
             Some(_) => None,
             None => self.forbidden_by(head, &pdu, head.state).await?,
         };
-        let placement = match (&rejection, &soft_failure) {
+        let mut placement = match (&rejection, &soft_failure) {
             (Some(_), _) => Placement::Rejected,
             (None, Some(_)) => Placement::SoftFailed,
             (None, None) => Placement::Live,
         };
+        let mut redacted = None;
+        if placement == Placement::Live && pdu.event_type == TimelineEventType::RoomRedaction {
+            redacted = self.target_of_redaction(&head.row, &head.rules, &pdu, state_before).await?;
+            if redacted.is_none() {
+                placement = Placement::Held;
+            }
+        }
         pdu.rejected = rejection.is_some();
         let pdu = Arc::new(pdu);
         let sender_nr = storage.user_nr(&pdu.sender).await.map_err(Error::from)?;
@@ -142,6 +167,10 @@ impl Rooms {
             placement,
             transaction: None,
             countable,
+            relation: match Relation::of_content(&pdu.content) {
+                Some(relation) => Some(new_relation(storage, &pdu, &relation).await?),
+                None => None,
+            },
         };
         let mut commit = RoomCommit {
             room_nr: head.row.nr,
@@ -157,10 +186,13 @@ impl Rooms {
             state_changes: Vec::new(),
             summary: None,
             redactions: Vec::new(),
+            released: Vec::new(),
+            related_redactions: Vec::new(),
+            related_again: Vec::new(),
             aliases: Vec::new(),
             listed_on: None,
         };
-        if placement == Placement::Live {
+        if matches!(placement, Placement::Live | Placement::Held) {
             let mut tips: Vec<EventNr> =
                 head.extremities.iter().map(|(nr, _)| *nr).filter(|nr| !prev.contains(nr)).collect();
             let stored = storage.get_events(&tips).await.map_err(Error::from)?;
@@ -177,6 +209,17 @@ impl Rooms {
             commit.extremities_added = vec![nr];
             let changed = self.changes(head, commit.state, nr, &pdu).await?;
             (commit.state_changes, commit.summary) = changed;
+        }
+        if placement == Placement::Live {
+            commit.related_again.extend(commit.events[0].relation.as_ref().map(|relation| relation.parent.clone()));
+        }
+        if let Some(target) = redacted {
+            let (redaction, left) = redact_event(storage, &head.row, &head.rules, commit.state, &target, nr).await?;
+            let mut summary = commit.summary.clone().unwrap_or_else(|| head.summary.clone());
+            if left.is_some_and(|left| apply_to_summary(&mut summary, &left)) {
+                commit.summary = Some(summary);
+            }
+            commit.redactions.push(redaction);
         }
         commit.state_nodes = nodes.nodes;
         match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {

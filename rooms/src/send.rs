@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use accounts::Requester;
-use model::limits;
+use model::limits::{self, is_name};
 use ruma::{EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, RoomId, TransactionId, events::TimelineEventType};
 use serde_json::value::RawValue;
 use storage::{RoomRow, TransactionKey};
 
 use crate::{Draft, Error, Rooms, to_the_end};
+
+/// Most types of relation that a redaction goes on to.
+const RELATED_TYPES_MAX: usize = 20;
 
 impl Rooms {
     /// Sends a message event; durable when it returns. The same transaction id gives the same event again.
@@ -104,7 +107,29 @@ impl Rooms {
         transaction_id: &TransactionId,
         reason: Option<&str>,
     ) -> Result<OwnedEventId, Error> {
+        self.redact_with_related(requester, room_id, event_id, transaction_id, reason, Vec::new()).await
+    }
+
+    /// The same, and in the background redacts what relates to the event in one of some ways; `*` stands for all. MSC3912.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::redact`]; [`Error::InvalidParam`] for too many types of relation, or what is none.
+    pub async fn redact_with_related(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+        transaction_id: &TransactionId,
+        reason: Option<&str>,
+        related: Vec<String>,
+    ) -> Result<OwnedEventId, Error> {
         let room = self.room_for(requester, room_id).await?;
+        if related.len() > RELATED_TYPES_MAX || related.iter().any(|word| !is_name(word, limits::ID_BYTES_MAX)) {
+            return Err(Error::InvalidParam(format!(
+                "at most {RELATED_TYPES_MAX} types of relation, of 1 to 255 bytes"
+            )));
+        }
         let key = transaction(requester, &room, &format!("redact/{event_id}"), transaction_id)?;
         let mut content = ruma::CanonicalJsonObject::new();
         if let Some(reason) = reason {
@@ -112,6 +137,7 @@ impl Rooms {
         }
         let draft = Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomRedaction, content)
             .redacting(event_id.to_owned())
+            .with_related(related)
             .with_transaction(key);
         self.send_redaction(&room, draft).await
     }
@@ -119,8 +145,12 @@ impl Rooms {
     /// Sends a redaction. A room that says nothing of guests any more lets none in.
     async fn send_redaction(&self, room: &Arc<RoomRow>, draft: Draft) -> Result<OwnedEventId, Error> {
         let (rooms, room, target) = (self.clone(), room.clone(), draft.redacts.clone());
+        let goes_on = !draft.related.is_empty();
         to_the_end(async move {
             let event_id = rooms.submit(&room, draft).await?;
+            if let Some(target) = target.as_ref().filter(|_| goes_on) {
+                rooms.go_on_to_related(&room, target);
+            }
             let target = match target {
                 Some(target) => rooms.storage().find_event(&target).await?,
                 None => None,

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use accounts::Requester;
 use model::{NodeNr, Position, SlidingToken, StreamToken};
 use ruma::{EventId, RoomId};
-use storage::{StoredEvent, TimelineDirection, TimelinePlace};
+use storage::{ChildrenQuery, StoredEvent, TimelineDirection, TimelinePlace};
 
 use crate::{Error, Reader, Rooms};
 
@@ -68,6 +68,15 @@ pub struct PageRequest<'a> {
     pub limit: u32,
 }
 
+/// Which events are read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Source<'a> {
+    /// All of the room's timeline.
+    Timeline,
+    /// Those that relate to an event.
+    Children(ChildrenQuery<'a>),
+}
+
 /// A page of a timeline.
 #[derive(Clone, Debug)]
 pub struct Page {
@@ -116,8 +125,19 @@ impl Rooms {
         asked: PageRequest<'_>,
         wanted: impl Fn(&StoredEvent) -> bool,
     ) -> Result<Page, Error> {
-        let PageRequest { direction, from, to, limit } = asked;
         let reader = self.reader(requester, room_id).await?;
+        self.page(reader, Source::Timeline, asked, wanted).await
+    }
+
+    /// A page of the events of a room, or of some of them.
+    pub(crate) async fn page(
+        &self,
+        reader: Reader,
+        source: Source<'_>,
+        asked: PageRequest<'_>,
+        wanted: impl Fn(&StoredEvent) -> bool,
+    ) -> Result<Page, Error> {
+        let PageRequest { direction, from, to, limit } = asked;
         let from = from.map(TimelineToken::from_str).transpose()?;
         let to = to.map(TimelineToken::from_str).transpose()?;
         let known = from.iter().chain(&to).map(|token| token.0.0).max().unwrap_or(Position(0));
@@ -136,34 +156,40 @@ impl Rooms {
                 // The token is right after its place, so that place itself is the first one read.
                 let from = (start.0.0.min(newest), start.0.1.saturating_add(1));
                 let stop = to.map_or((Position(i64::MIN), 0), |to| to.0);
-                self.fill(&reader, direction, from, stop, limit, wanted).await?
+                self.fill(&reader, source, direction, from, stop, limit, wanted).await?
             }
             TimelineDirection::Forward => {
                 let stop = to.map_or(end_of_timeline, |to| (to.0.0, to.0.1.saturating_add(1))).min(end_of_timeline);
-                self.fill(&reader, direction, start.0, stop, limit, wanted).await?
+                self.fill(&reader, source, direction, start.0, stop, limit, wanted).await?
             }
         };
         Ok(Page { reader, events, start, end })
     }
 
     /// Reads visible events until there are `limit`, and says where to go on.
+    #[expect(clippy::too_many_arguments, reason = "what is read, from where to where, and what of it")]
     async fn fill(
         &self,
         reader: &Reader,
+        source: Source<'_>,
         direction: TimelineDirection,
         from: TimelinePlace,
         stop: TimelinePlace,
         limit: u32,
         wanted: impl Fn(&StoredEvent) -> bool,
     ) -> Result<(Vec<Arc<StoredEvent>>, Option<TimelineToken>), Error> {
+        let storage = self.storage();
         let mut events = Vec::new();
         let mut place = from;
         for _ in 0..READ_FACTOR {
             let read = limit.max(10);
-            let rows = self.storage().list_timeline(reader.room.nr, direction, place, stop, read).await?;
+            let rows = match source {
+                Source::Timeline => storage.list_timeline(reader.room.nr, direction, place, stop, read).await?,
+                Source::Children(query) => storage.list_children(query, direction, place, stop, read).await?,
+            };
             let at_end = rows.len() < read as usize;
             let numbers: Vec<_> = rows.iter().map(|(nr, _)| *nr).collect();
-            let found = self.storage().get_events(&numbers).await?;
+            let found = storage.get_events(&numbers).await?;
             let page = numbers.iter().filter_map(|nr| found.get(nr).cloned()).filter(|event| wanted(event)).collect();
             for event in self.visible(reader, page).await? {
                 events.push(event);
@@ -197,15 +223,15 @@ impl Rooms {
         let place = event.place.ok_or(Error::EventUnknown)?;
         let newest = reader.left_at().unwrap_or_else(|| self.storage().published());
         let (half_before, half_after) = (limit / 2, limit - limit / 2);
-        let backward = TimelineDirection::Backward;
+        let (source, backward) = (Source::Timeline, TimelineDirection::Backward);
         let mut before = (Vec::new(), None);
         if half_before > 0 {
-            before = self.fill(&reader, backward, place, (Position(i64::MIN), 0), half_before, wanted).await?;
+            before = self.fill(&reader, source, backward, place, (Position(i64::MIN), 0), half_before, wanted).await?;
         }
         let mut after = (Vec::new(), None);
         if half_after > 0 {
             let stop = (newest, i64::MAX);
-            after = self.fill(&reader, TimelineDirection::Forward, place, stop, half_after, wanted).await?;
+            after = self.fill(&reader, source, TimelineDirection::Forward, place, stop, half_after, wanted).await?;
         }
         let oldest = before.0.last().and_then(|event| event.place).unwrap_or(place);
         let last = after.0.last().unwrap_or(&event);
@@ -222,7 +248,7 @@ impl Rooms {
 }
 
 /// Where to go on after an event: tokens are right after their place, so going back means the place before it.
-fn token_after(direction: TimelineDirection, place: TimelinePlace) -> TimelineToken {
+pub(crate) fn token_after(direction: TimelineDirection, place: TimelinePlace) -> TimelineToken {
     match direction {
         TimelineDirection::Forward => TimelineToken(place),
         TimelineDirection::Backward => TimelineToken((place.0, place.1.saturating_sub(1))),

@@ -246,6 +246,9 @@ pub(crate) fn room_commit(head: &Head, built: Built) -> RoomCommit {
         state_changes: built.state_changes,
         summary: built.summary_changed.then(|| head.summary.clone()),
         redactions: built.redactions,
+        released: Vec::new(),
+        related_redactions: built.related_redactions,
+        related_again: Vec::new(),
         aliases: Vec::new(),
         listed_on: None,
     }

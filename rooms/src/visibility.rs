@@ -7,7 +7,7 @@ use std::{
 
 use accounts::{Requester, UserSettings};
 use model::{Membership, NodeNr, Position, RoomNr, UserNr};
-use ruma::events::TimelineEventType;
+use ruma::{UserId, events::TimelineEventType};
 use serde::Deserialize;
 use storage::{RoomMembership, RoomRow, StateKey, StoredEvent};
 
@@ -76,6 +76,16 @@ impl Reader {
     #[must_use]
     pub fn ignores(&self, event: &StoredEvent) -> bool {
         self.settings.hides(&event.pdu.sender, event.is_state())
+    }
+
+    /// Whom the reader ignores.
+    pub(crate) fn ignored(&self) -> impl Iterator<Item = &UserId> {
+        self.settings.ignored.iter().map(|user_id| &**user_id)
+    }
+
+    /// The position up to which the reader sees the room, as far as their history allows.
+    pub(crate) fn upto(&self) -> Position {
+        self.left_at().unwrap_or(Position(i64::MAX))
     }
 
     /// Whether the reader was joined at some time after the event.
@@ -177,6 +187,16 @@ impl Rooms {
     pub async fn visible(
         &self,
         reader: &Reader,
+        mut events: Vec<Arc<StoredEvent>>,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        events.retain(|event| !reader.ignores(event));
+        self.visible_of_anyone(reader, events).await
+    }
+
+    /// The same with those of users whom they ignore.
+    pub(crate) async fn visible_of_anyone(
+        &self,
+        reader: &Reader,
         events: Vec<Arc<StoredEvent>>,
     ) -> Result<Vec<Arc<StoredEvent>>, Error> {
         let user_id = self.storage().user_ids(&[reader.user_nr]).await?.remove(&reader.user_nr);
@@ -188,7 +208,7 @@ impl Rooms {
         };
         let mut visible = Vec::with_capacity(events.len());
         for event in events {
-            if event.outlier || event.soft_failed || event.pdu.rejected || reader.ignores(&event) {
+            if event.outlier || event.soft_failed || event.held || event.pdu.rejected {
                 continue;
             }
             // Most events of a page have the same state: each state is looked at once.

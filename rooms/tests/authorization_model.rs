@@ -578,6 +578,7 @@ impl Server {
                 placement: Placement::Live,
                 transaction: None,
                 countable: None,
+                relation: None,
             });
         }
         let commit = RoomCommit {
@@ -594,6 +595,9 @@ impl Server {
             state_changes: Vec::new(),
             summary: Some(RoomSummary::default()),
             redactions: Vec::new(),
+            released: Vec::new(),
+            related_redactions: Vec::new(),
+            related_again: Vec::new(),
             aliases: Vec::new(),
             listed_on: None,
         };

@@ -1,8 +1,8 @@
 //! Events that another server made, forks included, in the versions whose state resolution differs.
 
 use accounts::Requester;
-use model::{KeyPair, LocalServer, LocalServers, Random};
-use rooms::{Error, NewRoomRequest, Options, PageRequest, Preset, Received, Rooms};
+use model::{KeyPair, LocalServer, LocalServers, Pdu, Random};
+use rooms::{Error, NewRoomRequest, Options, PageRequest, Preset, Received, RelationsRequest, Rooms};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomVersionId, UserId,
     serde::{Base64, base64::Standard},
@@ -121,6 +121,9 @@ impl Scene {
         if let Some(state_key) = state_key {
             event["state_key"] = json!(state_key);
         }
+        if event_type == "m.room.redaction" && !rules.redaction.content_field_redacts {
+            event["redacts"] = event["content"].as_object_mut().unwrap().remove("redacts").unwrap();
+        }
         if with_hashes {
             event["event_id"] = json!(format!("${}:other", self.storage.random().alphanumeric(12)));
         }
@@ -133,6 +136,53 @@ impl Scene {
 
     async fn receive(&self, object: CanonicalJsonObject) -> Result<Received, Error> {
         self.rooms.receive(&self.room, object, &self.keys).await
+    }
+
+    /// The id of an event that was crafted.
+    fn id_of(&self, object: &CanonicalJsonObject) -> OwnedEventId {
+        Pdu::from_canonical(object, &self.version.rules().unwrap()).unwrap().event_id
+    }
+
+    async fn message(&self, body: &str) -> (CanonicalJsonObject, OwnedEventId) {
+        let event = self.craft("m.room.message", None, json!({"body": body}), &[], 0).await;
+        let event_id = self.id_of(&event);
+        (event, event_id)
+    }
+
+    async fn redaction(&self, target: &OwnedEventId) -> (CanonicalJsonObject, OwnedEventId) {
+        let event = self.craft("m.room.redaction", None, json!({"redacts": target}), &[], 0).await;
+        let event_id = self.id_of(&event);
+        (event, event_id)
+    }
+
+    /// Alice's message.
+    async fn say(&self, body: &str) -> OwnedEventId {
+        let (alice, content) = (self.user("@alice:hs").await, to_raw_value(&json!({"body": body})).unwrap());
+        let sent = self.rooms.send_message(&alice, &self.room, "m.room.message".into(), body.into(), &content, None);
+        sent.await.unwrap()
+    }
+
+    async fn is_redacted(&self, event: &OwnedEventId) -> bool {
+        let alice = self.user("@alice:hs").await;
+        let (_, event) = self.rooms.event(&alice, &self.room, event).await.unwrap();
+        assert_eq!(event.redacted_by.is_some(), event.pdu.content.get() == "{}", "{event:?}");
+        event.redacted_by.is_some()
+    }
+
+    /// The ids of the events that alice sees, oldest first.
+    async fn timeline(&self) -> Vec<OwnedEventId> {
+        let alice = self.user("@alice:hs").await;
+        let page = self.rooms.messages(&alice, &self.room, page(TimelineDirection::Forward, 500), |_| true).await;
+        page.unwrap().events.iter().map(|event| event.pdu.event_id.clone()).collect()
+    }
+
+    /// What relates to an event, oldest first.
+    async fn related(&self, event: &OwnedEventId) -> Vec<OwnedEventId> {
+        let alice = self.user("@alice:hs").await;
+        let page = page(TimelineDirection::Forward, 100);
+        let asked = RelationsRequest { page, rel_type: None, event_type: None, recurse: false };
+        let page = self.rooms.relations(&alice, &self.room, event, asked).await.unwrap();
+        page.events.iter().map(|event| event.pdu.event_id.clone()).collect()
     }
 
     async fn topic(&self) -> String {
@@ -267,6 +317,157 @@ async fn state_of_a_banned_user_does_not_come_back_through_a_fork() {
         let room = scene.rooms.room(&scene.room).await.unwrap();
         let membership = scene.storage.get_membership(room.nr, rem).await.unwrap().unwrap().membership;
         assert_eq!(membership, model::Membership::Ban);
+    }
+}
+
+/// Room Version 3, "Handling redactions"; Room Version 11, "Redactions"; before version 3 by the authorization rules.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redaction_from_elsewhere_redacts_what_its_sender_may_redact() {
+    for (index, version) in VERSIONS.into_iter().enumerate() {
+        let database = if index % 2 == 0 { TestDatabase::postgres().await } else { None };
+        let scene = Scene::new(version, database.unwrap_or_else(TestDatabase::sqlite)).await;
+        let (message, theirs) = scene.message("theirs").await;
+        assert_eq!(scene.receive(message).await.unwrap(), Received::Accepted);
+        let ours = scene.say("ours").await;
+        // 50 is enough for the messages of others.
+        for target in [&theirs, &ours] {
+            let (redaction, redaction_id) = scene.redaction(target).await;
+            assert_eq!(scene.receive(redaction).await.unwrap(), Received::Accepted, "version {version}");
+            assert!(scene.is_redacted(target).await, "version {version}");
+            assert_eq!(scene.timeline().await.last(), Some(&redaction_id));
+        }
+        scene.set_topic("secret").await;
+        let alice = scene.user("@alice:hs").await;
+        let (_, topic) = scene.rooms.state_event(&alice, &scene.room, "m.room.topic", "").await.unwrap();
+        let (redaction, _) = scene.redaction(&topic.pdu.event_id).await;
+        assert_eq!(scene.receive(redaction).await.unwrap(), Received::Accepted);
+        let room = scene.rooms.room(&scene.room).await.unwrap();
+        let (summary, ..) = scene.storage.get_summaries(&[room.nr]).await.unwrap().remove(&room.nr).unwrap();
+        assert_eq!(summary.topic, None, "version {version}: what the room shows of itself is redacted too");
+        let (redaction, _) = scene.redaction(&scene.timeline().await[0]).await;
+        let received = scene.receive(redaction).await.unwrap();
+        assert!(matches!(received, Received::Accepted | Received::Rejected(_)), "version {version}: {received:?}");
+        assert!(!scene.is_redacted(&scene.timeline().await[0]).await, "version {version}: the room stays made");
+    }
+}
+
+/// It is in the graph, and nobody is shown it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redaction_that_its_sender_may_not_make_is_held_back() {
+    for version in VERSIONS {
+        let scene = Scene::new(version, TestDatabase::sqlite()).await;
+        let alice = scene.user("@alice:hs").await;
+        let (_, levels) = scene.rooms.state_event(&alice, &scene.room, "m.room.power_levels", "").await.unwrap();
+        let mut levels: Value = serde_json::from_str(levels.pdu.content.get()).unwrap();
+        levels["redact"] = json!(75);
+        let levels = to_raw_value(&levels).unwrap();
+        scene.rooms.send_state(&alice, &scene.room, "m.room.power_levels".into(), "", &levels, None).await.unwrap();
+        let ours = scene.say("ours").await;
+        let (message, theirs) = scene.message("theirs").await;
+        assert_eq!(scene.receive(message).await.unwrap(), Received::Accepted);
+        let (redaction, redaction_id) = scene.redaction(&ours).await;
+        let received = scene.receive(redaction).await.unwrap();
+        if version < 3 {
+            assert!(matches!(received, Received::Rejected(_)), "version {version}: {received:?}");
+        } else {
+            assert_eq!(received, Received::Accepted);
+            let next = scene.say("next").await;
+            let (_, next) = scene.rooms.event(&alice, &scene.room, &next).await.unwrap();
+            assert_eq!(next.pdu.prev_events.iter().collect::<Vec<_>>(), [&redaction_id], "version {version}");
+        }
+        assert!(!scene.is_redacted(&ours).await, "version {version}");
+        assert!(!scene.timeline().await.contains(&redaction_id), "version {version}");
+        let shown = scene.rooms.event(&alice, &scene.room, &redaction_id).await;
+        assert!(matches!(shown, Err(Error::EventUnknown)), "version {version}");
+        // One's own server may redact one's own message, whatever the level.
+        let (redaction, _) = scene.redaction(&theirs).await;
+        assert_eq!(scene.receive(redaction).await.unwrap(), Received::Accepted);
+        assert!(scene.is_redacted(&theirs).await, "version {version}");
+    }
+}
+
+/// Both are shown once both are here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_redaction_that_comes_before_its_target_waits_for_it() {
+    for version in VERSIONS {
+        for database in TestDatabase::each().await {
+            let scene = Scene::new(version, database).await;
+            let (message, message_id) = scene.message("theirs").await;
+            let (redaction, redaction_id) = scene.redaction(&message_id).await;
+            assert_eq!(scene.receive(redaction).await.unwrap(), Received::Accepted);
+            assert!(!scene.timeline().await.contains(&redaction_id), "version {version}");
+            let ours = scene.say("ours").await;
+            assert_eq!(scene.receive(message).await.unwrap(), Received::Accepted);
+            assert!(scene.is_redacted(&message_id).await, "version {version}");
+            let timeline = scene.timeline().await;
+            assert_eq!(timeline[timeline.len() - 3..], [ours, message_id, redaction_id], "version {version}");
+            assert_eq!(scene.bodies().await, ["ours"]);
+        }
+    }
+}
+
+/// Events of other servers relate to others as ours do, whichever comes first; that there are two equal ones is for clients to see.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_from_elsewhere_relate_to_others() {
+    for database in TestDatabase::each().await {
+        let scene = Scene::new(11, database).await;
+        let (parent, parent_id) = scene.message("parent").await;
+        let relates_to = json!({"rel_type": "m.annotation", "event_id": parent_id, "key": "a"});
+        let reaction = || scene.craft("m.reaction", None, json!({"m.relates_to": relates_to}), &[], 0);
+        let early = reaction().await;
+        assert_eq!(scene.receive(early.clone()).await.unwrap(), Received::Accepted);
+        assert_eq!(scene.receive(parent).await.unwrap(), Received::Accepted);
+        let late = reaction().await;
+        assert_eq!(scene.receive(late.clone()).await.unwrap(), Received::Accepted);
+        let (early, late) = (scene.id_of(&early), scene.id_of(&late));
+        assert_eq!(scene.related(&parent_id).await, [early.clone(), late.clone()]);
+        let (redaction, _) = scene.redaction(&early).await;
+        assert_eq!(scene.receive(redaction).await.unwrap(), Received::Accepted);
+        assert_eq!(scene.related(&parent_id).await, [late]);
+        // What its own past or the present forbids does not relate to anything.
+        let alice = scene.user("@alice:hs").await;
+        let before = scene.tip().await;
+        let thread = json!({"body": "x", "m.relates_to": {"rel_type": "m.thread", "event_id": parent_id}});
+        let thread = scene.craft("m.room.message", None, thread, &[before], 0).await;
+        scene.rooms.ban(&alice, &scene.room, ruma::user_id!("@rem:other"), None).await.unwrap();
+        assert!(matches!(scene.receive(thread).await.unwrap(), Received::SoftFailed(_)));
+        assert_eq!(scene.related(&parent_id).await.len(), 1);
+        assert!(scene.rooms.threads(&alice, &scene.room, None, false, 10).await.unwrap().roots.is_empty());
+    }
+}
+
+/// MSC3912: also what comes later from other servers.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_relates_to_a_redacted_event_and_comes_later_is_redacted_as_was_asked() {
+    for database in TestDatabase::each().await {
+        let scene = Scene::new(11, database).await;
+        let alice = scene.user("@alice:hs").await;
+        let root = scene.say("root").await;
+        let relates_to =
+            |rel_type: &str| json!({"body": "x", "m.relates_to": {"rel_type": rel_type, "event_id": root}});
+        let late = scene.craft("m.room.message", None, relates_to("m.thread"), &[], 0).await;
+        let other = scene.craft("m.room.message", None, relates_to("m.reference"), &[], 0).await;
+        let (late_id, other_id) = (scene.id_of(&late), scene.id_of(&other));
+        let related = vec!["m.thread".to_owned()];
+        scene.rooms.redact_with_related(&alice, &scene.room, &root, "r".into(), Some("why"), related).await.unwrap();
+        let mut stream = scene.storage.subscribe();
+        assert_eq!(scene.receive(other).await.unwrap(), Received::Accepted);
+        assert_eq!(scene.receive(late).await.unwrap(), Received::Accepted);
+        let redacted = async {
+            loop {
+                let published = stream.recv().await.unwrap();
+                if let Some(nr) = published.redacted.first() {
+                    return *nr;
+                }
+            }
+        };
+        let redacted = tokio::time::timeout(std::time::Duration::from_secs(30), redacted).await.unwrap();
+        assert_eq!(scene.storage.find_event_nr(&late_id).await.unwrap(), Some(redacted));
+        assert!(scene.is_redacted(&late_id).await && !scene.is_redacted(&other_id).await);
+        let (_, late) = scene.rooms.event(&alice, &scene.room, &late_id).await.unwrap();
+        let by = scene.storage.get_event(late.redacted_by.unwrap()).await.unwrap().unwrap();
+        let content: Value = serde_json::from_str(by.pdu.content.get()).unwrap();
+        assert_eq!((&by.pdu.sender, content), (&alice.user_id, json!({"reason": "why", "redacts": late_id})));
     }
 }
 

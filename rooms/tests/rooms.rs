@@ -916,3 +916,61 @@ async fn a_repeated_request_gets_its_event_even_when_its_sender_has_left() {
         assert_eq!(house.bodies(&alice, &made).await, ["hello"]);
     }
 }
+
+/// Client-Server API, "Reporting Content": for those who administer the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_reported_is_kept() {
+    for database in TestDatabase::each().await {
+        let house = House::open(&database).await;
+        let (alice, eve) = (house.user("alice").await, house.user("eve").await);
+        let id = house.rooms.create_room(&alice, room(Preset::PrivateChat)).await.unwrap();
+        let said = house.say(&alice, &id, "1", "a bad thing").await.unwrap();
+        house.rooms.report_event(&alice, &id, &said, "first\0").await.unwrap();
+        house.rooms.report_room(&eve, &id, "second").await.unwrap();
+        house.rooms.report_user(&eve, &alice.user_id, "").await.unwrap();
+        // What is not known here, and what may not be reported, is not kept.
+        house.rooms.report_room(&eve, ruma::room_id!("!none:hs"), "no").await.unwrap();
+        house.rooms.report_user(&eve, ruma::user_id!("@nobody:hs"), "no").await.unwrap();
+        assert!(matches!(house.rooms.report_event(&eve, &id, &said, "no").await, Err(Error::EventUnknown)));
+        let rows = house.storage.list_reports(i64::MAX, 100).await.unwrap();
+        let shown: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                (row.reporter_nr, row.report.reason.as_str(), row.report.event_id.as_str(), row.report.user_id.as_str())
+            })
+            .collect();
+        let (said, alice_id) = (said.as_str(), alice.user_id.as_str());
+        let expected = [
+            (eve.user_nr, "", "", alice_id),
+            (eve.user_nr, "second", "", ""),
+            (alice.user_nr, "first\u{FFFD}", said, ""),
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!((rows[0].report.room_id.as_str(), rows[1].report.room_id.as_str()), ("", id.as_str()));
+        assert_eq!(house.storage.list_reports(rows[1].report_nr, 100).await.unwrap(), rows[2..]);
+    }
+}
+
+/// Client-Server API, "Avoiding duplicate annotations": the processes of a cluster do not know of each other what they are about to send.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_equal_reactions_in_two_processes_one_passes_on_postgres() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let (one, two) = (House::open(&database).await, House::open(&database).await);
+    let alice = one.user("alice").await;
+    let id = one.rooms.create_room(&alice, room(Preset::PrivateChat)).await.unwrap();
+    for round in 0..10 {
+        let parent = one.say(&alice, &id, &format!("p{round}"), "parent").await.unwrap();
+        let relates_to = json!({"rel_type": "m.annotation", "event_id": parent, "key": "a"});
+        let content = to_raw_value(&json!({"m.relates_to": relates_to})).unwrap();
+        let (first, second) = (format!("a{round}"), format!("b{round}"));
+        let react = async |house: &House, txn: &str| {
+            house.rooms.send_message(&alice, &id, "m.reaction".into(), txn.into(), &content, None).await
+        };
+        let results = <[_; 2]>::from(tokio::join!(react(&one, &first), react(&two, &second)));
+        assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1, "round {round}: {results:?}");
+        assert!(results.iter().any(|result| matches!(result, Err(Error::DuplicateAnnotation))), "{results:?}");
+        let sent = results.into_iter().find_map(Result::ok).unwrap();
+        two.rooms.redact(&alice, &id, &sent, first.as_str().into(), None).await.unwrap();
+        react(&two, &format!("c{round}")).await.unwrap();
+    }
+}

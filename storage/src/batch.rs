@@ -33,6 +33,8 @@ struct Text {
 /// Statements that write, each with the rows that it writes.
 #[derive(Default)]
 pub(crate) struct Batch {
+    /// Statements that make room for what the others write.
+    first: Vec<(&'static Statement, Args)>,
     statements: Vec<(&'static Statement, Rows)>,
     /// Statements that must see what the others wrote.
     then: Vec<(&'static Statement, Args)>,
@@ -44,6 +46,11 @@ impl Batch {
         if rows.len() > 0 {
             self.statements.push((statement, rows));
         }
+    }
+
+    /// Adds a statement with single parameters that comes before those of [`Batch::add`].
+    pub(crate) fn first_with(&mut self, statement: &'static Statement, args: impl Into<Args>) {
+        self.first.push((statement, args.into()));
     }
 
     /// Adds a statement that sees what those of [`Batch::add`] wrote, unless there are no rows.
@@ -62,6 +69,9 @@ impl Batch {
 impl Tx {
     /// Runs the statements of a batch. When it fails the transaction is of no more use: roll it back.
     pub(crate) async fn run(&mut self, batch: Batch) -> Result<(), Error> {
+        for (statement, args) in batch.first {
+            self.execute(statement, args).await?;
+        }
         if !batch.statements.is_empty() {
             let names: Vec<_> = batch.statements.iter().map(|(statement, _)| statement.name).collect();
             let text = text_of(&names, &batch.statements);

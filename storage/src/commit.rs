@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{EventNr, Membership, NodeNr, Pdu, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
 
-use crate::{Error, StateNode};
+use crate::{Error, StateNode, StoredEvent};
 
 /// What passes whole or not at all. Each part that clients learn of gets a position, in the order of the fields.
 #[derive(Clone, Debug, Default)]
@@ -55,6 +55,12 @@ pub struct RoomCommit {
     pub summary: Option<RoomSummary>,
     /// Events that the events redact.
     pub redactions: Vec<Redaction>,
+    /// Redactions that were held back and may be shown now: they get their positions.
+    pub released: Vec<Arc<StoredEvent>>,
+    /// Redactions that go on to what relates to their target.
+    pub related_redactions: Vec<NewRelatedRedaction>,
+    /// Events to which others of another server relate now: what was asked of their redaction is to be looked at again.
+    pub related_again: Vec<OwnedEventId>,
     /// Aliases that the room gets.
     pub aliases: Vec<(String, UserNr)>,
     /// The servers in whose directory the room is listed from the start.
@@ -81,6 +87,8 @@ pub enum Placement {
     Rejected,
     /// Forbidden by the current state. Server-Server API, "Soft failure".
     SoftFailed,
+    /// A redaction that cannot redact anything yet: part of the graph, and shown to nobody. Room Version 3, "Handling redactions".
+    Held,
 }
 
 /// An event to be written.
@@ -110,6 +118,8 @@ pub struct NewEvent {
     pub transaction: Option<TransactionKey>,
     /// What it is to unread counts, if it may count.
     pub countable: Option<Arc<Countable>>,
+    /// How it relates to another event.
+    pub relation: Option<NewRelation>,
 }
 
 /// What an event is to unread counts.
@@ -123,6 +133,21 @@ pub struct Countable {
     pub mentions: Vec<UserNr>,
     /// Whether its sender is ours, and has read up to here by sending it.
     pub has_been_read_to: bool,
+}
+
+/// How an event relates to another one, its parent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRelation {
+    /// The parent, which need not be known.
+    pub parent: OwnedEventId,
+    /// The type of the relation.
+    pub rel_type_nr: TypeNr,
+    /// Whether it makes the event part of a thread.
+    pub is_thread: bool,
+    /// Whether the event has all that a relation of the type asks of it.
+    pub is_whole: bool,
+    /// For an annotation of which the sender has one only, the hash of its key.
+    pub annotation_key: Option<i64>,
 }
 
 /// A change of the current state: by a live event of the commit, or by state resolution, to an older event or to none.
@@ -183,6 +208,21 @@ pub struct Redaction {
     pub json: Arc<str>,
     /// The redaction event.
     pub by: EventNr,
+    /// How it related to another event, which it does no more.
+    pub relation: Option<NewRelation>,
+}
+
+/// A redaction that goes on to what relates to its target. MSC3912.
+#[derive(Clone, Debug)]
+pub struct NewRelatedRedaction {
+    /// The redaction.
+    pub redaction_nr: EventNr,
+    /// What it redacts.
+    pub target: OwnedEventId,
+    /// How that related to another event itself, if it did.
+    pub target_rel_type: Option<String>,
+    /// The types of relation by which it goes on.
+    pub rel_types: Vec<String>,
 }
 
 /// A user has read a room up to an event.

@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Commit, CommitError, Committed, Error, Storage, TransactionKey,
     account_data::AccountDataVersions,
+    childless::Childless,
     db::{Db, Tx, args},
     events::EventCache,
     group::GroupWriter,
@@ -59,6 +60,11 @@ statements! {
           LEFT JOIN events e ON e.event_nr = t.event_nr"];
     FIND_EVENT_IDS = ["SELECT event_id FROM events WHERE event_id", (in_list 1)];
     FIND_ROOMS = ["SELECT room_id FROM rooms WHERE room_id", (in_list 1)];
+    FIND_ANNOTATIONS = ["
+        SELECT c.room_nr, c.event_nr
+          FROM", (rows [1 room_nr bigint, 2 parent_id text, 3 sender_nr bigint, 4 type_nr bigint, 5 annotation_key bigint]), "
+          JOIN relations c ON c.room_nr = r.room_nr AND c.parent_id = r.parent_id AND c.sender_nr = r.sender_nr
+               AND c.type_nr = r.type_nr AND c.annotation_key = r.annotation_key"];
     FIND_ALIASES = ["SELECT alias FROM aliases WHERE alias", (in_list 1)];
 }
 
@@ -71,6 +77,7 @@ pub(crate) struct Parts {
     pub(crate) stream: broadcast::Sender<Arc<Published>>,
     pub(crate) events: EventCache,
     pub(crate) account_data: AccountDataVersions,
+    pub(crate) childless: Childless,
 }
 
 /// The handle to the committer's task.
@@ -280,7 +287,12 @@ fn publish(parts: &Parts, published: Option<Published>) {
     }
     for (_, item) in &published.items {
         match item {
-            Item::Event(event) => parts.events.insert(event.clone()),
+            Item::Event(event) => {
+                if let Some(relation) = event.relation() {
+                    parts.childless.forget(&relation.parent);
+                }
+                parts.events.insert(event.clone());
+            }
             Item::AccountData(user_nr) => parts.account_data.note(*user_nr),
             _ => {}
         }
@@ -330,6 +342,7 @@ async fn try_group(
     if look_at_each {
         check_transactions(&mut tx, commits, failed).await?;
         check_existing(&mut tx, commits, failed).await?;
+        check_annotations(&mut tx, commits, failed).await?;
     }
     let passing: Vec<(usize, &Commit)> =
         commits.iter().enumerate().filter(|(i, _)| failed[*i].is_none()).map(|(i, c)| (i, *c)).collect();
@@ -463,6 +476,39 @@ async fn check_existing(tx: &mut Tx, commits: &[&Commit], failed: &mut [Option<C
             *failed = Some(CommitError::RoomExists);
         } else if room.events.iter().any(|event| !events.insert(event.pdu.event_id.to_string())) {
             *failed = Some(CommitError::EventExists);
+        }
+    }
+    Ok(())
+}
+
+/// Fails the commits in which a user annotates an event as they do already: another process was first. Built anew, it is seen.
+async fn check_annotations(tx: &mut Tx, commits: &[&Commit], failed: &mut [Option<CommitError>]) -> Result<(), Error> {
+    let rooms = commits.iter().filter_map(|commit| commit.room.as_ref());
+    let new: Vec<_> = rooms
+        .flat_map(|room| room.events.iter().map(move |event| (room.room_nr, event)))
+        .filter_map(|(room_nr, event)| {
+            let relation = event.relation.as_ref()?;
+            Some((room_nr, event, relation, relation.annotation_key?))
+        })
+        .collect();
+    if new.is_empty() {
+        return Ok(());
+    }
+    let rows = Rows::new()
+        .bigint(new.iter().map(|(room_nr, ..)| room_nr.0))
+        .text(new.iter().map(|(_, _, relation, _)| relation.parent.to_string()))
+        .bigint(new.iter().map(|(_, event, ..)| event.sender_nr.0))
+        .bigint(new.iter().map(|(_, event, ..)| event.type_nr.0))
+        .bigint(new.iter().map(|(.., key)| *key));
+    let mut standing: HashMap<RoomNr, Vec<EventNr>> = HashMap::new();
+    for row in tx.fetch(&FIND_ANNOTATIONS, rows).await? {
+        standing.entry(row.nr(0)?).or_default().push(row.nr(1)?);
+    }
+    for (commit, failed) in commits.iter().zip(failed.iter_mut()).filter(|(_, failed)| failed.is_none()) {
+        let Some(room) = &commit.room else { continue };
+        let is_redacted = |nr: &EventNr| room.redactions.iter().any(|redaction| redaction.event_nr == *nr);
+        if standing.get(&room.room_nr).is_some_and(|events| !events.iter().all(is_redacted)) {
+            *failed = Some(CommitError::StateChanged);
         }
     }
     Ok(())

@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use model::{ClientEvent, EventNr, NodeNr, Pdu, Position, ReadyEvent, RoomNr, StateKeyNr, TypeNr, UserNr};
+use model::{ClientEvent, EventNr, NodeNr, Pdu, Position, ReadyEvent, Relation, RoomNr, StateKeyNr, TypeNr, UserNr};
 use moka::sync::Cache;
 use ruma::{EventId, OwnedEventId, RoomVersionId};
 
@@ -23,6 +23,7 @@ use crate::{
 pub(crate) const FLAG_OUTLIER: i64 = 1;
 pub(crate) const FLAG_REJECTED: i64 = 2;
 pub(crate) const FLAG_SOFT_FAILED: i64 = 4;
+pub(crate) const FLAG_HELD: i64 = 8;
 
 /// The first byte of a body that is plain JSON.
 const FORMAT_PLAIN: u8 = b'p';
@@ -74,6 +75,8 @@ pub struct StoredEvent {
     pub outlier: bool,
     /// Forbidden by the state of its time.
     pub soft_failed: bool,
+    /// A redaction that cannot redact anything yet.
+    pub held: bool,
     /// The event that redacted it; its content is gone then.
     pub redacted_by: Option<EventNr>,
     /// The event itself.
@@ -84,6 +87,8 @@ pub struct StoredEvent {
     pub countable: Option<(i64, String)>,
     /// The event as clients see it, made when the first one does.
     ready: OnceLock<ReadyEvent>,
+    /// How it relates to another event, found when somebody asks first.
+    relation: OnceLock<Option<Relation>>,
 }
 
 impl StoredEvent {
@@ -102,11 +107,13 @@ impl StoredEvent {
             replaces: event.replaces,
             outlier: event.placement == Placement::Outlier,
             soft_failed: event.placement == Placement::SoftFailed,
+            held: event.placement == Placement::Held,
             redacted_by: None,
             pdu: event.pdu.clone(),
             transaction: event.transaction.as_ref().map(|key| (key.device_id.clone(), key.transaction_id.clone())),
             countable: event.countable.as_ref().map(|countable| (countable.class, countable.thread.clone())),
             ready: OnceLock::new(),
+            relation: OnceLock::new(),
         }
     }
 
@@ -133,18 +140,25 @@ impl StoredEvent {
             replaces: row.maybe_nr(10)?,
             outlier: flags & FLAG_OUTLIER != 0,
             soft_failed: flags & FLAG_SOFT_FAILED != 0,
+            held: flags & FLAG_HELD != 0,
             redacted_by: row.maybe_nr(12)?,
             pdu: Arc::new(pdu),
             transaction: None,
             countable: row.get::<Option<i64>>(17)?.zip(row.get::<Option<String>>(18)?),
             ready: OnceLock::new(),
+            relation: OnceLock::new(),
         })
+    }
+
+    /// The same event with a place in the timeline.
+    pub(crate) fn placed_at(&self, position: Position) -> Self {
+        Self { position: Some(position), place: Some((position, 0)), held: false, ..self.clone() }
     }
 
     /// The same event with another content.
     #[must_use]
     pub fn with_pdu(&self, pdu: Pdu) -> Self {
-        Self { pdu: Arc::new(pdu), ready: OnceLock::new(), ..self.clone() }
+        Self { pdu: Arc::new(pdu), ready: OnceLock::new(), relation: OnceLock::new(), ..self.clone() }
     }
 
     /// The event as clients see it, but for what the server adds for each reader. Made once for all of them.
@@ -157,7 +171,13 @@ impl StoredEvent {
             return Ok(ready);
         }
         let event = ClientEvent::of(&self.pdu.json).map_err(|_| Error::Damaged(format!("event {}", self.nr)))?;
-        Ok(self.ready.get_or_init(|| event.to_ready(&self.pdu.event_id)))
+        Ok(self.ready.get_or_init(|| event.to_ready(&self.pdu.event_id, self.pdu.redacts.as_deref())))
+    }
+
+    /// How it relates to another event. Client-Server API, "Forming relationships between events".
+    #[must_use]
+    pub fn relation(&self) -> Option<&Relation> {
+        self.relation.get_or_init(|| Relation::of_content(&self.pdu.content)).as_ref()
     }
 
     /// Whether this is a state event.
@@ -179,7 +199,7 @@ pub(crate) fn encode_body(json: &str) -> Vec<u8> {
     body
 }
 
-fn decode_body(body: &[u8]) -> Option<Arc<str>> {
+pub(crate) fn decode_body(body: &[u8]) -> Option<Arc<str>> {
     match body.split_first()? {
         (&FORMAT_PLAIN, json) => std::str::from_utf8(json).ok().map(Arc::from),
         _ => None,
@@ -324,11 +344,13 @@ impl Storage {
             .collect()
     }
 
-    /// Forgets all that is in memory and may have changed: any event may have been redacted, and anybody's account data be another.
+    /// Forgets all that is in memory and may have changed: any event may have been redacted, anything may relate to any, and anybody's
+    /// account data be another.
     pub fn forget_all(&self) {
         self.0.account_data_versions.note_all();
         self.0.event_cache.forgotten.fetch_add(1, Ordering::SeqCst);
         self.0.event_cache.events.invalidate_all();
+        self.0.childless.forget_all();
     }
 
     /// The transaction ids by which a device sent events, of those that it sent.

@@ -1,8 +1,12 @@
 //! The rows of one group of commits, gathered from all of them, then written with one statement a table.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr, is_bump};
+use ruma::EventId;
 
 use crate::{
     Commit, RoomCommit, StateNode, StoredEvent,
@@ -10,8 +14,9 @@ use crate::{
     commit::{MembershipChange, NewEvent, Placement},
     committer::StoredHead,
     db::args,
-    events::{FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
+    events::{FLAG_HELD, FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
     packed::pack_events,
+    relations::ADD_TO_THREADS,
     rows::Rows,
     statement::statements,
     stream::{Item, Published, pack_items},
@@ -38,12 +43,12 @@ statements! {
                bump = ", (either "max" "greatest"), "(room_heads.bump, excluded.bump)"];
     INSERT_EVENTS = ["
         INSERT INTO events (event_nr, event_id, room_nr, position, anchor, step, sender_nr, type_nr, state_key_nr, depth,
-                            state_node, replaces, body_month, flags, prev, auth)
+                            state_node, replaces, body_month, flags, prev, auth, origin_server_ts)
         SELECT event_nr, event_id, room_nr, position, position, CASE WHEN position IS NULL THEN NULL ELSE 0 END, sender_nr,
-               type_nr, state_key_nr, depth, state_node, replaces, body_month, flags, prev, auth
+               type_nr, state_key_nr, depth, state_node, replaces, body_month, flags, prev, auth, origin_server_ts
           FROM", (rows [1 event_nr bigint, 2 event_id text, 3 room_nr bigint, 4 position bigint, 5 sender_nr bigint,
                         6 type_nr bigint, 7 state_key_nr bigint, 8 depth bigint, 9 state_node bigint, 10 replaces bigint,
-                        11 body_month bigint, 12 flags bigint, 13 prev bytea, 14 auth bytea])];
+                        11 body_month bigint, 12 flags bigint, 13 prev bytea, 14 auth bytea, 15 origin_server_ts bigint])];
     INSERT_BODIES = ["
         INSERT INTO event_bodies (month, event_nr, body)
         SELECT month, event_nr, body FROM", (rows [1 month bigint, 2 event_nr bigint, 3 body bytea])];
@@ -122,6 +127,44 @@ statements! {
         UPDATE event_bodies SET body = r.body FROM", (rows [1 event_nr bigint, 2 body bytea]), ", events
          WHERE events.event_nr = r.event_nr AND event_bodies.event_nr = r.event_nr
            AND event_bodies.month = events.body_month"];
+    INSERT_HELD = ["
+        INSERT INTO held_redactions (event_nr, room_nr, target_id)
+        SELECT event_nr, room_nr, target_id FROM", (rows [1 event_nr bigint, 2 room_nr bigint, 3 target_id text])];
+    DELETE_HELD = ["DELETE FROM held_redactions WHERE event_nr", (in_list 1)];
+    PLACE_EVENTS = ["
+        UPDATE events SET position = r.position, anchor = r.position, step = 0, flags = 0
+          FROM", (rows [1 event_nr bigint, 2 position bigint]), "
+         WHERE events.event_nr = r.event_nr"];
+    INSERT_RELATED_REDACTIONS = ["
+        INSERT INTO related_redactions (redaction_nr, room_nr, target_id, target_rel_type, rel_types, looks, is_done)
+        SELECT redaction_nr, room_nr, target_id, target_rel_type, rel_types, 0, FALSE
+          FROM", (rows [1 redaction_nr bigint, 2 room_nr bigint, 3 target_id text, 4 target_rel_type text, 5 rel_types text])];
+    LOOK_AGAIN = ["
+        UPDATE related_redactions SET looks = looks + 1, is_done = FALSE
+          FROM", (rows [1 room_nr bigint, 2 target_id text]), "
+         WHERE related_redactions.room_nr = r.room_nr AND related_redactions.target_id = r.target_id"];
+    INSERT_RELATIONS = ["
+        INSERT INTO relations (event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step,
+                               is_whole, annotation_key)
+        SELECT event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step, is_whole,
+               annotation_key
+          FROM", (rows [1 event_nr bigint, 2 room_nr bigint, 3 parent_id text, 4 rel_type_nr bigint, 5 type_nr bigint,
+                        6 sender_nr bigint, 7 origin_server_ts bigint, 8 anchor bigint, 9 step bigint, 10 is_whole boolean,
+                        11 annotation_key bigint])];
+    DELETE_RELATIONS = ["DELETE FROM relations WHERE event_nr", (in_list 1)];
+    /// Counts anew, so that an event that is redacted twice counts once.
+    RECOUNT_THREADS = ["
+        UPDATE threads
+           SET events = (SELECT count(*) FROM relations c
+                          WHERE c.room_nr = r.room_nr AND c.parent_id = r.root_id AND c.rel_type_nr = r.rel_type_nr),
+               anchor = coalesce((SELECT c.anchor FROM relations c
+                          WHERE c.room_nr = r.room_nr AND c.parent_id = r.root_id AND c.rel_type_nr = r.rel_type_nr
+                          ORDER BY c.anchor DESC, c.step DESC LIMIT 1), 0),
+               step = coalesce((SELECT c.step FROM relations c
+                          WHERE c.room_nr = r.room_nr AND c.parent_id = r.root_id AND c.rel_type_nr = r.rel_type_nr
+                          ORDER BY c.anchor DESC, c.step DESC LIMIT 1), 0)
+          FROM", (rows [1 room_nr bigint, 2 root_id text, 3 rel_type_nr bigint]), "
+         WHERE threads.room_nr = r.room_nr AND threads.root_id = r.root_id"];
     INSERT_TRANSACTIONS = ["
         INSERT INTO transaction_ids (user_nr, device_id, scope, transaction_id, event_nr, at_ms)
         SELECT user_nr, device_id, scope, transaction_id, event_nr, at_ms
@@ -174,6 +217,7 @@ pub(crate) struct GroupWriter<'a> {
     nodes: Vec<(RoomNr, NodeNr, &'a Arc<StateNode>)>,
     states: Vec<(RoomNr, Position, NodeNr)>,
     memberships: Vec<(Position, RoomNr, EventNr, &'a MembershipChange)>,
+    released: Vec<(EventNr, Position)>,
     commits: Vec<&'a Commit>,
     receipts: Vec<Position>,
     account_data: Vec<Position>,
@@ -196,6 +240,7 @@ impl<'a> GroupWriter<'a> {
             nodes: Vec::new(),
             states: Vec::new(),
             memberships: Vec::new(),
+            released: Vec::new(),
             commits: Vec::new(),
             receipts: Vec::new(),
             account_data: Vec::new(),
@@ -282,6 +327,15 @@ impl<'a> GroupWriter<'a> {
                 self.memberships.push((position, room.room_nr, membership.event_nr, membership));
             }
         }
+        if state != room.state {
+            // Resolution changed it without an event in the timeline.
+            self.states.push((room.room_nr, self.newest(), room.state));
+        }
+        for event in &room.released {
+            let placed = Arc::new(event.placed_at(Position(self.next)));
+            let position = self.take(Item::Event(placed));
+            self.released.push((event.nr, position));
+        }
         // Another process may have added messages since these events were built: its extremities stay beside ours.
         let mut extremities = head.map(|head| head.extremities.clone()).unwrap_or_default();
         extremities.retain(|nr| !room.extremities_used.contains(nr));
@@ -292,9 +346,10 @@ impl<'a> GroupWriter<'a> {
         self.rooms.push(room);
     }
 
-    /// The events that the group redacts.
+    /// The events that are others than they were: those that the group redacts, and those that it gives a place.
     fn redacted(&self) -> Vec<EventNr> {
-        self.rooms.iter().flat_map(|room| &room.redactions).map(|redaction| redaction.event_nr).collect()
+        let redacted = self.rooms.iter().flat_map(|room| &room.redactions).map(|redaction| redaction.event_nr);
+        redacted.chain(self.released.iter().map(|(nr, _)| *nr)).collect()
     }
 
     /// What the group puts into the stream.
@@ -314,6 +369,9 @@ impl<'a> GroupWriter<'a> {
         self.add_rooms(&mut batch);
         self.add_transactions(&mut batch);
         self.add_projections(&mut batch);
+        self.add_redactions(&mut batch);
+        self.add_relations(&mut batch);
+        self.add_countable(&mut batch);
         self.add_streams(&mut batch);
         batch
     }
@@ -340,7 +398,8 @@ impl<'a> GroupWriter<'a> {
             .bigint(events.iter().map(|(_, month, _)| *month))
             .bigint(events.iter().map(|(_, _, event)| flags_of(event.placement)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.prev)))
-            .bytea(events.iter().map(|(_, _, event)| pack_events(&event.auth)));
+            .bytea(events.iter().map(|(_, _, event)| pack_events(&event.auth)))
+            .bigint(events.iter().map(|(_, _, event)| made_ms(event)));
         batch.add(&INSERT_EVENTS, rows);
         let rows = Rows::new()
             .bigint(events.iter().map(|(_, month, _)| *month))
@@ -409,6 +468,10 @@ impl<'a> GroupWriter<'a> {
             .text(listed.iter().map(|(_, server)| server.to_string()))
             .bigint(listed.iter().map(|(nr, _)| nr.0));
         batch.add(&INSERT_DIRECTORY, rows);
+    }
+
+    /// Room Versions, "Redactions" and "Handling redactions".
+    fn add_redactions(&self, batch: &mut Batch) {
         let redactions: Vec<_> = self.rooms.iter().flat_map(|room| &room.redactions).collect();
         let rows = Rows::new()
             .bigint(redactions.iter().map(|redaction| redaction.event_nr.0))
@@ -419,7 +482,93 @@ impl<'a> GroupWriter<'a> {
             .bytea(redactions.iter().map(|redaction| encode_body(&redaction.json)));
         batch.then(&REDACT_BODIES, rows);
         batch.then(&DELETE_COUNTABLE, Rows::new().bigint(redactions.iter().map(|redaction| redaction.event_nr.0)));
-        self.add_countable(batch);
+        let events = self.rooms.iter().flat_map(|room| room.events.iter().map(|event| (room.room_nr, event)));
+        let held: Vec<_> = events
+            .filter(|(_, event)| event.placement == Placement::Held)
+            .filter_map(|(room, event)| Some((room, event.nr, event.pdu.redacts.as_ref()?)))
+            .collect();
+        let rows = Rows::new()
+            .bigint(held.iter().map(|(_, nr, _)| nr.0))
+            .bigint(held.iter().map(|(room, ..)| room.0))
+            .text(held.iter().map(|(.., target)| target.to_string()));
+        batch.add(&INSERT_HELD, rows);
+        if !self.released.is_empty() {
+            batch.then_with(&DELETE_HELD, args![self.released.iter().map(|(nr, _)| nr.0).collect::<Vec<_>>()]);
+        }
+        let rows = Rows::new()
+            .bigint(self.released.iter().map(|(nr, _)| nr.0))
+            .bigint(self.released.iter().map(|(_, position)| position.0));
+        batch.then(&PLACE_EVENTS, rows);
+        let related: Vec<_> =
+            self.rooms.iter().flat_map(|room| room.related_redactions.iter().map(|new| (room.room_nr, new))).collect();
+        let rows = Rows::new()
+            .bigint(related.iter().map(|(_, new)| new.redaction_nr.0))
+            .bigint(related.iter().map(|(room, _)| room.0))
+            .text(related.iter().map(|(_, new)| new.target.to_string()))
+            .text(related.iter().map(|(_, new)| new.target_rel_type.clone()))
+            .text(related.iter().map(|(_, new)| serde_json::json!(new.rel_types).to_string()));
+        batch.add(&INSERT_RELATED_REDACTIONS, rows);
+        let again: Vec<_> =
+            self.rooms.iter().flat_map(|room| room.related_again.iter().map(|target| (room.room_nr, target))).collect();
+        let rows = Rows::new()
+            .bigint(again.iter().map(|(room, _)| room.0))
+            .text(again.iter().map(|(_, target)| target.to_string()));
+        batch.then(&LOOK_AGAIN, rows);
+    }
+
+    /// Client-Server API, "Forming relationships between events".
+    fn add_relations(&self, batch: &mut Batch) {
+        let redactions = self.rooms.iter().flat_map(|room| room.redactions.iter().map(|gone| (room.room_nr, gone)));
+        let broken: Vec<_> =
+            redactions.filter_map(|(room, gone)| Some((room, gone, gone.relation.as_ref()?))).collect();
+        if !broken.is_empty() {
+            // First: what our user has taken back may be said again in the same group.
+            batch.first_with(
+                &DELETE_RELATIONS,
+                args![broken.iter().map(|(_, gone, _)| gone.event_nr.0).collect::<Vec<_>>()],
+            );
+        }
+        // Only events of a timeline count.
+        let events = self.rooms.iter().flat_map(|room| room.events.iter().map(|_| room.room_nr)).zip(&self.events);
+        let new: Vec<_> = events
+            .filter_map(|(room, (position, _, event))| Some((room, (*position)?, *event, event.relation.as_ref()?)))
+            .collect();
+        let rows = Rows::new()
+            .bigint(new.iter().map(|(_, _, event, _)| event.nr.0))
+            .bigint(new.iter().map(|(room, ..)| room.0))
+            .text(new.iter().map(|(.., relation)| relation.parent.to_string()))
+            .bigint(new.iter().map(|(.., relation)| relation.rel_type_nr.0))
+            .bigint(new.iter().map(|(_, _, event, _)| event.type_nr.0))
+            .bigint(new.iter().map(|(_, _, event, _)| event.sender_nr.0))
+            .bigint(new.iter().map(|(_, _, event, _)| made_ms(event)))
+            .bigint(new.iter().map(|(_, position, ..)| position.0))
+            .bigint(new.iter().map(|_| 0))
+            .boolean(new.iter().map(|(.., relation)| relation.is_whole))
+            .bigint(new.iter().map(|(.., relation)| relation.annotation_key));
+        batch.add(&INSERT_RELATIONS, rows);
+        // A statement may touch a row once: the events of one thread come together.
+        let mut threads: BTreeMap<(RoomNr, &EventId), (i64, Position)> = BTreeMap::new();
+        for (room, position, _, relation) in new.iter().filter(|(.., relation)| relation.is_thread) {
+            let (count, newest) = threads.entry((*room, &relation.parent)).or_default();
+            (*count, *newest) = (*count + 1, *position);
+        }
+        let rows = Rows::new()
+            .bigint(threads.keys().map(|(room, _)| room.0))
+            .text(threads.keys().map(|(_, root)| root.to_string()))
+            .bigint(threads.values().map(|(count, _)| *count))
+            .bigint(threads.values().map(|(_, newest)| newest.0))
+            .bigint(threads.values().map(|_| 0));
+        batch.add(ADD_TO_THREADS, rows);
+        let shrunk: BTreeSet<_> = broken
+            .iter()
+            .filter(|(_, _, relation)| relation.is_thread)
+            .map(|(room, _, relation)| (room.0, relation.parent.as_str(), relation.rel_type_nr.0))
+            .collect();
+        let rows = Rows::new()
+            .bigint(shrunk.iter().map(|(room, ..)| *room))
+            .text(shrunk.iter().map(|(_, root, _)| (*root).to_owned()))
+            .bigint(shrunk.iter().map(|(.., rel_type_nr)| *rel_type_nr));
+        batch.then(&RECOUNT_THREADS, rows);
     }
 
     /// What counts as unread, and who has read up to where.
@@ -570,11 +719,17 @@ impl<'a> GroupWriter<'a> {
     }
 }
 
+/// When an event was made, by the clock of its sender's server.
+fn made_ms(event: &NewEvent) -> i64 {
+    event.pdu.origin_server_ts.get().into()
+}
+
 fn flags_of(placement: Placement) -> i64 {
     match placement {
         Placement::Live => 0,
         Placement::Outlier => FLAG_OUTLIER,
         Placement::Rejected => FLAG_REJECTED,
         Placement::SoftFailed => FLAG_SOFT_FAILED,
+        Placement::Held => FLAG_HELD,
     }
 }

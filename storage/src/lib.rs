@@ -6,6 +6,7 @@
 
 mod account_data;
 mod batch;
+mod childless;
 mod commit;
 mod committer;
 mod consumers;
@@ -26,6 +27,10 @@ mod migrate;
 mod numbers;
 mod packed;
 mod profiles;
+mod redactions;
+mod relations;
+mod relations_fill;
+mod reports;
 mod room_leases;
 mod room_reads;
 mod rooms;
@@ -54,8 +59,9 @@ use tokio::sync::{broadcast, watch};
 pub use self::{
     account_data::AccountDataRow,
     commit::{
-        Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent, NewReceipt, NewRoom,
-        NewToDevice, NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent, NewReceipt,
+        NewRelatedRedaction, NewRelation, NewRoom, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit,
+        RoomSummary, StateChange, TransactionKey,
     },
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
@@ -63,6 +69,9 @@ pub use self::{
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
+    redactions::RelatedRedactionRow,
+    relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},
+    reports::{NewReport, ReportRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},
     state_map::{NewNodes, StateKey, StateLook, StateNode},
@@ -112,6 +121,7 @@ struct Inner {
     state_nodes: StateNodes,
     event_cache: events::EventCache,
     account_data_versions: account_data::AccountDataVersions,
+    childless: childless::Childless,
     room_rows: Cache<RoomNr, Arc<RoomRow>>,
     key_counts: keys::KeyCountsCache,
     erased_users: erased_users::ErasedUsers,
@@ -135,6 +145,7 @@ impl Storage {
         let process = random.alphanumeric(12);
         let event_cache = events::EventCache::new();
         let account_data_versions = account_data::AccountDataVersions::new();
+        let childless = childless::Childless::new();
         let committer = Committer::start(committer::Parts {
             db: db.clone(),
             clock: clock.clone(),
@@ -143,12 +154,13 @@ impl Storage {
             stream: stream.clone(),
             events: event_cache.clone(),
             account_data: account_data_versions.clone(),
+            childless: childless.clone(),
         });
         let numbers = Numbers::new(db.clone());
         let key_counts = keys::KeyCountsCache::new(&db);
         let state_nodes = StateNodes::new(db.clone());
         let erased_users = erased_users::ErasedUsers::load(&db).await?;
-        Ok(Self(Arc::new(Inner {
+        let storage = Self(Arc::new(Inner {
             db,
             clock,
             random,
@@ -157,13 +169,16 @@ impl Storage {
             state_nodes,
             event_cache,
             account_data_versions,
+            childless,
             room_rows: Cache::new(ROOMS_CACHED),
             key_counts,
             erased_users,
             committer,
             published,
             stream,
-        })))
+        }));
+        storage.fill_relations().await?;
+        Ok(storage)
     }
 
     /// Makes a commit durable and gives it its place in the stream.

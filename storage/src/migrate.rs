@@ -46,6 +46,9 @@ const MIGRATIONS: &[Migration] = &[
     migration!(11, "0011_unread"),
     migration!(12, "0012_bump_positions"),
     migration!(13, "0013_sync_connections"),
+    migration!(14, "0014_relations"),
+    migration!(15, "0015_reports"),
+    migration!(16, "0016_redactions"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

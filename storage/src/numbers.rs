@@ -51,6 +51,7 @@ pub(crate) struct Numbers {
     events: Block,
     rooms: Block,
     state_nodes: Block,
+    reports: Block,
     users: Names,
     types: Names,
     state_keys: Names,
@@ -207,6 +208,7 @@ impl Numbers {
             events: Block::new(db.clone(), "event"),
             rooms: Block::new(db.clone(), "room"),
             state_nodes: Block::new(db.clone(), "state_node"),
+            reports: Block::new(db.clone(), "report"),
             users: Names::new(db.clone(), "user", &INSERT_USERS, &FIND_USERS, &GET_USERS),
             types: Names::new(db.clone(), "type", &INSERT_TYPES, &FIND_TYPES, &GET_TYPES),
             state_keys: Names::new(db, "state_key", &INSERT_STATE_KEYS, &FIND_STATE_KEYS, &GET_STATE_KEYS),
@@ -232,6 +234,10 @@ impl Storage {
     /// When the database fails.
     pub async fn take_event_nrs(&self, count: usize) -> Result<impl Iterator<Item = EventNr> + use<>, Error> {
         Ok(self.0.numbers.events.take(count as i64).await?.map(EventNr))
+    }
+
+    pub(crate) async fn take_report_nr(&self) -> Result<i64, Error> {
+        Ok(self.0.numbers.reports.take(1).await?.start)
     }
 
     /// A number for a new room.
@@ -302,6 +308,15 @@ impl Storage {
             return Ok(TypeNr(number));
         }
         one(&self.0.numbers.types.intern(&[event_type]).await?, event_type)
+    }
+
+    /// The number of an event type, if any event ever had it.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn find_type_nr(&self, event_type: &str) -> Result<Option<TypeNr>, Error> {
+        Ok(self.0.numbers.types.find(&[event_type]).await?.get(event_type).copied().map(TypeNr))
     }
 
     /// The number of a state key; a new one gets one.

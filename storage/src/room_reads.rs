@@ -77,6 +77,14 @@ statements! {
          WHERE r.room_nr"), (in_list 3), " ORDER BY 1, 3 DESC, 4 DESC"];
     LIST_EVENTS_AFTER = ["
         SELECT event_nr FROM events WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"];
+    MADE_BACKWARD = ["
+        SELECT event_nr, origin_server_ts FROM events
+         WHERE room_nr = $1 AND anchor IS NOT NULL AND (origin_server_ts, event_nr) < ($2, $3) AND anchor <= $4
+         ORDER BY origin_server_ts DESC, event_nr DESC LIMIT $5"];
+    MADE_FORWARD = ["
+        SELECT event_nr, origin_server_ts FROM events
+         WHERE room_nr = $1 AND anchor IS NOT NULL AND (origin_server_ts, event_nr) > ($2, $3) AND anchor <= $4
+         ORDER BY origin_server_ts, event_nr LIMIT $5"];
     STATE_AT = ["
         SELECT state_node FROM room_states WHERE room_nr = $1 AND position <= $2 ORDER BY position DESC LIMIT 1"];
 
@@ -375,6 +383,29 @@ impl Storage {
             timelines.entry(row.nr(0)?).or_default().push((row.nr(1)?, (row.nr(2)?, row.get(3)?)));
         }
         Ok(timelines)
+    }
+
+    /// Events of a room's timeline up to a position by when they were made, in milliseconds since 1970: those of the time `from` and those
+    /// that lie beyond it in the direction, or only those beyond the event of that number.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_events_by_time(
+        &self,
+        room_nr: RoomNr,
+        direction: TimelineDirection,
+        from: (i64, Option<EventNr>),
+        upto: Position,
+        limit: u32,
+    ) -> Result<Vec<(EventNr, i64)>, Error> {
+        let (statement, before_all) = match direction {
+            TimelineDirection::Backward => (&MADE_BACKWARD, i64::MAX),
+            TimelineDirection::Forward => (&MADE_FORWARD, i64::MIN),
+        };
+        let event_nr = from.1.map_or(before_all, |nr| nr.0);
+        let rows = self.db().read(statement, args![room_nr, from.0, event_nr, upto, i64::from(limit)]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?))).collect()
     }
 
     /// Live events of all rooms after a position up to another, oldest first, at most `limit`.

@@ -95,6 +95,9 @@ impl Storage {
         }
         let numbers: Vec<EventNr> = parts.iter().filter_map(|(_, part)| part.event_nr()).collect();
         let events = if numbers.is_empty() { Default::default() } else { self.get_events(&numbers).await? };
+        for relation in events.values().filter_map(|event| event.relation()) {
+            self.0.childless.forget(&relation.parent);
+        }
         let items: Option<Vec<_>> = parts
             .into_iter()
             .map(|(at, part)| match part {

@@ -12,14 +12,16 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance,
-    numbers, profiles, room_leases, room_reads, rooms, state_map, statement::Statement, stream, sync_connections,
-    testing::TestDatabase, to_device, tokens, uia_sessions, unread, user_work, users,
+    numbers, profiles, redactions, relations, relations_fill, reports, room_leases, room_reads, rooms, state_map,
+    statement::Statement, stream, sync_connections, testing::TestDatabase, to_device, tokens, uia_sessions, unread,
+    user_work, users,
 };
 
+mod older_program;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 29] = [
+    let files: [&'static [Statement]; 33] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -37,6 +39,10 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         maintenance::ALL,
         numbers::ALL,
         profiles::ALL,
+        redactions::ALL,
+        relations::ALL,
+        relations_fill::ALL,
+        reports::ALL,
         room_leases::ALL,
         room_reads::ALL,
         rooms::ALL,
@@ -385,6 +391,9 @@ async fn a_leased_room_waits_for_its_process_on_postgres() {
             state_changes: Vec::new(),
             summary: None,
             redactions: Vec::new(),
+            released: Vec::new(),
+            related_redactions: Vec::new(),
+            related_again: Vec::new(),
             aliases: Vec::new(),
             listed_on: None,
         };

@@ -236,6 +236,8 @@ impl From<rooms::Error> for MatrixError {
             E::NotMember | E::NotAllowed(_) => Self::forbidden(message),
             E::GuestsForbidden => Self::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message),
             E::BadEvent(_) => Self::bad_json(message),
+            E::DuplicateAnnotation => Self::new(StatusCode::BAD_REQUEST, ErrorKind::DuplicateAnnotation, message),
+            E::BadRelation(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::Unknown, message),
             E::InvalidParam(_) => Self::invalid_param(message),
             E::TooLarge => Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message),
             E::AliasInUse => Self::new(StatusCode::CONFLICT, ErrorKind::Unknown, message),

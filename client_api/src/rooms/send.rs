@@ -10,7 +10,7 @@ use ruma::{
 };
 use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
 
-use super::typing::stop_typing;
+use super::{redact_request::RedactEvent, typing::stop_typing};
 use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -54,11 +54,11 @@ async fn send_state_event(
 async fn redact_event(
     State(rooms): State<Rooms>,
     requester: Requester,
-    Ruma(request): Ruma<redact_event::v3::Request>,
+    Ruma(RedactEvent { request, related }): Ruma<RedactEvent>,
 ) -> Result<Ruma<redact_event::v3::Response>, MatrixError> {
-    let event_id = rooms
-        .redact(&requester, &request.room_id, &request.event_id, &request.txn_id, request.reason.as_deref())
-        .await?;
+    let (room_id, reason) = (&request.room_id, request.reason.as_deref());
+    let event_id =
+        rooms.redact_with_related(&requester, room_id, &request.event_id, &request.txn_id, reason, related).await?;
     Ok(Ruma(redact_event::v3::Response::new(event_id)))
 }
 

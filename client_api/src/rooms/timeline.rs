@@ -10,7 +10,11 @@ use ruma::{
     OwnedUserId, UInt,
     api::{
         Direction,
-        client::{context::get_context, message::get_message_events, room::get_room_event},
+        client::{
+            context::get_context,
+            message::get_message_events,
+            room::{get_event_by_timestamp, get_room_event},
+        },
     },
     serde::Raw,
 };
@@ -22,7 +26,11 @@ use super::event_filter::{is_lazy, wants};
 use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
-    Router::new().ruma_route(get_room_event).ruma_route(get_message_events).ruma_route(get_context)
+    Router::new()
+        .ruma_route(get_room_event)
+        .ruma_route(get_message_events)
+        .ruma_route(get_context)
+        .ruma_route(get_event_by_timestamp)
 }
 
 /// `GET /rooms/{roomId}/event/{eventId}`.
@@ -31,12 +39,7 @@ async fn get_room_event(
     requester: RequesterOrGuest,
     Ruma(request): Ruma<get_room_event::v3::Request>,
 ) -> Result<Ruma<get_room_event::v3::Response>, MatrixError> {
-    // Who is nothing to the room learns no more than that there is no such event for them.
-    let found = rooms.event(&requester, &request.room_id, &request.event_id).await;
-    let (reader, event) = found.map_err(|error| match error {
-        ::rooms::Error::NotMember => ::rooms::Error::EventUnknown,
-        other => other,
-    })?;
+    let (reader, event) = rooms.event(&requester, &request.room_id, &request.event_id).await.map_err(hide_room)?;
     Ok(Ruma(get_room_event::v3::Response::new(Raw::from_json(render_one(&rooms, &reader, event).await?))))
 }
 
@@ -48,10 +51,7 @@ async fn get_message_events(
 ) -> Result<Ruma<get_message_events::v3::Response>, MatrixError> {
     let (filter, room_id) = (&request.filter, &*request.room_id);
     accounts::check_room_event_filter(filter)?;
-    let direction = match request.dir {
-        Direction::Backward => TimelineDirection::Backward,
-        Direction::Forward => TimelineDirection::Forward,
-    };
+    let direction = direction_of(&request.dir);
     let limit = limit_of(filter.limit.map_or(request.limit, |limit| limit.min(request.limit)));
     let asked = PageRequest { direction, from: request.from.as_deref(), to: request.to.as_deref(), limit };
     let wanted = |event: &StoredEvent| wants(filter, room_id, event);
@@ -67,7 +67,7 @@ async fn get_message_events(
         let members = rooms.member_events(&page.reader.room, newest.state, &senders).await?;
         response.state = raw(rooms.render(&page.reader, &members, true).await?);
     }
-    response.chunk = raw(rooms.render(&page.reader, &page.events, true).await?);
+    response.chunk = raw(rooms.render_with_relations(&page.reader, &page.events, true).await?);
     Ok(Ruma(response))
 }
 
@@ -94,10 +94,25 @@ async fn get_context(
     });
     let state = state_of(&rooms, reader, context.state, lazily).await?;
     response.state = raw(rooms.render(reader, &state, true).await?);
-    response.events_before = raw(rooms.render(reader, &context.before, true).await?);
-    response.events_after = raw(rooms.render(reader, &context.after, true).await?);
-    response.event = Some(Raw::from_json(render_one(&rooms, reader, context.event.clone()).await?));
+    // All together, so that what relates to them is looked up once.
+    let events = [std::slice::from_ref(&context.event), &*context.before, &*context.after].concat();
+    let mut events = rooms.render_with_relations(reader, &events, true).await?.into_iter();
+    response.event = events.next().map(Raw::from_json);
+    response.events_before = raw(events.by_ref().take(context.before.len()).collect());
+    response.events_after = raw(events.collect());
     Ok(Ruma(response))
+}
+
+/// `GET /rooms/{roomId}/timestamp_to_event`.
+async fn get_event_by_timestamp(
+    State(rooms): State<Rooms>,
+    requester: RequesterOrGuest,
+    Ruma(request): Ruma<get_event_by_timestamp::v1::Request>,
+) -> Result<Ruma<get_event_by_timestamp::v1::Response>, MatrixError> {
+    let direction = direction_of(&request.dir);
+    let event = rooms.event_by_timestamp(&requester, &request.room_id, request.ts, direction).await?;
+    let (event_id, made) = (event.pdu.event_id.clone(), event.pdu.origin_server_ts);
+    Ok(Ruma(get_event_by_timestamp::v1::Response::new(event_id, made)))
 }
 
 /// The state; of its members only those that are named, when they are loaded lazily.
@@ -118,11 +133,26 @@ fn senders_of<'a>(events: impl IntoIterator<Item = &'a Arc<StoredEvent>>) -> BTr
 }
 
 async fn render_one(rooms: &Rooms, reader: &Reader, event: Arc<StoredEvent>) -> Result<Box<RawValue>, MatrixError> {
-    let rendered = rooms.render(reader, &[event], true).await?.pop();
+    let rendered = rooms.render_with_relations(reader, &[event], true).await?.pop();
     rendered.ok_or_else(|| ::rooms::Error::EventUnknown.into())
 }
 
-fn raw<T>(events: Vec<Box<RawValue>>) -> Vec<Raw<T>> {
+/// Who is nothing to the room learns no more than that there is no such event for them.
+pub(super) fn hide_room(error: ::rooms::Error) -> ::rooms::Error {
+    match error {
+        ::rooms::Error::NotMember => ::rooms::Error::EventUnknown,
+        other => other,
+    }
+}
+
+pub(super) fn direction_of(direction: &Direction) -> TimelineDirection {
+    match direction {
+        Direction::Backward => TimelineDirection::Backward,
+        Direction::Forward => TimelineDirection::Forward,
+    }
+}
+
+pub(super) fn raw<T>(events: Vec<Box<RawValue>>) -> Vec<Raw<T>> {
     events.into_iter().map(Raw::from_json).collect()
 }
 

@@ -532,7 +532,11 @@ impl Sync {
         state.sort_unstable_by_key(|event| event.nr);
         // Together, so that what the server adds is asked for once.
         let shown: Vec<Arc<StoredEvent>> = timeline.iter().chain(&state).cloned().collect();
-        let mut shown = self.0.rooms.render(&reader, &shown, false).await?;
+        // Where a client was not told all, with what relates to the events. MSC4186, "timeline".
+        let mut shown = match limited || expanded {
+            true => self.0.rooms.render_with_relations(&reader, &shown, false).await?,
+            false => self.0.rooms.render(&reader, &shown, false).await?,
+        };
         room.required_state = shown.split_off(timeline.len());
         room.timeline = shown;
         // Whoever was never joined has nothing to page through.

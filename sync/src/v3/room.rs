@@ -266,7 +266,12 @@ impl Sync {
         let before = first.map_or((upto, 0), |(anchor, step)| (anchor, step - 1));
         timeline.limited = limited;
         timeline.prev_batch = Some(TimelineToken(before).to_string());
-        timeline.events = self.0.rooms.render(reader, events, false).await?.into_iter().map(Raw::from_json).collect();
+        // Who has been told all since then puts together what relates to what. Client-Server API, "Aggregations of child events".
+        let rendered = match limited {
+            true => self.0.rooms.render_with_relations(reader, events, false).await?,
+            false => self.0.rooms.render(reader, events, false).await?,
+        };
+        timeline.events = rendered.into_iter().map(Raw::from_json).collect();
         Ok(timeline)
     }
 
