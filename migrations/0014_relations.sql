@@ -21,6 +21,7 @@ CREATE TABLE relations (
     annotation_key BIGINT
 );
 CREATE INDEX relations_places ON relations (room_nr, parent_id, rel_type_nr, anchor, step);
+CREATE INDEX relations_children ON relations (room_nr, parent_id, anchor, step);
 CREATE INDEX relations_senders ON relations (room_nr, parent_id, rel_type_nr, sender_nr, origin_server_ts);
 CREATE UNIQUE INDEX relations_annotations ON relations (room_nr, parent_id, sender_nr, type_nr, annotation_key)
     WHERE annotation_key IS NOT NULL;

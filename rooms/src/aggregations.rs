@@ -13,7 +13,8 @@ use storage::{Children, ChildrenQuery, ChildrenReader, RelationTypes, StoredEven
 
 use crate::{Error, Reader, Rooms};
 
-/// Most references of an event that are shown with it, the newest ones; who wants all asks for what relates to it.
+/// Most references of an event that are shown with it. "It lists all the events": of more none are shown, and who wants them asks for what
+/// relates to it.
 const REFERENCES_MAX: u32 = 100;
 /// How many of an event's children are looked at for the newest one that the reader sees, where that is not the newest one.
 const LOOKED_AT_MAX: u32 = 100;
@@ -195,7 +196,8 @@ impl Rooms {
             let ids: Vec<&EventId> = referred.iter().map(|event| &*event.pdu.event_id).collect();
             let (room_nr, rel_type) = (looking.reader.room.nr, looking.types.reference);
             let reader = looking.children_reader();
-            references = storage.list_newest_children(room_nr, rel_type, reader, &ids, REFERENCES_MAX).await?;
+            references = storage.list_newest_children(room_nr, rel_type, reader, &ids, REFERENCES_MAX + 1).await?;
+            references.retain(|_, list| list.len() <= REFERENCES_MAX as usize);
         }
         let mut numbers: Vec<EventNr> =
             children.values().flat_map(|children| [children.edit, children.latest]).flatten().collect();

@@ -24,6 +24,7 @@ pub struct Draft {
     pub(crate) while_joined: bool,
     pub(crate) authorised_via: Option<OwnedUserId>,
     pub(crate) related: Vec<String>,
+    pub(crate) redacts_once: bool,
 }
 
 /// What a member event says of who let its user in. Only we say so: our signature vouches for it.
@@ -53,6 +54,7 @@ impl Draft {
             while_joined: false,
             authorised_via: None,
             related: Vec::new(),
+            redacts_once: false,
         }
     }
 
@@ -96,6 +98,13 @@ impl Draft {
             Error::BadEvent("the content of a redaction has the id of an event as `redacts`".to_owned())
         })?;
         Ok(self.redacting(redacts))
+    }
+
+    /// Makes it the redaction of an event, refused when that is redacted already: for what several processes may do at once.
+    #[must_use]
+    pub(crate) fn redacting_once(mut self, event_id: OwnedEventId) -> Self {
+        self.redacts_once = true;
+        self.redacting(event_id)
     }
 
     /// Makes a redaction go on to what relates to its target in one of these ways. MSC3912.

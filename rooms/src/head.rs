@@ -197,6 +197,13 @@ impl Head {
             return Ok(Made::Standing(old.event_id.clone()));
         }
         let redacted = self.redaction_target(storage, draft, &auth_state).await?;
+        if let Some(target) = redacted.as_ref().filter(|_| draft.redacts_once) {
+            let is_redacted = target.redacted_by.is_some()
+                || before.redactions.iter().any(|redaction| redaction.event_nr == target.nr);
+            if is_redacted {
+                return Err(Error::EventUnknown);
+            }
+        }
 
         let pdu = self.sign(storage, servers, draft, &auth)?;
         self.authorize(&pdu, &auth, &auth_state)?;

@@ -95,6 +95,7 @@ struct Inner {
     /// Guard how far users have read while that is compared and written; users share a lock with a few others. No lock inside but
     /// those of the database. Between processes the database compares receipts, and the last `m.fully_read` counts.
     readings: Vec<tokio::sync::Mutex<()>>,
+    redaction_work: redactions::RedactionWork,
 }
 
 impl Rooms {
@@ -105,7 +106,22 @@ impl Rooms {
         let readings = (0..READINGS).map(|_| tokio::sync::Mutex::default()).collect();
         let typed_state = typed_state::TypedStates::new();
         let settings = Settings::new(storage.clone());
-        Self(Arc::new(Inner { storage, servers, options, turns, rows, typed_state, settings, readings }))
+        let redaction_work = redactions::RedactionWork::default();
+        Self(Arc::new(Inner {
+            storage,
+            servers,
+            options,
+            turns,
+            rows,
+            typed_state,
+            settings,
+            readings,
+            redaction_work,
+        }))
+    }
+
+    pub(crate) fn redaction_work(&self) -> &redactions::RedactionWork {
+        &self.0.redaction_work
     }
 
     /// The version of new rooms that do not ask for one.

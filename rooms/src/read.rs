@@ -149,10 +149,25 @@ impl Rooms {
         room_id: &RoomId,
         event_id: &EventId,
     ) -> Result<(Reader, Arc<StoredEvent>), Error> {
+        let (reader, event) = self.event_of_anyone(requester, room_id, event_id).await?;
+        if reader.ignores(&event) { Err(Error::EventUnknown) } else { Ok((reader, event)) }
+    }
+
+    /// The same with an event of a user whom the requester ignores: for what is asked about it, not to show it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Rooms::event`].
+    pub(crate) async fn event_of_anyone(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        event_id: &EventId,
+    ) -> Result<(Reader, Arc<StoredEvent>), Error> {
         let reader = self.reader(requester, room_id).await?;
         let event = self.storage().find_event(event_id).await?;
         let event = event.filter(|event| event.room_nr == reader.room.nr).ok_or(Error::EventUnknown)?;
-        let event = self.visible(&reader, vec![event]).await?.pop().ok_or(Error::EventUnknown)?;
+        let event = self.visible_of_anyone(&reader, vec![event]).await?.pop().ok_or(Error::EventUnknown)?;
         Ok((reader, event))
     }
 

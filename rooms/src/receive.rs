@@ -98,8 +98,8 @@ impl Rooms {
         for target in [Some(&pdu.event_id), pdu.redacts.as_ref()].into_iter().flatten() {
             self.release_redactions(room, target).await?;
         }
-        if let Some(relation) = Relation::of_content(&pdu.content) {
-            self.go_on_to_related(room, &relation.parent);
+        if Relation::of_content(&pdu.content).is_some() {
+            self.go_on_to_related();
         }
         Ok(())
     }

@@ -1,8 +1,11 @@
 //! What redactions redact: by which rule, when it comes late, and what relates to it.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
-use model::{EventNr, NodeNr, Pdu, Position, Relation};
+use model::{EventNr, NodeNr, Pdu, Position, Relation, RoomNr};
 use ruma::{
     CanonicalJsonObject, EventId, canonical_json::redact, events::TimelineEventType,
     room_version_rules::RoomVersionRules,
@@ -11,6 +14,7 @@ use storage::{
     ChildrenQuery, Commit, Redaction, RelatedRedactionRow, RoomCommit, RoomRow, Storage, StoredEvent,
     TimelineDirection, TimelinePlace,
 };
+use tokio::sync::Notify;
 use tracing::warn;
 
 use crate::{
@@ -25,6 +29,8 @@ use crate::{
 const ANY_TYPE: &str = "*";
 /// Related events that are looked at together.
 const EVENTS_AT_ONCE: u32 = 100;
+/// Most related events that one look goes through, the newest ones.
+const RELATED_MAX: usize = 10_000;
 /// Redactions that are taken up again together.
 const TAKEN_UP_AT_ONCE: u32 = 100;
 /// How often is looked for what was not done.
@@ -33,6 +39,25 @@ const LOOKED_EVERY: Duration = Duration::from_secs(60);
 const CONSUMER: &str = "redactions";
 /// How long a process has it at most, in milliseconds.
 const LEASE_MS: i64 = 50_000;
+
+/// What the task that follows redactions of a process knows.
+#[derive(Default)]
+pub(crate) struct RedactionWork {
+    /// Says that there is something to do.
+    wake: Notify,
+    /// The target, by room and id, after which the next look for redactions that wait goes on. No lock inside.
+    held_upto: Mutex<(RoomNr, String)>,
+}
+
+impl RedactionWork {
+    fn held_upto(&self) -> (RoomNr, String) {
+        self.held_upto.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn set_held_upto(&self, upto: (RoomNr, String)) {
+        *self.held_upto.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = upto;
+    }
+}
 
 impl Rooms {
     /// What the redaction of another server redacts, if it is here and the sender may by the state at the redaction. Room Version 3,
@@ -92,21 +117,26 @@ impl Rooms {
         }
     }
 
-    /// Goes on, in a task of its own, to what relates to an event that was redacted. MSC3912.
-    pub(crate) fn go_on_to_related(&self, room: &Arc<RoomRow>, target: &EventId) {
-        let (rooms, room, target) = (self.clone(), room.clone(), target.to_owned());
-        tokio::spawn(async move {
-            let outcome = async {
-                for redaction in rooms.storage().list_related_redactions(room.nr, &target).await? {
-                    rooms.redact_related(&redaction).await?;
+    /// Lets the task that follows redactions go on to what relates to an event that was redacted: the database says what is to be done.
+    /// MSC3912.
+    pub(crate) fn go_on_to_related(&self) {
+        self.redaction_work().wake.notify_one();
+    }
+
+    /// Goes on to what relates to all that was redacted with that wish. One that fails is tried again with the next look.
+    async fn redact_all_related(&self) -> Result<(), Error> {
+        let mut after = EventNr(0);
+        loop {
+            let open = self.storage().list_open_related_redactions(after, TAKEN_UP_AT_ONCE).await?;
+            let Some(last) = open.last() else { return Ok(()) };
+            after = last.redaction_nr;
+            for redaction in &open {
+                if let Err(error) = self.redact_related(redaction).await {
+                    let (nr, error) = (redaction.redaction_nr, &error as &dyn std::error::Error);
+                    warn!(event.nr = %nr, error, "what relates to a redacted event could not be redacted; it is tried again");
                 }
-                Ok::<_, Error>(())
-            };
-            if let Err(error) = outcome.await {
-                let error = &error as &dyn std::error::Error;
-                warn!(room.id = %room.id, error, "what relates to a redacted event could not be redacted; it is tried again");
             }
-        });
+        }
     }
 
     /// Redacts what relates to the target of a redaction, on behalf of its sender: what breaks the rules of its relation does not relate
@@ -122,23 +152,30 @@ impl Rooms {
         let query =
             ChildrenQuery { room_nr: room.nr, parent: &asked.target, rel_type_nr: None, type_nr: None, levels: 1 };
         let mut from: TimelinePlace = (Position(i64::MAX), 0);
-        loop {
+        let (mut looked_at, mut only_own) = (0, false);
+        'pages: loop {
             let (direction, to) = (TimelineDirection::Backward, (Position(i64::MIN), 0));
             let rows = storage.list_children(query, direction, from, to, EVENTS_AT_ONCE).await?;
             let numbers: Vec<EventNr> = rows.iter().map(|(nr, _)| *nr).collect();
             let events = storage.get_events(&numbers).await?;
             for event in numbers.iter().filter_map(|nr| events.get(nr)) {
-                if !is_asked_for(asked, &target, event) {
+                let is_own = event.sender_nr == redaction.sender_nr;
+                if !is_asked_for(asked, &target, event) || (only_own && !is_own) {
                     continue;
                 }
                 let sender = redaction.pdu.sender.clone();
                 let draft = Draft::new(sender, redaction.sender_nr, TimelineEventType::RoomRedaction, content.clone())
-                    .redacting(event.pdu.event_id.clone());
-                if let Err(error @ (Error::Busy | Error::Storage(_))) = self.submit(&room, draft).await {
-                    return Err(error);
+                    .redacting_once(event.pdu.event_id.clone());
+                match self.submit(&room, draft).await {
+                    Err(error @ (Error::Busy | Error::Storage(_))) => return Err(error),
+                    // Who may not redact an event of another user may redact none, and who may not redact their own may redact nothing.
+                    Err(Error::NotAllowed(_)) if is_own => break 'pages,
+                    Err(Error::NotAllowed(_)) => only_own = true,
+                    _ => {}
                 }
             }
-            if rows.len() < EVENTS_AT_ONCE as usize {
+            looked_at += rows.len();
+            if rows.len() < EVENTS_AT_ONCE as usize || looked_at >= RELATED_MAX {
                 break;
             }
             from = rows.last().map_or(from, |(_, place)| *place);
@@ -146,19 +183,21 @@ impl Rooms {
         Ok(storage.set_related_redaction_done(asked).await?)
     }
 
-    /// Takes up, until `stop` ends, what redactions have still to do: those of processes that ended in the midst of it. Run it as one
-    /// task of the process.
+    /// Does, until `stop` ends, what redactions have still to do: those of this process, and those of processes that ended in the midst
+    /// of it. Run it as one task of the process.
     pub async fn follow_redactions(self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let mut look = tokio::time::interval(LOOKED_EVERY);
         loop {
+            let work = async {
+                tokio::select! {
+                    () = self.redaction_work().wake.notified() => self.redact_all_related().await,
+                    _ = look.tick() => self.take_up_redactions().await,
+                }
+            };
             tokio::select! {
                 () = &mut stop => return,
-                _ = look.tick() => {}
-            }
-            tokio::select! {
-                () = &mut stop => return,
-                outcome = self.take_up_redactions() => {
+                outcome = work => {
                     if let Err(error) = outcome {
                         warn!(error = &error as &dyn std::error::Error, "could not look for redactions that are still to be done");
                     }
@@ -174,25 +213,25 @@ impl Rooms {
     /// When the database fails; the next look goes on.
     pub async fn take_up_redactions(&self) -> Result<(), Error> {
         let storage = self.storage();
-        // Twice would do no harm, but is not needed.
+        // Twice would do no harm, as what is redacted already is not redacted again, but is not needed.
         let Some(position) = storage.lease_consumer(CONSUMER, LEASE_MS).await? else { return Ok(()) };
-        let mut after = EventNr(0);
-        loop {
-            let open = storage.list_open_related_redactions(after, TAKEN_UP_AT_ONCE).await?;
-            let Some(last) = open.last() else { break };
-            after = last.redaction_nr;
-            for redaction in &open {
-                self.redact_related(redaction).await?;
-            }
-        }
-        let targets = storage.list_held_targets(TAKEN_UP_AT_ONCE).await?;
+        self.redact_all_related().await?;
+        // On from where the last look ended: those that may redact nothing stay, and others come after them.
+        let (room_nr, target) = self.redaction_work().held_upto();
+        let targets = storage.list_held_targets((room_nr, &target), TAKEN_UP_AT_ONCE).await?;
+        let is_end = targets.len() < TAKEN_UP_AT_ONCE as usize;
+        let upto = targets.last().filter(|_| !is_end).map(|(room_nr, target)| (*room_nr, target.to_string()));
+        self.redaction_work().set_held_upto(upto.unwrap_or_default());
         let rooms = storage.get_rooms(&targets.iter().map(|(room_nr, _)| *room_nr).collect::<Vec<_>>()).await?;
         for (room_nr, target) in &targets {
             let Some(room) = rooms.get(room_nr) else { continue };
             let turn = self.turn(*room_nr);
             let mut head = turn.take_head().await;
             *head = None;
-            self.release_redactions(room, target).await?;
+            if let Err(error) = self.release_redactions(room, target).await {
+                let error = &error as &dyn std::error::Error;
+                warn!(room.id = %room.id, event.id = %target, error, "redactions that waited for {target} could not be done");
+            }
         }
         storage.advance_consumer(CONSUMER, position).await?;
         Ok(())

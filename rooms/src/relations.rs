@@ -42,7 +42,8 @@ impl Rooms {
         event_id: &EventId,
         asked: RelationsRequest<'_>,
     ) -> Result<Page, Error> {
-        let (reader, parent) = self.event(requester, room_id, event_id).await?;
+        // A thread that an ignored user began is one, of which others' events are shown.
+        let (reader, parent) = self.event_of_anyone(requester, room_id, event_id).await?;
         let (mut rel_type_nr, mut type_nr) = (None, None);
         for (word, nr) in [(asked.rel_type, &mut rel_type_nr), (asked.event_type, &mut type_nr)] {
             let Some(word) = word else { continue };

@@ -25,7 +25,8 @@ impl Rooms {
     ) -> Result<(), Error> {
         check_reason(reason)?;
         let unknown = |error| if matches!(error, Error::NotMember) { Error::EventUnknown } else { error };
-        let (reader, _) = self.event(requester, room_id, event_id).await.map_err(unknown)?;
+        // Clients let users ignore whom they report.
+        let (reader, _) = self.event_of_anyone(requester, room_id, event_id).await.map_err(unknown)?;
         if reader.membership.is_none_or(|row| row.membership != Membership::Join) {
             return Err(Error::EventUnknown);
         }

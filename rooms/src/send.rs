@@ -148,8 +148,8 @@ impl Rooms {
         let goes_on = !draft.related.is_empty();
         to_the_end(async move {
             let event_id = rooms.submit(&room, draft).await?;
-            if let Some(target) = target.as_ref().filter(|_| goes_on) {
-                rooms.go_on_to_related(&room, target);
+            if goes_on {
+                rooms.go_on_to_related();
             }
             let target = match target {
                 Some(target) => rooms.storage().find_event(&target).await?,

@@ -10,8 +10,10 @@ use storage::{StoredEvent, TimelineDirection};
 
 use crate::{Error, Rooms, TimelineToken, erasure::redacted_copy, timeline::token_after};
 
-/// How many pages of threads are looked at to fill one with those that the reader sees.
-const PAGES_MAX: usize = 4;
+/// How often threads are looked at to fill a page with those that the reader sees.
+const LOOKS_MAX: usize = 4;
+/// How many threads are looked at together: there are those whose root is not here, and those in which the reader has no part.
+const THREADS_AT_ONCE: u32 = 200;
 
 /// A page of a room's threads.
 #[derive(Debug)]
@@ -46,22 +48,29 @@ impl Rooms {
             None => (Position(i64::MAX), 0),
         };
         let (mut roots, mut end) = (Vec::new(), None);
-        for _ in 0..PAGES_MAX {
-            let rows = self.storage().list_threads(reader.room.nr, before, participant, limit).await?;
-            let at_end = rows.len() < limit as usize;
-            let numbers: Vec<_> = rows.iter().map(|(nr, _)| *nr).collect();
+        for _ in 0..LOOKS_MAX {
+            let looked_at = THREADS_AT_ONCE.max(limit);
+            let rows = self.storage().list_threads(reader.room.nr, before, participant, looked_at).await?;
+            let at_end = rows.len() < looked_at as usize;
+            let wanted = limit as usize - roots.len();
+            let numbers: Vec<_> = rows.iter().filter_map(|(nr, _)| *nr).take(wanted).collect();
+            // What comes after the last of them is looked at with the next ones.
+            let mut left = wanted;
+            let until = rows.iter().position(|(nr, _)| {
+                left = left.saturating_sub(usize::from(nr.is_some()));
+                left == 0
+            });
+            let rows = &rows[..until.map_or(rows.len(), |last| last + 1)];
+            let at_end = at_end && until.is_none();
             let found = self.storage().get_events(&numbers).await?;
             let found = numbers.iter().filter_map(|nr| found.get(nr).cloned()).collect();
             let visible = self.visible_of_anyone(&reader, found).await?;
             let aggregations = self.aggregations(&reader, &visible, true).await?;
             let mut shown: Vec<Arc<StoredEvent>> = Vec::new();
-            for (nr, place) in &rows {
-                if roots.len() + shown.len() == limit as usize {
-                    break;
-                }
+            for (nr, place) in rows {
                 before = *place;
                 // A thread of which the reader sees no event is none for them.
-                let root = visible.iter().find(|root| root.nr == *nr && aggregations.has_thread(root.nr));
+                let root = visible.iter().find(|root| Some(root.nr) == *nr && aggregations.has_thread(root.nr));
                 let Some(root) = root else { continue };
                 // As if the client had put the thread together itself.
                 shown.push(match reader.ignores(root) {
@@ -70,9 +79,8 @@ impl Rooms {
                 });
             }
             roots.extend(self.render_with(&reader, &shown, true, &aggregations).await?);
-            let is_last = at_end && rows.last().is_none_or(|(_, place)| *place == before);
-            end = (!is_last).then(|| token_after(TimelineDirection::Backward, before));
-            if is_last || roots.len() == limit as usize {
+            end = (!at_end).then(|| token_after(TimelineDirection::Backward, before));
+            if at_end || roots.len() == limit as usize {
                 break;
             }
         }

@@ -450,6 +450,7 @@ async fn what_relates_to_a_redacted_event_and_comes_later_is_redacted_as_was_ask
         let (late_id, other_id) = (scene.id_of(&late), scene.id_of(&other));
         let related = vec!["m.thread".to_owned()];
         scene.rooms.redact_with_related(&alice, &scene.room, &root, "r".into(), Some("why"), related).await.unwrap();
+        let follower = tokio::spawn(scene.rooms.clone().follow_redactions(std::future::pending()));
         let mut stream = scene.storage.subscribe();
         assert_eq!(scene.receive(other).await.unwrap(), Received::Accepted);
         assert_eq!(scene.receive(late).await.unwrap(), Received::Accepted);
@@ -468,6 +469,32 @@ async fn what_relates_to_a_redacted_event_and_comes_later_is_redacted_as_was_ask
         let by = scene.storage.get_event(late.redacted_by.unwrap()).await.unwrap().unwrap();
         let content: Value = serde_json::from_str(by.pdu.content.get()).unwrap();
         assert_eq!((&by.pdu.sender, content), (&alice.user_id, json!({"reason": "why", "redacts": late_id})));
+        follower.abort();
+    }
+}
+
+/// Several processes look for what redactions have still to do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_relates_to_a_redacted_event_is_redacted_once_by_two_that_do_it() {
+    for database in TestDatabase::each().await {
+        let scene = Scene::new(11, database).await;
+        let alice = scene.user("@alice:hs").await;
+        let root = scene.say("root").await;
+        for n in 0..5 {
+            let content = json!({"body": n.to_string(), "m.relates_to": {"rel_type": "m.reference", "event_id": root}});
+            let child = scene.craft("m.room.message", None, content, &[], 0).await;
+            assert_eq!(scene.receive(child).await.unwrap(), Received::Accepted);
+        }
+        let related = vec!["*".to_owned()];
+        scene.rooms.redact_with_related(&alice, &scene.room, &root, "r".into(), None, related).await.unwrap();
+        let looks = tokio::join!(scene.rooms.take_up_redactions(), scene.rooms.take_up_redactions());
+        looks.0.unwrap();
+        looks.1.unwrap();
+        assert!(scene.related(&root).await.is_empty());
+        let all = scene.rooms.messages(&alice, &scene.room, page(TimelineDirection::Backward, 100), |_| true);
+        let events = all.await.unwrap().events;
+        let redactions = events.iter().filter(|event| event.pdu.event_type.to_string() == "m.room.redaction");
+        assert_eq!(redactions.count(), 6);
     }
 }
 

@@ -152,12 +152,18 @@ statements! {
                         6 sender_nr bigint, 7 origin_server_ts bigint, 8 anchor bigint, 9 step bigint, 10 is_whole boolean,
                         11 annotation_key bigint])];
     DELETE_RELATIONS = ["DELETE FROM relations WHERE event_nr", (in_list 1)];
-    /// Counts anew, so that an event that is redacted twice counts once.
-    RECOUNT_THREADS = ["
+    /// Takes events off their threads, which costs by what is redacted, not by what the threads have. What was redacted before relates to
+    /// nothing any more, so that an event that is redacted twice counts once.
+    TAKE_OFF_THREADS = ["
+        UPDATE threads SET events = threads.events - gone.events
+          FROM (SELECT c.room_nr, c.parent_id, count(*) AS events FROM relations c
+                 WHERE c.event_nr", (in_list 1), "
+                 GROUP BY c.room_nr, c.parent_id) AS gone
+         WHERE threads.room_nr = gone.room_nr AND threads.root_id = gone.parent_id"];
+    /// The newest event of a thread may be gone.
+    PLACE_THREADS = ["
         UPDATE threads
-           SET events = (SELECT count(*) FROM relations c
-                          WHERE c.room_nr = r.room_nr AND c.parent_id = r.root_id AND c.rel_type_nr = r.rel_type_nr),
-               anchor = coalesce((SELECT c.anchor FROM relations c
+           SET anchor = coalesce((SELECT c.anchor FROM relations c
                           WHERE c.room_nr = r.room_nr AND c.parent_id = r.root_id AND c.rel_type_nr = r.rel_type_nr
                           ORDER BY c.anchor DESC, c.step DESC LIMIT 1), 0),
                step = coalesce((SELECT c.step FROM relations c
@@ -536,6 +542,11 @@ impl<'a> GroupWriter<'a> {
         let redactions = self.rooms.iter().flat_map(|room| room.redactions.iter().map(|gone| (room.room_nr, gone)));
         let broken: Vec<_> =
             redactions.filter_map(|(room, gone)| Some((room, gone, gone.relation.as_ref()?))).collect();
+        let of_threads: Vec<i64> =
+            broken.iter().filter(|(.., relation)| relation.is_thread).map(|(_, gone, _)| gone.event_nr.0).collect();
+        if !of_threads.is_empty() {
+            batch.first_with(&TAKE_OFF_THREADS, args![of_threads]);
+        }
         if !broken.is_empty() {
             // First: what our user has taken back may be said again in the same group.
             batch.first_with(
@@ -583,7 +594,7 @@ impl<'a> GroupWriter<'a> {
             .bigint(shrunk.iter().map(|(room, ..)| *room))
             .text(shrunk.iter().map(|(_, root, _)| (*root).to_owned()))
             .bigint(shrunk.iter().map(|(.., rel_type_nr)| *rel_type_nr));
-        batch.then(&RECOUNT_THREADS, rows);
+        batch.then(&PLACE_THREADS, rows);
     }
 
     /// What counts as unread, and who has read up to where.

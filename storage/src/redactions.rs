@@ -14,10 +14,8 @@ statements! {
     LIST_HELD_TARGETS = ["
         SELECT DISTINCT h.room_nr, h.target_id FROM held_redactions h JOIN events e ON e.event_id = h.target_id
          WHERE e.room_nr = h.room_nr AND e.redacted_by IS NULL AND e.anchor IS NOT NULL
-         ORDER BY h.room_nr, h.target_id LIMIT $1"];
-    LIST_RELATED_OF_TARGET = ["
-        SELECT redaction_nr, room_nr, target_id, target_rel_type, rel_types, looks FROM related_redactions
-         WHERE room_nr = $1 AND target_id = $2 AND NOT is_done ORDER BY redaction_nr"];
+           AND (h.room_nr, h.target_id) > ($1, $2)
+         ORDER BY h.room_nr, h.target_id LIMIT $3"];
     LIST_RELATED_OPEN = ["
         SELECT redaction_nr, room_nr, target_id, target_rel_type, rel_types, looks FROM related_redactions
          WHERE NOT is_done AND redaction_nr > $1 ORDER BY redaction_nr LIMIT $2"];
@@ -63,13 +61,17 @@ impl Storage {
         self.db().read(&LIST_HELD, args![room_nr, target.as_str()]).await?.iter().map(|row| row.nr(0)).collect()
     }
 
-    /// Events that are here, for which redactions wait all the same, at most `limit`.
+    /// Events that are here, for which redactions wait all the same, after one of them by room and id, at most `limit`.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn list_held_targets(&self, limit: u32) -> Result<Vec<(RoomNr, OwnedEventId)>, Error> {
-        let rows = self.db().read(&LIST_HELD_TARGETS, args![i64::from(limit)]).await?;
+    pub async fn list_held_targets(
+        &self,
+        (room_nr, target): (RoomNr, &str),
+        limit: u32,
+    ) -> Result<Vec<(RoomNr, OwnedEventId)>, Error> {
+        let rows = self.db().read(&LIST_HELD_TARGETS, args![room_nr, target, i64::from(limit)]).await?;
         rows.iter()
             .map(|row| {
                 let id: String = row.get(1)?;
@@ -77,20 +79,6 @@ impl Storage {
                 Ok((row.nr(0)?, target))
             })
             .collect()
-    }
-
-    /// The redactions of an event that have still to go on to what relates to it.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn list_related_redactions(
-        &self,
-        room_nr: RoomNr,
-        target: &EventId,
-    ) -> Result<Vec<RelatedRedactionRow>, Error> {
-        let rows = self.db().read(&LIST_RELATED_OF_TARGET, args![room_nr, target.as_str()]).await?;
-        rows.iter().map(related_of).collect()
     }
 
     /// All redactions that have still to go on to what relates to their target, after a number, at most `limit`.

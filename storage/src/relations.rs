@@ -14,6 +14,8 @@ use crate::{
 
 /// Most events that are looked at for one page of what relates to an event, directly or not.
 const DESCENDANTS_MAX: i64 = 20_000;
+/// Most of them that relate to the event itself.
+const DIRECT_MAX: i64 = 10_000;
 
 statements! {
     UPSERT_THREADS = ["
@@ -53,21 +55,35 @@ statements! {
                         WHERE c.room_nr = p.room_nr AND c.parent_id = p.event_id AND c.rel_type_nr = $3)
           FROM events p WHERE p.event_nr", (in_list 7)];
     /// Of each event the newest ones of a type of relation, oldest first.
-    LIST_NEWEST_CHILDREN = ["
-        SELECT parent_id, event_nr
-          FROM (SELECT parent_id, event_nr, anchor, step,
-                       row_number() OVER (PARTITION BY parent_id ORDER BY anchor DESC, step DESC) AS age
-                  FROM relations
-                 WHERE room_nr = $1 AND rel_type_nr = $2 AND anchor <= $3 AND parent_id", (in_list 5), "
-                   AND NOT sender_nr", (in_list 4), ") AS c
-         WHERE age <= $6
-         ORDER BY parent_id, anchor, step"];
-    /// How many events of threads a reader is not shown.
+    LIST_NEWEST_CHILDREN = [(either "
+        SELECT p.value, c.event_nr
+          FROM json_each($5) p CROSS JOIN relations c
+         WHERE c.event_nr IN (
+               SELECT n.event_nr FROM relations n
+                WHERE n.room_nr = $1 AND n.rel_type_nr = $2 AND n.anchor <= $3 AND n.parent_id = p.value
+                  AND NOT n.sender_nr IN (SELECT value FROM json_each($4))
+                ORDER BY n.anchor DESC, n.step DESC LIMIT $6)
+         ORDER BY p.value, c.anchor, c.step" "
+        SELECT p.parent_id, c.event_nr
+          FROM UNNEST($5::text[]) AS p(parent_id) CROSS JOIN LATERAL (
+               SELECT n.event_nr, n.anchor, n.step FROM relations n
+                WHERE n.room_nr = $1 AND n.rel_type_nr = $2 AND n.anchor <= $3 AND n.parent_id = p.parent_id
+                  AND NOT n.sender_nr = ANY($4)
+                ORDER BY n.anchor DESC, n.step DESC LIMIT $6) c
+         ORDER BY p.parent_id, c.anchor, c.step")];
+    /// How many events of threads a reader is not shown: those after what they see, and those of whom they ignore before that. Each part
+    /// has an index of its own.
     COUNT_HIDDEN = ["
-        SELECT parent_id, count(*) FROM relations
-         WHERE room_nr = $1 AND rel_type_nr = $2 AND (anchor > $3 OR sender_nr", (in_list 4), ")
-           AND parent_id", (in_list 5), "
-         GROUP BY parent_id ORDER BY parent_id"];
+        SELECT h.parent_id, CAST(sum(h.events) AS BIGINT)
+          FROM (SELECT parent_id, count(*) AS events FROM relations
+                 WHERE room_nr = $1 AND rel_type_nr = $2 AND parent_id", (in_list 5), " AND anchor > $3
+                 GROUP BY parent_id
+                 UNION ALL
+                SELECT parent_id, count(*) AS events FROM relations
+                 WHERE room_nr = $1 AND rel_type_nr = $2 AND parent_id", (in_list 5), " AND sender_nr", (in_list 4), "
+                   AND anchor <= $3
+                 GROUP BY parent_id) AS h
+         GROUP BY h.parent_id ORDER BY h.parent_id"];
 
     CHILDREN_BACKWARD = ["
         SELECT event_nr, anchor, step FROM relations
@@ -79,11 +95,25 @@ statements! {
          WHERE room_nr = $1 AND parent_id = $2 AND rel_type_nr = $3 AND (type_nr = $4 OR $4 = 0)
            AND (anchor, step) > ($5, $6) AND (anchor, step) < ($7, $8)
          ORDER BY anchor, step LIMIT $9"];
-    /// What relates to an event over at most so many others. The number of levels ends cycles.
+    CHILDREN_OF_ANY_TYPE_BACKWARD = ["
+        SELECT event_nr, anchor, step FROM relations
+         WHERE room_nr = $1 AND parent_id = $2 AND (type_nr = $3 OR $3 = 0)
+           AND (anchor, step) < ($4, $5) AND (anchor, step) > ($6, $7)
+         ORDER BY anchor DESC, step DESC LIMIT $8"];
+    CHILDREN_OF_ANY_TYPE_FORWARD = ["
+        SELECT event_nr, anchor, step FROM relations
+         WHERE room_nr = $1 AND parent_id = $2 AND (type_nr = $3 OR $3 = 0)
+           AND (anchor, step) > ($4, $5) AND (anchor, step) < ($6, $7)
+         ORDER BY anchor, step LIMIT $8"];
+    /// What relates to an event over at most so many others, of the newest that relate to it themselves before the place: what relates to
+    /// these in turn comes after them. The number of levels ends cycles.
     DESCENDANTS_BACKWARD = ["
         WITH RECURSIVE found (event_nr, anchor, step, level) AS (
-            SELECT c.event_nr, c.anchor, c.step, CAST(1 AS BIGINT) FROM relations c
-             WHERE c.room_nr = $1 AND c.parent_id = $2 AND (c.rel_type_nr = $3 OR $3 = 0) AND (c.type_nr = $4 OR $4 = 0)
+            SELECT s.event_nr, s.anchor, s.step, CAST(1 AS BIGINT)
+              FROM (SELECT c.event_nr, c.anchor, c.step FROM relations c
+                     WHERE c.room_nr = $1 AND c.parent_id = $2 AND (c.rel_type_nr = $3 OR $3 = 0)
+                       AND (c.type_nr = $4 OR $4 = 0) AND (c.anchor, c.step) < ($5, $6)
+                     ORDER BY c.anchor DESC, c.step DESC LIMIT $12) AS s
              UNION ALL
             SELECT c.event_nr, c.anchor, c.step, f.level + 1
               FROM found f JOIN events e ON e.event_nr = f.event_nr
@@ -95,8 +125,11 @@ statements! {
          ORDER BY d.anchor DESC, d.step DESC LIMIT $9"];
     DESCENDANTS_FORWARD = ["
         WITH RECURSIVE found (event_nr, anchor, step, level) AS (
-            SELECT c.event_nr, c.anchor, c.step, CAST(1 AS BIGINT) FROM relations c
-             WHERE c.room_nr = $1 AND c.parent_id = $2 AND (c.rel_type_nr = $3 OR $3 = 0) AND (c.type_nr = $4 OR $4 = 0)
+            SELECT s.event_nr, s.anchor, s.step, CAST(1 AS BIGINT)
+              FROM (SELECT c.event_nr, c.anchor, c.step FROM relations c
+                     WHERE c.room_nr = $1 AND c.parent_id = $2 AND (c.rel_type_nr = $3 OR $3 = 0)
+                       AND (c.type_nr = $4 OR $4 = 0)
+                     ORDER BY c.anchor, c.step LIMIT $12) AS s
              UNION ALL
             SELECT c.event_nr, c.anchor, c.step, f.level + 1
               FROM found f JOIN events e ON e.event_nr = f.event_nr
@@ -107,13 +140,17 @@ statements! {
          WHERE (d.anchor, d.step) > ($5, $6) AND (d.anchor, d.step) < ($7, $8)
          ORDER BY d.anchor, d.step LIMIT $9"];
 
+    /// The roots of threads that were looked at: nothing where there is none here, or the user has no part in it.
     LIST_THREADS = ["
-        SELECT e.event_nr, t.anchor, t.step FROM threads t JOIN events e ON e.event_id = t.root_id
-         WHERE t.room_nr = $1 AND (t.anchor, t.step) < ($2, $3) AND t.events > 0 AND e.room_nr = t.room_nr
+        SELECT e.event_nr, t.anchor, t.step
+          FROM (SELECT room_nr, root_id, anchor, step FROM threads
+                 WHERE room_nr = $1 AND (anchor, step) < ($2, $3) AND events > 0
+                 ORDER BY anchor DESC, step DESC LIMIT $7) AS t
+          LEFT JOIN events e ON e.event_id = t.root_id AND e.room_nr = t.room_nr
            AND ($4 OR e.sender_nr = $5 OR EXISTS (
                SELECT 1 FROM relations c
                 WHERE c.room_nr = t.room_nr AND c.parent_id = t.root_id AND c.rel_type_nr = $6 AND c.sender_nr = $5))
-         ORDER BY t.anchor DESC, t.step DESC LIMIT $7"];
+         ORDER BY t.anchor DESC, t.step DESC"];
 }
 
 /// Adds events to threads.
@@ -313,23 +350,26 @@ impl Storage {
         // No type has the number zero.
         let (rel_type, event_type) = (rel_type_nr.map_or(0, |nr| nr.0), type_nr.map_or(0, |nr| nr.0));
         let limit = i64::from(limit);
-        let mut args = args![room_nr, parent.as_str(), rel_type, event_type, from.0, from.1, to.0, to.1, limit];
-        let is_direct = levels == 1 && rel_type_nr.is_some();
-        if !is_direct {
-            args.extend(args![i64::from(levels), DESCENDANTS_MAX]);
-        }
-        let statement = match (is_direct, direction) {
-            (true, TimelineDirection::Backward) => &CHILDREN_BACKWARD,
-            (true, TimelineDirection::Forward) => &CHILDREN_FORWARD,
-            (false, TimelineDirection::Backward) => &DESCENDANTS_BACKWARD,
-            (false, TimelineDirection::Forward) => &DESCENDANTS_FORWARD,
+        let is_backward = direction == TimelineDirection::Backward;
+        let (statement, args) = if levels > 1 {
+            let statement = if is_backward { &DESCENDANTS_BACKWARD } else { &DESCENDANTS_FORWARD };
+            let (id, levels) = (parent.as_str(), i64::from(levels));
+            let mut args = args![room_nr, id, rel_type, event_type, from.0, from.1, to.0, to.1, limit];
+            args.extend(args![levels, DESCENDANTS_MAX, DIRECT_MAX]);
+            (statement, args)
+        } else if rel_type_nr.is_some() {
+            let statement = if is_backward { &CHILDREN_BACKWARD } else { &CHILDREN_FORWARD };
+            (statement, args![room_nr, parent.as_str(), rel_type, event_type, from.0, from.1, to.0, to.1, limit])
+        } else {
+            let statement = if is_backward { &CHILDREN_OF_ANY_TYPE_BACKWARD } else { &CHILDREN_OF_ANY_TYPE_FORWARD };
+            (statement, args![room_nr, parent.as_str(), event_type, from.0, from.1, to.0, to.1, limit])
         };
         let rows = self.db().read(statement, args).await?;
         rows.iter().map(|row| Ok((row.nr(0)?, (row.nr(1)?, row.get(2)?)))).collect()
     }
 
-    /// The roots of a room's threads whose newest event lies before a place, with that of the newest event, newest first, at most
-    /// `limit`; those in which a user has a part, or all.
+    /// Looks at a room's threads whose newest event lies before a place, newest first, at most `limit`: their roots, with the place of
+    /// the newest event. Nothing stands for a thread whose root is not here, or in which the `participant` has no part.
     ///
     /// # Errors
     ///
@@ -340,12 +380,12 @@ impl Storage {
         before: TimelinePlace,
         participant: Option<UserNr>,
         limit: u32,
-    ) -> Result<Vec<(EventNr, TimelinePlace)>, Error> {
+    ) -> Result<Vec<(Option<EventNr>, TimelinePlace)>, Error> {
         let thread_nr = self.type_nr(model::Relation::THREAD).await?;
         let (of_all, user_nr) = (participant.is_none(), participant.unwrap_or(UserNr(0)));
         let args = args![room_nr, before.0, before.1, of_all, user_nr, thread_nr, i64::from(limit)];
         let rows = self.db().read(&LIST_THREADS, args).await?;
-        rows.iter().map(|row| Ok((row.nr(0)?, (row.nr(1)?, row.get(2)?)))).collect()
+        rows.iter().map(|row| Ok((row.maybe_nr(0)?, (row.nr(1)?, row.get(2)?)))).collect()
     }
 }
 

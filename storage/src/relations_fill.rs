@@ -35,6 +35,7 @@ statements! {
     SET_TIMES = ["
         UPDATE events SET origin_server_ts = r.made FROM", (rows [1 event_nr bigint, 2 made bigint]), "
          WHERE events.event_nr = r.event_nr"];
+    /// What was redacted after it was read relates to nothing any more.
     INSERT_MISSING = ["
         INSERT INTO relations (event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step,
                                is_whole, annotation_key)
@@ -43,7 +44,8 @@ statements! {
           FROM", (rows [1 event_nr bigint, 2 room_nr bigint, 3 parent_id text, 4 rel_type_nr bigint, 5 type_nr bigint,
                         6 sender_nr bigint, 7 origin_server_ts bigint, 8 anchor bigint, 9 step bigint, 10 is_whole boolean,
                         11 annotation_key bigint]), "
-         WHERE TRUE ON CONFLICT DO NOTHING RETURNING event_nr"];
+         WHERE EXISTS (SELECT 1 FROM events e WHERE e.event_nr = r.event_nr AND e.redacted_by IS NULL)
+            ON CONFLICT DO NOTHING RETURNING event_nr"];
 }
 
 /// What is read of a stored event.

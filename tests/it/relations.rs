@@ -350,6 +350,36 @@ on_each_database! {
         send(&bob, &room, &related("m.thread", &roots[3], "bob's")).await;
         let page = threads(&bob, &room, "").await;
         assert_eq!((ids(&page), &page["chunk"][0]["content"]), (vec![&*roots[3]], &json!({})));
+        // What others say in it is found as for any thread.
+        assert_eq!(ids(&relations(&bob, &room, &roots[3], "/m.thread").await).len(), 1);
+    }
+
+    /// A message that names a made-up root makes no thread that anybody can be shown.
+    async fn threads_without_a_root_are_passed_over(server: TestServer) {
+        let (alice, bob, room) = two_in_a_room(&server).await;
+        let roots = [alice.send_text(&room, "older").await, alice.send_text(&room, "newer").await];
+        for root in &roots {
+            send(&bob, &room, &related("m.thread", root, "in a thread")).await;
+            for n in 0..3 {
+                send(&bob, &room, &related("m.thread", &format!("$nothing{n}"), "of nothing")).await;
+            }
+        }
+        let first = threads(&bob, &room, "?limit=1").await;
+        assert_eq!(ids(&first), [&*roots[1]]);
+        let from = format!("?limit=1&from={}", encode(first["next_batch"].as_str().unwrap()));
+        assert_eq!(ids(&threads(&bob, &room, &from).await), [&*roots[0]]);
+    }
+
+    /// Who sees a bundle of references takes it for complete.
+    async fn references_are_bundled_all_or_not_at_all(server: TestServer) {
+        let (alice, _bob, room) = two_in_a_room(&server).await;
+        let parent = alice.send_text(&room, "parent").await;
+        for n in 0..100 {
+            send(&alice, &room, &related("m.reference", &parent, &n.to_string())).await;
+        }
+        assert_eq!(bundle(&alice, &room, &parent).await["m.reference"]["chunk"].as_array().map(Vec::len), Some(100));
+        send(&alice, &room, &related("m.reference", &parent, "one more")).await;
+        assert_eq!(bundle(&alice, &room, &parent).await, Value::Null);
     }
 
     // shows: sendMessage
@@ -469,8 +499,10 @@ on_each_database! {
         let of_edit = send(&bob, &room, &edit(&first, "an edit of an edit")).await;
         let foreign = send(&alice, &room, &edit(&message, "alice's")).await;
         let reaction = bob.send(&room, "m.reaction", &reaction(&message, "👍")).await;
+        let of_second = send(&bob, &room, &related("m.reference", &second, "refers")).await;
         // An edit of an edit is none, and a parent is no relative.
-        redact(&bob, &second, "1", json!(["m.replace"])).await.ok();
+        redact(&bob, &second, "1", json!(["m.replace", "m.reference"])).await.ok();
+        eventually!(is_redacted(&of_second).await);
         assert!(!is_redacted(&message).await && !is_redacted(&first).await);
         redact(&bob, &message, "2", json!(["m.replace"])).await.ok();
         eventually!(is_redacted(&first).await);

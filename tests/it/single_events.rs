@@ -70,6 +70,10 @@ on_each_database! {
         eve.post(&event_path, &reason).await.is_error(404, "M_NOT_FOUND");
         let unknown = format!("/rooms/{}/report/{}", encode(&room), encode("$none"));
         bob.post(&unknown, &reason).await.is_error(404, "M_NOT_FOUND");
+        // Who ignores a user may go on to report them.
+        let list = json!({ "ignored_users": { alice.id(): {} } });
+        bob.put(&format!("/user/{}/account_data/m.ignored_user_list", encode(bob.id())), &list).await.ok();
+        assert_eq!(bob.post(&event_path, &reason).await.ok(), json!({}));
         bob.leave(&room).await;
         bob.post(&event_path, &reason).await.is_error(404, "M_NOT_FOUND");
         // Rooms and users are reported by anyone, and the answer is the same whether they exist.
