@@ -127,10 +127,11 @@ impl StateList {
         let storage = self.rooms.storage();
         let found = storage.get_events(&self.numbers[piece.clone()]).await?;
         let events: Vec<_> = self.numbers[piece].iter().filter_map(|nr| found.get(nr)).collect();
-        let erased = self.rooms.erased_for(&self.reader, events.iter().copied()).await?;
         let redactions: Vec<EventNr> = events.iter().filter_map(|event| event.redacted_by).collect();
         let redactions =
             if redactions.is_empty() { Default::default() } else { storage.get_events(&redactions).await? };
+        let shown = events.iter().copied().chain(redactions.values());
+        let erased = self.rooms.erased_for(&self.reader, shown).await?;
         let room_id = Some(&*self.reader.room.id);
         let now_ms = storage.clock().now_ms();
         let mut json = Vec::with_capacity(600 * events.len());
@@ -143,7 +144,7 @@ impl StateList {
                 membership: self.reader.membership_at(event).map(Membership::as_str),
                 ..Unsigned::default()
             };
-            if let Some(redaction) = event.redacted_by.and_then(|nr| redactions.get(&nr)) {
+            if let Some(redaction) = event.redacted_by.and_then(|nr| erased.get(&nr).or_else(|| redactions.get(&nr))) {
                 unsigned.redacted_because = Some(redaction.ready()?.to_json(room_id, &Unsigned::default()).into());
             }
             event.ready()?.write_json(&mut json, room_id, &unsigned);
