@@ -2,18 +2,20 @@
 //!
 //! A room may have tens of thousands of members: the list is made in pieces of ready-made JSON, each while the one before is on its way.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use accounts::Requester;
-use model::{EventNr, Membership, Position, Unsigned};
+use model::{EventNr, Membership, NodeNr, Position, Unsigned};
 use ruma::RoomId;
 use serde::{Deserialize, Serialize};
-use storage::StoredEvent;
+use storage::{StoredEvent, TimelineDirection};
 
 use crate::{Error, Reader, Rooms, head::membership_of};
 
 /// State events of a piece.
 const PIECE: usize = 500;
+/// Events before a place that are looked at for one that is a part of the room.
+const EVENTS_LOOKED_AT: u32 = 20;
 
 /// Which members are asked for: those who are `only`, those who are not `but`, and given both, whoever is either.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,7 +73,7 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`Error::NotMember`].
+    /// [`Error::NotMember`], also for a time of which the requester may not see anything.
     pub async fn members(
         &self,
         requester: &Requester,
@@ -81,6 +83,30 @@ impl Rooms {
     ) -> Result<StateList, Error> {
         let reader = self.reader(requester, room_id).await?;
         self.member_list(reader, at, kinds).await
+    }
+
+    /// The state at a position, if the reader may see the room as it was then: anybody can write a token of any time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`].
+    async fn state_seen_at(&self, reader: &Reader, at: Position) -> Result<NodeNr, Error> {
+        let (storage, room_nr) = (self.storage(), reader.room.nr);
+        let at = at.min(storage.published_for(at).await?);
+        let (from, stop) = ((at, i64::MAX), (Position(i64::MIN), 0));
+        let rows = storage.list_timeline(room_nr, TimelineDirection::Backward, from, stop, EVENTS_LOOKED_AT).await?;
+        let numbers: Vec<EventNr> = rows.iter().map(|(nr, _)| *nr).collect();
+        let found = storage.get_events(&numbers).await?;
+        // What was soft-failed, rejected or is held back is no part of the room.
+        let is_part =
+            |event: &&Arc<StoredEvent>| !event.outlier && !event.soft_failed && !event.held && !event.pdu.rejected;
+        let newest = numbers.iter().filter_map(|nr| found.get(nr)).find(is_part);
+        // Before its first event a room has no state that anybody could be kept from.
+        let may_see = match newest {
+            Some(event) => self.may_see_state_after(reader, event).await?,
+            None => rows.is_empty(),
+        };
+        if may_see { Ok(storage.get_state_at(room_nr, at).await?) } else { Err(Error::NotMember) }
     }
 
     /// The joined members. Client-Server API, "GET /rooms/{roomId}/joined_members".
@@ -99,9 +125,7 @@ impl Rooms {
 
     async fn member_list(&self, reader: Reader, at: Option<Position>, kinds: MemberKinds) -> Result<StateList, Error> {
         let state = match at {
-            Some(at) if reader.left_at().is_none_or(|left| at < left) => {
-                self.storage().get_state_at(reader.room.nr, at).await?
-            }
+            Some(at) if reader.left_at().is_none_or(|left| at < left) => self.state_seen_at(&reader, at).await?,
             _ => self.state_for(&reader).await?,
         };
         let members = self.state_of_type(reader.room.nr, state, "m.room.member").await?;
