@@ -153,9 +153,14 @@ impl Rooms {
                 initial_state.push((event_type.to_owned(), String::new(), event.pdu.content.clone()));
             }
         }
+        // Without the event guests are kept out, but the preset below would let them in.
+        if !initial_state.iter().any(|(event_type, ..)| event_type == "m.room.guest_access") {
+            let content = raw(&json!({"guest_access": "forbidden"}))?;
+            initial_state.push(("m.room.guest_access".to_owned(), String::new(), content));
+        }
         let levels = self.levels_for(requester, &room, &rules, &creators).await?;
         let mut carried = self.children_of(&room).await?;
-        carried.extend(self.bans_of(requester, &room, levels.as_ref()).await?);
+        carried.extend(self.bans_of(requester, &room, levels.as_ref(), &creators).await?);
         let later = carried.split_off(carried.len().min(CARRIED_AT_FIRST));
         initial_state.append(&mut carried);
         let request = NewRoomRequest {
@@ -211,12 +216,14 @@ impl Rooms {
         Ok(events.iter().filter(is_child).filter_map(|event| carried(event, event.pdu.content.clone())).collect())
     }
 
-    /// The bans: who was kept out of the old room is kept out of the new one. But for those whom the levels put beside its maker.
+    /// The bans: who was kept out of the old room is kept out of the new one. But for its creators, and those whom the levels put
+    /// beside its maker.
     async fn bans_of(
         &self,
         requester: &Requester,
         room: &RoomRow,
         levels: Option<&Levels>,
+        creators: &[OwnedUserId],
     ) -> Result<Vec<Carried>, Error> {
         let banned = self.storage().list_members_of_kinds(room.nr, &[Membership::Ban], CARRIED_MAX).await?;
         let numbers: Vec<EventNr> = banned.iter().map(|row| row.event_nr).collect();
@@ -226,7 +233,8 @@ impl Rooms {
         let is_below = |user_id: &str| own.is_none_or(|own| level(user_id).is_none_or(|level| level < own));
         let mut bans = Vec::with_capacity(numbers.len());
         for event in numbers.iter().filter_map(|nr| found.get(nr)) {
-            if !event.pdu.state_key.as_deref().is_some_and(is_below) {
+            let is_creator = |user_id: &str| creators.iter().any(|creator| creator == user_id);
+            if !event.pdu.state_key.as_deref().is_some_and(|user_id| is_below(user_id) && !is_creator(user_id)) {
                 continue;
             }
             let mut content = json!({"membership": Membership::Ban.as_str()});

@@ -55,6 +55,9 @@ on_each_database! {
         // Above all levels, the upgrader of a room of version 12 can ban anyone.
         let new = upgrade(&alice, &room, &json!({ "new_version": "12" })).await;
         assert_eq!(state(&alice, &new, "m.room.member", bob.id()).await["membership"], "ban");
+        // But not one of its creators.
+        let new = upgrade(&alice, &room, &json!({ "new_version": "12", "additional_creators": [bob.id()] })).await;
+        assert_eq!(state(&alice, &new, "m.room.member", bob.id()).await["errcode"], "M_NOT_FOUND");
     }
 
     /// Client-Server API, "Room Upgrades": the creators of a room of version 12 are those whom the upgrade names.
