@@ -10,7 +10,7 @@ use ruma::RoomId;
 use serde::{Deserialize, Serialize};
 use storage::{StoredEvent, TimelineDirection};
 
-use crate::{Error, Reader, Rooms, head::membership_of};
+use crate::{Error, Page, PageRequest, Reader, Rooms, head::membership_of};
 
 /// State events of a piece.
 const PIECE: usize = 500;
@@ -63,7 +63,30 @@ impl Rooms {
     /// [`Error::NotMember`].
     pub async fn full_state(&self, requester: &Requester, room_id: &RoomId) -> Result<StateList, Error> {
         let reader = self.reader(requester, room_id).await?;
-        let entries = self.storage().list_state(reader.room.nr, self.state_for(&reader).await?).await?;
+        let state = self.state_for(&reader).await?;
+        self.state_list(reader, state).await
+    }
+
+    /// The newest messages of a room, newest first, and its state of then. Client-Server API, "GET /rooms/{roomId}/initialSync".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`].
+    pub async fn snapshot(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        limit: u32,
+    ) -> Result<(Page, StateList), Error> {
+        let asked = PageRequest { direction: TimelineDirection::Backward, from: None, to: None, limit };
+        let page = self.messages(requester, room_id, asked, |_| true).await?;
+        let state = self.storage().get_state_at(page.reader.room.nr, page.start.position()).await?;
+        let list = self.state_list(page.reader.clone(), state).await?;
+        Ok((page, list))
+    }
+
+    async fn state_list(&self, reader: Reader, state: NodeNr) -> Result<StateList, Error> {
+        let entries = self.storage().list_state(reader.room.nr, state).await?;
         let mut numbers: Vec<EventNr> = entries.into_iter().map(|(_, nr)| nr).collect();
         numbers.sort_unstable();
         Ok(StateList { rooms: self.clone(), reader, kinds: MemberKinds::default(), numbers })
