@@ -1,7 +1,7 @@
 //! The rooms of a space, and of the spaces in it. Client-Server API, "Discovering rooms within spaces".
 //!
 //! A page walks the tree twice: level by level to ask the database about many rooms at once, then depth-first, in memory, for the order.
-//! No page remembers anything for the next: its token names the last room that the page before looked at.
+//! No page remembers anything for the next: its token names the last room that the page before looked at, and its place.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -77,6 +77,8 @@ struct Token {
     max_depth: u32,
     suggested_only: bool,
     after: RoomNr,
+    /// Which of the walk that room was, from 0: where the page starts when it is there no more.
+    index: usize,
 }
 
 /// A room of the tree that the viewer may see.
@@ -119,9 +121,10 @@ impl Rooms {
             max_depth: request.max_depth.map_or(DEPTH_MAX, |depth| depth.min(DEPTH_MAX)),
             suggested_only: request.suggested_only,
             after: RoomNr(0),
+            index: 0,
         };
         if let Some(from) = request.from {
-            place.after = from.parse::<Token>()?.after_in(&place)?;
+            place = from.parse::<Token>()?.of_walk(&place)?;
         }
         let mut tree = self.tree(requester.user_nr, space.clone(), &place).await?;
         if !tree.contains_key(&space.id) {
@@ -131,13 +134,13 @@ impl Rooms {
             depth_first(&tree, &space.id, place.max_depth, |found| found.children.iter().map(|child| &*child.room_id));
         let start = match order.iter().position(|room_id| tree[*room_id].nr == place.after) {
             Some(index) => index + 1,
-            None if request.from.is_none() => 0,
-            None => return Err(bad_token()),
+            None => place.index.min(order.len()),
         };
         let limit = request.limit.clamp(1, PAGE_ROOMS_MAX) as usize;
         let more = order.len() > start + limit;
         let page: Vec<OwnedRoomId> = order.into_iter().skip(start).take(limit).cloned().collect();
-        let next = page.last().filter(|_| more).map(|last| Token { after: tree[last].nr, ..place }.to_string());
+        let index = (start + page.len()).saturating_sub(1);
+        let next = page.last().filter(|_| more).map(|last| Token { after: tree[last].nr, index, ..place }.to_string());
         let rooms =
             page.iter().filter_map(|room_id| tree.remove(room_id)).map(Found::shown).collect::<Result<_, _>>()?;
         Ok(Hierarchy { rooms, next })
@@ -265,24 +268,25 @@ impl Child {
 }
 
 impl Token {
-    /// The room that the page comes after, if the token was made for the same walk.
-    fn after_in(self, walk: &Self) -> Result<RoomNr, Error> {
-        if (Self { after: walk.after, ..self }) == *walk {
-            return Ok(self.after);
+    /// The token, if it was made for the same walk.
+    fn of_walk(self, walk: &Self) -> Result<Self, Error> {
+        if (Self { after: walk.after, index: walk.index, ..self }) == *walk {
+            return Ok(self);
         }
-        let message = "the token comes with the `max_depth`, `suggested_only`, space and user that it was made for";
+        let message = "send the same `max_depth`, `suggested_only` and space as for the page that gave the token";
         Err(Error::InvalidParam(message.to_owned()))
     }
 }
 
 fn bad_token() -> Error {
-    Error::InvalidParam("this is not a token that this server gave out, or the space has changed since".to_owned())
+    Error::InvalidParam("this is not a token that this server gave out".to_owned())
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let suggested = if self.suggested_only { 's' } else { 'a' };
-        write!(f, "h1_{}_{}_{}_{suggested}_{}", self.space_nr, self.user_nr, self.max_depth, self.after)
+        write!(f, "h1_{}_{}_{}_{suggested}", self.space_nr, self.user_nr, self.max_depth)?;
+        write!(f, "_{}_{}", self.after, self.index)
     }
 }
 
@@ -302,6 +306,7 @@ impl FromStr for Token {
                     _ => return None,
                 },
                 after: RoomNr(parts.next()?.parse().ok()?),
+                index: parts.next()?.parse().ok()?,
             };
             parts.next().is_none().then_some(token)
         };
@@ -348,19 +353,20 @@ mod tests {
     fn a_token_reads_as_it_was_written() {
         for suggested_only in [true, false] {
             let (space_nr, user_nr, after) = (RoomNr(1), UserNr(2), RoomNr(3));
-            let token = Token { space_nr, user_nr, max_depth: 4, suggested_only, after };
+            let token = Token { space_nr, user_nr, max_depth: 4, suggested_only, after, index: 5 };
             assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
         }
         for bad in [
             "",
             "h1_",
-            "h1_1_2_4_s",
-            "h1_1_2_4_x_3",
-            "h1_1_2_-4_s_3",
-            "h1_1_2_4_s_3_5",
-            "d1_1_2_4_s_3",
-            "h1_+1_2_4_s_3",
-            "h1_01_2_4_s_3",
+            "h1_1_2_4_s_3",
+            "h1_1_2_4_x_3_5",
+            "h1_1_2_-4_s_3_5",
+            "h1_1_2_4_s_3_-5",
+            "h1_1_2_4_s_3_5_6",
+            "d1_1_2_4_s_3_5",
+            "h1_+1_2_4_s_3_5",
+            "h1_01_2_4_s_3_5",
         ] {
             assert!(matches!(bad.parse::<Token>(), Err(Error::InvalidParam(_))), "{bad}");
         }
