@@ -11,7 +11,7 @@ use std::{
 };
 
 use accounts::Requester;
-use model::{ClientEvent, RoomNr, UserNr};
+use model::{ClientEvent, EventNr, RoomNr, UserNr};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, SpaceChildOrder,
     room::{RoomSummary, RoomType},
@@ -35,6 +35,11 @@ const TREE_ROOMS_MAX: usize = 2_000;
 const TREE_SPACES_MAX: usize = 200;
 /// Most `m.space.child` events of a tree that are read.
 const TREE_CHILDREN_MAX: usize = 10_000;
+/// Most bytes of the `m.space.child` events of one page: it ends before the room with which it would have more, and of a space that has
+/// more by itself the last children are left out.
+const PAGE_CHILDREN_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Events of a tree that are in memory at once.
+const EVENTS_AT_ONCE: usize = 500;
 /// What makes a room a child of a space.
 const CHILD: &str = "m.space.child";
 
@@ -91,7 +96,9 @@ struct Found {
 /// A room that a space names as its child.
 struct Child {
     room_id: OwnedRoomId,
-    event: Arc<StoredEvent>,
+    /// The event that says so. Not the event itself: of a tree there may be many, and a page shows few.
+    nr: EventNr,
+    bytes: usize,
     /// Client-Server API, "Ordering of children within a space".
     order: (bool, Option<String>, MilliSecondsSinceUnixEpoch),
 }
@@ -137,13 +144,39 @@ impl Rooms {
             None => place.index.min(order.len()),
         };
         let limit = request.limit.clamp(1, PAGE_ROOMS_MAX) as usize;
-        let more = order.len() > start + limit;
-        let page: Vec<OwnedRoomId> = order.into_iter().skip(start).take(limit).cloned().collect();
+        let mut bytes = 0;
+        let fits = |room_id: &&OwnedRoomId| {
+            let is_first = bytes == 0;
+            bytes += tree[*room_id].bytes();
+            is_first || bytes <= PAGE_CHILDREN_BYTES_MAX
+        };
+        let page: Vec<OwnedRoomId> = order.iter().copied().skip(start).take(limit).take_while(fits).cloned().collect();
+        let more = order.len() > start + page.len();
         let index = (start + page.len()).saturating_sub(1);
         let next = page.last().filter(|_| more).map(|last| Token { after: tree[last].nr, index, ..place }.to_string());
-        let rooms =
-            page.iter().filter_map(|room_id| tree.remove(room_id)).map(Found::shown).collect::<Result<_, _>>()?;
+        let mut rooms = Vec::with_capacity(page.len());
+        for found in page.iter().filter_map(|room_id| tree.remove(room_id)) {
+            rooms.push(self.shown(found).await?);
+        }
         Ok(Hierarchy { rooms, next })
+    }
+
+    async fn shown(&self, found: Found) -> Result<HierarchyRoom, Error> {
+        let mut bytes = 0;
+        let fits = |child: &&Child| {
+            bytes += child.bytes;
+            bytes <= PAGE_CHILDREN_BYTES_MAX
+        };
+        let numbers: Vec<EventNr> = found.children.iter().take_while(fits).map(|child| child.nr).collect();
+        let mut children = Vec::with_capacity(numbers.len());
+        for piece in numbers.chunks(EVENTS_AT_ONCE) {
+            let events = self.storage().get_events(piece).await?;
+            for event in piece.iter().filter_map(|nr| events.get(nr)) {
+                let event = ClientEvent::of(&event.pdu.json).map_err(|error| Error::BadEvent(error.to_string()))?;
+                children.push(event.to_stripped_with_time());
+            }
+        }
+        Ok(HierarchyRoom { summary: found.summary, children })
     }
 
     /// The rooms of a tree that a user may see: a few queries a level.
@@ -203,9 +236,10 @@ impl Rooms {
         }
         *left -= named.len();
         let mut children: HashMap<RoomNr, Vec<Child>> = HashMap::new();
-        for event in storage.get_events(&named).await?.into_values() {
-            let room_nr = event.room_nr;
-            children.entry(room_nr).or_default().extend(Child::of(event, suggested_only));
+        for piece in named.chunks(EVENTS_AT_ONCE) {
+            for event in storage.get_events(piece).await?.values() {
+                children.entry(event.room_nr).or_default().extend(Child::of(event, suggested_only));
+            }
         }
         for list in children.values_mut() {
             list.sort_by(|a, b| (&a.order, &a.room_id).cmp(&(&b.order, &b.room_id)));
@@ -236,19 +270,14 @@ fn depth_first<'a, T, C: DoubleEndedIterator<Item = &'a RoomId>>(
 }
 
 impl Found {
-    fn shown(self) -> Result<HierarchyRoom, Error> {
-        let show = |child: &Child| {
-            let event = ClientEvent::of(&child.event.pdu.json).map_err(|error| Error::BadEvent(error.to_string()))?;
-            Ok(event.to_stripped_with_time())
-        };
-        let children = self.children.iter().map(show).collect::<Result<_, Error>>()?;
-        Ok(HierarchyRoom { summary: self.summary, children })
+    fn bytes(&self) -> usize {
+        self.children.iter().map(|child| child.bytes).sum()
     }
 }
 
 impl Child {
     /// Reads an `m.space.child` event; nothing if it makes no room a child. Client-Server API, "m.space.child".
-    fn of(event: Arc<StoredEvent>, suggested_only: bool) -> Option<Self> {
+    fn of(event: &StoredEvent, suggested_only: bool) -> Option<Self> {
         #[derive(Deserialize)]
         struct Content {
             via: Vec<OwnedServerName>,
@@ -263,7 +292,8 @@ impl Child {
             return None;
         }
         let order = content.order.filter(|order| <&SpaceChildOrder>::try_from(order.as_str()).is_ok());
-        Some(Self { room_id, order: (order.is_none(), order, event.pdu.origin_server_ts), event })
+        let order = (order.is_none(), order, event.pdu.origin_server_ts);
+        Some(Self { room_id, nr: event.nr, bytes: event.pdu.json.len(), order })
     }
 }
 
