@@ -11,7 +11,7 @@ use std::{
 };
 
 use accounts::Requester;
-use model::{ClientEvent, EventNr, RoomNr, UserNr};
+use model::{ClientEvent, EventNr, NodeNr, RoomNr, UserNr};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, SpaceChildOrder,
     room::{RoomSummary, RoomType},
@@ -179,6 +179,21 @@ impl Rooms {
         Ok(HierarchyRoom { summary: found.summary, children })
     }
 
+    /// The rooms that a space names in a state of it, in no order. Client-Server API, "m.space.child".
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn space_children(&self, room_nr: RoomNr, state: NodeNr) -> Result<Vec<OwnedRoomId>, Error> {
+        let numbers: Vec<EventNr> = self.state_of_type(room_nr, state, CHILD).await?.events().collect();
+        let mut children = Vec::with_capacity(numbers.len());
+        for piece in numbers.chunks(EVENTS_AT_ONCE) {
+            let events = self.storage().get_events(piece).await?;
+            children.extend(events.values().filter_map(|event| Child::of(event, false)).map(|child| child.room_id));
+        }
+        Ok(children)
+    }
+
     /// The rooms of a tree that a user may see: a few queries a level.
     async fn tree(
         &self,
@@ -246,6 +261,11 @@ impl Rooms {
         }
         Ok(children)
     }
+}
+
+/// Whether an `m.space.child` event makes a room a child.
+pub(crate) fn makes_a_child(event: &StoredEvent) -> bool {
+    Child::of(event, false).is_some()
 }
 
 /// The rooms of a tree as a walk comes by them: each space before its children, each room once, cycles or not.

@@ -15,7 +15,7 @@ use serde_json::{
 use storage::{RoomRow, StoredEvent};
 use tracing::{debug, warn};
 
-use crate::{Draft, Error, NewRoomRequest, Preset, Rooms, aliases::keep_aliases, to_the_end};
+use crate::{Draft, Error, NewRoomRequest, Preset, Rooms, aliases::keep_aliases, hierarchy::makes_a_child, to_the_end};
 
 /// State that the new room takes over as it is. Power levels are taken over too, fitted to the new version.
 const TRANSFERRED: [&str; 8] = [
@@ -211,9 +211,12 @@ impl Rooms {
             return Ok(Vec::new());
         }
         let events = self.current_of_type(room, "m.space.child").await?;
-        // One without `via` was taken out of the space.
-        let is_child = |event: &&Arc<StoredEvent>| object_of(&event.pdu.content).contains_key("via");
-        Ok(events.iter().filter(is_child).filter_map(|event| carried(event, event.pdu.content.clone())).collect())
+        // One without a valid `via` was taken out of the space.
+        Ok(events
+            .iter()
+            .filter(|event| makes_a_child(event))
+            .filter_map(|event| carried(event, event.pdu.content.clone()))
+            .collect())
     }
 
     /// The bans: who was kept out of the old room is kept out of the new one. But for its creators, and those whom the levels put
