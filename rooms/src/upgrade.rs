@@ -144,6 +144,7 @@ impl Rooms {
         if !self.may_send_state(requester, &room, "m.room.tombstone").await? {
             return Err(Error::NotAllowed("you may not upgrade this room".to_owned()));
         }
+        let tombstone_before = self.find_state(&room, "m.room.tombstone", "").await?.map(|event| event.nr);
 
         // 2. The new room, 3. with the state that can be taken over.
         let creators = if rules.authorization.additional_room_creators { additional_creators } else { Vec::new() };
@@ -187,15 +188,23 @@ impl Rooms {
         }
 
         // 5. The tombstone: first, so that whatever ends the rest half-way, people find the new room.
+        // Not of a room that somebody else has upgraded meanwhile: aliases and settings go to theirs.
+        if self.find_state(&room, "m.room.tombstone", "").await?.map(|event| event.nr) != tombstone_before {
+            return Err(Error::NotAllowed("this room has just been upgraded".to_owned()));
+        }
         let tombstone = raw(&json!({"body": "This room has been replaced", "replacement_room": new_id}))?;
         self.send_state(requester, room_id, TimelineEventType::RoomTombstone, "", &tombstone, None).await?;
 
-        // 4. The aliases.
-        self.storage().move_aliases(room.nr, new.nr).await?;
+        // 4. The aliases. The upgrade stands: what fails from here on stays as it was.
+        if let Err(error) = self.storage().move_aliases(room.nr, new.nr).await {
+            warn!(room.id = %room_id, %error, "an upgrade could not move the aliases");
+        }
         if let Err(error) = self.move_canonical_alias(requester, &room, &new).await {
             debug!(room.id = %room_id, %error, "an upgrade could not move the canonical alias");
         }
-        self.storage().move_listed(room.nr, new.nr).await?;
+        if let Err(error) = self.storage().move_listed(room.nr, new.nr).await {
+            warn!(room.id = %room_id, %error, "an upgrade could not move the room's place in the directory");
+        }
 
         // 6. Nobody shall go on in the old room.
         if let Err(error) = self.quieten(requester, &room).await {
@@ -258,13 +267,28 @@ impl Rooms {
         Ok(numbers.iter().filter_map(|nr| found.get(nr).cloned()).collect())
     }
 
-    /// Sends what did not fit into the making of the room.
+    /// Sends what did not fit into the making of the room. What the new version refuses is left out, and logged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Storage`]: bans are not lost without a word.
     async fn send_carried(&self, requester: &Requester, new: &Arc<RoomRow>, later: Vec<Carried>) -> Result<(), Error> {
-        let draft = |(event_type, state_key, content): Carried| {
+        let draft = |(event_type, state_key, content): Carried| -> Result<Draft, Error> {
             Ok(Draft::of_client(requester, event_type.into(), &content)?.with_state_key(state_key))
         };
-        let drafts = later.into_iter().map(draft).collect::<Result<_, Error>>()?;
-        self.submit_all(new, drafts).await.into_iter().try_for_each(|result| result.map(|_| ()))
+        let (drafts, refused): (Vec<_>, Vec<_>) = later.into_iter().map(draft).partition(Result::is_ok);
+        let sent = self.submit_all(new, drafts.into_iter().flatten().collect()).await;
+        let failed: Vec<Error> =
+            refused.into_iter().filter_map(Result::err).chain(sent.into_iter().filter_map(Result::err)).collect();
+        let count = failed.len();
+        for (index, error) in failed.into_iter().enumerate() {
+            match error {
+                Error::Busy | Error::Storage(_) => return Err(error),
+                _ if index == 0 => warn!(room.id = %new.id, %error, count, "an upgrade left out bans or children"),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Those of the aliases that the old room names which have moved; the others are names of the old room only.
