@@ -1,7 +1,7 @@
 //! The rooms of a space, and of the spaces in it. Client-Server API, "Discovering rooms within spaces".
 //!
 //! A page walks the tree twice: level by level to ask the database about many rooms at once, then depth-first, in memory, for the order.
-//! No page remembers anything for the next: its token names the last room that the page before looked at.
+//! No page remembers anything for the next: its token names the last room that the page before looked at, and its place.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +11,7 @@ use std::{
 };
 
 use accounts::Requester;
-use model::{ClientEvent, RoomNr, UserNr};
+use model::{ClientEvent, EventNr, NodeNr, RoomNr, UserNr};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, SpaceChildOrder,
     room::{RoomSummary, RoomType},
@@ -35,6 +35,11 @@ const TREE_ROOMS_MAX: usize = 2_000;
 const TREE_SPACES_MAX: usize = 200;
 /// Most `m.space.child` events of a tree that are read.
 const TREE_CHILDREN_MAX: usize = 10_000;
+/// Most bytes of the `m.space.child` events of one page: it ends before the room with which it would have more, and of a space that has
+/// more by itself the last children are left out.
+const PAGE_CHILDREN_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Events of a tree that are in memory at once.
+const EVENTS_AT_ONCE: usize = 500;
 /// What makes a room a child of a space.
 const CHILD: &str = "m.space.child";
 
@@ -77,6 +82,8 @@ struct Token {
     max_depth: u32,
     suggested_only: bool,
     after: RoomNr,
+    /// Which of the walk that room was, from 0: where the page starts when it is there no more.
+    index: usize,
 }
 
 /// A room of the tree that the viewer may see.
@@ -89,7 +96,9 @@ struct Found {
 /// A room that a space names as its child.
 struct Child {
     room_id: OwnedRoomId,
-    event: Arc<StoredEvent>,
+    /// The event that says so. Not the event itself: of a tree there may be many, and a page shows few.
+    nr: EventNr,
+    bytes: usize,
     /// Client-Server API, "Ordering of children within a space".
     order: (bool, Option<String>, MilliSecondsSinceUnixEpoch),
 }
@@ -119,9 +128,10 @@ impl Rooms {
             max_depth: request.max_depth.map_or(DEPTH_MAX, |depth| depth.min(DEPTH_MAX)),
             suggested_only: request.suggested_only,
             after: RoomNr(0),
+            index: 0,
         };
         if let Some(from) = request.from {
-            place.after = from.parse::<Token>()?.after_in(&place)?;
+            place = from.parse::<Token>()?.of_walk(&place)?;
         }
         let mut tree = self.tree(requester.user_nr, space.clone(), &place).await?;
         if !tree.contains_key(&space.id) {
@@ -131,16 +141,57 @@ impl Rooms {
             depth_first(&tree, &space.id, place.max_depth, |found| found.children.iter().map(|child| &*child.room_id));
         let start = match order.iter().position(|room_id| tree[*room_id].nr == place.after) {
             Some(index) => index + 1,
-            None if request.from.is_none() => 0,
-            None => return Err(bad_token()),
+            None => place.index.min(order.len()),
         };
         let limit = request.limit.clamp(1, PAGE_ROOMS_MAX) as usize;
-        let more = order.len() > start + limit;
-        let page: Vec<OwnedRoomId> = order.into_iter().skip(start).take(limit).cloned().collect();
-        let next = page.last().filter(|_| more).map(|last| Token { after: tree[last].nr, ..place }.to_string());
-        let rooms =
-            page.iter().filter_map(|room_id| tree.remove(room_id)).map(Found::shown).collect::<Result<_, _>>()?;
+        let mut bytes = 0;
+        let fits = |room_id: &&OwnedRoomId| {
+            let is_first = bytes == 0;
+            bytes += tree[*room_id].bytes();
+            is_first || bytes <= PAGE_CHILDREN_BYTES_MAX
+        };
+        let page: Vec<OwnedRoomId> = order.iter().copied().skip(start).take(limit).take_while(fits).cloned().collect();
+        let more = order.len() > start + page.len();
+        let index = (start + page.len()).saturating_sub(1);
+        let next = page.last().filter(|_| more).map(|last| Token { after: tree[last].nr, index, ..place }.to_string());
+        let mut rooms = Vec::with_capacity(page.len());
+        for found in page.iter().filter_map(|room_id| tree.remove(room_id)) {
+            rooms.push(self.shown(found).await?);
+        }
         Ok(Hierarchy { rooms, next })
+    }
+
+    async fn shown(&self, found: Found) -> Result<HierarchyRoom, Error> {
+        let mut bytes = 0;
+        let fits = |child: &&Child| {
+            bytes += child.bytes;
+            bytes <= PAGE_CHILDREN_BYTES_MAX
+        };
+        let numbers: Vec<EventNr> = found.children.iter().take_while(fits).map(|child| child.nr).collect();
+        let mut children = Vec::with_capacity(numbers.len());
+        for piece in numbers.chunks(EVENTS_AT_ONCE) {
+            let events = self.storage().get_events(piece).await?;
+            for event in piece.iter().filter_map(|nr| events.get(nr)) {
+                let event = ClientEvent::of(&event.pdu.json).map_err(|error| Error::BadEvent(error.to_string()))?;
+                children.push(event.to_stripped_with_time());
+            }
+        }
+        Ok(HierarchyRoom { summary: found.summary, children })
+    }
+
+    /// The rooms that a space names in a state of it, in no order. Client-Server API, "m.space.child".
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn space_children(&self, room_nr: RoomNr, state: NodeNr) -> Result<Vec<OwnedRoomId>, Error> {
+        let numbers: Vec<EventNr> = self.state_of_type(room_nr, state, CHILD).await?.events().collect();
+        let mut children = Vec::with_capacity(numbers.len());
+        for piece in numbers.chunks(EVENTS_AT_ONCE) {
+            let events = self.storage().get_events(piece).await?;
+            children.extend(events.values().filter_map(|event| Child::of(event, false)).map(|child| child.room_id));
+        }
+        Ok(children)
     }
 
     /// The rooms of a tree that a user may see: a few queries a level.
@@ -200,15 +251,21 @@ impl Rooms {
         }
         *left -= named.len();
         let mut children: HashMap<RoomNr, Vec<Child>> = HashMap::new();
-        for event in storage.get_events(&named).await?.into_values() {
-            let room_nr = event.room_nr;
-            children.entry(room_nr).or_default().extend(Child::of(event, suggested_only));
+        for piece in named.chunks(EVENTS_AT_ONCE) {
+            for event in storage.get_events(piece).await?.values() {
+                children.entry(event.room_nr).or_default().extend(Child::of(event, suggested_only));
+            }
         }
         for list in children.values_mut() {
             list.sort_by(|a, b| (&a.order, &a.room_id).cmp(&(&b.order, &b.room_id)));
         }
         Ok(children)
     }
+}
+
+/// Whether an `m.space.child` event makes a room a child.
+pub(crate) fn makes_a_child(event: &StoredEvent) -> bool {
+    Child::of(event, false).is_some()
 }
 
 /// The rooms of a tree as a walk comes by them: each space before its children, each room once, cycles or not.
@@ -233,19 +290,14 @@ fn depth_first<'a, T, C: DoubleEndedIterator<Item = &'a RoomId>>(
 }
 
 impl Found {
-    fn shown(self) -> Result<HierarchyRoom, Error> {
-        let show = |child: &Child| {
-            let event = ClientEvent::of(&child.event.pdu.json).map_err(|error| Error::BadEvent(error.to_string()))?;
-            Ok(event.to_stripped_with_time())
-        };
-        let children = self.children.iter().map(show).collect::<Result<_, Error>>()?;
-        Ok(HierarchyRoom { summary: self.summary, children })
+    fn bytes(&self) -> usize {
+        self.children.iter().map(|child| child.bytes).sum()
     }
 }
 
 impl Child {
     /// Reads an `m.space.child` event; nothing if it makes no room a child. Client-Server API, "m.space.child".
-    fn of(event: Arc<StoredEvent>, suggested_only: bool) -> Option<Self> {
+    fn of(event: &StoredEvent, suggested_only: bool) -> Option<Self> {
         #[derive(Deserialize)]
         struct Content {
             via: Vec<OwnedServerName>,
@@ -260,29 +312,31 @@ impl Child {
             return None;
         }
         let order = content.order.filter(|order| <&SpaceChildOrder>::try_from(order.as_str()).is_ok());
-        Some(Self { room_id, order: (order.is_none(), order, event.pdu.origin_server_ts), event })
+        let order = (order.is_none(), order, event.pdu.origin_server_ts);
+        Some(Self { room_id, nr: event.nr, bytes: event.pdu.json.len(), order })
     }
 }
 
 impl Token {
-    /// The room that the page comes after, if the token was made for the same walk.
-    fn after_in(self, walk: &Self) -> Result<RoomNr, Error> {
-        if (Self { after: walk.after, ..self }) == *walk {
-            return Ok(self.after);
+    /// The token, if it was made for the same walk.
+    fn of_walk(self, walk: &Self) -> Result<Self, Error> {
+        if (Self { after: walk.after, index: walk.index, ..self }) == *walk {
+            return Ok(self);
         }
-        let message = "the token comes with the `max_depth`, `suggested_only`, space and user that it was made for";
+        let message = "send the same `max_depth`, `suggested_only` and space as for the page that gave the token";
         Err(Error::InvalidParam(message.to_owned()))
     }
 }
 
 fn bad_token() -> Error {
-    Error::InvalidParam("this is not a token that this server gave out, or the space has changed since".to_owned())
+    Error::InvalidParam("this is not a token that this server gave out".to_owned())
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let suggested = if self.suggested_only { 's' } else { 'a' };
-        write!(f, "h1_{}_{}_{}_{suggested}_{}", self.space_nr, self.user_nr, self.max_depth, self.after)
+        write!(f, "h1_{}_{}_{}_{suggested}", self.space_nr, self.user_nr, self.max_depth)?;
+        write!(f, "_{}_{}", self.after, self.index)
     }
 }
 
@@ -302,6 +356,7 @@ impl FromStr for Token {
                     _ => return None,
                 },
                 after: RoomNr(parts.next()?.parse().ok()?),
+                index: parts.next()?.parse().ok()?,
             };
             parts.next().is_none().then_some(token)
         };
@@ -348,19 +403,20 @@ mod tests {
     fn a_token_reads_as_it_was_written() {
         for suggested_only in [true, false] {
             let (space_nr, user_nr, after) = (RoomNr(1), UserNr(2), RoomNr(3));
-            let token = Token { space_nr, user_nr, max_depth: 4, suggested_only, after };
+            let token = Token { space_nr, user_nr, max_depth: 4, suggested_only, after, index: 5 };
             assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
         }
         for bad in [
             "",
             "h1_",
-            "h1_1_2_4_s",
-            "h1_1_2_4_x_3",
-            "h1_1_2_-4_s_3",
-            "h1_1_2_4_s_3_5",
-            "d1_1_2_4_s_3",
-            "h1_+1_2_4_s_3",
-            "h1_01_2_4_s_3",
+            "h1_1_2_4_s_3",
+            "h1_1_2_4_x_3_5",
+            "h1_1_2_-4_s_3_5",
+            "h1_1_2_4_s_3_-5",
+            "h1_1_2_4_s_3_5_6",
+            "d1_1_2_4_s_3_5",
+            "h1_+1_2_4_s_3_5",
+            "h1_01_2_4_s_3_5",
         ] {
             assert!(matches!(bad.parse::<Token>(), Err(Error::InvalidParam(_))), "{bad}");
         }

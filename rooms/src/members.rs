@@ -2,18 +2,20 @@
 //!
 //! A room may have tens of thousands of members: the list is made in pieces of ready-made JSON, each while the one before is on its way.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use accounts::Requester;
-use model::{EventNr, Membership, Position, Unsigned};
+use model::{EventNr, Membership, NodeNr, Position, Unsigned};
 use ruma::RoomId;
 use serde::{Deserialize, Serialize};
-use storage::StoredEvent;
+use storage::{StoredEvent, TimelineDirection};
 
-use crate::{Error, Reader, Rooms, head::membership_of};
+use crate::{Error, Page, PageRequest, Reader, Rooms, head::membership_of};
 
 /// State events of a piece.
 const PIECE: usize = 500;
+/// Events before a place that are looked at for one that is a part of the room.
+const EVENTS_LOOKED_AT: u32 = 20;
 
 /// Which members are asked for: those who are `only`, those who are not `but`, and given both, whoever is either.
 #[derive(Clone, Copy, Debug, Default)]
@@ -61,7 +63,30 @@ impl Rooms {
     /// [`Error::NotMember`].
     pub async fn full_state(&self, requester: &Requester, room_id: &RoomId) -> Result<StateList, Error> {
         let reader = self.reader(requester, room_id).await?;
-        let entries = self.storage().list_state(reader.room.nr, self.state_for(&reader).await?).await?;
+        let state = self.state_for(&reader).await?;
+        self.state_list(reader, state).await
+    }
+
+    /// The newest messages of a room, newest first, and its state of then. Client-Server API, "GET /rooms/{roomId}/initialSync".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`].
+    pub async fn snapshot(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        limit: u32,
+    ) -> Result<(Page, StateList), Error> {
+        let asked = PageRequest { direction: TimelineDirection::Backward, from: None, to: None, limit };
+        let page = self.messages(requester, room_id, asked, |_| true).await?;
+        let state = self.storage().get_state_at(page.reader.room.nr, page.start.position()).await?;
+        let list = self.state_list(page.reader.clone(), state).await?;
+        Ok((page, list))
+    }
+
+    async fn state_list(&self, reader: Reader, state: NodeNr) -> Result<StateList, Error> {
+        let entries = self.storage().list_state(reader.room.nr, state).await?;
         let mut numbers: Vec<EventNr> = entries.into_iter().map(|(_, nr)| nr).collect();
         numbers.sort_unstable();
         Ok(StateList { rooms: self.clone(), reader, kinds: MemberKinds::default(), numbers })
@@ -71,7 +96,7 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`Error::NotMember`].
+    /// [`Error::NotMember`], also for a time of which the requester may not see anything.
     pub async fn members(
         &self,
         requester: &Requester,
@@ -81,6 +106,30 @@ impl Rooms {
     ) -> Result<StateList, Error> {
         let reader = self.reader(requester, room_id).await?;
         self.member_list(reader, at, kinds).await
+    }
+
+    /// The state at a position, if the reader may see the room as it was then: anybody can write a token of any time.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`].
+    async fn state_seen_at(&self, reader: &Reader, at: Position) -> Result<NodeNr, Error> {
+        let (storage, room_nr) = (self.storage(), reader.room.nr);
+        let at = at.min(storage.published_for(at).await?);
+        let (from, stop) = ((at, i64::MAX), (Position(i64::MIN), 0));
+        let rows = storage.list_timeline(room_nr, TimelineDirection::Backward, from, stop, EVENTS_LOOKED_AT).await?;
+        let numbers: Vec<EventNr> = rows.iter().map(|(nr, _)| *nr).collect();
+        let found = storage.get_events(&numbers).await?;
+        // What was soft-failed, rejected or is held back is no part of the room.
+        let is_part =
+            |event: &&Arc<StoredEvent>| !event.outlier && !event.soft_failed && !event.held && !event.pdu.rejected;
+        let newest = numbers.iter().filter_map(|nr| found.get(nr)).find(is_part);
+        // Before its first event a room has no state that anybody could be kept from.
+        let may_see = match newest {
+            Some(event) => self.may_see_state_after(reader, event).await?,
+            None => rows.is_empty(),
+        };
+        if may_see { Ok(storage.get_state_at(room_nr, at).await?) } else { Err(Error::NotMember) }
     }
 
     /// The joined members. Client-Server API, "GET /rooms/{roomId}/joined_members".
@@ -99,9 +148,7 @@ impl Rooms {
 
     async fn member_list(&self, reader: Reader, at: Option<Position>, kinds: MemberKinds) -> Result<StateList, Error> {
         let state = match at {
-            Some(at) if reader.left_at().is_none_or(|left| at < left) => {
-                self.storage().get_state_at(reader.room.nr, at).await?
-            }
+            Some(at) if reader.left_at().is_none_or(|left| at < left) => self.state_seen_at(&reader, at).await?,
             _ => self.state_for(&reader).await?,
         };
         let members = self.state_of_type(reader.room.nr, state, "m.room.member").await?;
@@ -127,10 +174,11 @@ impl StateList {
         let storage = self.rooms.storage();
         let found = storage.get_events(&self.numbers[piece.clone()]).await?;
         let events: Vec<_> = self.numbers[piece].iter().filter_map(|nr| found.get(nr)).collect();
-        let erased = self.rooms.erased_for(&self.reader, events.iter().copied()).await?;
         let redactions: Vec<EventNr> = events.iter().filter_map(|event| event.redacted_by).collect();
         let redactions =
             if redactions.is_empty() { Default::default() } else { storage.get_events(&redactions).await? };
+        let shown = events.iter().copied().chain(redactions.values());
+        let erased = self.rooms.erased_for(&self.reader, shown).await?;
         let room_id = Some(&*self.reader.room.id);
         let now_ms = storage.clock().now_ms();
         let mut json = Vec::with_capacity(600 * events.len());
@@ -143,7 +191,7 @@ impl StateList {
                 membership: self.reader.membership_at(event).map(Membership::as_str),
                 ..Unsigned::default()
             };
-            if let Some(redaction) = event.redacted_by.and_then(|nr| redactions.get(&nr)) {
+            if let Some(redaction) = event.redacted_by.and_then(|nr| erased.get(&nr).or_else(|| redactions.get(&nr))) {
                 unsigned.redacted_because = Some(redaction.ready()?.to_json(room_id, &Unsigned::default()).into());
             }
             event.ready()?.write_json(&mut json, room_id, &unsigned);

@@ -15,7 +15,7 @@ use serde_json::{
 use storage::{RoomRow, StoredEvent};
 use tracing::{debug, warn};
 
-use crate::{Draft, Error, NewRoomRequest, Preset, Rooms, aliases::keep_aliases, to_the_end};
+use crate::{Draft, Error, NewRoomRequest, Preset, Rooms, aliases::keep_aliases, hierarchy::makes_a_child, to_the_end};
 
 /// State that the new room takes over as it is. Power levels are taken over too, fitted to the new version.
 const TRANSFERRED: [&str; 8] = [
@@ -144,6 +144,7 @@ impl Rooms {
         if !self.may_send_state(requester, &room, "m.room.tombstone").await? {
             return Err(Error::NotAllowed("you may not upgrade this room".to_owned()));
         }
+        let tombstone_before = self.find_state(&room, "m.room.tombstone", "").await?.map(|event| event.nr);
 
         // 2. The new room, 3. with the state that can be taken over.
         let creators = if rules.authorization.additional_room_creators { additional_creators } else { Vec::new() };
@@ -153,9 +154,14 @@ impl Rooms {
                 initial_state.push((event_type.to_owned(), String::new(), event.pdu.content.clone()));
             }
         }
+        // Without the event guests are kept out, but the preset below would let them in.
+        if !initial_state.iter().any(|(event_type, ..)| event_type == "m.room.guest_access") {
+            let content = raw(&json!({"guest_access": "forbidden"}))?;
+            initial_state.push(("m.room.guest_access".to_owned(), String::new(), content));
+        }
         let levels = self.levels_for(requester, &room, &rules, &creators).await?;
         let mut carried = self.children_of(&room).await?;
-        carried.extend(self.bans_of(requester, &room, levels.as_ref()).await?);
+        carried.extend(self.bans_of(requester, &room, levels.as_ref(), &creators).await?);
         let later = carried.split_off(carried.len().min(CARRIED_AT_FIRST));
         initial_state.append(&mut carried);
         let request = NewRoomRequest {
@@ -182,15 +188,23 @@ impl Rooms {
         }
 
         // 5. The tombstone: first, so that whatever ends the rest half-way, people find the new room.
+        // Not of a room that somebody else has upgraded meanwhile: aliases and settings go to theirs.
+        if self.find_state(&room, "m.room.tombstone", "").await?.map(|event| event.nr) != tombstone_before {
+            return Err(Error::NotAllowed("this room has just been upgraded".to_owned()));
+        }
         let tombstone = raw(&json!({"body": "This room has been replaced", "replacement_room": new_id}))?;
         self.send_state(requester, room_id, TimelineEventType::RoomTombstone, "", &tombstone, None).await?;
 
-        // 4. The aliases.
-        self.storage().move_aliases(room.nr, new.nr).await?;
+        // 4. The aliases. The upgrade stands: what fails from here on stays as it was.
+        if let Err(error) = self.storage().move_aliases(room.nr, new.nr).await {
+            warn!(room.id = %room_id, %error, "an upgrade could not move the aliases");
+        }
         if let Err(error) = self.move_canonical_alias(requester, &room, &new).await {
             debug!(room.id = %room_id, %error, "an upgrade could not move the canonical alias");
         }
-        self.storage().move_listed(room.nr, new.nr).await?;
+        if let Err(error) = self.storage().move_listed(room.nr, new.nr).await {
+            warn!(room.id = %room_id, %error, "an upgrade could not move the room's place in the directory");
+        }
 
         // 6. Nobody shall go on in the old room.
         if let Err(error) = self.quieten(requester, &room).await {
@@ -206,17 +220,22 @@ impl Rooms {
             return Ok(Vec::new());
         }
         let events = self.current_of_type(room, "m.space.child").await?;
-        // One without `via` was taken out of the space.
-        let is_child = |event: &&Arc<StoredEvent>| object_of(&event.pdu.content).contains_key("via");
-        Ok(events.iter().filter(is_child).filter_map(|event| carried(event, event.pdu.content.clone())).collect())
+        // One without a valid `via` was taken out of the space.
+        Ok(events
+            .iter()
+            .filter(|event| makes_a_child(event))
+            .filter_map(|event| carried(event, event.pdu.content.clone()))
+            .collect())
     }
 
-    /// The bans: who was kept out of the old room is kept out of the new one. But for those whom the levels put beside its maker.
+    /// The bans: who was kept out of the old room is kept out of the new one. But for its creators, and those whom the levels put
+    /// beside its maker.
     async fn bans_of(
         &self,
         requester: &Requester,
         room: &RoomRow,
         levels: Option<&Levels>,
+        creators: &[OwnedUserId],
     ) -> Result<Vec<Carried>, Error> {
         let banned = self.storage().list_members_of_kinds(room.nr, &[Membership::Ban], CARRIED_MAX).await?;
         let numbers: Vec<EventNr> = banned.iter().map(|row| row.event_nr).collect();
@@ -226,7 +245,8 @@ impl Rooms {
         let is_below = |user_id: &str| own.is_none_or(|own| level(user_id).is_none_or(|level| level < own));
         let mut bans = Vec::with_capacity(numbers.len());
         for event in numbers.iter().filter_map(|nr| found.get(nr)) {
-            if !event.pdu.state_key.as_deref().is_some_and(is_below) {
+            let is_creator = |user_id: &str| creators.iter().any(|creator| creator == user_id);
+            if !event.pdu.state_key.as_deref().is_some_and(|user_id| is_below(user_id) && !is_creator(user_id)) {
                 continue;
             }
             let mut content = json!({"membership": Membership::Ban.as_str()});
@@ -247,13 +267,28 @@ impl Rooms {
         Ok(numbers.iter().filter_map(|nr| found.get(nr).cloned()).collect())
     }
 
-    /// Sends what did not fit into the making of the room.
+    /// Sends what did not fit into the making of the room. What the new version refuses is left out, and logged.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`], [`Error::Storage`]: bans are not lost without a word.
     async fn send_carried(&self, requester: &Requester, new: &Arc<RoomRow>, later: Vec<Carried>) -> Result<(), Error> {
-        let draft = |(event_type, state_key, content): Carried| {
+        let draft = |(event_type, state_key, content): Carried| -> Result<Draft, Error> {
             Ok(Draft::of_client(requester, event_type.into(), &content)?.with_state_key(state_key))
         };
-        let drafts = later.into_iter().map(draft).collect::<Result<_, Error>>()?;
-        self.submit_all(new, drafts).await.into_iter().try_for_each(|result| result.map(|_| ()))
+        let (drafts, refused): (Vec<_>, Vec<_>) = later.into_iter().map(draft).partition(Result::is_ok);
+        let sent = self.submit_all(new, drafts.into_iter().flatten().collect()).await;
+        let failed: Vec<Error> =
+            refused.into_iter().filter_map(Result::err).chain(sent.into_iter().filter_map(Result::err)).collect();
+        let count = failed.len();
+        for (index, error) in failed.into_iter().enumerate() {
+            match error {
+                Error::Busy | Error::Storage(_) => return Err(error),
+                _ if index == 0 => warn!(room.id = %new.id, %error, count, "an upgrade left out bans or children"),
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Those of the aliases that the old room names which have moved; the others are names of the old room only.

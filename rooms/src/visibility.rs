@@ -245,6 +245,18 @@ impl Rooms {
         Ok(visible)
     }
 
+    /// Whether the reader may see the room as it was right after an event, whoever sent that.
+    pub(crate) async fn may_see_state_after(&self, reader: &Reader, event: &StoredEvent) -> Result<bool, Error> {
+        let storage = self.storage();
+        let user_id = storage.user_ids(&[reader.user_nr]).await?.remove(&reader.user_nr);
+        let user_id = user_id.map(|id| id.to_string()).unwrap_or_default();
+        let keys = Keys {
+            visibility: storage.find_state_key(HISTORY_VISIBILITY, "").await?,
+            member: storage.find_state_key("m.room.member", &user_id).await?,
+        };
+        Ok(may_see(reader, event, self.at_event(reader.room.nr, event.state, &keys).await?))
+    }
+
     async fn at_event(&self, room_nr: RoomNr, state: NodeNr, keys: &Keys) -> Result<AtEvent, Error> {
         let visibility = self.deciding_event(room_nr, state, keys.visibility).await?;
         let member = self.deciding_event(room_nr, state, keys.member).await?;

@@ -7,6 +7,7 @@ use model::{Position, RoomNr};
 use rooms::{Page, PageRequest, Reader, TimelineToken};
 use ruma::RoomId;
 use storage::{Item, StoredEvent, TimelineDirection};
+use tokio::sync::watch;
 
 use crate::{Error, Sync, v3::TIMEOUT_MAX};
 
@@ -61,31 +62,39 @@ impl Sync {
         let asked =
             PageRequest { direction: TimelineDirection::Forward, from: Some(&start), to: None, limit: EVENTS_MAX };
         loop {
-            // What a timeline shows is published a moment after it is in the ring: only up to here it is certain to have been looked at.
-            let looked_at = (*newest.borrow_and_update()).min(self.0.storage.published());
+            let looked_at = *newest.borrow_and_update();
+            // What a timeline shows may be published a moment after it is in the ring.
+            self.0.storage.published_for(looked_at).await?;
             let page = self.0.rooms.messages(requester, room_id, asked, |_| true).await?;
             let room_nr = page.reader.room.nr;
             // Of a page that was full of what is not for the requester they go on behind it.
             if !page.events.is_empty() || page.end.is_some() {
                 return Ok(RoomNews::of(page, looked_at));
             }
-            let has_news =
-                async { while !self.may_have_events(room_nr, looked_at) && newest.changed().await.is_ok() {} };
             tokio::select! {
-                () = has_news => {}
+                () = self.may_have_news(room_nr, looked_at, &mut newest) => {}
                 () = &mut timeout => return Ok(RoomNews::of(page, looked_at)),
                 () = self.0.stopping.cancelled() => return Ok(RoomNews::of(page, looked_at)),
             }
         }
     }
 
-    /// Whether the stream tells of events in a room after a position; what is in memory no more may do so.
-    fn may_have_events(&self, room_nr: RoomNr, after: Position) -> bool {
-        let mut has_events = false;
-        let is_here = self.0.ring.scan(after, self.position(), |_, item| {
-            has_events |= matches!(item, Item::Event(event) if event.room_nr == room_nr);
-        });
-        has_events || !is_here
+    /// Waits until the stream tells of an event in a room after a position; what is in memory no more may do so.
+    ///
+    /// Looks at each item once, however often it wakes: all rooms of the server wake it.
+    async fn may_have_news(&self, room_nr: RoomNr, after: Position, newest: &mut watch::Receiver<Position>) {
+        let mut seen = after;
+        while newest.changed().await.is_ok() {
+            let now = *newest.borrow_and_update();
+            let mut has_events = false;
+            let is_here = self.0.ring.scan(seen, now, |_, item| {
+                has_events |= matches!(item, Item::Event(event) if event.room_nr == room_nr);
+            });
+            if has_events || !is_here {
+                return;
+            }
+            seen = now;
+        }
     }
 }
 

@@ -25,6 +25,7 @@ async fn shown(reader: &TestUser, room: &str, event: &str, erased: &str) -> Vec<
         ("state event", get(&format!("/state/m.room.member/{}", encode(erased))).await),
         ("state event, whole", get(&format!("/state/m.room.member/{}?format=event", encode(erased))).await),
         ("members", get("/members").await),
+        ("initial sync", get("/initialSync").await),
         ("sync", reader.sync(None).await["rooms"].clone()),
         ("sync, full state", reader.get("/sync?full_state=true&timeout=0").await.ok()["rooms"].clone()),
         ("sync, lazy", reader.get(&format!("/sync?timeout=0&filter={lazy}")).await.ok()["rooms"].clone()),
@@ -44,6 +45,15 @@ on_each_database! {
         let removed = bob.send_text(&room, "removed").await;
         let body = json!({ "reason": "this secret reason" });
         bob.put(&format!("/rooms/{}/redact/{}/r1", encode(&room), encode(&removed)), &body).await.ok();
+        // Of state, too: what removed it stands beside it.
+        let levels = format!("/rooms/{}/state/m.room.power_levels/", encode(&room));
+        let mut powers = alice.get(&levels).await.ok();
+        powers["users"][bob.id()] = json!(50);
+        alice.set_state(&room, "m.room.power_levels", "", &powers).await;
+        let members = alice.get(&format!("/rooms/{}/members", encode(&room))).await.ok();
+        let own = members["chunk"].as_array().unwrap().iter().find(|event| event["state_key"] == alice.id()).unwrap();
+        let own = encode(own["event_id"].as_str().unwrap());
+        bob.put(&format!("/rooms/{}/redact/{own}/r2", encode(&room)), &body).await.ok();
         let (between, carol) = (server.user("between").await, server.user("carol").await);
         between.join(&room).await;
         let before = shown(&alice, &room, &event, bob.id()).await;

@@ -267,6 +267,45 @@ on_each_database! {
         assert_eq!(count(&answer["next_batch"]).await, 2);
     }
 
+    /// Client-Server API, "Room history visibility": a token of any time is quickly written.
+    // shows: getMembersByRoom
+    async fn members_are_not_shown_of_a_time_that_is_hidden(server: TestServer) {
+        let (alice, bob, eve) = (server.user("alice").await, server.user("bob").await, server.user("eve").await);
+        let room = alice.create_public_room().await;
+        let visibility = async |value: &str| {
+            let content = json!({ "history_visibility": value });
+            alice.set_state(&room, "m.room.history_visibility", "", &content).await;
+        };
+        let now = async || alice.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+        let members = async |user: &TestUser, at: &str| {
+            user.get(&format!("/rooms/{}/members?at={}", encode(&room), encode(at))).await
+        };
+        visibility("joined").await;
+        let before = now().await;
+        bob.join(&room).await;
+        let first = now().await;
+        bob.leave(&room).await;
+        alice.send_text(&room, "between us").await;
+        let between = now().await;
+        bob.join(&room).await;
+        let second = now().await;
+        for hidden in [&before, &between] {
+            members(&bob, hidden).await.is_error(403, "M_FORBIDDEN");
+            members(&alice, hidden).await.ok();
+        }
+        for seen in [&first, &second] {
+            assert_eq!(members(&bob, seen).await.ok()["chunk"].as_array().unwrap().len(), 2);
+        }
+        visibility("world_readable").await;
+        // Far ahead is now.
+        for seen in [&*now().await, "t1_fffffff_0"] {
+            assert_eq!(members(&eve, seen).await.ok()["chunk"].as_array().unwrap().len(), 2);
+        }
+        for hidden in [before, first, between, second] {
+            members(&eve, &hidden).await.is_error(403, "M_FORBIDDEN");
+        }
+    }
+
     // shows: getRoomEvents
     async fn a_page_starts_at_the_token_that_was_given(server: TestServer) {
         let alice = server.user("alice").await;

@@ -24,6 +24,8 @@ on_each_database! {
             let space = alice.create_room_with(&body).await;
             bob.join(&space).await;
             let (child, removed) = (alice.create_public_room().await, alice.create_public_room().await);
+            let invalid = "!invalid:localhost";
+            alice.set_state(&space, "m.space.child", invalid, &json!({ "via": [] })).await;
             alice.set_state(&space, "m.space.child", &child, &json!({ "via": ["localhost"], "order": "a" })).await;
             alice.set_state(&space, "m.space.child", &removed, &json!({})).await;
             alice.in_room(&space, "ban", &json!({ "user_id": eve.id(), "reason": "noise" })).await.ok();
@@ -31,7 +33,9 @@ on_each_database! {
             let new = upgrade(&alice, &space, &json!({ "new_version": to })).await;
             assert_eq!(state(&alice, &new, "m.room.create", "").await["type"], "m.space");
             assert_eq!(state(&alice, &new, "m.space.child", &child).await, json!({ "via": ["localhost"], "order": "a" }));
-            assert_eq!(state(&alice, &new, "m.space.child", &removed).await["errcode"], "M_NOT_FOUND");
+            for gone in [&*removed, invalid] {
+                assert_eq!(state(&alice, &new, "m.space.child", gone).await["errcode"], "M_NOT_FOUND");
+            }
             let ban = state(&alice, &new, "m.room.member", eve.id()).await;
             assert_eq!(ban, json!({ "membership": "ban", "reason": "noise" }));
             assert_eq!(state(&alice, &new, "m.room.member", "@far:example.org").await["membership"], "ban");
@@ -55,6 +59,9 @@ on_each_database! {
         // Above all levels, the upgrader of a room of version 12 can ban anyone.
         let new = upgrade(&alice, &room, &json!({ "new_version": "12" })).await;
         assert_eq!(state(&alice, &new, "m.room.member", bob.id()).await["membership"], "ban");
+        // But not one of its creators.
+        let new = upgrade(&alice, &room, &json!({ "new_version": "12", "additional_creators": [bob.id()] })).await;
+        assert_eq!(state(&alice, &new, "m.room.member", bob.id()).await["errcode"], "M_NOT_FOUND");
     }
 
     /// Client-Server API, "Room Upgrades": the creators of a room of version 12 are those whom the upgrade names.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::rooms::{PageRequest, Rooms};
+use ::rooms::Rooms;
 use axum::{Router, extract::State, response::Response};
 use ruma::{
     RoomId,
@@ -10,7 +10,7 @@ use ruma::{
 };
 use serde::Serialize;
 use serde_json::value::RawValue;
-use storage::{AccountDataRow, Storage, TimelineDirection};
+use storage::{AccountDataRow, Storage};
 use sync::Sync;
 use web::{MatrixError, ReadyJson, RequesterOrGuest, Ruma, RumaRoutes as _};
 
@@ -72,8 +72,7 @@ async fn get_current_state(
     Ruma(request): Ruma<get_current_state::v3::Request>,
 ) -> Result<Response, MatrixError> {
     let room_id = &*request.room_id;
-    let asked = PageRequest { direction: TimelineDirection::Backward, from: None, to: None, limit: MESSAGES };
-    let mut page = rooms.messages(&requester, room_id, asked, |_| true).await?;
+    let (mut page, state) = rooms.snapshot(&requester, room_id, MESSAGES).await?;
     page.events.reverse();
     let reader = &page.reader;
     let chunk = rooms.render(reader, &page.events, true).await?;
@@ -89,7 +88,7 @@ async fn get_current_state(
     // The state goes into the same object, as its last field: it may be large.
     before.pop();
     before.extend_from_slice(br#","state":["#);
-    answer_with_events(before, rooms.full_state(&requester, room_id).await?, "]}").await
+    answer_with_events(before, state, "]}").await
 }
 
 /// `GET /events?room_id=`.

@@ -8,7 +8,6 @@ use std::{
 
 use model::{EventNr, Membership, Position, RoomNr};
 use ruma::OwnedRoomId;
-use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     Look,
@@ -158,24 +157,10 @@ impl Sync {
         space: &OwnedRoomId,
         upto: Position,
     ) -> Result<HashSet<OwnedRoomId>, Error> {
-        #[derive(Deserialize)]
-        struct Content {
-            #[serde(rename = "via")]
-            _via: Vec<IgnoredAny>,
-        }
         let room = list.by_id.get(space).map(|nr| &list.rooms[*nr]);
         let Some(room) = room.filter(|room| room.row.membership == Membership::Join) else { return Ok(HashSet::new()) };
-        let (storage, room_nr) = (&self.0.storage, room.row.room_nr);
-        let (types, _) = storage.find_words(&["m.space.child"], &[]).await?;
-        let Some(child_nr) = types.get("m.space.child") else { return Ok(HashSet::new()) };
-        let state = storage.get_state_at(room_nr, upto).await?;
-        let children = storage.list_state(room_nr, state).await?;
-        let numbers: Vec<_> = children.iter().filter(|((nr, _), _)| nr == child_nr).map(|(_, event)| *event).collect();
-        let events = storage.get_events(&numbers).await?;
-        // A child without `via` was taken out of the space.
-        let is_child = |content: &str| serde_json::from_str::<Content>(content).is_ok();
-        let events = events.into_values().filter(|event| is_child(event.pdu.content.get()));
-        Ok(events.filter_map(|event| event.pdu.state_key.as_deref()?.try_into().ok()).collect())
+        let state = self.0.storage.get_state_at(room.row.room_nr, upto).await?;
+        Ok(self.0.rooms.space_children(room.row.room_nr, state).await?.into_iter().collect())
     }
 }
 
