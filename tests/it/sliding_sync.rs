@@ -708,6 +708,40 @@ on_each_database! {
         }
     }
 
+    /// What ignored users wrote takes up places of the timeline, but hides no hole in it.
+    async fn messages_of_an_ignored_user_hide_no_gap(server: TestServer) {
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        carol.join(&room).await;
+        let ignored = json!({ "ignored_users": { alice.id(): {} } });
+        bob.put(&format!("/user/{}/account_data/m.ignored_user_list", encode(bob.id())), &ignored).await.ok();
+        for form in FORMS {
+            let state = [["m.room.topic", ""]];
+            let body = json!({ "lists": { "all": form.list([0, 9], 2, &state) } });
+            let out = json!({ "lists": { "all": form.list([9, 9], 2, &state) } });
+            let first = form.sync(&bob, None, 0, &body).await;
+            let away = form.sync(&bob, Some(pos(&first)), 0, &out).await;
+            let topic = alice.set_state(&room, "m.room.topic", "", &json!({ "topic": format!("{form:?}") })).await;
+            carol.send_text(&room, "one").await;
+            alice.send_text(&room, "not heard").await;
+            carol.send_text(&room, "two").await;
+            let away = form.sync(&bob, Some(pos(&away)), 0, &out).await;
+            let back = form.sync(&bob, Some(pos(&away)), 0, &body).await;
+            let shown = &back["rooms"][&room];
+            assert_eq!(texts(shown), ["two"], "{back}");
+            assert_eq!(shown["limited"], true, "{back}");
+            assert!(shown["required_state"].to_string().contains(&topic), "{back}");
+            // A room in which the newest are all of ignored users is shown, and says that there is more.
+            alice.send_text(&room, "not heard").await;
+            alice.send_text(&room, "not heard").await;
+            alice.send_text(&room, "not heard").await;
+            let anew = form.sync(&bob, None, 0, &body).await;
+            assert_eq!(anew["rooms"][&room]["limited"], true, "{anew}");
+            assert!(anew["rooms"][&room]["prev_batch"].is_string(), "{anew}");
+        }
+    }
+
     async fn a_guest_and_a_position_in_messages(server: TestServer) {
         let alice = server.user("alice").await;
         let room = alice.create_room().await;

@@ -332,12 +332,19 @@ impl Sync {
     fn cut<'a>(&self, look: &Look<'_>, task: Task<'a>, reader: Reader, mut newest: Vec<Arc<StoredEvent>>) -> Work<'a> {
         let limit = task.combination.timeline_limit as usize;
         let end = task.end(look.upto);
-        newest.retain(|event| event.place.is_some_and(|(anchor, _)| anchor <= end) && !reader.ignores(event));
+        newest.retain(|event| event.place.is_some_and(|(anchor, _)| anchor <= end));
         let is_new = |event: &Arc<StoredEvent>| {
             task.from.is_none_or(|from| event.place.is_some_and(|(anchor, _)| anchor > from))
         };
         let had = task.sent.map_or(0, |sent| sent.timeline_limit);
         let new = newest.iter().filter(|event| is_new(event)).count();
+        // Where nothing new lies before them, those of ignored users do not count; else a hole could hide behind them.
+        let has_all = task.is_known(look)
+            || newest.len() <= limit
+            || (!task.is_grown() && newest.last().is_some_and(|oldest| !is_new(oldest)));
+        if has_all {
+            newest.retain(|event| !reader.ignores(event));
+        }
         // What the client has already is not sent again.
         let expanded = task.is_grown() && reader.was_joined() && newest.len() > (had as usize).max(new);
         let count = if expanded { newest.len() } else { new };
@@ -345,6 +352,7 @@ impl Sync {
         newest.truncate(count.min(limit));
         newest.reverse();
         let is_resolved = task.is_joined() && look.news.is_resolved(task.room_nr());
+        newest.retain(|event| !reader.ignores(event));
         let depth = match task.from {
             Some(_) if !limited && !task.is_grown() => had,
             _ => task.combination.timeline_limit,
