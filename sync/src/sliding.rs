@@ -13,7 +13,7 @@ mod response;
 mod room;
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
@@ -77,15 +77,22 @@ struct Found {
 struct NextState<'a> {
     before: &'a State,
     rooms: HashMap<RoomNr, SentRoom>,
-    configs: Vec<Vec<RequiredState>>,
+    asked: Vec<Arc<RequiredState>>,
+    configs: Vec<Vec<usize>>,
     account_data: Sent,
     threads: Sent,
 }
 
 impl<'a> NextState<'a> {
     fn new(before: &'a State) -> Self {
-        let (configs, account_data, threads) = (before.configs.clone(), before.account_data, before.threads);
-        Self { before, rooms: HashMap::new(), configs, account_data, threads }
+        Self {
+            before,
+            rooms: HashMap::new(),
+            asked: before.asked.clone(),
+            configs: before.configs.clone(),
+            account_data: before.account_data,
+            threads: before.threads,
+        }
     }
 
     fn room(&self, room_nr: RoomNr) -> Option<SentRoom> {
@@ -98,22 +105,45 @@ impl<'a> NextState<'a> {
         }
     }
 
-    /// The place of a combination of what is wanted; a new one is added behind those that there are.
-    fn config(&mut self, wanted: &[RequiredState]) -> usize {
-        self.configs.iter().position(|known| known == wanted).unwrap_or_else(|| {
-            self.configs.push(wanted.to_vec());
-            self.configs.len() - 1
-        })
+    /// The places of the combinations of a selection; new ones are added behind those that there are.
+    fn add_configs(&mut self, selection: &Selection<'_>) -> Vec<usize> {
+        let known: BTreeMap<&RequiredState, usize> =
+            self.before.asked.iter().enumerate().map(|(place, asked)| (&**asked, place)).collect();
+        let mut places = Vec::new();
+        for asked in &selection.asked {
+            places.push(known.get(asked).copied().unwrap_or_else(|| {
+                self.asked.push(Arc::new((*asked).clone()));
+                self.asked.len() - 1
+            }));
+        }
+        let mut known: HashMap<Vec<usize>, usize> =
+            self.configs.iter().cloned().enumerate().map(|(place, config)| (config, place)).collect();
+        let mut configs = Vec::new();
+        for combination in &selection.combinations {
+            let mut config: Vec<usize> = combination.required_state.iter().map(|place| places[*place]).collect();
+            config.sort_unstable();
+            configs.push(*known.entry(config).or_insert_with_key(|config| {
+                self.configs.push(config.clone());
+                self.configs.len() - 1
+            }));
+        }
+        configs
+    }
+
+    /// What is wanted in a combination.
+    fn wanted(&self, config: usize) -> Wanted {
+        let places = self.configs.get(config).into_iter().flatten();
+        Wanted::new(places.filter_map(|place| self.asked.get(*place).cloned()).collect())
     }
 
     /// The state, if it is another one than before.
     fn into_changed(self) -> Option<State> {
-        let Self { before, rooms, configs, account_data, threads } = self;
+        let Self { before, rooms, asked, configs, account_data, threads } = self;
         let is_changed = account_data != before.account_data
             || threads != before.threads
             || rooms.iter().any(|(room_nr, sent)| before.rooms.get(room_nr) != Some(sent));
         is_changed.then(|| {
-            let mut state = State { rooms: before.rooms.clone(), configs, account_data, threads };
+            let mut state = State { rooms: before.rooms.clone(), asked, configs, account_data, threads };
             state.rooms.extend(rooms);
             state
         })
@@ -228,8 +258,7 @@ impl Sync {
 
     /// The rooms of which there may be something to tell: the most active ones first, and not too many at once.
     fn tasks<'a>(&self, look: &'a Look<'_>, selection: &'a Selection<'_>, next: &mut NextState<'_>) -> Vec<Task<'a>> {
-        let configs: Vec<usize> =
-            selection.combinations.iter().map(|combination| next.config(&combination.required_state)).collect();
+        let configs = next.add_configs(selection);
         let mut rooms: Vec<&Selected<'_>> = selection
             .rooms
             .iter()
@@ -254,8 +283,7 @@ impl Sync {
             let before = sent.map(|sent| sent.config).filter(|before| *before != config);
             for config in [Some(config), before].into_iter().flatten() {
                 if let Entry::Vacant(entry) = wanted.entry(config) {
-                    let asked = next.configs.get(config).map_or(&[][..], Vec::as_slice);
-                    entry.insert(Arc::new(Wanted::new(asked.to_vec())));
+                    entry.insert(Arc::new(next.wanted(config)));
                 }
             }
             tasks.push(Task {
