@@ -708,6 +708,32 @@ on_each_database! {
         }
     }
 
+    /// Counts of rooms that are not looked at, and of all rooms when what counts is chosen anew.
+    async fn counts_that_changed_without_an_event_are_told(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let (quiet, other) = (alice.create_public_room().await, alice.create_public_room().await);
+        bob.join(&quiet).await;
+        bob.join(&other).await;
+        let form = Form::Unstable;
+        let event = alice.send_text(&quiet, "hello").await;
+        alice.send_text(&other, "hello").await;
+        let body = |last: u64| json!({ "lists": { "all": form.list([0, last], 1, &[]) } });
+        let count = |answer: &Value, room: &str| answer["rooms"][room]["notification_count"].as_u64();
+        let first = form.sync(&bob, None, 0, &body(1)).await;
+        assert_eq!((count(&first, &quiet), count(&first, &other)), (Some(1), Some(1)), "{first}");
+        bob.post(&format!("/rooms/{}/receipt/m.read/{}", encode(&quiet), encode(&event)), &json!({})).await.ok();
+        let second = form.sync(&bob, Some(pos(&first)), 0, &body(0)).await;
+        assert_eq!(second["rooms"], json!({}), "{second}");
+        let third = form.sync(&bob, Some(pos(&second)), 0, &body(1)).await;
+        assert_eq!((count(&third, &quiet), count(&third, &other)), (Some(0), None), "{third}");
+        // And each is told once.
+        assert_eq!(form.sync(&bob, Some(pos(&third)), 0, &body(1)).await["rooms"], json!({}));
+        let (rule, muted) = (format!("/pushrules/global/room/{}", encode(&other)), json!({ "actions": [] }));
+        let body = body(1);
+        let (fourth, _) = tokio::join!(form.sync(&bob, Some(pos(&third)), 30_000, &body), bob.put(&rule, &muted));
+        assert_eq!(count(&fourth, &other), Some(0), "{fourth}");
+    }
+
     /// What ignored users wrote takes up places of the timeline, but hides no hole in it.
     async fn messages_of_an_ignored_user_hide_no_gap(server: TestServer) {
         let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);

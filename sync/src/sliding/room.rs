@@ -608,7 +608,7 @@ impl Sync {
         if if initial { is_dm } else { task.sent.is_some_and(|sent| sent.is_dm != is_dm) } {
             room.is_dm = Some(is_dm);
         }
-        if !room.is_empty() || look.news.may_count(row.room_nr) {
+        if !room.is_empty() || look.may_count(task.listed) {
             room.unread = counts;
         }
         let is_empty = room.is_empty();
