@@ -734,6 +734,25 @@ on_each_database! {
         assert_eq!(count(&fourth, &other), Some(0), "{fourth}");
     }
 
+    async fn receipts_come_with_a_timeline_that_grows(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        for form in FORMS {
+            let room = alice.create_public_room().await;
+            bob.join(&room).await;
+            let event = alice.send_text(&room, "read").await;
+            alice.post(&format!("/rooms/{}/receipt/m.read/{}", encode(&room), encode(&event)), &json!({})).await.ok();
+            bob.send_text(&room, "not read").await;
+            let on = json!({ "receipts": { "enabled": true } });
+            let few = json!({ "lists": { "all": form.list([0, 0], 1, &[]) }, "extensions": on });
+            let first = form.sync(&bob, None, 0, &few).await;
+            let of_event = |answer: &Value| answer["extensions"]["receipts"]["rooms"][&room]["content"][&event].clone();
+            assert_eq!(of_event(&first), Value::Null, "{first}");
+            let more = json!({ "room_subscriptions": { &room: form.config(5, &[]) }, "extensions": on });
+            let second = form.sync(&bob, Some(pos(&first)), 0, &more).await;
+            assert!(of_event(&second)["m.read"][alice.id()].is_object(), "{second}");
+        }
+    }
+
     /// What ignored users wrote takes up places of the timeline, but hides no hole in it.
     async fn messages_of_an_ignored_user_hide_no_gap(server: TestServer) {
         let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
