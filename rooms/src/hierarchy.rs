@@ -11,7 +11,7 @@ use std::{
 };
 
 use accounts::Requester;
-use model::{ClientEvent, RoomNr, UserNr};
+use model::{ClientEvent, EventNr, NodeNr, RoomNr, UserNr};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, SpaceChildOrder,
     room::{RoomSummary, RoomType},
@@ -178,6 +178,15 @@ impl Rooms {
             level = self.find_rooms(&below.iter().map(|id| &**id).collect::<Vec<_>>()).await?;
         }
         Ok(tree)
+    }
+
+    /// The `m.space.child` events in a state of a space, with those that name no child.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn space_children(&self, space: RoomNr, state: NodeNr) -> Result<Vec<EventNr>, Error> {
+        Ok(self.state_of_type(space, state, CHILD).await?.events().collect())
     }
 
     /// The children of spaces, in order; reads at most `left` events.

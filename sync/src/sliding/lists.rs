@@ -177,11 +177,8 @@ impl Sync {
         let room = list.by_id.get(space).map(|nr| &list.rooms[*nr]);
         let Some(room) = room.filter(|room| room.row.membership == Membership::Join) else { return Ok(HashSet::new()) };
         let (storage, room_nr) = (&self.0.storage, room.row.room_nr);
-        let (types, _) = storage.find_words(&["m.space.child"], &[]).await?;
-        let Some(child_nr) = types.get("m.space.child") else { return Ok(HashSet::new()) };
         let state = storage.get_state_at(room_nr, upto).await?;
-        let children = storage.list_state(room_nr, state).await?;
-        let numbers: Vec<_> = children.iter().filter(|((nr, _), _)| nr == child_nr).map(|(_, event)| *event).collect();
+        let numbers = self.0.rooms.space_children(room_nr, state).await?;
         let events = storage.get_events(&numbers).await?;
         // A child without `via` was taken out of the space.
         let is_child = |content: &str| serde_json::from_str::<Content>(content).is_ok();
@@ -254,7 +251,8 @@ fn matches(filters: &Filters, room: &ListedRoom, known: &Known<'_>) -> bool {
     }
     let Some(summary) = known.summaries.get(&room.row.room_nr) else { return false };
     let shown = &summary.shown;
-    is(filters.is_encrypted, shown.encryption.is_some())
+    // Whoever is out does not learn whether the room has become encrypted: they are told that they are out, whatever is asked for.
+    (room.is_out() || is(filters.is_encrypted, shown.encryption.is_some()))
         && filters.room_types.as_ref().is_none_or(|types| types.contains(&shown.room_type))
         && !filters.not_room_types.contains(&shown.room_type)
         && filters.room_name_like.as_ref().is_none_or(|wanted| {
