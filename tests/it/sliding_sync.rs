@@ -248,6 +248,20 @@ on_each_database! {
         form.try_sync(&alice, None, 0, &json!({ "lists": lists })).await.is_error(400, "M_INVALID_PARAM");
         let path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?set_presence=dancing";
         alice.post(path, &json!({})).await.is_error(400, "M_INVALID_PARAM");
+        // All lists together may not name more than one could use; what several name counts once.
+        let pieces = |list: usize| (0..250).map(|nr| json!(["a", format!("{list} {nr}")])).collect::<Vec<_>>();
+        let lists = |of: &dyn Fn(usize) -> usize| -> Value {
+            (0..5).map(|nr| (nr.to_string(), json!({ "timeline_limit": 1, "required_state": pieces(of(nr)) }))).collect()
+        };
+        let different = json!({ "lists": lists(&|nr| nr) });
+        form.try_sync(&alice, None, 0, &different).await.is_error(400, "M_INVALID_PARAM");
+        form.sync(&alice, None, 0, &json!({ "lists": lists(&|_| 7) })).await;
+        // What is null is not there.
+        let nothing = json!({ "lists": null, "room_subscriptions": null, "extensions": null });
+        for form in FORMS {
+            form.sync(&alice, None, 0, &nothing).await;
+            form.sync(&alice, None, 0, &json!({ "extensions": { "e2ee": null, "typing": null, "to_device": null } })).await;
+        }
         // What is only too large is cut.
         let answer = form.sync(&alice, None, 0, &list(json!({ "ranges": [[0, u64::MAX]], "timeline_limit": u64::MAX }))).await;
         assert_eq!(answer["lists"]["a"]["count"], 0);
@@ -732,6 +746,39 @@ on_each_database! {
         let body = body(1);
         let (fourth, _) = tokio::join!(form.sync(&bob, Some(pos(&third)), 30_000, &body), bob.put(&rule, &muted));
         assert_eq!(count(&fourth, &other), Some(0), "{fourth}");
+    }
+
+    async fn who_uses_sliding_sync_is_online_as_they_say(server: TestServer) {
+        for form in FORMS {
+            let alice = server.user(&format!("alice_{form:?}").to_lowercase()).await;
+            let presence = async || {
+                alice.get(&format!("/presence/{}/status", encode(alice.id()))).await.ok()["presence"].clone()
+            };
+            assert_eq!(presence().await, "offline");
+            match form {
+                Form::Unstable => {
+                    let path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?set_presence=unavailable";
+                    alice.post(path, &json!({})).await.ok()
+                }
+                Form::V4 => alice.post("/_matrix/client/v4/sync", &json!({ "set_presence": "unavailable" })).await.ok(),
+            };
+            assert_eq!(presence().await, "unavailable");
+            form.sync(&alice, None, 0, &json!({})).await;
+            assert_eq!(presence().await, "online");
+        }
+    }
+
+    async fn a_name_that_is_taken_away_is_told(server: TestServer) {
+        let alice = server.user("alice").await;
+        for form in FORMS {
+            let room = alice.create_room_with(&json!({ "name": "Named" })).await;
+            let body = json!({ "lists": { "all": form.list([0, 9], 1, &[]) } });
+            let first = form.sync(&alice, None, 0, &body).await;
+            assert_eq!(first["rooms"][&room]["name"], "Named");
+            alice.set_state(&room, "m.room.name", "", &json!({})).await;
+            let second = form.sync(&alice, Some(pos(&first)), 0, &body).await;
+            assert_eq!(second["rooms"][&room].get("name"), Some(&Value::Null), "{second}");
+        }
     }
 
     async fn receipts_come_with_a_timeline_that_grows(server: TestServer) {
