@@ -306,7 +306,6 @@ impl Sync {
                 }
             }
             tasks.push(Task {
-                nr: selected.nr,
                 listed,
                 combination,
                 sent,

@@ -38,8 +38,6 @@ const ROOMS_AT_ONCE: usize = 8;
 
 /// A room of which there may be something to tell.
 pub(super) struct Task<'a> {
-    /// Its place in the user's list.
-    pub(super) nr: usize,
     pub(super) listed: &'a ListedRoom,
     /// What is wanted of it.
     pub(super) combination: &'a Combination<'a>,
