@@ -141,8 +141,8 @@ impl World {
         match sent {
             Ok(event_id) => Some(event_id),
             Err(Error::NotAllowed(_) | Error::NotMember) => None,
-            // A rule of relations, where there are any.
-            Err(Error::BadEvent(_) | Error::InvalidParam(_)) => None,
+            // A rule of relations.
+            Err(Error::BadRelation(_) | Error::DuplicateAnnotation) => None,
             Err(error) => panic!("{error}"),
         }
     }

@@ -2,6 +2,7 @@
 
 import "./quiet.js";
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import { isDeepStrictEqual } from "node:util";
 import { Filter, createClient } from "matrix-js-sdk";
@@ -83,7 +84,13 @@ export class Person {
     }
 
     async say(roomId, body, content = {}) {
-        const { event_id: eventId } = await this.client.sendMessage(roomId, { msgtype: "m.text", body, ...content });
+        const message = { msgtype: "m.text", body, ...content };
+        // The library gives up on a thread's message whose echo comes by /sync before the answer to the request.
+        const { event_id: eventId } = await (content["m.relates_to"]?.rel_type === "m.thread"
+            ? this.client.http.authedRequest(
+                  "PUT", `/rooms/${encodeURIComponent(roomId)}/send/m.room.message/${randomUUID()}`, undefined, message,
+              )
+            : this.client.sendMessage(roomId, message));
         return eventId;
     }
 

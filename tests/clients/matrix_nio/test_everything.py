@@ -4,6 +4,7 @@ import asyncio
 import json
 
 import nio
+from nio.api import RelationshipType, ThreadInclusion
 from people import ids, ok
 
 # Events that count as unread for those who did not send them: the default push rules let messages and polls notify, and
@@ -57,7 +58,7 @@ async def test_four_people_spend_a_day_in_two_rooms_and_a_space(people, server):
     assert again.status_code == "M_DUPLICATE_ANNOTATION"
     related = [e.event_id async for e in dave.client.room_get_event_relations(garden, opening)]
     assert sorted(related) == sorted([edit, reaction])
-    votes = [e.event_id async for e in dave.client.room_get_event_relations(garden, poll, nio.RelationshipType.reference)]
+    votes = [e.event_id async for e in dave.client.room_get_event_relations(garden, poll, RelationshipType.reference)]
     assert votes == [vote]
     bundled = ok(await dave.client.room_get_event(garden, opening)).event.source["unsigned"]["m.relations"]
     assert bundled["m.replace"]["event_id"] == edit
@@ -80,7 +81,7 @@ async def test_four_people_spend_a_day_in_two_rooms_and_a_space(people, server):
     thread = roots[0].source["unsigned"]["m.relations"]["m.thread"]
     assert (thread["count"], thread["latest_event"]["event_id"]) == (2, reply)
     assert thread["current_user_participated"] is False
-    assert [e.event_id async for e in dave.client.room_get_threads(garden, nio.ThreadInclusion.participated)] == []
+    assert [e.event_id async for e in dave.client.room_get_threads(garden, ThreadInclusion.participated)] == []
 
     # Presence, seen by who shares a room.
     ok(await carol.client.set_presence("unavailable", "in the rose garden"))
@@ -108,7 +109,7 @@ async def test_four_people_spend_a_day_in_two_rooms_and_a_space(people, server):
     gone = ok(await carol.client.room_redact(garden, reply)).event_id
     for person in everyone:
         await person.hears_event(garden, gone)
-    [root] = [e async for e in bob.client.room_get_threads(garden, nio.ThreadInclusion.participated)]
+    [root] = [e async for e in bob.client.room_get_threads(garden, ThreadInclusion.participated)]
     assert root.source["unsigned"]["m.relations"]["m.thread"]["count"] == 1
 
     # The study moves; everybody follows.
