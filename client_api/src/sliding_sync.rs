@@ -11,13 +11,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ::rooms::SubscribedThread;
 use axum::{Router, response::Response, routing::post};
+use event_bus::Availability;
+use http::request::Parts;
 use model::limits::{BODY_BYTES_MAX, ID_BYTES_MAX};
 use ruma::{OwnedEventId, OwnedRoomId, UserId};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use storage::ThreadSubscription;
-use sync::sliding::{self, ExtensionAnswers, Extensions, Hero, Scope, ThreadSubscriptions, ToDevice};
-use web::{JsonBody, MatrixError, ReadyJson};
+use sync::sliding::{self, ExtensionAnswers, Extensions, Hero, RequiredState, Scope, ThreadSubscriptions, ToDevice};
+use web::{JsonBody, MatrixError, RateLimits, ReadyJson};
 
 use crate::ClientApi;
 
@@ -27,6 +29,8 @@ const TIMELINE_LIMIT_MAX: u64 = 100;
 const RANGES_MAX: usize = 100;
 /// Most pieces of state that one list or subscription names.
 const REQUIRED_STATE_MAX: usize = 250;
+/// Most pieces of state that all lists and subscriptions of a request name, where those that name the same count once.
+const REQUIRED_STATE_SUM_MAX: usize = 1_000;
 /// Most values of one filter.
 const FILTER_VALUES_MAX: usize = 100;
 /// Most lists or rooms that one extension names.
@@ -39,24 +43,27 @@ pub(crate) fn routes() -> Router<ClientApi> {
     Router::new().route(unstable::PATH, post(unstable::sync)).route(v4::PATH, post(v4::sync))
 }
 
-/// How a client wants to be seen. `/sync` has the same.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Presence {
-    Online,
-    Offline,
-    Unavailable,
+/// How a client wants to be seen, as in `/sync`; whoever says nothing is online.
+fn availability(word: Option<&str>) -> Result<Availability, MatrixError> {
+    word.map_or(Ok(Availability::Online), |word| crate::presence::availability(&word.into()))
 }
 
-impl Presence {
-    /// Nobody is shown as present yet; a word that is none is an error all the same.
-    fn check(word: Option<&str>) -> Result<(), MatrixError> {
-        let Some(word) = word else { return Ok(()) };
-        let known = serde_json::from_value::<Self>(word.into());
-        known
-            .map(drop)
-            .map_err(|_| MatrixError::invalid_param("`set_presence` is not one of online, offline and unavailable"))
-    }
+/// Counts a request that begins a connection: it writes, and is answered with all there is.
+fn check_rate(limits: &RateLimits, parts: &Parts, pos: Option<&str>) -> Result<(), MatrixError> {
+    if pos.is_none() { limits.check_change(parts) } else { Ok(()) }
+}
+
+/// What is null counts as not there.
+fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Bounds the different pieces of state that a whole request names.
+fn check_required_state(request: &sliding::Request) -> Result<(), MatrixError> {
+    let configs = request.lists.values().map(|list| &list.config).chain(request.subscriptions.values());
+    let different: BTreeSet<&RequiredState> = configs.map(|config| &config.required_state).collect();
+    let pieces = different.iter().map(|state| state.include.len() + state.exclude.len()).sum();
+    check_count("different pieces of required state in all lists and subscriptions", pieces, REQUIRED_STATE_SUM_MAX)
 }
 
 fn check_count(what: &str, count: usize, max: usize) -> Result<(), MatrixError> {
@@ -133,12 +140,17 @@ impl Filters {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct ExtensionsAsked {
+    #[serde(deserialize_with = "or_default")]
     to_device: ToDeviceAsked,
+    #[serde(deserialize_with = "or_default")]
     e2ee: Asked,
+    #[serde(deserialize_with = "or_default")]
     account_data: Asked,
+    #[serde(deserialize_with = "or_default")]
     receipts: Asked,
+    #[serde(deserialize_with = "or_default")]
     typing: Asked,
-    #[serde(rename = "io.element.msc4308.thread_subscriptions")]
+    #[serde(rename = "io.element.msc4308.thread_subscriptions", deserialize_with = "or_default")]
     thread_subscriptions: ThreadsAsked,
 }
 

@@ -95,11 +95,13 @@ statements! {
     LIST_RECEIPTS_OF_USER = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
          WHERE user_nr = $1 AND position <= $2 AND room_nr", (in_list 3), " ORDER BY position"];
-    /// Receipts in many rooms, in each those after a position.
+    /// Receipts in many rooms, in each those after a position, of the newest thousand.
     LIST_RECEIPTS_AFTER = ["
         SELECT x.room_nr, x.user_nr, x.receipt_type, x.thread, x.event_id, x.at_ms, x.position
           FROM", (rows [1 room_nr bigint, 2 position bigint]), "
           JOIN receipts x ON x.room_nr = r.room_nr AND x.position > r.position
+               AND x.position >= coalesce((SELECT o.position FROM receipts o WHERE o.room_nr = r.room_nr
+                                            ORDER BY o.position DESC LIMIT 1 OFFSET 999), 0)
          ORDER BY x.position"];
     LIST_DEVICE_LIST_CHANGES = ["
         SELECT DISTINCT d.user_nr FROM device_list_changes d
@@ -428,7 +430,8 @@ impl Storage {
         by_room(&self.db().read(&LIST_RECEIPTS, args![after, upto, numbers]).await?)
     }
 
-    /// The receipts in rooms that came after a position, another one for each room; those of one room together.
+    /// The receipts in rooms that came after a position, another one for each room, of the newest thousand of each; those of one room
+    /// together.
     ///
     /// # Errors
     ///

@@ -13,13 +13,13 @@ mod response;
 mod room;
 
 use std::{
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{BTreeMap, HashMap, hash_map::Entry},
     sync::Arc,
 };
 
 use accounts::{Requester, UserSettings};
 use event_bus::TypingNews;
-use model::{EphemeralPosition, Position, RoomNr, SlidingToken, StreamToken};
+use model::{EphemeralPosition, Membership, Position, RoomNr, SlidingToken, StreamToken};
 use storage::ConnectionKey;
 
 pub(crate) use self::connection::Connections;
@@ -39,7 +39,7 @@ use crate::{
     news::News,
     room_facts::{ListedRoom, UserList},
     room_marks::RoomMarks,
-    v3::TIMEOUT_MAX,
+    v3::{TIMEOUT_MAX, decides_counts},
 };
 
 /// Most rooms that one answer tells of; the next one has the others.
@@ -56,6 +56,8 @@ struct Look<'a> {
     since: Option<Position>,
     upto: Position,
     news: News,
+    /// Whether what the user has not read may be another number in all rooms.
+    recounts: bool,
     typing: TypingNews,
     list: Arc<UserList>,
     marks: Arc<RoomMarks>,
@@ -77,15 +79,22 @@ struct Found {
 struct NextState<'a> {
     before: &'a State,
     rooms: HashMap<RoomNr, SentRoom>,
-    configs: Vec<Vec<RequiredState>>,
+    asked: Vec<Arc<RequiredState>>,
+    configs: Vec<Vec<usize>>,
     account_data: Sent,
     threads: Sent,
 }
 
 impl<'a> NextState<'a> {
     fn new(before: &'a State) -> Self {
-        let (configs, account_data, threads) = (before.configs.clone(), before.account_data, before.threads);
-        Self { before, rooms: HashMap::new(), configs, account_data, threads }
+        Self {
+            before,
+            rooms: HashMap::new(),
+            asked: before.asked.clone(),
+            configs: before.configs.clone(),
+            account_data: before.account_data,
+            threads: before.threads,
+        }
     }
 
     fn room(&self, room_nr: RoomNr) -> Option<SentRoom> {
@@ -98,22 +107,45 @@ impl<'a> NextState<'a> {
         }
     }
 
-    /// The place of a combination of what is wanted; a new one is added behind those that there are.
-    fn config(&mut self, wanted: &[RequiredState]) -> usize {
-        self.configs.iter().position(|known| known == wanted).unwrap_or_else(|| {
-            self.configs.push(wanted.to_vec());
-            self.configs.len() - 1
-        })
+    /// The places of the combinations of a selection; new ones are added behind those that there are.
+    fn add_configs(&mut self, selection: &Selection<'_>) -> Vec<usize> {
+        let known: BTreeMap<&RequiredState, usize> =
+            self.before.asked.iter().enumerate().map(|(place, asked)| (&**asked, place)).collect();
+        let mut places = Vec::new();
+        for asked in &selection.asked {
+            places.push(known.get(asked).copied().unwrap_or_else(|| {
+                self.asked.push(Arc::new((*asked).clone()));
+                self.asked.len() - 1
+            }));
+        }
+        let mut known: HashMap<Vec<usize>, usize> =
+            self.configs.iter().cloned().enumerate().map(|(place, config)| (config, place)).collect();
+        let mut configs = Vec::new();
+        for combination in &selection.combinations {
+            let mut config: Vec<usize> = combination.required_state.iter().map(|place| places[*place]).collect();
+            config.sort_unstable();
+            configs.push(*known.entry(config).or_insert_with_key(|config| {
+                self.configs.push(config.clone());
+                self.configs.len() - 1
+            }));
+        }
+        configs
+    }
+
+    /// What is wanted in a combination.
+    fn wanted(&self, config: usize) -> Wanted {
+        let places = self.configs.get(config).into_iter().flatten();
+        Wanted::new(places.filter_map(|place| self.asked.get(*place).cloned()).collect())
     }
 
     /// The state, if it is another one than before.
     fn into_changed(self) -> Option<State> {
-        let Self { before, rooms, configs, account_data, threads } = self;
+        let Self { before, rooms, asked, configs, account_data, threads } = self;
         let is_changed = account_data != before.account_data
             || threads != before.threads
             || rooms.iter().any(|(room_nr, sent)| before.rooms.get(room_nr) != Some(sent));
         is_changed.then(|| {
-            let mut state = State { rooms: before.rooms.clone(), configs, account_data, threads };
+            let mut state = State { rooms: before.rooms.clone(), asked, configs, account_data, threads };
             state.rooms.extend(rooms);
             state
         })
@@ -164,9 +196,11 @@ impl Sync {
             if found.is_none() || news.any() {
                 let news = self.news(requester, token, rooms_now, (since.unwrap_or_default(), upto), &typing);
                 let marks = self.room_marks(requester.user_nr).await?;
-                let list = list.clone();
                 let settings = self.0.rooms.settings(requester).await?;
-                let look = Look { requester, request, start: &start, since, upto, news, typing, list, marks, settings };
+                let recounts = request.counts_unread && self.recounts(requester, since, upto, &news).await?;
+                let (list, start) = (list.clone(), &start);
+                let look =
+                    Look { requester, request, start, since, upto, news, recounts, typing, list, marks, settings };
                 // Boxed: a poll that waits must not hold the memory of one that answers.
                 let new = Box::pin(self.look(look)).await?;
                 if answers_at_once || !new.response.is_empty() {
@@ -202,7 +236,6 @@ impl Sync {
         let mut response = Response::default();
 
         let tasks = self.tasks(&look, &selection, &mut next);
-        let told: HashSet<usize> = tasks.iter().map(|task| task.nr).collect();
         let (mut members, mut timelines) = (HashMap::new(), HashMap::new());
         for room in self.rooms(&look, tasks).await? {
             next.set(room.room_nr, room.sent);
@@ -212,9 +245,9 @@ impl Sync {
         }
         // What has news that is not told stays behind.
         if let Some(since) = look.since {
-            let with_news = look.list.rooms.iter().enumerate().filter(|(_, room)| room.last() > since);
-            for (_, room) in with_news.filter(|(nr, room)| !told.contains(nr) && has_news(&look, room)) {
-                let room_nr = room.row.room_nr;
+            let has_news = |room: &ListedRoom| room.last() > since && has_news(&look, room);
+            let with_news = look.list.rooms.iter().filter(|room| has_news(room) || look.may_count(room));
+            for room_nr in with_news.map(|room| room.row.room_nr).filter(|room_nr| !timelines.contains_key(room_nr)) {
                 if let Some(sent) = next.room(room_nr).filter(|sent| sent.stream == Sent::Live) {
                     next.set(room_nr, SentRoom { stream: Sent::Upto(since), ..sent });
                 }
@@ -226,10 +259,25 @@ impl Sync {
         Ok(Found { response, state, members, upto: look.upto, ephemeral: look.typing.position })
     }
 
+    /// Whether what a user has not read may be another number in all of their rooms: by what they chose, or for all that is known.
+    async fn recounts(
+        &self,
+        requester: &Requester,
+        since: Option<Position>,
+        upto: Position,
+        news: &News,
+    ) -> Result<bool, Error> {
+        let Some(since) = since else { return Ok(false) };
+        if news.events.is_none() || !news.account_data {
+            return Ok(news.events.is_none());
+        }
+        let changed = self.0.storage.list_account_data(requester.user_nr, since, upto).await?;
+        Ok(changed.iter().any(decides_counts))
+    }
+
     /// The rooms of which there may be something to tell: the most active ones first, and not too many at once.
     fn tasks<'a>(&self, look: &'a Look<'_>, selection: &'a Selection<'_>, next: &mut NextState<'_>) -> Vec<Task<'a>> {
-        let configs: Vec<usize> =
-            selection.combinations.iter().map(|combination| next.config(&combination.required_state)).collect();
+        let configs = next.add_configs(selection);
         let mut rooms: Vec<&Selected<'_>> = selection
             .rooms
             .iter()
@@ -254,12 +302,10 @@ impl Sync {
             let before = sent.map(|sent| sent.config).filter(|before| *before != config);
             for config in [Some(config), before].into_iter().flatten() {
                 if let Entry::Vacant(entry) = wanted.entry(config) {
-                    let asked = next.configs.get(config).map_or(&[][..], Vec::as_slice);
-                    entry.insert(Arc::new(Wanted::new(asked.to_vec())));
+                    entry.insert(Arc::new(next.wanted(config)));
                 }
             }
             tasks.push(Task {
-                nr: selected.nr,
                 listed,
                 combination,
                 sent,
@@ -273,13 +319,25 @@ impl Sync {
     }
 }
 
+impl Look<'_> {
+    /// Whether what the user has not read of a room may be another number than the client was told, if it is told.
+    fn may_count(&self, room: &ListedRoom) -> bool {
+        let room_nr = room.row.room_nr;
+        // Of a room that stayed behind it is not known.
+        let is_live = || self.start.state.rooms.get(&room_nr).is_none_or(|sent| sent.stream == Sent::Live);
+        self.request.counts_unread
+            && room.row.membership == Membership::Join
+            && (self.recounts || self.news.may_count(room_nr) || !is_live())
+    }
+}
+
 /// Whether there may be something to tell of a room that the request looks at.
 fn concerns(look: &Look<'_>, room: &ListedRoom, timeline_limit: u32, config: usize) -> bool {
     let Some(sent) = look.start.state.rooms.get(&room.row.room_nr) else { return true };
     let Some(from) = sent.stream.position(look.since) else { return true };
     let is_live = sent.stream == Sent::Live;
     (room.last() > from && (!is_live || has_news(look, room)))
-        || (is_live && look.request.counts_unread && look.news.may_count(room.row.room_nr))
+        || look.may_count(room)
         || timeline_limit > sent.timeline_limit
         || look.marks.direct.contains(&room.facts.room.id) != sent.is_dm
         || config != sent.config

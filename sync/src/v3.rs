@@ -448,7 +448,7 @@ impl Sync {
 }
 
 /// Whether account data says what counts as unread.
-fn decides_counts(row: &AccountDataRow) -> bool {
+pub(crate) fn decides_counts(row: &AccountDataRow) -> bool {
     row.room_nr == RoomNr(0) && matches!(row.event_type.as_str(), "m.push_rules" | "m.ignored_user_list")
 }
 

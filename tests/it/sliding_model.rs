@@ -28,7 +28,6 @@ struct KnownRoom {
 
 /// A client.
 struct Client {
-    form: Form,
     is_lazy: bool,
     pos: Option<String>,
     rooms: BTreeMap<String, KnownRoom>,
@@ -192,7 +191,7 @@ async fn run(server: &mut TestServer, form: Form, seed: u64) {
         people.push(server.user(&format!("{name}{seed}{}", form == Form::V4)).await);
     }
     let mut history = History { random: Random::seeded(seed), people, rooms: Vec::new() };
-    let mut client = Client { form, is_lazy, pos: None, rooms: BTreeMap::new() };
+    let mut client = Client { is_lazy, pos: None, rooms: BTreeMap::new() };
     for step in 0..STEPS {
         if history.chance(60) {
             history.act(step).await;
@@ -267,7 +266,6 @@ async fn run(server: &mut TestServer, form: Form, seed: u64) {
         let event = alice.get(&format!("/rooms/{}/event/{}", encode(room_id), encode(own))).await.ok();
         assert_eq!(event["content"]["membership"], "leave", "{event}");
     }
-    let _ = client.form;
 }
 
 on_each_database! {

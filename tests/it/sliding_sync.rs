@@ -248,6 +248,20 @@ on_each_database! {
         form.try_sync(&alice, None, 0, &json!({ "lists": lists })).await.is_error(400, "M_INVALID_PARAM");
         let path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?set_presence=dancing";
         alice.post(path, &json!({})).await.is_error(400, "M_INVALID_PARAM");
+        // All lists together may not name more than one could use; what several name counts once.
+        let pieces = |list: usize| (0..250).map(|nr| json!(["a", format!("{list} {nr}")])).collect::<Vec<_>>();
+        let lists = |of: &dyn Fn(usize) -> usize| -> Value {
+            (0..5).map(|nr| (nr.to_string(), json!({ "timeline_limit": 1, "required_state": pieces(of(nr)) }))).collect()
+        };
+        let different = json!({ "lists": lists(&|nr| nr) });
+        form.try_sync(&alice, None, 0, &different).await.is_error(400, "M_INVALID_PARAM");
+        form.sync(&alice, None, 0, &json!({ "lists": lists(&|_| 7) })).await;
+        // What is null is not there.
+        let nothing = json!({ "lists": null, "room_subscriptions": null, "extensions": null });
+        for form in FORMS {
+            form.sync(&alice, None, 0, &nothing).await;
+            form.sync(&alice, None, 0, &json!({ "extensions": { "e2ee": null, "typing": null, "to_device": null } })).await;
+        }
         // What is only too large is cut.
         let answer = form.sync(&alice, None, 0, &list(json!({ "ranges": [[0, u64::MAX]], "timeline_limit": u64::MAX }))).await;
         assert_eq!(answer["lists"]["a"]["count"], 0);
@@ -705,6 +719,118 @@ on_each_database! {
             let second = form.sync(&bob, Some(pos(&first)), 0, &body).await;
             let events = second["rooms"][&room]["timeline"].as_array().unwrap();
             assert_eq!(events.iter().map(|event| event["event_id"].as_str().unwrap()).collect::<Vec<_>>(), [own], "{second}");
+        }
+    }
+
+    /// Counts of rooms that are not looked at, and of all rooms when what counts is chosen anew.
+    async fn counts_that_changed_without_an_event_are_told(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let (quiet, other) = (alice.create_public_room().await, alice.create_public_room().await);
+        bob.join(&quiet).await;
+        bob.join(&other).await;
+        let form = Form::Unstable;
+        let event = alice.send_text(&quiet, "hello").await;
+        alice.send_text(&other, "hello").await;
+        let body = |last: u64| json!({ "lists": { "all": form.list([0, last], 1, &[]) } });
+        let count = |answer: &Value, room: &str| answer["rooms"][room]["notification_count"].as_u64();
+        let first = form.sync(&bob, None, 0, &body(1)).await;
+        assert_eq!((count(&first, &quiet), count(&first, &other)), (Some(1), Some(1)), "{first}");
+        bob.post(&format!("/rooms/{}/receipt/m.read/{}", encode(&quiet), encode(&event)), &json!({})).await.ok();
+        let second = form.sync(&bob, Some(pos(&first)), 0, &body(0)).await;
+        assert_eq!(second["rooms"], json!({}), "{second}");
+        let third = form.sync(&bob, Some(pos(&second)), 0, &body(1)).await;
+        assert_eq!((count(&third, &quiet), count(&third, &other)), (Some(0), None), "{third}");
+        // And each is told once.
+        assert_eq!(form.sync(&bob, Some(pos(&third)), 0, &body(1)).await["rooms"], json!({}));
+        let (rule, muted) = (format!("/pushrules/global/room/{}", encode(&other)), json!({ "actions": [] }));
+        let body = body(1);
+        let (fourth, _) = tokio::join!(form.sync(&bob, Some(pos(&third)), 30_000, &body), bob.put(&rule, &muted));
+        assert_eq!(count(&fourth, &other), Some(0), "{fourth}");
+    }
+
+    async fn who_uses_sliding_sync_is_online_as_they_say(server: TestServer) {
+        for form in FORMS {
+            let alice = server.user(&format!("alice_{form:?}").to_lowercase()).await;
+            let presence = async || {
+                alice.get(&format!("/presence/{}/status", encode(alice.id()))).await.ok()["presence"].clone()
+            };
+            assert_eq!(presence().await, "offline");
+            match form {
+                Form::Unstable => {
+                    let path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync?set_presence=unavailable";
+                    alice.post(path, &json!({})).await.ok()
+                }
+                Form::V4 => alice.post("/_matrix/client/v4/sync", &json!({ "set_presence": "unavailable" })).await.ok(),
+            };
+            assert_eq!(presence().await, "unavailable");
+            form.sync(&alice, None, 0, &json!({})).await;
+            assert_eq!(presence().await, "online");
+        }
+    }
+
+    async fn a_name_that_is_taken_away_is_told(server: TestServer) {
+        let alice = server.user("alice").await;
+        for form in FORMS {
+            let room = alice.create_room_with(&json!({ "name": "Named" })).await;
+            let body = json!({ "lists": { "all": form.list([0, 9], 1, &[]) } });
+            let first = form.sync(&alice, None, 0, &body).await;
+            assert_eq!(first["rooms"][&room]["name"], "Named");
+            alice.set_state(&room, "m.room.name", "", &json!({})).await;
+            let second = form.sync(&alice, Some(pos(&first)), 0, &body).await;
+            assert_eq!(second["rooms"][&room].get("name"), Some(&Value::Null), "{second}");
+        }
+    }
+
+    async fn receipts_come_with_a_timeline_that_grows(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        for form in FORMS {
+            let room = alice.create_public_room().await;
+            bob.join(&room).await;
+            let event = alice.send_text(&room, "read").await;
+            alice.post(&format!("/rooms/{}/receipt/m.read/{}", encode(&room), encode(&event)), &json!({})).await.ok();
+            bob.send_text(&room, "not read").await;
+            let on = json!({ "receipts": { "enabled": true } });
+            let few = json!({ "lists": { "all": form.list([0, 0], 1, &[]) }, "extensions": on });
+            let first = form.sync(&bob, None, 0, &few).await;
+            let of_event = |answer: &Value| answer["extensions"]["receipts"]["rooms"][&room]["content"][&event].clone();
+            assert_eq!(of_event(&first), Value::Null, "{first}");
+            let more = json!({ "room_subscriptions": { &room: form.config(5, &[]) }, "extensions": on });
+            let second = form.sync(&bob, Some(pos(&first)), 0, &more).await;
+            assert!(of_event(&second)["m.read"][alice.id()].is_object(), "{second}");
+        }
+    }
+
+    /// What ignored users wrote takes up places of the timeline, but hides no hole in it.
+    async fn messages_of_an_ignored_user_hide_no_gap(server: TestServer) {
+        let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        carol.join(&room).await;
+        let ignored = json!({ "ignored_users": { alice.id(): {} } });
+        bob.put(&format!("/user/{}/account_data/m.ignored_user_list", encode(bob.id())), &ignored).await.ok();
+        for form in FORMS {
+            let state = [["m.room.topic", ""]];
+            let body = json!({ "lists": { "all": form.list([0, 9], 2, &state) } });
+            let out = json!({ "lists": { "all": form.list([9, 9], 2, &state) } });
+            let first = form.sync(&bob, None, 0, &body).await;
+            let away = form.sync(&bob, Some(pos(&first)), 0, &out).await;
+            let topic = alice.set_state(&room, "m.room.topic", "", &json!({ "topic": format!("{form:?}") })).await;
+            carol.send_text(&room, "one").await;
+            alice.send_text(&room, "not heard").await;
+            carol.send_text(&room, "two").await;
+            let away = form.sync(&bob, Some(pos(&away)), 0, &out).await;
+            let back = form.sync(&bob, Some(pos(&away)), 0, &body).await;
+            let shown = &back["rooms"][&room];
+            assert_eq!(texts(shown), ["two"], "{back}");
+            assert_eq!(shown["limited"], true, "{back}");
+            assert!(shown["required_state"].to_string().contains(&topic), "{back}");
+            // A room in which the newest are all of ignored users is shown, and says that there is more.
+            alice.send_text(&room, "not heard").await;
+            alice.send_text(&room, "not heard").await;
+            alice.send_text(&room, "not heard").await;
+            let anew = form.sync(&bob, None, 0, &body).await;
+            assert_eq!(anew["rooms"][&room]["limited"], true, "{anew}");
+            assert!(anew["rooms"][&room]["prev_batch"].is_string(), "{anew}");
         }
     }
 

@@ -110,6 +110,15 @@ impl RateLimits {
         outcome.map_err(MatrixError::limit_exceeded)
     }
 
+    /// Counts a request that changes something, for endpoints that ruma does not know.
+    ///
+    /// # Errors
+    ///
+    /// `M_LIMIT_EXCEEDED` when its user, or for want of one its address, has made too many.
+    pub fn check_change(&self, parts: &Parts) -> Result<(), MatrixError> {
+        self.check(parts, Cost::Change)
+    }
+
     /// Counts a request that is refused, because it has no valid token.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use axum::{
     extract::{Query, State},
     response::Response,
 };
+use http::request::Parts;
 use model::Membership;
 use ruma::{OwnedRoomId, UserId};
 use serde::{Deserialize, Serialize};
@@ -14,11 +15,11 @@ use sync::{
     Sync,
     sliding::{self, LISTS_MAX, List, Pattern, Request, RequiredState, RoomConfig},
 };
-use web::{JsonBody, MatrixError, RequesterOrGuest};
+use web::{JsonBody, MatrixError, RateLimits, RequesterOrGuest};
 
 use super::{
-    Body, ExtensionsAsked, Filters, HeroShown, Presence, REQUIRED_STATE_MAX, answer, check_count, check_text, ranges,
-    timeline_limit,
+    Body, ExtensionsAsked, Filters, HeroShown, REQUIRED_STATE_MAX, answer, availability, check_count, check_rate,
+    check_required_state, check_text, or_default, ranges, timeline_limit,
 };
 
 pub(super) const PATH: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
@@ -41,15 +42,18 @@ pub(super) struct Parameters {
 #[serde(default)]
 pub(super) struct Asked {
     conn_id: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     lists: BTreeMap<String, ListAsked>,
+    #[serde(deserialize_with = "or_default")]
     room_subscriptions: BTreeMap<OwnedRoomId, ConfigAsked>,
+    #[serde(deserialize_with = "or_default")]
     extensions: ExtensionsAsked,
 }
 
 #[derive(Debug, Deserialize)]
 struct ListAsked {
     timeline_limit: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     required_state: Vec<(String, String)>,
     ranges: Option<Vec<(u64, u64)>>,
     filters: Option<Filters>,
@@ -58,25 +62,31 @@ struct ListAsked {
 #[derive(Debug, Deserialize)]
 struct ConfigAsked {
     timeline_limit: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "or_default")]
     required_state: Vec<(String, String)>,
 }
 
 /// `POST /_matrix/client/unstable/org.matrix.simplified_msc3575/sync`.
 pub(super) async fn sync(
     State(sync): State<Sync>,
+    State(rate_limits): State<RateLimits>,
     RequesterOrGuest(requester): RequesterOrGuest,
+    parts: Parts,
     query: Result<Query<Parameters>, axum::extract::rejection::QueryRejection>,
     JsonBody(asked): Body<Asked>,
 ) -> Result<Response, MatrixError> {
     let Query(parameters) = query.map_err(|error| MatrixError::invalid_param(error.body_text()))?;
+    check_rate(&rate_limits, &parts, parameters.pos.as_deref())?;
+    drop(parts);
+    let availability = availability(parameters.set_presence.as_deref())?;
     let request = to_request(parameters, asked, &requester.user_id)?;
+    // Until the answer is ready.
+    let _syncing = sync.syncs(&requester, availability).await?;
     let response = Box::pin(sync.sliding_sync(&requester, &request)).await?;
     answer(&response, RoomShown::of)
 }
 
 fn to_request(parameters: Parameters, asked: Asked, user_id: &UserId) -> Result<Request, MatrixError> {
-    Presence::check(parameters.set_presence.as_deref())?;
     check_count("lists", asked.lists.len(), LISTS_MAX)?;
     check_count("subscriptions", asked.room_subscriptions.len(), SUBSCRIPTIONS_MAX)?;
     let conn_id = asked.conn_id.unwrap_or_default();
@@ -105,6 +115,7 @@ fn to_request(parameters: Parameters, asked: Asked, user_id: &UserId) -> Result<
     for (room_id, asked) in asked.room_subscriptions {
         request.subscriptions.insert(room_id, config(asked.timeline_limit, &asked.required_state, user_id)?);
     }
+    check_required_state(&request)?;
     Ok(request)
 }
 
@@ -144,9 +155,9 @@ fn required_state(tuples: &[(String, String)], user_id: &UserId) -> RequiredStat
 /// MSC4186 as of September 2025, "`RoomResult`".
 #[derive(Serialize)]
 struct RoomShown<'a> {
+    /// Null when there is none any more, as with the picture: clients understand that here.
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    /// Null when there is none any more: clients understand that here.
+    name: Option<&'a Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     avatar: Option<&'a Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -188,7 +199,7 @@ impl<'a> RoomShown<'a> {
     fn of(room: &'a sliding::Room) -> Self {
         let stripped = room.stripped_state.as_deref();
         Self {
-            name: room.name.as_ref().and_then(|name| name.as_deref()),
+            name: room.name.as_ref(),
             avatar: room.avatar.as_ref(),
             heroes: room.heroes.as_ref().map(|heroes| heroes.iter().map(HeroShown::of).collect()),
             is_dm: room.is_dm,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use axum::{extract::State, response::Response};
+use http::request::Parts;
 use ruma::OwnedRoomId;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,11 +14,11 @@ use sync::{
     Sync,
     sliding::{self, LISTS_MAX, List, Pattern, Request, RequiredState, RoomConfig},
 };
-use web::{JsonBody, MatrixError, RequesterOrGuest};
+use web::{JsonBody, MatrixError, RateLimits, RequesterOrGuest};
 
 use super::{
-    Body, ExtensionsAsked, Filters, HeroShown, Presence, REQUIRED_STATE_MAX, answer, check_count, check_text, ranges,
-    timeline_limit,
+    Body, ExtensionsAsked, Filters, HeroShown, REQUIRED_STATE_MAX, answer, availability, check_count, check_rate,
+    check_required_state, check_text, or_default, ranges, timeline_limit,
 };
 
 pub(super) const PATH: &str = "/_matrix/client/v4/sync";
@@ -32,8 +33,11 @@ pub(super) struct Asked {
     pos: Option<String>,
     timeout: Option<u64>,
     set_presence: Option<String>,
+    #[serde(deserialize_with = "or_default")]
     lists: BTreeMap<String, ListAsked>,
+    #[serde(deserialize_with = "or_default")]
     room_subscriptions: BTreeMap<OwnedRoomId, ConfigAsked>,
+    #[serde(deserialize_with = "or_default")]
     extensions: ExtensionsAsked,
 }
 
@@ -55,8 +59,11 @@ struct ConfigAsked {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 struct StateAsked {
+    #[serde(deserialize_with = "or_default")]
     include: Vec<Element>,
+    #[serde(deserialize_with = "or_default")]
     exclude: Vec<Element>,
+    #[serde(deserialize_with = "or_default")]
     lazy_members: bool,
 }
 
@@ -69,16 +76,22 @@ struct Element {
 /// `POST /_matrix/client/v4/sync`.
 pub(super) async fn sync(
     State(sync): State<Sync>,
+    State(rate_limits): State<RateLimits>,
     RequesterOrGuest(requester): RequesterOrGuest,
+    parts: Parts,
     JsonBody(asked): Body<Asked>,
 ) -> Result<Response, MatrixError> {
+    check_rate(&rate_limits, &parts, asked.pos.as_deref())?;
+    drop(parts);
+    let availability = availability(asked.set_presence.as_deref())?;
     let request = to_request(asked)?;
+    // Until the answer is ready.
+    let _syncing = sync.syncs(&requester, availability).await?;
     let response = Box::pin(sync.sliding_sync(&requester, &request)).await?;
     answer(&response, RoomShown::of)
 }
 
 fn to_request(asked: Asked) -> Result<Request, MatrixError> {
-    Presence::check(asked.set_presence.as_deref())?;
     check_count("lists", asked.lists.len(), LISTS_MAX)?;
     check_count("subscriptions", asked.room_subscriptions.len(), SUBSCRIPTIONS_MAX)?;
     let conn_id = asked.conn_id.unwrap_or_default();
@@ -104,6 +117,7 @@ fn to_request(asked: Asked) -> Result<Request, MatrixError> {
     for (room_id, asked) in asked.room_subscriptions {
         request.subscriptions.insert(room_id, config(asked.timeline_limit, asked.required_state)?);
     }
+    check_required_state(&request)?;
     Ok(request)
 }
 

@@ -22,8 +22,14 @@ use crate::{Error, Sync};
 
 /// Most connections of one device: a client has two or three.
 const CONNECTIONS_MAX: u32 = 10;
-/// Most rooms in the states of connections that are in memory, of all together.
+/// Most rooms in the states of connections that are in memory, of all together. What is wanted counts as so many rooms as would take
+/// the same.
 const ROOMS_CACHED: u64 = 2_000_000;
+/// What a room takes in such a state, in bytes, roughly.
+const ROOM_BYTES: usize = 100;
+/// Most bytes that what is wanted of rooms takes in a state. The doors let no request ask for so much, but rooms keep what was
+/// asked of them before: a client that asks for ever other things reaches it, and begins anew.
+const CONFIG_BYTES_MAX: usize = 2_000_000;
 /// How often it is noted that a connection is in use, in milliseconds.
 const TOUCHED_EVERY_MS: i64 = 24 * 3_600_000;
 /// Most members of whom it is remembered that a connection was sent them.
@@ -90,8 +96,10 @@ pub(super) struct SentRoom {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct State {
     pub(super) rooms: HashMap<RoomNr, SentRoom>,
-    /// The combinations of what is wanted of rooms.
-    pub(super) configs: Vec<Vec<RequiredState>>,
+    /// What lists and subscriptions want of rooms, each once.
+    pub(super) asked: Vec<Arc<RequiredState>>,
+    /// The combinations of these, as ascending places in [`asked`](Self::asked).
+    pub(super) configs: Vec<Vec<usize>>,
     /// The account data of no room.
     pub(super) account_data: Sent,
     /// The subscriptions to threads.
@@ -101,7 +109,8 @@ pub(super) struct State {
 /// A state as it is stored: most rooms have been sent alike. The numbers of rooms are differences.
 #[derive(Deserialize, Serialize)]
 struct Packed {
-    configs: Vec<Vec<RequiredState>>,
+    asked: Vec<RequiredState>,
+    configs: Vec<Vec<usize>>,
     account_data: Sent,
     #[serde(default)]
     threads: Sent,
@@ -122,6 +131,7 @@ impl State {
             }
         }
         let packed = Packed {
+            asked: self.asked.iter().map(|asked| (**asked).clone()).collect(),
             configs: self.configs.clone(),
             account_data: self.account_data,
             threads: self.threads,
@@ -141,7 +151,13 @@ impl State {
                 rooms.insert(RoomNr(nr), sent);
             }
         }
-        Ok(Self { rooms, configs: packed.configs, account_data: packed.account_data, threads: packed.threads })
+        Ok(Self {
+            rooms,
+            asked: packed.asked.into_iter().map(Arc::new).collect(),
+            configs: packed.configs,
+            account_data: packed.account_data,
+            threads: packed.threads,
+        })
     }
 
     /// Leaves out the combinations that no room has any more.
@@ -154,7 +170,24 @@ impl State {
                 configs.len() - 1
             });
         }
-        self.configs = configs;
+        let mut places: HashMap<usize, usize> = HashMap::new();
+        let mut asked = Vec::new();
+        for config in &mut configs {
+            for place in config.iter_mut() {
+                *place = *places.entry(*place).or_insert_with(|| {
+                    asked.push(self.asked.get(*place).cloned().unwrap_or_default());
+                    asked.len() - 1
+                });
+            }
+            config.sort_unstable();
+        }
+        (self.asked, self.configs) = (asked, configs);
+    }
+
+    /// How much what is wanted takes, in bytes, roughly.
+    fn config_bytes(&self) -> usize {
+        let asked: usize = self.asked.iter().map(|asked| asked.bytes()).sum();
+        asked + self.configs.iter().map(|config| 8 * (config.len() + 3)).sum::<usize>()
     }
 }
 
@@ -164,7 +197,8 @@ pub(crate) struct Connections(Cache<ConnectionKey, Arc<Connection>>);
 impl Default for Connections {
     fn default() -> Self {
         let weigh = |_: &ConnectionKey, connection: &Arc<Connection>| {
-            connection.states.iter().map(|(_, state)| state.rooms.len() as u32).sum::<u32>() + 50
+            let weight = |state: &State| (state.rooms.len() + state.config_bytes() / ROOM_BYTES) as u32;
+            connection.states.iter().map(|(_, state)| weight(state)).sum::<u32>() + 50
         };
         Self(Cache::builder().max_capacity(ROOMS_CACHED).weigher(weigh).build())
     }
@@ -294,7 +328,7 @@ impl Sync {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownPos`] when the connection ended meanwhile.
+    /// [`Error::UnknownPos`] when the connection ended meanwhile, or has to be kept with too much that is wanted.
     pub(super) async fn keep(
         &self,
         start: &Start,
@@ -307,6 +341,9 @@ impl Sync {
             (token, state) => {
                 let mut state = state.unwrap_or_default();
                 state.tidy();
+                if state.config_bytes() > CONFIG_BYTES_MAX {
+                    return Err(Error::UnknownPos);
+                }
                 // Kept as a signed number.
                 let version = self.0.storage.random().number() >> 1;
                 let packed = state.pack();
@@ -347,6 +384,8 @@ impl Connection {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{super::required_state::Pattern, *};
 
     fn sent(stream: Sent, config: usize) -> SentRoom {
@@ -357,9 +396,10 @@ mod tests {
     fn a_state_comes_back_without_what_no_room_uses() {
         let config = |word: &str| {
             let pattern = Pattern { event_type: Some(word.to_owned()), state_key: None };
-            vec![RequiredState { include: [pattern].into(), ..RequiredState::default() }]
+            Arc::new(RequiredState { include: [pattern].into(), ..RequiredState::default() })
         };
-        let mut state = State { configs: vec![config("a"), config("unused"), config("b")], ..State::default() };
+        let asked = vec![config("unused"), config("b"), config("a")];
+        let mut state = State { asked, configs: vec![vec![1, 2], vec![0, 2], vec![1]], ..State::default() };
         for nr in 1..=3_000 {
             state.rooms.insert(RoomNr(nr * 3), sent(Sent::Live, 0));
         }
@@ -370,10 +410,13 @@ mod tests {
         assert!(packed.len() < 10_000, "{}", packed.len());
         let back = State::unpack(&packed).unwrap();
         assert_eq!(back.rooms.len(), 3_000);
-        assert_eq!(back.configs.len(), 2);
+        assert_eq!((back.configs.len(), back.asked.len()), (2, 2));
+        let wanted = |state: &State, config: usize| -> BTreeSet<Arc<RequiredState>> {
+            state.configs[config].iter().map(|place| state.asked[*place].clone()).collect()
+        };
         for (room, known) in &before.rooms {
             let found = back.rooms[room];
-            assert_eq!(back.configs[found.config], before.configs[known.config]);
+            assert_eq!(wanted(&back, found.config), wanted(&before, known.config));
             assert_eq!(SentRoom { config: 0, ..found }, SentRoom { config: 0, ..*known });
         }
     }

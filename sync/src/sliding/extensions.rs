@@ -207,12 +207,18 @@ impl Sync {
         let scope = look.request.extensions.receipts.as_ref();
         let rooms = in_scope(look, selection, next, scope, |sent| &mut sent.receipts);
         let mut found: HashMap<RoomNr, Vec<ReceiptRow>> = HashMap::new();
-        let mut new: HashMap<RoomNr, &[Arc<StoredEvent>]> = HashMap::new();
+        let mut new: Vec<RoomNr> = Vec::new();
         let mut after: BTreeMap<Position, Vec<RoomNr>> = BTreeMap::new();
+        // Rooms that are new, and those whose timeline now reaches further back, up to where their receipts were told.
+        let mut with_events: HashMap<RoomNr, (&[Arc<StoredEvent>], Position)> = HashMap::new();
         for (room, from) in &rooms {
             let room_nr = room.row.room_nr;
+            let events = timelines.get(&room_nr).map_or(&[][..], Vec::as_slice);
+            if from.is_none() || response.rooms.get(&room.facts.room.id).is_some_and(|room| room.expanded_timeline) {
+                with_events.insert(room_nr, (events, from.unwrap_or(look.upto)));
+            }
             match from {
-                None => drop(new.insert(room_nr, timelines.get(&room_nr).map_or(&[][..], Vec::as_slice))),
+                None => new.push(room_nr),
                 Some(from) if Some(*from) == look.since && !look.news.has_receipts(room_nr) => {}
                 Some(from) => after.entry(*from).or_default().push(room_nr),
             }
@@ -221,18 +227,18 @@ impl Sync {
             found.extend(storage.list_receipts(&rooms, from, look.upto).await?);
         }
         if !new.is_empty() {
-            let numbers: Vec<RoomNr> = new.keys().copied().collect();
-            found.extend(storage.list_own_receipts(look.requester.user_nr, &numbers, look.upto).await?);
+            found.extend(storage.list_own_receipts(look.requester.user_nr, &new, look.upto).await?);
+        }
+        if !with_events.is_empty() {
             // An event is read after it was sent.
-            let first =
-                |events: &&[Arc<StoredEvent>]| events.first().and_then(|event| event.place).map(|place| place.0);
+            let first = |events: &[Arc<StoredEvent>]| events.first().and_then(|event| event.place).map(|place| place.0);
             let places: Vec<(RoomNr, Position)> =
-                new.iter().filter_map(|(room_nr, events)| Some((*room_nr, first(events)?))).collect();
+                with_events.iter().filter_map(|(room_nr, (events, _))| Some((*room_nr, first(events)?))).collect();
             for (room_nr, receipts) in storage.list_receipts_after(&places).await? {
-                let ids: HashSet<&str> =
-                    new.get(&room_nr).into_iter().copied().flatten().map(|event| event.pdu.event_id.as_str()).collect();
+                let Some((events, upto)) = with_events.get(&room_nr) else { continue };
+                let ids: HashSet<&str> = events.iter().map(|event| event.pdu.event_id.as_str()).collect();
                 let others = receipts.into_iter().filter(|receipt| {
-                    receipt.position <= look.upto
+                    receipt.position <= *upto
                         && receipt.user_nr != look.requester.user_nr
                         && ids.contains(receipt.event_id.as_str())
                 });

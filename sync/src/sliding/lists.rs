@@ -12,7 +12,7 @@ use ruma::OwnedRoomId;
 use super::{
     Look,
     connection::State,
-    request::{Filters, LISTS_MAX, List, Request, RoomConfig, Scope},
+    request::{Filters, LISTS_MAX, List, Request, Scope},
     required_state::RequiredState,
 };
 use crate::{
@@ -27,7 +27,8 @@ pub(super) struct Combination<'a> {
     /// The lists in whose ranges they are.
     pub(super) lists: Vec<&'a str>,
     pub(super) timeline_limit: u32,
-    pub(super) required_state: Vec<RequiredState>,
+    /// Ascending places in [`Selection::asked`].
+    pub(super) required_state: Vec<usize>,
 }
 
 /// A room that a request looks at.
@@ -46,6 +47,8 @@ pub(super) struct Selected<'a> {
 pub(super) struct Selection<'a> {
     pub(super) rooms: Vec<Selected<'a>>,
     pub(super) combinations: Vec<Combination<'a>>,
+    /// The state that the lists and subscriptions ask for, each once: combinations only name it, as there may be many of them.
+    pub(super) asked: Vec<&'a RequiredState>,
     pub(super) counts: BTreeMap<String, usize>,
 }
 
@@ -56,22 +59,30 @@ impl<'a> Selection<'a> {
     }
 
     fn add(&mut self, request: &'a Request, bits: &[u128], subscribed: &HashMap<usize, &'a OwnedRoomId>) {
-        let mut known: HashMap<(u128, Option<&OwnedRoomId>), usize> = HashMap::new();
+        let configs = request.lists.values().map(|list| &list.config).chain(request.subscriptions.values());
+        let asked: BTreeSet<&RequiredState> = configs.map(|config| &config.required_state).collect();
+        let places: BTreeMap<&RequiredState, usize> =
+            asked.iter().enumerate().map(|(nr, asked)| (*asked, nr)).collect();
+        let of_lists: Vec<usize> = request.lists.values().map(|list| places[&list.config.required_state]).collect();
+        self.asked = asked.into_iter().collect();
+        // What is wanted of a room depends on the lists that it is in, and on what is asked of it by name.
+        let mut known: HashMap<(u128, Option<(u32, usize)>), usize> = HashMap::new();
         for (nr, bits) in bits.iter().enumerate() {
             let subscribed = subscribed.get(&nr).copied();
             if *bits == 0 && subscribed.is_none() {
                 continue;
             }
-            let combination = *known.entry((*bits, subscribed)).or_insert_with(|| {
+            let by_name = subscribed.and_then(|room_id| request.subscriptions.get(room_id));
+            let by_name = by_name.map(|config| (config.timeline_limit, places[&config.required_state]));
+            let combination = *known.entry((*bits, by_name)).or_insert_with(|| {
                 let lists = || request.lists.iter().enumerate().filter(|(list, _)| bits & (1 << list) != 0);
-                let by_name = subscribed.and_then(|room_id| request.subscriptions.get(room_id));
-                let configs: Vec<&RoomConfig> = lists().map(|(_, (_, list))| &list.config).chain(by_name).collect();
-                let required_state: BTreeSet<&RequiredState> =
-                    configs.iter().map(|config| &config.required_state).collect();
+                let limits = lists().map(|(_, (_, list))| list.config.timeline_limit);
+                let required_state: BTreeSet<usize> =
+                    lists().map(|(list, _)| of_lists[list]).chain(by_name.map(|(_, place)| place)).collect();
                 self.combinations.push(Combination {
                     lists: lists().map(|(_, (name, _))| name.as_str()).collect(),
-                    timeline_limit: configs.iter().map(|config| config.timeline_limit).max().unwrap_or(0),
-                    required_state: required_state.into_iter().cloned().collect(),
+                    timeline_limit: limits.chain(by_name.map(|(limit, _)| limit)).max().unwrap_or(0),
+                    required_state: required_state.into_iter().collect(),
                 });
                 self.combinations.len() - 1
             });
@@ -228,7 +239,8 @@ fn matches(filters: &Filters, room: &ListedRoom, known: &Known<'_>) -> bool {
     }
     let Some(summary) = known.summaries.get(&room.row.room_nr) else { return false };
     let shown = &summary.shown;
-    is(filters.is_encrypted, shown.encryption.is_some())
+    // Whoever is out does not learn whether the room has become encrypted: they are told that they are out, whatever is asked for.
+    (room.is_out() || is(filters.is_encrypted, shown.encryption.is_some()))
         && filters.room_types.as_ref().is_none_or(|types| types.contains(&shown.room_type))
         && !filters.not_room_types.contains(&shown.room_type)
         && filters.room_name_like.as_ref().is_none_or(|wanted| {

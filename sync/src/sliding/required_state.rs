@@ -49,6 +49,14 @@ impl RequiredState {
             && !self.exclude.iter().any(is_meant)
     }
 
+    /// How much it takes, in bytes, roughly.
+    pub(super) fn bytes(&self) -> usize {
+        let text = |text: &Option<String>| 24 + text.as_ref().map_or(0, String::len);
+        let patterns = self.include.iter().chain(&self.exclude);
+        let patterns: usize = patterns.map(|pattern| text(&pattern.event_type) + text(&pattern.state_key)).sum();
+        100 + patterns + self.narrowed.iter().map(|word| 24 + word.len()).sum::<usize>()
+    }
+
     /// Whether all members are wanted at once.
     fn has_all_members(&self) -> bool {
         let is_wide = |pattern: &Pattern| {
@@ -61,7 +69,7 @@ impl RequiredState {
 /// What several lists and subscriptions together want of a room. MSC4186, "Combining room configs".
 #[derive(Debug)]
 pub(super) struct Wanted {
-    asked: Vec<RequiredState>,
+    asked: Vec<Arc<RequiredState>>,
     /// Whether the members come as they are needed.
     pub(super) lazy_members: bool,
     /// The same in numbers, once it was needed.
@@ -103,7 +111,7 @@ impl Part {
 }
 
 impl Wanted {
-    pub(super) fn new(asked: Vec<RequiredState>) -> Self {
+    pub(super) fn new(asked: Vec<Arc<RequiredState>>) -> Self {
         let lazy_members = asked.iter().any(|asked| asked.lazy_members)
             && !asked.iter().any(|asked| !asked.lazy_members && asked.has_all_members());
         Self { asked, lazy_members, numbers: OnceCell::new() }
@@ -146,7 +154,7 @@ impl Sync {
             .clone())
     }
 
-    async fn to_numbers(&self, asked: &[RequiredState]) -> Result<WantedKeys, Error> {
+    async fn to_numbers(&self, asked: &[Arc<RequiredState>]) -> Result<WantedKeys, Error> {
         let patterns = || asked.iter().flat_map(|asked| asked.include.iter().chain(&asked.exclude));
         let narrowed = asked.iter().flat_map(|asked| &asked.narrowed).map(String::as_str);
         let types: BTreeSet<&str> =

@@ -31,13 +31,13 @@ use crate::{
 
 /// Members after whom a room without a name is called. Client-Server API, "Calculating the display name for a room".
 const HEROES: u32 = 5;
+/// Most pieces of state in one answer, but for the last room.
+const STATE_MAX: usize = 20_000;
 /// How many rooms of an answer are put together at once.
 const ROOMS_AT_ONCE: usize = 8;
 
 /// A room of which there may be something to tell.
 pub(super) struct Task<'a> {
-    /// Its place in the user's list.
-    pub(super) nr: usize,
     pub(super) listed: &'a ListedRoom,
     /// What is wanted of it.
     pub(super) combination: &'a Combination<'a>,
@@ -332,10 +332,17 @@ impl Sync {
     fn cut<'a>(&self, look: &Look<'_>, task: Task<'a>, reader: Reader, mut newest: Vec<Arc<StoredEvent>>) -> Work<'a> {
         let limit = task.combination.timeline_limit as usize;
         let end = task.end(look.upto);
-        newest.retain(|event| event.place.is_some_and(|(anchor, _)| anchor <= end) && !reader.ignores(event));
+        newest.retain(|event| event.place.is_some_and(|(anchor, _)| anchor <= end));
         let is_new = |event: &Arc<StoredEvent>| {
             task.from.is_none_or(|from| event.place.is_some_and(|(anchor, _)| anchor > from))
         };
+        // Where nothing new lies before them, those of ignored users do not count; else a hole could hide behind them.
+        let has_all = task.is_known(look)
+            || newest.len() <= limit
+            || (!task.is_grown() && newest.last().is_some_and(|oldest| !is_new(oldest)));
+        if has_all {
+            newest.retain(|event| !reader.ignores(event));
+        }
         let had = task.sent.map_or(0, |sent| sent.timeline_limit);
         let new = newest.iter().filter(|event| is_new(event)).count();
         // What the client has already is not sent again.
@@ -343,6 +350,7 @@ impl Sync {
         let count = if expanded { newest.len() } else { new };
         let limited = count > limit;
         newest.truncate(count.min(limit));
+        newest.retain(|event| !reader.ignores(event));
         newest.reverse();
         let is_resolved = task.is_joined() && look.news.is_resolved(task.room_nr());
         let depth = match task.from {
@@ -366,7 +374,7 @@ impl Sync {
     }
 
     /// The second step: the state to be told. MSC4186, "`required_state`".
-    async fn find_states(&self, look: &Look<'_>, works: &mut [Work<'_>], words: &Words) -> Result<(), Error> {
+    async fn find_states(&self, look: &Look<'_>, works: &mut Vec<Work<'_>>, words: &Words) -> Result<(), Error> {
         let storage = &self.0.storage;
         // The state of a room that only messages came into is in memory with the last of them.
         let (mut rooms, mut behind) = (Vec::new(), Vec::new());
@@ -403,56 +411,74 @@ impl Sync {
             looks.push(StateLook { room_nr: work.task.room_nr(), state: work.end, keys });
         }
         storage.preload_states(looks).await?;
+        let (mut pieces, mut done) = (0, 0);
         for work in works.iter_mut() {
-            let room_nr = work.task.room_nr();
-            let wanted = work.task.wanted.clone();
-            // MSC4186, "Lazy loaded memberships": without a gap the client is told of all changes of members.
-            let tells_members = wanted.lazy_members && !work.limited;
-            let Some(from) = work.task.from else {
-                let keys = self.wanted_keys(&wanted).await?;
-                work.state = self.wanted_state(room_nr, work.end, |key| keys.wants(key), keys.keys()).await?;
-                self.add_own_member(work, words).await?;
-                continue;
-            };
-            if !work.reader.was_joined() {
-                // Nothing of the state was theirs to see.
-            } else if work.has_gap || !work.task.is_joined() {
-                let base = match bases.get(&room_nr) {
-                    Some(base) => *base,
-                    None => storage.get_state_at(room_nr, from).await?,
-                };
-                let keys = self.wanted_keys(&wanted).await?;
-                for (key, _, event) in storage.diff_state(room_nr, base, work.end).await? {
-                    work.touched.note(key, words);
-                    if keys.wants(key) || (tells_members && Some(key.0) == words.member) {
-                        match event {
-                            Some(event) => drop(work.state.insert(key, event)),
-                            None => work.deleted.push(key),
-                        }
-                    }
-                }
-            } else {
-                for event in &work.timeline {
-                    let Some(key_nr) = event.state_key_nr.filter(|_| event.position > Some(from)) else { continue };
-                    work.touched.note_event(event);
-                    if wanted.wants_event(event) || (tells_members && is_member(event)) {
-                        work.state.insert((event.type_nr, key_nr), event.nr);
-                    }
-                }
+            if pieces > STATE_MAX {
+                break;
             }
-            if let Some(before) = &work.task.wanted_before {
-                // What it did not ask for before.
-                let (now, before) = (self.wanted_keys(&wanted).await?, self.wanted_keys(before).await?);
-                let lacks = |key| now.wants(key) && !before.wants(key);
-                let keys = now.keys().map(|keys| keys.into_iter().filter(|key| lacks(*key)).collect());
-                let lacking = self.wanted_state(room_nr, work.end, lacks, keys).await?;
-                for (key, event) in lacking {
-                    work.state.entry(key).or_insert(event);
-                }
-            }
-            self.add_own_member(work, words).await?;
+            self.find_state(work, words, &bases).await?;
+            pieces += work.state.len();
+            done += 1;
         }
+        // The others come with the next answer.
+        works.truncate(done);
         Ok(())
+    }
+
+    /// The state of a room that is to be told.
+    async fn find_state(
+        &self,
+        work: &mut Work<'_>,
+        words: &Words,
+        bases: &HashMap<RoomNr, NodeNr>,
+    ) -> Result<(), Error> {
+        let storage = &self.0.storage;
+        let room_nr = work.task.room_nr();
+        let wanted = work.task.wanted.clone();
+        // MSC4186, "Lazy loaded memberships": without a gap the client is told of all changes of members.
+        let tells_members = wanted.lazy_members && !work.limited;
+        let Some(from) = work.task.from else {
+            let keys = self.wanted_keys(&wanted).await?;
+            work.state = self.wanted_state(room_nr, work.end, |key| keys.wants(key), keys.keys()).await?;
+            return self.add_own_member(work, words).await;
+        };
+        if !work.reader.was_joined() {
+            // Nothing of the state was theirs to see.
+        } else if work.has_gap || !work.task.is_joined() {
+            let base = match bases.get(&room_nr) {
+                Some(base) => *base,
+                None => storage.get_state_at(room_nr, from).await?,
+            };
+            let keys = self.wanted_keys(&wanted).await?;
+            for (key, _, event) in storage.diff_state(room_nr, base, work.end).await? {
+                work.touched.note(key, words);
+                if keys.wants(key) || (tells_members && Some(key.0) == words.member) {
+                    match event {
+                        Some(event) => drop(work.state.insert(key, event)),
+                        None => work.deleted.push(key),
+                    }
+                }
+            }
+        } else {
+            for event in &work.timeline {
+                let Some(key_nr) = event.state_key_nr.filter(|_| event.position > Some(from)) else { continue };
+                work.touched.note_event(event);
+                if wanted.wants_event(event) || (tells_members && is_member(event)) {
+                    work.state.insert((event.type_nr, key_nr), event.nr);
+                }
+            }
+        }
+        if let Some(before) = &work.task.wanted_before {
+            // What it did not ask for before.
+            let (now, before) = (self.wanted_keys(&wanted).await?, self.wanted_keys(before).await?);
+            let lacks = |key| now.wants(key) && !before.wants(key);
+            let keys = now.keys().map(|keys| keys.into_iter().filter(|key| lacks(*key)).collect());
+            let lacking = self.wanted_state(room_nr, work.end, lacks, keys).await?;
+            for (key, event) in lacking {
+                work.state.entry(key).or_insert(event);
+            }
+        }
+        self.add_own_member(work, words).await
     }
 
     /// Whoever is out of a room sees no more of its state than they saw, but how they came out.
@@ -600,7 +626,7 @@ impl Sync {
         if if initial { is_dm } else { task.sent.is_some_and(|sent| sent.is_dm != is_dm) } {
             room.is_dm = Some(is_dm);
         }
-        if !room.is_empty() || look.news.may_count(row.room_nr) {
+        if !room.is_empty() || look.may_count(task.listed) {
             room.unread = counts;
         }
         let is_empty = room.is_empty();
