@@ -15,7 +15,7 @@ use ruma::{
     EventId, Int, OwnedEventId, OwnedUserId, UInt, UserId,
     events::TimelineEventType,
     power_levels::NotificationPowerLevels,
-    push::{PushCondition, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
+    push::{FlattenedJson, PushCondition, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
     room_version_rules::RoomPowerLevelsRules,
     serde::Raw,
 };
@@ -26,7 +26,7 @@ use crate::{
     Error, Rooms,
     head::{Power, power_levels},
     push::{
-        class,
+        class, fit,
         plan::{Effect, Plan, depend_on_members, facts},
     },
 };
@@ -239,6 +239,8 @@ impl Rooms {
             if !read.covers(thread, event.position.unwrap_or_default()) {
                 let effect = judge.effect(event).await?;
                 unread.add(thread, effect, 1);
+                // Many rules and long texts take their time, and others wait for the thread.
+                tokio::task::yield_now().await;
             }
         }
         Ok(unread)
@@ -359,7 +361,8 @@ impl<'a> Judge<'a> {
             context = context.with_power_levels(levels_of(&power, &event.pdu.sender, &self.room)?);
         }
         let Ok(json) = RawValue::from_string(event.pdu.json.to_string()) else { return Ok(Effect::default()) };
-        Ok(Effect::of(rules.get_actions(&Raw::<ruma::events::AnyTimelineEvent>::from_json(json), &context).await))
+        let json = FlattenedJson::from_raw(&Raw::<ruma::events::AnyTimelineEvent>::from_json(json));
+        Ok(Effect::of(fit::actions(rules, &json, &context).await))
     }
 
     async fn power_at(&mut self, state: NodeNr) -> Result<Option<Arc<Power>>, Error> {
