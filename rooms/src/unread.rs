@@ -369,8 +369,12 @@ impl<'a> Judge<'a> {
         if let Some(power) = self.powers.get(&state) {
             return Ok(power.clone());
         }
-        // A room whose state is damaged lets nobody notify it.
-        let power = self.rooms.power_at(&self.room, state).await.ok().map(Arc::new);
+        let power = match self.rooms.power_at(&self.room, state).await {
+            Ok(power) => Some(Arc::new(power)),
+            Err(error @ Error::Storage(_)) => return Err(error),
+            // A room whose state is damaged lets nobody notify it.
+            Err(_) => None,
+        };
         self.powers.insert(state, power.clone());
         Ok(power)
     }
