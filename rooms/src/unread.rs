@@ -37,6 +37,9 @@ const LOOKED_AT_MAX: usize = 2_000;
 /// How many different plans of a user are looked through for one that fits another room.
 const PLANS_COMPARED: usize = 32;
 
+/// Most threads of a room that are counted apart: what is unread in more of them counts in the main timeline.
+const THREADS_MAX: usize = 500;
+
 /// How many events are read at once.
 const PAGE: u32 = 200;
 
@@ -82,6 +85,8 @@ impl Unread {
         let counts = match thread {
             "" => &mut self.main,
             _ => match EventId::parse(thread) {
+                // Anybody can name any number of roots.
+                Ok(root) if self.threads.len() >= THREADS_MAX && !self.threads.contains_key(&root) => &mut self.main,
                 Ok(root) => self.threads.entry(root).or_default(),
                 Err(_) => return,
             },
@@ -419,4 +424,23 @@ fn levels_of(power: &Power, sender: &UserId, room: &RoomRow) -> Result<PushCondi
     let users = BTreeMap::from([(sender.to_owned(), int(power.of_user(sender)))]);
     let rules = RoomPowerLevelsRules::new(&rules.authorization, []);
     Ok(PushConditionPowerLevelsCtx::new(users, int(0), needed, rules))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any member can make up as many roots of threads as they send messages.
+    #[test]
+    fn more_threads_than_are_counted_apart_count_in_the_main_timeline() {
+        let mut unread = Unread::default();
+        let effect = Effect { notifies: true, highlights: false };
+        for root in 0..THREADS_MAX + 10 {
+            unread.add(&format!("$root{root}"), effect, 1);
+        }
+        unread.add("$root0", effect, 1);
+        assert_eq!(unread.threads.len(), THREADS_MAX);
+        assert_eq!(unread.main.notifications, 10);
+        assert_eq!(unread.total().notifications, THREADS_MAX as u64 + 11);
+    }
 }
