@@ -305,7 +305,8 @@ impl Rooms {
             return Ok(true);
         }
         if let Some((class, thread)) = &event.countable {
-            let is_mention = class & class::MENTIONS != 0 && class::mentions(&event.pdu, &requester.user_id);
+            let is_mention =
+                class & class::MENTIONS != 0 && class::mentions(&event.pdu, &requester.user_id, self.servers());
             let effect = tally.plan.effect(facts(*class, is_mention, Some(&event.pdu.sender)));
             tally.unread.add(thread, effect, 1);
         }
