@@ -142,7 +142,9 @@ impl World {
             Ok(event_id) => Some(event_id),
             Err(Error::NotAllowed(_) | Error::NotMember) => None,
             // A rule of relations, where there are any.
-            Err(Error::BadEvent(_) | Error::InvalidParam(_)) => None,
+            Err(Error::BadEvent(_) | Error::BadRelation(_) | Error::DuplicateAnnotation | Error::InvalidParam(_)) => {
+                None
+            }
             Err(error) => panic!("{error}"),
         }
     }
