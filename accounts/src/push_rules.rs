@@ -3,7 +3,9 @@
 use model::{UserNr, check_depth};
 use ruma::{
     UserId,
-    push::{Action, AnyPushRuleRef, InsertPushRuleError, NewPushRule, RemovePushRuleError, RuleKind, Ruleset},
+    push::{
+        Action, AnyPushRuleRef, InsertPushRuleError, NewPushRule, PushCondition, RemovePushRuleError, RuleKind, Ruleset,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -14,6 +16,10 @@ use crate::{Accounts, Error, Requester, account_data::GLOBAL, default_push_rules
 pub(crate) const PUSH_RULES: &str = "m.push_rules";
 /// Largest ruleset, in bytes of JSON.
 pub(crate) const RULESET_BYTES_MAX: usize = 262_144;
+/// Longest pattern, in bytes: a longer one would fit nothing.
+const PATTERN_BYTES_MAX: usize = 255;
+/// Most patterns of a user that texts are searched for.
+const PATTERNS_MAX: usize = 200;
 /// Longest id of a rule, in bytes.
 const RULE_ID_BYTES_MAX: usize = 255;
 
@@ -76,7 +82,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such other rule, [`Error::InvalidParam`], [`Error::TooLarge`].
+    /// [`Error::NotFound`] when there is no such other rule, [`Error::InvalidParam`], [`Error::TooLarge`], [`Error::TooMuch`].
     pub async fn set_push_rule(
         &self,
         requester: &Requester,
@@ -162,7 +168,9 @@ impl Accounts {
     ) -> Result<(), Error> {
         let _turn = self.0.turns.of(requester.user_nr).await;
         let mut rules = self.push_rules(&requester.user_id, requester.user_nr).await?;
+        let before = patterns(&rules).count();
         change(&mut rules)?;
+        check_patterns(&rules, before)?;
         let content = serde_json::to_value(Content { global: rules }).map_err(|e| Error::BadJson(e.to_string()))?;
         check_depth(&content)?;
         if content.to_string().len() > RULESET_BYTES_MAX {
@@ -170,4 +178,26 @@ impl Accounts {
         }
         self.write_account_data(requester.user_nr, GLOBAL, PUSH_RULES, &content).await
     }
+}
+
+/// The patterns of own rules, but for those about the room alone.
+fn patterns(rules: &Ruleset) -> impl Iterator<Item = &str> {
+    let conditional = rules.override_.iter().chain(&rules.underride).filter(|rule| !rule.default);
+    let conditions = conditional.flat_map(|rule| &rule.conditions).filter_map(|condition| match condition {
+        PushCondition::EventMatch(data) if data.key != "room_id" => Some(data.pattern.as_str()),
+        _ => None,
+    });
+    rules.content.iter().filter(|rule| !rule.default).map(|rule| rule.pattern.as_str()).chain(conditions)
+}
+
+/// Each of them is searched for in each event that the user has not read.
+fn check_patterns(rules: &Ruleset, count_before: usize) -> Result<(), Error> {
+    if patterns(rules).any(|pattern| pattern.len() > PATTERN_BYTES_MAX) {
+        return Err(Error::InvalidParam(format!("a pattern has at most {PATTERN_BYTES_MAX} bytes")));
+    }
+    let count = patterns(rules).count();
+    if count > PATTERNS_MAX && count > count_before {
+        return Err(Error::TooMuch("you have too many push rules with patterns"));
+    }
+    Ok(())
 }

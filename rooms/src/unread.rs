@@ -15,7 +15,7 @@ use ruma::{
     EventId, Int, OwnedEventId, OwnedUserId, UInt, UserId,
     events::TimelineEventType,
     power_levels::NotificationPowerLevels,
-    push::{PushCondition, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
+    push::{FlattenedJson, PushCondition, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
     room_version_rules::RoomPowerLevelsRules,
     serde::Raw,
 };
@@ -26,7 +26,7 @@ use crate::{
     Error, Rooms,
     head::{Power, power_levels},
     push::{
-        class,
+        class, fit,
         plan::{Effect, Plan, depend_on_members, facts},
     },
 };
@@ -36,6 +36,9 @@ const LOOKED_AT_MAX: usize = 2_000;
 
 /// How many different plans of a user are looked through for one that fits another room.
 const PLANS_COMPARED: usize = 32;
+
+/// Most threads of a room that are counted apart: what is unread in more of them counts in the main timeline.
+const THREADS_MAX: usize = 500;
 
 /// How many events are read at once.
 const PAGE: u32 = 200;
@@ -82,6 +85,8 @@ impl Unread {
         let counts = match thread {
             "" => &mut self.main,
             _ => match EventId::parse(thread) {
+                // Anybody can name any number of roots.
+                Ok(root) if self.threads.len() >= THREADS_MAX && !self.threads.contains_key(&root) => &mut self.main,
                 Ok(root) => self.threads.entry(root).or_default(),
                 Err(_) => return,
             },
@@ -239,6 +244,8 @@ impl Rooms {
             if !read.covers(thread, event.position.unwrap_or_default()) {
                 let effect = judge.effect(event).await?;
                 unread.add(thread, effect, 1);
+                // Many rules and long texts take their time, and others wait for the thread.
+                tokio::task::yield_now().await;
             }
         }
         Ok(unread)
@@ -298,7 +305,8 @@ impl Rooms {
             return Ok(true);
         }
         if let Some((class, thread)) = &event.countable {
-            let is_mention = class & class::MENTIONS != 0 && class::mentions(&event.pdu, &requester.user_id);
+            let is_mention =
+                class & class::MENTIONS != 0 && class::mentions(&event.pdu, &requester.user_id, self.servers());
             let effect = tally.plan.effect(facts(*class, is_mention, Some(&event.pdu.sender)));
             tally.unread.add(thread, effect, 1);
         }
@@ -359,15 +367,20 @@ impl<'a> Judge<'a> {
             context = context.with_power_levels(levels_of(&power, &event.pdu.sender, &self.room)?);
         }
         let Ok(json) = RawValue::from_string(event.pdu.json.to_string()) else { return Ok(Effect::default()) };
-        Ok(Effect::of(rules.get_actions(&Raw::<ruma::events::AnyTimelineEvent>::from_json(json), &context).await))
+        let json = FlattenedJson::from_raw(&Raw::<ruma::events::AnyTimelineEvent>::from_json(json));
+        Ok(Effect::of(fit::actions(rules, &json, &context).await))
     }
 
     async fn power_at(&mut self, state: NodeNr) -> Result<Option<Arc<Power>>, Error> {
         if let Some(power) = self.powers.get(&state) {
             return Ok(power.clone());
         }
-        // A room whose state is damaged lets nobody notify it.
-        let power = self.rooms.power_at(&self.room, state).await.ok().map(Arc::new);
+        let power = match self.rooms.power_at(&self.room, state).await {
+            Ok(power) => Some(Arc::new(power)),
+            Err(error @ Error::Storage(_)) => return Err(error),
+            // A room whose state is damaged lets nobody notify it.
+            Err(_) => None,
+        };
         self.powers.insert(state, power.clone());
         Ok(power)
     }
@@ -412,4 +425,23 @@ fn levels_of(power: &Power, sender: &UserId, room: &RoomRow) -> Result<PushCondi
     let users = BTreeMap::from([(sender.to_owned(), int(power.of_user(sender)))]);
     let rules = RoomPowerLevelsRules::new(&rules.authorization, []);
     Ok(PushConditionPowerLevelsCtx::new(users, int(0), needed, rules))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Any member can make up as many roots of threads as they send messages.
+    #[test]
+    fn more_threads_than_are_counted_apart_count_in_the_main_timeline() {
+        let mut unread = Unread::default();
+        let effect = Effect { notifies: true, highlights: false };
+        for root in 0..THREADS_MAX + 10 {
+            unread.add(&format!("$root{root}"), effect, 1);
+        }
+        unread.add("$root0", effect, 1);
+        assert_eq!(unread.threads.len(), THREADS_MAX);
+        assert_eq!(unread.main.notifications, 10);
+        assert_eq!(unread.total().notifications, THREADS_MAX as u64 + 11);
+    }
 }

@@ -13,7 +13,7 @@ use storage::{Item, StoredEvent};
 
 use crate::{Error, Sync};
 
-/// Most rooms of all users together whose counts are in memory: about 40 MB.
+/// Most rooms and threads of all users together whose counts are in memory: about 40 MB.
 const ROOMS_CACHED: u64 = 200_000;
 
 /// What a user has not read of their rooms, up to a position.
@@ -21,6 +21,12 @@ pub(crate) struct Tallies {
     at: Position,
     settings: Arc<UserSettings>,
     rooms: HashMap<RoomNr, Tally>,
+}
+
+impl Tallies {
+    fn weight(&self) -> usize {
+        self.rooms.values().map(|tally| 1 + tally.unread.threads.len()).sum()
+    }
 }
 
 /// Where a user's tallies are kept. Who works with them takes them out meanwhile: whoever finds none counts from the database.
@@ -39,14 +45,14 @@ impl Slot {
         *self.tallies.lock().unwrap_or_else(PoisonError::into_inner) = Some(tallies);
     }
 
-    fn rooms(&self) -> usize {
-        self.tallies.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |tallies| tallies.rooms.len())
+    fn weight(&self) -> usize {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, Tallies::weight)
     }
 }
 
-/// The tallies of users, weighed by their rooms as they are put in.
+/// The tallies of users, weighed by their rooms and threads as they are put in.
 pub(crate) fn cache() -> Cache<UserNr, Arc<Slot>> {
-    let weight = |_: &UserNr, slot: &Arc<Slot>| slot.rooms() as u32 + 1;
+    let weight = |_: &UserNr, slot: &Arc<Slot>| slot.weight() as u32 + 1;
     Cache::builder().max_capacity(ROOMS_CACHED).weigher(weight).build()
 }
 
@@ -70,7 +76,7 @@ impl Sync {
         let settings = self.0.rooms.settings(requester).await?;
         let slot = self.0.tallies.get_with(requester.user_nr, Arc::default);
         let known = slot.take().filter(|known| Arc::ptr_eq(&known.settings, &settings));
-        let kept = known.as_ref().map_or(0, |known| known.rooms.len());
+        let kept = known.as_ref().map_or(0, Tallies::weight);
         let mut tallies = known.unwrap_or_else(|| Tallies { at: upto, settings, rooms: HashMap::new() });
         if tallies.at > upto {
             // Another device is ahead: its counts are not those of this answer.
@@ -83,7 +89,7 @@ impl Sync {
             tallies.rooms.extend(self.0.rooms.tallies(requester, &missing, upto).await?);
         }
         let unread = rooms.iter().filter_map(|room| Some((*room, tallies.rooms.get(room)?.unread.clone()))).collect();
-        let is_weighed = tallies.rooms.len() == kept;
+        let is_weighed = tallies.weight() == kept;
         slot.put(tallies);
         if !is_weighed {
             self.0.tallies.insert(requester.user_nr, slot);

@@ -95,6 +95,8 @@ on_each_database! {
         }
         assert_eq!(put("content/mine", json!({ "actions": [] })).await.status.as_u16(), 400, "without a pattern");
         assert_eq!(put("content/mine", json!({ "pattern": "x" })).await.status.as_u16(), 400, "without actions");
+        let long = json!({ "actions": [], "pattern": "?".repeat(256) });
+        put("content/mine", long).await.is_error(400, "M_INVALID_PARAM");
         put("content/mine/enabled", json!({ "enabled": true })).await.is_error(404, "M_NOT_FOUND");
         put("content/mine/actions", json!({ "actions": [] })).await.is_error(404, "M_NOT_FOUND");
         for path in ["content/mine", "content/mine/enabled", "content/mine/actions", "nothing/mine"] {

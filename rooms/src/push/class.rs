@@ -102,11 +102,10 @@ pub(crate) fn notifies(class: i64) -> bool {
     class & NOTIFYING != 0
 }
 
-/// Whether `m.mentions` names a user. Client-Server API, "User and room mentions".
-pub(crate) fn mentions(pdu: &Pdu, user_id: &UserId) -> bool {
+/// Whether `m.mentions` names a user of ours, among those for whom it counts. Client-Server API, "User and room mentions".
+pub(crate) fn mentions(pdu: &Pdu, user_id: &UserId, servers: &LocalServers) -> bool {
     let content: Content = serde_json::from_str(pdu.content.get()).unwrap_or_default();
-    let listed = content.mentions.as_ref().and_then(|mentions| mentions["user_ids"].as_array());
-    listed.is_some_and(|listed| listed.iter().any(|listed| listed == user_id.as_str()))
+    content.mentions.is_some_and(|mentions| mentioned(&mentions, servers).any(|mentioned| mentioned == user_id))
 }
 
 fn class_of_type(pdu: &Pdu) -> i64 {
