@@ -204,7 +204,7 @@ impl Sync {
                 // Boxed: a poll that waits must not hold the memory of one that answers.
                 let new = Box::pin(self.look(look)).await?;
                 if answers_at_once || !new.response.is_empty() {
-                    return self.finish(&start, new).await;
+                    return self.finish(start, new).await;
                 }
                 found = Some(new);
             }
