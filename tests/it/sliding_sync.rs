@@ -243,6 +243,7 @@ on_each_database! {
         ] {
             form.try_sync(&alice, None, 0, &body).await.is_error(400, errcode);
         }
+        Form::V4.try_sync(&alice, None, 0, &json!({ "set_presence": "busy" })).await.is_error(400, "M_INVALID_PARAM");
         let lists: serde_json::Map<String, Value> =
             (0..101).map(|nr| (nr.to_string(), json!({ "timeline_limit": 1 }))).collect();
         form.try_sync(&alice, None, 0, &json!({ "lists": lists })).await.is_error(400, "M_INVALID_PARAM");
