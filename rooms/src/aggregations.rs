@@ -11,7 +11,10 @@ use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 use storage::{Children, ChildrenQuery, ChildrenReader, RelationTypes, StoredEvent, TimelineDirection};
 
-use crate::{Error, Reader, Rooms};
+use crate::{
+    Error, Reader, Rooms,
+    relations::{is_valid_child, may_be_parent},
+};
 
 /// Most references of an event that are shown with it. "It lists all the events": of more none are shown, and who wants them asks for what
 /// relates to it.
@@ -161,13 +164,12 @@ impl Rooms {
         let mut children = self.storage().get_children(looking.types, looking.children_reader(), &named).await?;
         for parent in parents {
             let Some(children) = children.get_mut(&parent.nr) else { continue };
-            // Client-Server API, "Validity of replacement events"; what is left of the rules is in the query.
-            let is_edit = parent.relation().is_some_and(|relation| relation.rel_type == Relation::REPLACE);
-            if is_edit || parent.redacted_by.is_some() {
+            // What is left of the rules is in the query: see [`is_valid_child`].
+            let own = parent.relation().map(|relation| relation.rel_type.as_str());
+            if !may_be_parent(own, Relation::REPLACE) || parent.redacted_by.is_some() {
                 children.edit = None;
             }
-            // Client-Server API, "Threading": no thread starts from an event that relates to another one.
-            if parent.relation().is_some() {
+            if !may_be_parent(own, Relation::THREAD) {
                 children.latest = None;
             }
         }
@@ -258,11 +260,8 @@ impl Rooms {
         parent: &StoredEvent,
     ) -> Result<Option<Arc<StoredEvent>>, Error> {
         let edits = self.seen_children(looking, parent, looking.types.replace).await?.into_iter();
-        let valid = edits.filter(|edit| {
-            let is_whole =
-                edit.relation().is_some_and(|r| r.is_whole(&edit.pdu.event_type.to_string(), edit.is_state()));
-            is_whole && (edit.sender_nr, edit.type_nr) == (parent.sender_nr, parent.type_nr)
-        });
+        let own = parent.relation().map(|relation| relation.rel_type.as_str());
+        let valid = edits.filter(|edit| is_valid_child(parent, own, edit));
         Ok(valid.max_by(|a, b| made(a).cmp(&made(b))))
     }
 

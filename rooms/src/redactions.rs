@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use model::{EventNr, NodeNr, Pdu, Position, Relation, RoomNr};
+use model::{EventNr, NodeNr, Pdu, Position, RoomNr};
 use ruma::{
     CanonicalJsonObject, EventId, canonical_json::redact, events::TimelineEventType,
     room_version_rules::RoomVersionRules,
@@ -21,7 +21,7 @@ use crate::{
     Draft, Error, Rooms,
     head::{Built, Head, apply_to_summary},
     race::Race,
-    relations::new_relation,
+    relations::{is_valid_child, new_relation},
     turn::room_commit,
 };
 
@@ -238,21 +238,11 @@ impl Rooms {
     }
 }
 
-/// Whether an event relates to the target in a way that was asked for, by the rules of relations of its type.
+/// Whether an event relates to the target in a way that was asked for, by the rules of relations.
 fn is_asked_for(asked: &RelatedRedactionRow, target: &StoredEvent, event: &StoredEvent) -> bool {
     let Some(relation) = event.relation() else { return false };
     let is_wanted = asked.rel_types.iter().any(|wanted| wanted == ANY_TYPE || *wanted == relation.rel_type);
-    let of_target = asked.target_rel_type.as_deref();
-    let is_valid = match relation.rel_type.as_str() {
-        Relation::REPLACE => {
-            let is_same = (event.sender_nr, event.type_nr) == (target.sender_nr, target.type_nr);
-            is_same && !target.is_state() && of_target != Some(Relation::REPLACE)
-        }
-        Relation::THREAD => of_target.is_none(),
-        Relation::ANNOTATION => !matches!(of_target, Some(Relation::ANNOTATION | Relation::REPLACE)),
-        _ => true,
-    };
-    is_wanted && is_valid && relation.is_whole(&event.pdu.event_type.to_string(), event.is_state())
+    is_wanted && is_valid_child(target, asked.target_rel_type.as_deref(), event)
 }
 
 /// What is left of an event, for the database and, if it is in that state, for the room. Room Versions, "Redactions".

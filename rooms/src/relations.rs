@@ -4,7 +4,7 @@
 use accounts::Requester;
 use model::{Pdu, Relation, TypeNr};
 use ruma::{EventId, RoomId};
-use storage::{ChildrenQuery, NewRelation, Storage, annotation_key};
+use storage::{ChildrenQuery, NewRelation, Storage, StoredEvent, annotation_key};
 
 use crate::{
     Draft, Error, PageRequest, Rooms,
@@ -97,6 +97,27 @@ impl Head {
         }
         Ok(Some(relation))
     }
+}
+
+/// Whether an event that relates to others in a way itself, or not, may have children of a type of relation. Client-Server API, "Validity of
+/// replacement events", "Threading".
+pub(crate) fn may_be_parent(own_rel_type: Option<&str>, rel_type: &str) -> bool {
+    match rel_type {
+        Relation::REPLACE => own_rel_type != Some(Relation::REPLACE),
+        Relation::THREAD => own_rel_type.is_none(),
+        Relation::ANNOTATION => !matches!(own_rel_type, Some(Relation::ANNOTATION | Relation::REPLACE)),
+        _ => true,
+    }
+}
+
+/// Whether an event relates to another one by the rules of its type of relation. How the parent relates to others is said apart: when it
+/// is redacted, it tells no more.
+pub(crate) fn is_valid_child(parent: &StoredEvent, parent_rel_type: Option<&str>, child: &StoredEvent) -> bool {
+    let Some(relation) = child.relation() else { return false };
+    let is_same = (child.sender_nr, child.type_nr) == (parent.sender_nr, parent.type_nr);
+    may_be_parent(parent_rel_type, &relation.rel_type)
+        && relation.is_whole(&child.pdu.event_type.to_string(), child.is_state())
+        && (relation.rel_type != Relation::REPLACE || (is_same && !parent.is_state()))
 }
 
 /// The relation of an event, as it is stored.
