@@ -164,14 +164,15 @@ impl Sync {
             after = last.user_nr;
             let users: Vec<UserNr> = rows.iter().map(|row| row.user_nr).collect();
             let fields = self.0.storage.list_profiles(&users).await?;
-            presence.restore(rows.into_iter().map(|row| {
+            let users = rows.into_iter().map(|row| {
                 let mut before = Remembered { last_active_ms: row.last_active_ms, ..Remembered::default() };
                 before.says.status_msg = row.status_msg;
                 for (_, field, value) in fields.iter().filter(|(user_nr, ..)| *user_nr == row.user_nr) {
                     add_field(&mut before, field, value);
                 }
                 (row.user_nr, before)
-            }));
+            });
+            presence.restore(users.collect()).await;
         }
     }
 
