@@ -56,14 +56,15 @@ impl Sync {
     ///
     /// # Errors
     ///
-    /// [`Error::PresenceOff`], [`Error::StatusTooLong`].
+    /// [`Error::StatusTooLong`].
     pub async fn set_presence(
         &self,
         requester: &Requester,
         availability: Availability,
         status_msg: Option<String>,
     ) -> Result<(), Error> {
-        let presence = self.presence().ok_or(Error::PresenceOff)?;
+        // Clients say this with each change of focus: where nobody is shown it is no mistake of theirs.
+        let Some(presence) = self.presence() else { return Ok(()) };
         let status_msg = status_msg.filter(|text| !text.is_empty());
         if status_msg.as_ref().is_some_and(|text| text.len() > STATUS_BYTES_MAX) {
             return Err(Error::StatusTooLong(STATUS_BYTES_MAX));
