@@ -149,9 +149,14 @@ impl<Change: Send + 'static> Remote<Change> {
         Ok(Self { waiting, running })
     }
 
-    /// Says something. Returns at once; when Redis is away or slow it is lost, and nobody waits for it.
-    pub(crate) fn say(&self, change: Change) {
-        let _ = self.waiting.try_send(change);
+    /// Says something. Returns at once, with whether there was place; when Redis is away it is lost, and nobody waits for it.
+    pub(crate) fn say(&self, change: Change) -> bool {
+        self.waiting.try_send(change).is_ok()
+    }
+
+    /// Says something once there is place; the wait is as long as Redis takes for what is before it, or to be seen as away.
+    pub(crate) async fn say_in_turn(&self, change: Change) {
+        let _ = self.waiting.send(change).await;
     }
 }
 

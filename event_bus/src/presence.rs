@@ -29,6 +29,8 @@ const DEVICE_MS: i64 = 40_000;
 const TOUCH_EVERY_MS: i64 = 10_000;
 /// How often it is said again that somebody is active, in milliseconds.
 const ACTIVE_EVERY_MS: i64 = 20_000;
+/// Most devices of which one message to the state says that they sync still.
+const TOUCHES_AT_ONCE: usize = 128;
 /// Most users of whom anything is known. When all of them are there, further ones are not shown.
 const USERS_MAX: usize = 100_000;
 
@@ -81,8 +83,8 @@ type DeviceKey = (UserNr, String);
 enum Saying {
     /// Something happened to a user; with what is remembered of them, should nothing be known.
     Happened(UserNr, Happening, Option<Remembered>),
-    /// A device syncs still.
-    Touch(UserNr, String),
+    /// Devices sync still.
+    Touch(Vec<DeviceKey>),
 }
 
 #[derive(Debug)]
@@ -194,9 +196,12 @@ impl Presence {
         }
         drop(devices);
         if is_new {
-            self.say(Saying::Happened(user_nr, Happening::Syncs { device: device.to_owned(), is_idle }, before));
+            let syncs = Happening::Syncs { device: device.to_owned(), is_idle };
+            if !self.say(Saying::Happened(user_nr, syncs, before)) {
+                self.shared.not_told([&key]);
+            }
         } else if is_due {
-            self.still_syncs(user_nr, device.to_owned(), is_idle);
+            self.still_sync(vec![(key.clone(), is_idle)]);
         }
         Syncing { shared: self.shared.clone(), key }
     }
@@ -241,11 +246,19 @@ impl Presence {
         }
     }
 
-    /// Brings back those who were there when the state was lost: for as long as a device counts that does not sync any more.
-    pub fn restore(&self, users: impl IntoIterator<Item = (UserNr, Remembered)>) {
+    /// Brings back those who were there when the state was lost: for as long as a device counts that does not sync any more. Waits
+    /// while more is said than Redis takes.
+    pub async fn restore(&self, users: Vec<(UserNr, Remembered)>) {
         for (user_nr, before) in users {
-            if !self.knows(user_nr) {
-                self.say(Saying::Happened(user_nr, Happening::WasThere, Some(before)));
+            if self.knows(user_nr) {
+                continue;
+            }
+            let was_there = Saying::Happened(user_nr, Happening::WasThere, Some(before));
+            match &self.remote {
+                Some(remote) => remote.say_in_turn(was_there).await,
+                None => {
+                    self.say(was_there);
+                }
             }
         }
     }
@@ -294,9 +307,7 @@ impl Presence {
     /// Ends what has had its time, and says again who syncs here; call it every second or so.
     pub fn tick(&self) {
         let now_ms = self.shared.clock.now_ms();
-        for ((user_nr, device), is_idle) in self.shared.devices_to_tell(now_ms) {
-            self.still_syncs(user_nr, device, is_idle);
-        }
+        self.still_sync(self.shared.devices_to_tell(now_ms));
         if self.remote.is_none() {
             self.shared.change(|state| state.end_due(now_ms));
         }
@@ -309,30 +320,41 @@ impl Presence {
         flips.into_iter().map(|(user_nr, (is_there, active_ms))| (user_nr, is_there, active_ms)).collect()
     }
 
-    /// A device that syncs is kept, and comes back when it was lost.
-    fn still_syncs(&self, user_nr: UserNr, device: String, is_idle: bool) {
-        let is_there = self.shared.lock().users.get(&user_nr).is_some_and(|known| known.record.has_device(&device));
-        self.say(if is_there {
-            Saying::Touch(user_nr, device)
-        } else {
-            Saying::Happened(user_nr, Happening::Syncs { device, is_idle }, None)
-        });
-    }
-
-    fn say(&self, saying: Saying) {
-        match &self.remote {
-            Some(remote) => remote.say(saying),
-            None => {
-                let now_ms = self.shared.clock.now_ms();
-                self.shared.change(|state| match saying {
-                    Saying::Happened(user_nr, happening, before) => state.note(user_nr, &happening, before, now_ms),
-                    Saying::Touch(user_nr, device) => {
-                        state.ends.insert((user_nr, Some(device)), now_ms + DEVICE_MS);
-                        false
-                    }
-                });
+    /// Devices that sync are kept, and come back when they were lost. What cannot be said now is due again with the next tick.
+    fn still_sync(&self, devices: Vec<(DeviceKey, bool)>) {
+        let mut touched = Vec::new();
+        for (key, is_idle) in devices {
+            let (user_nr, device) = &key;
+            let is_there = self.shared.lock().users.get(user_nr).is_some_and(|known| known.record.has_device(device));
+            let syncs = || Happening::Syncs { device: device.clone(), is_idle };
+            if is_there {
+                touched.push(key);
+            } else if !self.say(Saying::Happened(*user_nr, syncs(), None)) {
+                self.shared.not_told([&key]);
             }
         }
+        for keys in touched.chunks(TOUCHES_AT_ONCE) {
+            if !self.say(Saying::Touch(keys.to_vec())) {
+                self.shared.not_told(keys);
+            }
+        }
+    }
+
+    /// Says something to the state; whether it was taken.
+    fn say(&self, saying: Saying) -> bool {
+        let Some(remote) = &self.remote else {
+            let now_ms = self.shared.clock.now_ms();
+            self.shared.change(|state| match saying {
+                Saying::Happened(user_nr, happening, before) => state.note(user_nr, &happening, before, now_ms),
+                Saying::Touch(keys) => {
+                    let ends = keys.into_iter().map(|(user_nr, device)| ((user_nr, Some(device)), now_ms + DEVICE_MS));
+                    state.ends.extend(ends);
+                    false
+                }
+            });
+            return true;
+        };
+        remote.say(saying)
     }
 }
 
@@ -376,6 +398,16 @@ impl Shared {
             local.requests > 0 || now_ms < local.told_ms.max(local.active_told_ms) + DEVICE_MS
         });
         due
+    }
+
+    /// Of these devices nothing could be said: they are due again.
+    fn not_told<'a>(&self, keys: impl IntoIterator<Item = &'a DeviceKey>) {
+        let mut devices = self.devices();
+        for key in keys {
+            if let Some(local) = devices.get_mut(key) {
+                local.told_ms = 0;
+            }
+        }
     }
 
     /// What was said was lost: it is said again.
@@ -602,12 +634,12 @@ mod tests {
         assert_eq!(availability(&presence, ALICE), Some(Availability::Online));
     }
 
-    #[test]
-    fn who_was_there_before_a_restart_is_so_until_it_is_sure_that_they_are_not() {
+    #[tokio::test]
+    async fn who_was_there_before_a_restart_is_so_until_it_is_sure_that_they_are_not() {
         let (presence, clock) = presence();
         let says = SelfDescription { status_msg: Some("here".to_owned()), ..SelfDescription::default() };
         let before = Remembered { says, last_active_ms: 990_000 };
-        presence.restore([(ALICE, before.clone()), (BOB, before)]);
+        presence.restore(vec![(ALICE, before.clone()), (BOB, before)]).await;
         assert_eq!(availability(&presence, BOB), Some(Availability::Online));
         let _syncing = presence.syncs(ALICE, "A", false, None);
         let seen = presence.news(NOTHING);

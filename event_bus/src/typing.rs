@@ -107,7 +107,9 @@ impl Typing {
     pub fn set(&self, room_nr: RoomNr, user_nr: UserNr, for_ms: Option<i64>) {
         let for_ms = for_ms.map(|for_ms| for_ms.clamp(0, TYPING_MS_MAX));
         match &self.remote {
-            Some(remote) => remote.say(Change { room_nr, user_nr, for_ms }),
+            Some(remote) => {
+                remote.say(Change { room_nr, user_nr, for_ms });
+            }
             None => {
                 let until_ms = for_ms.map(|for_ms| self.shared.clock.now_ms() + for_ms);
                 self.shared.change(|state| state.set(room_nr, user_nr, until_ms));

@@ -19,7 +19,7 @@ const STATUS_BYTES_MAX: usize = 1_024;
 const TICK: Duration = Duration::from_secs(1);
 /// The pause between two looks at who came, went or moved: what happens meanwhile wakes its readers together.
 const PAUSE: Duration = Duration::from_millis(200);
-/// Up to so many users are asked one by one whether they share a room with somebody: their rooms are in memory mostly.
+/// Of up to so many users whose rooms are not in memory, the rooms are read one by one.
 const ONE_BY_ONE_MAX: usize = 200;
 /// Most users that are brought back with one read after the state was lost.
 const RESTORED_AT_ONCE: u32 = 500;
@@ -56,14 +56,15 @@ impl Sync {
     ///
     /// # Errors
     ///
-    /// [`Error::PresenceOff`], [`Error::StatusTooLong`].
+    /// [`Error::StatusTooLong`].
     pub async fn set_presence(
         &self,
         requester: &Requester,
         availability: Availability,
         status_msg: Option<String>,
     ) -> Result<(), Error> {
-        let presence = self.presence().ok_or(Error::PresenceOff)?;
+        // Clients say this with each change of focus: where nobody is shown it is no mistake of theirs.
+        let Some(presence) = self.presence() else { return Ok(()) };
         let status_msg = status_msg.filter(|text| !text.is_empty());
         if status_msg.as_ref().is_some_and(|text| text.len() > STATUS_BYTES_MAX) {
             return Err(Error::StatusTooLong(STATUS_BYTES_MAX));
@@ -119,7 +120,9 @@ impl Sync {
         rooms: &UserRooms,
         users: Vec<(T, UserNr)>,
     ) -> Result<Vec<(T, UserNr)>, Error> {
-        if users.len() > ONE_BY_ONE_MAX {
+        // Those whose presence changed were looked up when their readers were woken.
+        let in_memory = |other: &UserNr| *other == user_nr || self.0.user_rooms.get(other).is_some();
+        if users.iter().filter(|(_, other)| !in_memory(other)).nth(ONE_BY_ONE_MAX).is_some() {
             let neighbors: HashSet<UserNr> = self.0.storage.list_neighbors(user_nr).await?.into_iter().collect();
             let is_seen = |other: &UserNr| *other == user_nr || neighbors.contains(other);
             return Ok(users.into_iter().filter(|(_, other)| is_seen(other)).collect());
@@ -164,14 +167,15 @@ impl Sync {
             after = last.user_nr;
             let users: Vec<UserNr> = rows.iter().map(|row| row.user_nr).collect();
             let fields = self.0.storage.list_profiles(&users).await?;
-            presence.restore(rows.into_iter().map(|row| {
+            let users = rows.into_iter().map(|row| {
                 let mut before = Remembered { last_active_ms: row.last_active_ms, ..Remembered::default() };
                 before.says.status_msg = row.status_msg;
                 for (_, field, value) in fields.iter().filter(|(user_nr, ..)| *user_nr == row.user_nr) {
                     add_field(&mut before, field, value);
                 }
                 (row.user_nr, before)
-            }));
+            });
+            presence.restore(users.collect()).await;
         }
     }
 

@@ -146,15 +146,21 @@ impl Waiters {
     /// Whether a user may be answered for others' presence alone; if not, they are woken later.
     pub(crate) fn may_tell_presence(&self, user_nr: UserNr, now_ms: i64) -> bool {
         let tables = &mut *self.lock();
-        let Some(user) = tables.users.get_mut(&user_nr) else { return true };
-        let since_told_ms = now_ms - user.presence_told_ms;
-        if since_told_ms >= PRESENCE_EVERY_MS {
-            user.presence_told_ms = now_ms;
-        } else if since_told_ms > SAME_MOMENT_MS {
+        let Some(user) = tables.users.get(&user_nr) else { return true };
+        let is_early = (SAME_MOMENT_MS + 1..PRESENCE_EVERY_MS).contains(&(now_ms - user.presence_told_ms));
+        if is_early && user.wants_presence {
             tables.presence_late.insert(user_nr);
-            return false;
         }
-        true
+        !is_early
+    }
+
+    /// A user is answered for others' presence alone.
+    pub(crate) fn presence_told(&self, user_nr: UserNr, now_ms: i64) {
+        if let Some(user) = self.lock().users.get_mut(&user_nr)
+            && now_ms >= user.presence_told_ms + PRESENCE_EVERY_MS
+        {
+            user.presence_told_ms = now_ms;
+        }
     }
 
     /// Forgets users of whom nothing was heard since the last sweep.

@@ -124,15 +124,20 @@ impl Sync {
             let ephemeral = typing.position;
             let upto = self.position();
             let news = self.news(requester, request.since, &rooms, (after, upto), &typing);
-            let presence = self.new_presence(requester.user_nr, request, &rooms, presence_after).await?;
-            let tells_presence = !presence.users.is_empty() && {
-                let now_ms = self.0.storage.clock().now_ms();
-                answers_at_once || news.any() || self.0.waiters.may_tell_presence(requester.user_nr, now_ms)
+            let now_ms = self.0.storage.clock().now_ms();
+            let answers = answers_at_once || news.any();
+            // Whose changes would not be told is not looked for.
+            let looks = answers || self.0.waiters.may_tell_presence(requester.user_nr, now_ms);
+            let presence = match looks {
+                true => self.new_presence(requester.user_nr, request, &rooms, presence_after).await?,
+                false => PresenceOf { users: Vec::new(), position: presence_after },
             };
             if presence.users.is_empty() {
                 presence_after = presence.position;
+            } else if !answers {
+                self.0.waiters.presence_told(requester.user_nr, now_ms);
             }
-            if answers_at_once || news.any() || tells_presence {
+            if answers || !presence.users.is_empty() {
                 let since = request.since.map(|since| since.position);
                 let settings = self.0.rooms.settings(requester).await?;
                 let answer = self.begin(requester, request, (since, upto), settings);

@@ -217,7 +217,7 @@ impl From<sync::Error> for MatrixError {
     fn from(error: sync::Error) -> Self {
         match error {
             sync::Error::BadToken | sync::Error::StatusTooLong(_) => Self::invalid_param(error.to_string()),
-            sync::Error::PresenceHidden | sync::Error::PresenceOff => Self::forbidden(error.to_string()),
+            sync::Error::PresenceHidden => Self::forbidden(error.to_string()),
             sync::Error::UnknownPos => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnknownPos, error.to_string()),
             sync::Error::Rooms(error) => error.into(),
             sync::Error::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),

@@ -1,6 +1,6 @@
 -- Who is there: a row is a user, and says: the position of the last change that others are shown, whether the user is away (1 or 0),
 -- and the record. What ends is "user", when time alone changes what is shown, and "user device", when the device counts as gone.
--- ARGV: 9... put: for each record five: the user, the position that the caller changes (0 for none), whether others are told (1 or 0),
+-- ARGV: 9... put: for each record six: the user, the position that the caller changes (0 for none), whether others are told (1 or 0),
 --            whether the user is away, when time alone changes it (-1 for never), the record
 --       9... touch: for each device its end and "user device"
 --       9 due: now      9... done: what has ended and the end that `due` gave it

@@ -73,7 +73,7 @@ impl Followed for Shared {
         let mut changes: BTreeMap<UserNr, Change> = BTreeMap::new();
         for saying in sayings {
             match saying {
-                Saying::Touch(user_nr, device) => touched.push((user_nr, device)),
+                Saying::Touch(keys) => touched.extend(keys),
                 Saying::Happened(user_nr, happening, before) => {
                     touched.extend(happening.shows_device().map(|device| (user_nr, device.to_owned())));
                     let change = changes.entry(user_nr).or_insert_with(|| {
@@ -333,6 +333,25 @@ mod tests {
             }
         });
         assert!(comes_back.await.is_ok(), "who syncs with a process says so again");
+    }
+
+    /// After Redis was away all devices of a process are to be told of at once.
+    #[tokio::test]
+    async fn more_devices_than_the_queue_takes_are_told_with_the_next_ticks() {
+        let Some(url) = redis_url() else { return };
+        let (name, clock) = (some_name(), Clock::manual(1_000_000));
+        let [one, two] = [(); 2].map(|()| process(&url, &name, &clock, 10_000));
+        connected(&[&one, &two]).await;
+        let users = (100..2_600).map(UserNr);
+        // Nothing is taken off the queue meanwhile: this test has one thread.
+        let _syncing: Vec<_> = users.clone().map(|user_nr| one.syncs(user_nr, "A", false, None)).collect();
+        let all = timeout(Duration::from_secs(30), async {
+            while !users.clone().all(|user_nr| two.knows(user_nr)) {
+                one.tick();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        assert!(all.await.is_ok(), "{} are known", users.filter(|user_nr| two.knows(*user_nr)).count());
     }
 
     #[tokio::test]
