@@ -3,6 +3,7 @@
 //! One [`tail`] a process follows the stream and wakes those who wait; [`v3`] and [`sliding`] put answers together.
 
 mod error;
+mod ignored_invites;
 mod news;
 mod peek;
 mod presence;

@@ -50,14 +50,7 @@ impl Sync {
             Some(from) => from.parse::<TimelineToken>().map_err(|_| Error::BadToken)?,
             None => TimelineToken((self.position(), 0)),
         };
-        if start.position() > self.position() {
-            // Another process may be ahead of this one; nobody is ahead of the database.
-            let newest = self.0.storage.newest_durable().await?;
-            if start.position() > newest {
-                return Err(Error::BadToken);
-            }
-            self.reach(newest).await;
-        }
+        self.catch_up(start.position()).await?;
         let start = start.to_string();
         let asked =
             PageRequest { direction: TimelineDirection::Forward, from: Some(&start), to: None, limit: EVENTS_MAX };

@@ -18,10 +18,10 @@ use std::{
 use accounts::{Requester, UserSettings, default_push_rules};
 use event_bus::{TypingChange, TypingNews};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use model::{EventNr, Membership, Position, RoomNr, StreamToken, UserNr};
+use model::{Membership, Position, RoomNr, StreamToken, UserNr};
 use rooms::{Counts, Unread};
 use ruma::{
-    OneTimeKeyAlgorithm, UInt,
+    OneTimeKeyAlgorithm, UInt, UserId,
     api::client::{
         filter::{FilterDefinition, LazyLoadOptions},
         sync::sync_events::{
@@ -259,9 +259,8 @@ impl Sync {
             let forgotten: HashSet<RoomNr> = now.iter().filter(|row| row.forgotten).map(|row| row.room_nr).collect();
             wanted.retain(|row| !forgotten.contains(&row.room_nr));
         }
-        if !answer.settings.ignored.is_empty() {
-            self.drop_ignored_invites(&answer.settings, &mut wanted).await?;
-        }
+        let hidden = self.ignored_invites(&answer.settings, wanted.iter().copied()).await?;
+        wanted.retain(|row| !hidden.contains(&row.room_nr));
         let account_data = if news.account_data {
             storage.list_account_data(requester.user_nr, after, upto).await?
         } else {
@@ -361,22 +360,6 @@ impl Sync {
         })
     }
 
-    /// Nobody is told of invitations by those whom they ignore. Client-Server API, "Ignoring Users".
-    async fn drop_ignored_invites(
-        &self,
-        settings: &UserSettings,
-        wanted: &mut Vec<&RoomMembership>,
-    ) -> Result<(), Error> {
-        let invites = wanted.iter().filter(|row| row.membership == Membership::Invite);
-        let numbers: Vec<EventNr> = invites.map(|row| row.event_nr).collect();
-        let events = self.0.storage.get_events(&numbers).await?;
-        wanted.retain(|row| {
-            let event = events.get(&row.event_nr).filter(|_| row.membership == Membership::Invite);
-            event.is_none_or(|event| !settings.ignores(&event.pdu.sender))
-        });
-        Ok(())
-    }
-
     /// Whose devices the client has to ask for again, and whose it need not follow any more. Client-Server API, "Extensions to /sync".
     pub(crate) async fn device_lists(
         &self,
@@ -444,10 +427,7 @@ impl Sync {
         }
         let has_rules = global.clone().any(|row| row.event_type == "m.push_rules");
         if answer.since.is_none() && !has_rules && wanted("m.push_rules") {
-            // Whoever never changed their rules has the default ones. Client-Server API, "m.push_rules".
-            let rules = default_push_rules(&answer.requester.user_id);
-            let event = json!({"type": "m.push_rules", "content": {"global": rules}});
-            response.account_data.events.extend(raw(event.to_string()));
+            response.account_data.events.extend(raw(default_push_rules_event(&answer.requester.user_id)));
         }
     }
 }
@@ -477,6 +457,11 @@ fn show_unread(room: &mut JoinedRoom, unread: Unread, splits_threads: bool) {
 pub(crate) fn account_data_event(event_type: &str, content: &str) -> String {
     let content: Option<Box<RawValue>> = RawValue::from_string(content.to_owned()).ok();
     json!({"type": event_type, "content": content}).to_string()
+}
+
+/// The rules of whoever never changed them. Client-Server API, "m.push_rules".
+pub(crate) fn default_push_rules_event(user_id: &UserId) -> String {
+    json!({"type": "m.push_rules", "content": {"global": default_push_rules(user_id)}}).to_string()
 }
 
 /// Ready-made JSON as ruma takes it; damaged JSON is left out.

@@ -38,7 +38,7 @@ macro_rules! eventually {
 macro_rules! on_each_database {
     ($($(#[$meta:meta])* async fn $name:ident($server:ident: TestServer) $body:block)+) => {$(
         mod $name {
-            #[allow(unused_imports)]
+            #[allow(unused_imports, reason = "not every test uses something of its module")]
             use super::*;
 
             $(#[$meta])*

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use accounts::{Requester, default_push_rules};
+use accounts::Requester;
 use model::{EphemeralPosition, Membership, Position, RoomNr, StreamToken};
 use ruma::OwnedRoomId;
 use serde_json::{
@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Error, Sync,
     room_facts::ListedRoom,
-    v3::{TO_DEVICE_MAX, account_data_event},
+    v3::{TO_DEVICE_MAX, account_data_event, default_push_rules_event},
 };
 
 /// Most changes of subscriptions to threads in one answer.
@@ -174,9 +174,7 @@ impl Sync {
             let events = &mut response.extensions.global_account_data;
             events.extend(rows.iter().filter(is_told).filter_map(event_of));
             if from.is_none() && !rows.iter().any(|row| row.event_type == "m.push_rules") {
-                // Whoever never changed their rules has the default ones. Client-Server API, "m.push_rules".
-                let rules = default_push_rules(&look.requester.user_id);
-                events.extend(to_raw_value(&json!({"type": "m.push_rules", "content": {"global": rules}})).ok());
+                events.extend(RawValue::from_string(default_push_rules_event(&look.requester.user_id)).ok());
             }
             next.account_data = Sent::Live;
         } else if let (Sent::Live, Some(since)) = (global, look.since)

@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use model::{EventNr, Membership, Position, RoomNr};
+use model::{Membership, Position, RoomNr};
 use ruma::OwnedRoomId;
 
 use super::{
@@ -104,7 +104,7 @@ impl Sync {
     pub(super) async fn select<'a>(&self, look: &Look<'a>) -> Result<Selection<'a>, Error> {
         let (request, list, state) = (look.request, &*look.list, &*look.start.state);
         let mut selection = Selection::default();
-        let hidden = self.invitations_of_ignored(look).await?;
+        let hidden = self.ignored_invites(&look.settings, look.list.rooms.iter().map(|room| &room.row)).await?;
         let is_hidden = |room: &ListedRoom| hidden.contains(&room.row.room_nr);
         let is_listed: Vec<bool> =
             list.rooms.iter().map(|room| is_listed(list, state, room) && !is_hidden(room)).collect();
@@ -147,18 +147,6 @@ impl Sync {
         let by_name = by_name.collect();
         selection.add(request, &bits, &by_name);
         Ok(selection)
-    }
-
-    /// The rooms that users invite to whom the requester ignores. Client-Server API, "Ignoring Users".
-    async fn invitations_of_ignored(&self, look: &Look<'_>) -> Result<HashSet<RoomNr>, Error> {
-        if look.settings.ignored.is_empty() {
-            return Ok(HashSet::new());
-        }
-        let rows = look.list.rooms.iter().map(|room| &room.row).filter(|row| row.membership == Membership::Invite);
-        let numbers: Vec<EventNr> = rows.map(|row| row.event_nr).collect();
-        let events = self.0.storage.get_events(&numbers).await?;
-        let events = events.into_values().filter(|event| look.settings.ignores(&event.pdu.sender));
-        Ok(events.map(|event| event.room_nr).collect())
     }
 
     /// The rooms that a space names, if the user is in it. Client-Server API, "Spaces".

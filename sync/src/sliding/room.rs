@@ -623,7 +623,9 @@ impl Sync {
             room.stripped_state = Some(own.collect::<Vec<Box<RawValue>>>()).filter(|own| !own.is_empty());
         }
         let is_dm = look.marks.direct.contains(&facts.room.id);
-        if if initial { is_dm } else { task.sent.is_some_and(|sent| sent.is_dm != is_dm) } {
+        // What is not told at first is false.
+        let was_dm = if initial { false } else { task.sent.map_or(is_dm, |sent| sent.is_dm) };
+        if was_dm != is_dm {
             room.is_dm = Some(is_dm);
         }
         if !room.is_empty() || look.may_count(task.listed) {
