@@ -10,7 +10,7 @@ use serde_json::{
 use storage::RoomRow;
 use tracing::debug;
 
-use crate::{Error, Rooms, head};
+use crate::{Error, Rooms};
 
 /// Most servers that are named beside an alias.
 const SERVERS_MAX: u32 = 50;
@@ -154,26 +154,5 @@ impl Rooms {
         }
         let rows = self.storage().list_aliases(reader.room.nr).await?;
         Ok(rows.into_iter().filter_map(|row| row.alias.try_into().ok()).collect())
-    }
-
-    /// Whether a joined member has the power to send a kind of state.
-    pub(crate) async fn may_send_state(
-        &self,
-        requester: &Requester,
-        room: &RoomRow,
-        event_type: &str,
-    ) -> Result<bool, Error> {
-        let membership = self.storage().get_membership(room.nr, requester.user_nr).await?;
-        if membership.is_none_or(|row| row.membership != model::Membership::Join) {
-            return Ok(false);
-        }
-        let power = self.power_of_room(room).await?;
-        Ok(power.of_user(&requester.user_id) >= power.needed_for_state(event_type))
-    }
-
-    /// The power levels of a room of now.
-    pub(crate) async fn power_of_room(&self, room: &RoomRow) -> Result<head::Power, Error> {
-        let head = self.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
-        self.power_at(room, head.state).await
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     Draft, Error, Rooms,
     aliases::named_aliases,
     head::{Built, Head, random_room_id},
+    power::rules_of,
     turn::room_commit,
     upgrade::TOMBSTONE_LEVEL,
 };
@@ -71,7 +72,7 @@ impl Rooms {
     /// requester's fault, nothing was made.
     pub async fn create_room(&self, requester: &Requester, request: NewRoomRequest) -> Result<OwnedRoomId, Error> {
         let version = request.version.clone().unwrap_or_else(|| self.default_version().clone());
-        let rules = version.rules().ok_or_else(|| Error::UnsupportedVersion(version.to_string()))?;
+        let rules = rules_of(&version)?;
         if request.initial_state.len() + request.invite.len() > EVENTS_MAX {
             return Err(Error::InvalidParam(format!("a room starts with at most {EVENTS_MAX} events")));
         }
@@ -188,7 +189,7 @@ impl Rooms {
         version: &RoomVersionId,
         add_profile: impl Fn(&UserId, &mut CanonicalJsonObject),
     ) -> Result<Vec<Draft>, Error> {
-        let rules = version.rules().ok_or_else(|| Error::UnsupportedVersion(version.to_string()))?;
+        let rules = rules_of(version)?;
         let creator = &requester.user_id;
         let mut drafts = Vec::new();
         let mut add = |event_type: &str, state_key: &str, content: CanonicalJsonObject| {

@@ -15,7 +15,12 @@ use storage::{
     StateKey, Storage, StoredEvent,
 };
 
-use crate::{Draft, Error, push::class::countable, redactions::redact_event};
+use crate::{
+    Draft, Error,
+    power::{power_levels, rules_of},
+    push::class::countable,
+    redactions::redact_event,
+};
 
 /// A room as it will be after the events that were built so far.
 pub(crate) struct Head {
@@ -70,7 +75,7 @@ impl Head {
             head.extremities.iter().filter_map(|nr| Some((*nr, events.get(nr)?.pdu.event_id.clone()))).collect();
         let summary = storage.get_summaries(&[row.nr]).await?.remove(&row.nr).map(|(summary, ..)| summary);
         Ok(Self {
-            rules: row.version.rules().ok_or_else(|| Error::UnsupportedVersion(row.version.to_string()))?,
+            rules: rules_of(&row.version)?,
             stored_state: head.state,
             state: head.state,
             depth: head.depth,
@@ -397,100 +402,6 @@ impl Head {
         }
         Ok(Some(target))
     }
-}
-
-/// Answers questions about power in a room, creators included.
-pub(crate) struct Power {
-    levels: Option<serde_json::Value>,
-    creators: Vec<ruma::OwnedUserId>,
-    privileged: bool,
-}
-
-impl Power {
-    pub(crate) fn of_user(&self, user_id: &ruma::UserId) -> i64 {
-        if self.privileged && self.creators.iter().any(|creator| creator == user_id) {
-            return i64::MAX;
-        }
-        match &self.levels {
-            None => {
-                if self.creators.iter().any(|creator| creator == user_id) {
-                    100
-                } else {
-                    0
-                }
-            }
-            Some(levels) => read_level(&levels["users"][user_id.as_str()]).unwrap_or_else(|| self.of_others()),
-        }
-    }
-
-    /// The power of those whom nobody names.
-    pub(crate) fn of_others(&self) -> i64 {
-        self.levels.as_ref().and_then(|levels| read_level(&levels["users_default"])).unwrap_or(0)
-    }
-
-    /// The users who may have another power than all others: those whom the levels name, and the creators.
-    pub(crate) fn named_users(&self) -> impl Iterator<Item = &ruma::UserId> {
-        let users = self.levels.as_ref().and_then(|levels| levels["users"].as_object());
-        let named = users.into_iter().flat_map(|users| users.keys());
-        named
-            .filter_map(|user_id| <&ruma::UserId>::try_from(user_id.as_str()).ok())
-            .chain(self.creators.iter().map(|id| &**id))
-    }
-
-    /// The level that an action such as `redact`, `invite`, `kick`, `ban` needs.
-    pub(crate) fn needed(&self, action: &str, default: i64) -> i64 {
-        self.levels.as_ref().and_then(|levels| read_level(&levels[action])).unwrap_or(default)
-    }
-
-    /// The creators, where they are above all levels.
-    pub(crate) fn privileged_creators(&self) -> impl Iterator<Item = &ruma::UserId> {
-        self.creators.iter().filter(|_| self.privileged).map(|creator| &**creator)
-    }
-
-    /// The level that sending a type of state needs. Client-Server API, "m.room.power_levels".
-    pub(crate) fn needed_for_state(&self, event_type: &str) -> i64 {
-        // Without the event, anybody may send state.
-        let Some(levels) = &self.levels else { return 0 };
-        read_level(&levels["events"][event_type]).unwrap_or_else(|| read_level(&levels["state_default"]).unwrap_or(50))
-    }
-
-    /// The level that mentioning the room needs. Client-Server API, "m.room.power_levels".
-    pub(crate) fn needed_to_notify_room(&self) -> i64 {
-        let needed = self.levels.as_ref().and_then(|levels| read_level(&levels["notifications"]["room"]));
-        needed.unwrap_or(50)
-    }
-
-    pub(crate) fn may_notify_room(&self, user_id: &ruma::UserId) -> bool {
-        self.of_user(user_id) >= self.needed_to_notify_room()
-    }
-
-    pub(crate) fn user_can_redact(&self, user_id: &ruma::UserId) -> bool {
-        self.of_user(user_id) >= self.needed("redact", 50)
-    }
-}
-
-// Before version 10 a level may be a string of digits.
-fn read_level(value: &serde_json::Value) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_str()?.trim().parse().ok())
-}
-
-pub(crate) fn power_levels(
-    rules: &RoomVersionRules,
-    state: &HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)>,
-) -> Result<Power, Error> {
-    let get = |event_type| state.get(&(event_type, String::new())).map(|(_, pdu)| pdu);
-    let create = get(StateEventType::RoomCreate).ok_or(Error::RoomUnknown)?;
-    let creators = state_res::events::RoomCreateEvent::new(&**create)
-        .creators(&rules.authorization)
-        .map_err(Error::InvalidRoomState)?;
-    let levels = get(StateEventType::RoomPowerLevels)
-        .map(|pdu| serde_json::from_str(pdu.content.get()).map_err(|error| Error::InvalidRoomState(error.to_string())))
-        .transpose()?;
-    Ok(Power {
-        levels,
-        creators: creators.into_iter().collect(),
-        privileged: rules.authorization.explicitly_privilege_room_creators,
-    })
 }
 
 /// What a member event does to its user.

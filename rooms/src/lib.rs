@@ -16,6 +16,7 @@ mod in_thread;
 mod members;
 mod membership;
 mod mutual;
+mod power;
 mod preview;
 mod profiles;
 mod push;

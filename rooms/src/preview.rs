@@ -12,7 +12,7 @@ use ruma::{
 };
 use storage::RoomRow;
 
-use crate::{Error, Rooms};
+use crate::{Error, Rooms, power::rules_of};
 
 /// A room as somebody outside of it sees it.
 #[derive(Clone, Debug)]
@@ -55,7 +55,7 @@ impl Rooms {
         let mut previews = HashMap::with_capacity(rooms.len());
         for room in rooms {
             let Some((summary, members, _)) = summaries.remove(&room.nr) else { continue };
-            let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?;
+            let rules = rules_of(&room.version)?;
             let membership = memberships.get(&room.nr).map(|row| row.membership);
             let allowed = allowed.remove(&room.nr).unwrap_or_default();
             let is_allowed = allowed.iter().any(|id| joined.contains(id));

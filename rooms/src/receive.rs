@@ -18,6 +18,7 @@ use storage::{
 use crate::{
     Error, Rooms,
     head::{Head, apply_to_summary, membership_change, membership_of},
+    power::rules_of,
     push,
     race::Race,
     redactions::redact_event,
@@ -368,7 +369,7 @@ impl<E: Into<Error>> From<E> for Retry {
 
 /// Checks 1 to 3: the format, the signatures, the content hash (what was altered is taken in its redacted form).
 fn read_and_verify(room: &RoomRow, object: CanonicalJsonObject, keys: &PublicKeyMap) -> Result<Pdu, Error> {
-    let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?;
+    let rules = rules_of(&room.version)?;
     let bad = |error: &dyn std::fmt::Display| Error::BadEvent(error.to_string());
     let pdu = Pdu::from_canonical(&object, &rules).map_err(|error| bad(&error))?;
     if pdu.room_id != room.id || pdu.event_type == TimelineEventType::RoomCreate {

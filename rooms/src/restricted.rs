@@ -7,7 +7,7 @@ use model::{Membership, Pdu, RoomNr, UserNr};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, room::JoinRule};
 use storage::{RoomRow, RoomSummary};
 
-use crate::{Error, Rooms};
+use crate::{Error, Rooms, power::rules_of};
 
 /// Most members who are looked at to find one who may let somebody in, where every member may.
 const VOUCHERS_MAX: u32 = 50;
@@ -92,7 +92,7 @@ impl Rooms {
 
 /// The rooms whose members may join by these join rules. None, unless the room's version knows rules of the kind.
 fn allowed_rooms(room: &RoomRow, join_rules: &Pdu) -> Result<Vec<OwnedRoomId>, Error> {
-    let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?.authorization;
+    let rules = rules_of(&room.version)?.authorization;
     let allowed = match serde_json::from_str(join_rules.content.get()) {
         Ok(JoinRule::Restricted(restricted)) if rules.restricted_join_rule => restricted,
         Ok(JoinRule::KnockRestricted(restricted)) if rules.knock_restricted_join_rule => restricted,

@@ -24,7 +24,7 @@ use storage::{ReadPositions, RoomRow, StoredEvent, TimelineDirection, UnreadRang
 
 use crate::{
     Error, Rooms,
-    head::{Power, power_levels},
+    power::{Power, rules_of},
     push::{
         class, fit,
         plan::{Effect, Plan, depend_on_members, facts},
@@ -387,18 +387,6 @@ impl<'a> Judge<'a> {
 }
 
 impl Rooms {
-    /// The power levels in a state of a room.
-    pub(crate) async fn power_at(&self, room: &RoomRow, state: NodeNr) -> Result<Power, Error> {
-        let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?;
-        let mut found = HashMap::new();
-        for event_type in ["m.room.create", "m.room.power_levels"] {
-            if let Some(event) = self.find_state_at(room, state, event_type, "").await? {
-                found.insert((event_type.into(), String::new()), (event.nr, event.pdu.clone()));
-            }
-        }
-        power_levels(&rules, &found)
-    }
-
     async fn display_name(&self, requester: &Requester, room: &RoomRow) -> Result<Option<String>, Error> {
         #[derive(serde::Deserialize)]
         struct Content {
@@ -418,7 +406,7 @@ fn asks_for_name(rules: &Ruleset) -> bool {
 
 /// The power levels as conditions ask for them: only about the sender.
 fn levels_of(power: &Power, sender: &UserId, room: &RoomRow) -> Result<PushConditionPowerLevelsCtx, Error> {
-    let rules = room.version.rules().ok_or_else(|| Error::UnsupportedVersion(room.version.to_string()))?;
+    let rules = rules_of(&room.version)?;
     let int = |level: i64| Int::new_saturating(level);
     let mut needed = NotificationPowerLevels::new();
     needed.room = int(power.needed_to_notify_room());
