@@ -5,7 +5,7 @@
 use std::{ops::Range, sync::Arc};
 
 use accounts::Requester;
-use model::{EventNr, Membership, NodeNr, Position, Unsigned};
+use model::{EventNr, Membership, NodeNr, Position};
 use ruma::RoomId;
 use serde::{Deserialize, Serialize};
 use storage::{StoredEvent, TimelineDirection};
@@ -174,27 +174,11 @@ impl StateList {
         let storage = self.rooms.storage();
         let found = storage.get_events(&self.numbers[piece.clone()]).await?;
         let events: Vec<_> = self.numbers[piece].iter().filter_map(|nr| found.get(nr)).collect();
-        let redactions: Vec<EventNr> = events.iter().filter_map(|event| event.redacted_by).collect();
-        let redactions =
-            if redactions.is_empty() { Default::default() } else { storage.get_events(&redactions).await? };
-        let shown = events.iter().copied().chain(redactions.values());
-        let erased = self.rooms.erased_for(&self.reader, shown).await?;
-        let room_id = Some(&*self.reader.room.id);
-        let now_ms = storage.clock().now_ms();
+        // What the state was before is in the timeline: a list of the state does without.
+        let seen = self.rooms.seen(&self.reader, events.iter().copied(), true, false).await?;
         let mut json = Vec::with_capacity(600 * events.len());
         for event in events.into_iter().filter(|event| self.kinds.include(event)) {
-            let event = erased.get(&event.nr).unwrap_or(event);
-            let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
-            // What the state was before is in the timeline: a list of the state does without.
-            let mut unsigned = Unsigned {
-                age: Some((now_ms - sent_ms).max(0)),
-                membership: self.reader.membership_at(event).map(Membership::as_str),
-                ..Unsigned::default()
-            };
-            if let Some(redaction) = event.redacted_by.and_then(|nr| erased.get(&nr).or_else(|| redactions.get(&nr))) {
-                unsigned.redacted_because = Some(redaction.ready()?.to_json(room_id, &Unsigned::default()).into());
-            }
-            event.ready()?.write_json(&mut json, room_id, &unsigned);
+            seen.shown(event).ready()?.write_json(&mut json, seen.room_id, &seen.unsigned(event)?);
             json.push(b',');
         }
         Ok(json)

@@ -219,10 +219,7 @@ impl Rooms {
         aggregations: &Aggregations,
     ) -> Result<Vec<Box<RawValue>>, Error> {
         let storage = self.storage();
-        let related: Vec<EventNr> =
-            events.iter().flat_map(|event| [event.replaces, event.redacted_by]).flatten().collect();
-        let related = if related.is_empty() { HashMap::new() } else { storage.get_events(&related).await? };
-        let erased = self.erased_for(reader, events.iter().chain(related.values())).await?;
+        let seen = self.seen(reader, events.iter(), with_room_id, true).await?;
         let mut transactions = HashMap::new();
         let mut unknown = Vec::new();
         // Only messages are sent with a transaction id.
@@ -237,30 +234,75 @@ impl Rooms {
         if !unknown.is_empty() {
             transactions.extend(storage.find_event_transactions(reader.user_nr, &reader.device, &unknown).await?);
         }
-        let room_id = with_room_id.then_some(&*reader.room.id);
-        let now_ms = storage.clock().now_ms();
         let mut rendered = Vec::with_capacity(events.len());
         for event in events {
-            let event = erased.get(&event.nr).unwrap_or(event);
-            let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
-            let mut unsigned = Unsigned {
-                age: Some((now_ms - sent_ms).max(0)),
-                membership: reader.membership_at(event).map(Membership::as_str),
+            let unsigned = Unsigned {
                 transaction_id: transactions.remove(&event.nr),
                 relations: aggregations.of(event.nr),
-                ..Unsigned::default()
+                ..seen.unsigned(event)?
             };
-            if let Some(old) = event.replaces.and_then(|nr| erased.get(&nr).or_else(|| related.get(&nr))) {
-                unsigned.prev_content = Some(old.pdu.content.clone().into());
-                unsigned.prev_sender = Some(old.pdu.sender.to_string());
-                unsigned.replaces_state = Some(old.pdu.event_id.to_string());
-            }
-            if let Some(redaction) = event.redacted_by.and_then(|nr| erased.get(&nr).or_else(|| related.get(&nr))) {
-                let json = redaction.ready()?.to_json(room_id, &Unsigned::default());
-                unsigned.redacted_because = Some(json.into());
-            }
-            rendered.push(event.ready()?.to_json(room_id, &unsigned));
+            rendered.push(seen.shown(event).ready()?.to_json(seen.room_id, &unsigned));
         }
         Ok(rendered)
+    }
+
+    /// What is to be known of events to show them to a reader: two queries at most, none for most events. Without what they replaced, state
+    /// events do not say what was before them.
+    pub(crate) async fn seen<'a>(
+        &self,
+        reader: &'a Reader,
+        events: impl Iterator<Item = &'a Arc<StoredEvent>> + Clone,
+        with_room_id: bool,
+        with_replaced: bool,
+    ) -> Result<Seen<'a>, Error> {
+        let related = events.clone().flat_map(|event| [event.replaces.filter(|_| with_replaced), event.redacted_by]);
+        let related: Vec<EventNr> = related.flatten().collect();
+        let related = if related.is_empty() { HashMap::new() } else { self.storage().get_events(&related).await? };
+        let all = events.map(|event| -> &Arc<StoredEvent> { event }).chain(related.values());
+        let erased = self.erased_for(reader, all).await?;
+        let room_id = with_room_id.then_some(&*reader.room.id);
+        Ok(Seen { reader, room_id, now_ms: self.storage().clock().now_ms(), related, erased })
+    }
+}
+
+/// Events as a reader sees them, and what the server says beside each.
+pub(crate) struct Seen<'a> {
+    reader: &'a Reader,
+    pub(crate) room_id: Option<&'a RoomId>,
+    now_ms: i64,
+    /// What they replaced, and what redacted them.
+    related: HashMap<EventNr, Arc<StoredEvent>>,
+    /// What is left of those of erased users, the related ones too.
+    erased: HashMap<EventNr, Arc<StoredEvent>>,
+}
+
+impl Seen<'_> {
+    /// An event, or what is left of it.
+    pub(crate) fn shown<'e>(&'e self, event: &'e Arc<StoredEvent>) -> &'e Arc<StoredEvent> {
+        self.erased.get(&event.nr).unwrap_or(event)
+    }
+
+    /// Client-Server API, "UnsignedData", but for what depends on more than the event.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Storage`] for an event that is damaged.
+    pub(crate) fn unsigned(&self, event: &StoredEvent) -> Result<Unsigned, Error> {
+        let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
+        let mut unsigned = Unsigned {
+            age: Some((self.now_ms - sent_ms).max(0)),
+            membership: self.reader.membership_at(event).map(Membership::as_str),
+            ..Unsigned::default()
+        };
+        let related = |nr: Option<EventNr>| self.related.get(&nr?).map(|event| self.shown(event));
+        if let Some(old) = related(event.replaces) {
+            unsigned.prev_content = Some(old.pdu.content.clone().into());
+            unsigned.prev_sender = Some(old.pdu.sender.to_string());
+            unsigned.replaces_state = Some(old.pdu.event_id.to_string());
+        }
+        if let Some(redaction) = related(event.redacted_by) {
+            unsigned.redacted_because = Some(redaction.ready()?.to_json(self.room_id, &Unsigned::default()).into());
+        }
+        Ok(unsigned)
     }
 }
