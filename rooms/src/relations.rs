@@ -122,11 +122,5 @@ pub(crate) fn is_valid_child(parent: &StoredEvent, parent_rel_type: Option<&str>
 
 /// The relation of an event, as it is stored.
 pub(crate) async fn new_relation(storage: &Storage, pdu: &Pdu, relation: &Relation) -> Result<NewRelation, Error> {
-    Ok(NewRelation {
-        parent: relation.parent.clone(),
-        rel_type_nr: storage.type_nr(&relation.rel_type).await?,
-        is_thread: relation.rel_type == Relation::THREAD,
-        is_whole: relation.is_whole(&pdu.event_type.to_string(), pdu.state_key.is_some()),
-        annotation_key: None,
-    })
+    Ok(storage.new_relation(&pdu.event_type.to_string(), pdu.state_key.is_some(), relation).await?)
 }

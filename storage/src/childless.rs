@@ -1,8 +1,11 @@
 //! Events of which it was found that nothing relates to them: most, so that most pages need not ask.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use moka::sync::Cache;
@@ -10,6 +13,9 @@ use ruma::{EventId, OwnedEventId};
 
 /// Most events that are remembered.
 const EVENTS_CACHED: u64 = 50_000;
+
+/// How long they are: what processes of an older program write, the stream does not tell of.
+const KEPT: Duration = Duration::from_secs(600);
 
 /// Events to which nothing relates. An event leaves when something does, in the process that writes it, and in the others as they
 /// follow the stream.
@@ -22,7 +28,8 @@ pub(crate) struct Childless {
 
 impl Childless {
     pub(crate) fn new() -> Self {
-        Self { events: Cache::new(EVENTS_CACHED), left: Arc::default() }
+        let events = Cache::builder().max_capacity(EVENTS_CACHED).time_to_live(KEPT).build();
+        Self { events, left: Arc::default() }
     }
 
     pub(crate) fn contains(&self, event_id: &EventId) -> bool {

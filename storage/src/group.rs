@@ -1,12 +1,11 @@
 //! The rows of one group of commits, gathered from all of them, then written with one statement a table.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     sync::Arc,
 };
 
 use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr, is_bump};
-use ruma::EventId;
 
 use crate::{
     Commit, RoomCommit, StateNode, StoredEvent,
@@ -16,7 +15,7 @@ use crate::{
     db::args,
     events::{FLAG_HELD, FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
     packed::pack_events,
-    relations::ADD_TO_THREADS,
+    relations::{ADD_TO_THREADS, INSERT_RELATIONS, RelationRow, relation_rows, thread_rows},
     rows::Rows,
     statement::statements,
     stream::{Item, Published, pack_items},
@@ -143,14 +142,6 @@ statements! {
         UPDATE related_redactions SET looks = looks + 1, is_done = FALSE
           FROM", (rows [1 room_nr bigint, 2 target_id text]), "
          WHERE related_redactions.room_nr = r.room_nr AND related_redactions.target_id = r.target_id"];
-    INSERT_RELATIONS = ["
-        INSERT INTO relations (event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step,
-                               is_whole, annotation_key)
-        SELECT event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step, is_whole,
-               annotation_key
-          FROM", (rows [1 event_nr bigint, 2 room_nr bigint, 3 parent_id text, 4 rel_type_nr bigint, 5 type_nr bigint,
-                        6 sender_nr bigint, 7 origin_server_ts bigint, 8 anchor bigint, 9 step bigint, 10 is_whole boolean,
-                        11 annotation_key bigint])];
     DELETE_RELATIONS = ["DELETE FROM relations WHERE event_nr", (in_list 1)];
     /// Takes events off their threads, which costs by what is redacted, not by what the threads have. What was redacted before relates to
     /// nothing any more, so that an event that is redacted twice counts once.
@@ -556,35 +547,21 @@ impl<'a> GroupWriter<'a> {
         }
         // Only events of a timeline count.
         let events = self.rooms.iter().flat_map(|room| room.events.iter().map(|_| room.room_nr)).zip(&self.events);
-        let new: Vec<_> = events
-            .filter_map(|(room, (position, _, event))| Some((room, (*position)?, *event, event.relation.as_ref()?)))
+        let new: Vec<RelationRow<'_>> = events
+            .filter_map(|(room_nr, (position, _, event))| {
+                Some(RelationRow {
+                    event_nr: event.nr,
+                    room_nr,
+                    type_nr: event.type_nr,
+                    sender_nr: event.sender_nr,
+                    origin_server_ts: made_ms(event),
+                    place: ((*position)?, 0),
+                    relation: event.relation.as_ref()?,
+                })
+            })
             .collect();
-        let rows = Rows::new()
-            .bigint(new.iter().map(|(_, _, event, _)| event.nr.0))
-            .bigint(new.iter().map(|(room, ..)| room.0))
-            .text(new.iter().map(|(.., relation)| relation.parent.to_string()))
-            .bigint(new.iter().map(|(.., relation)| relation.rel_type_nr.0))
-            .bigint(new.iter().map(|(_, _, event, _)| event.type_nr.0))
-            .bigint(new.iter().map(|(_, _, event, _)| event.sender_nr.0))
-            .bigint(new.iter().map(|(_, _, event, _)| made_ms(event)))
-            .bigint(new.iter().map(|(_, position, ..)| position.0))
-            .bigint(new.iter().map(|_| 0))
-            .boolean(new.iter().map(|(.., relation)| relation.is_whole))
-            .bigint(new.iter().map(|(.., relation)| relation.annotation_key));
-        batch.add(&INSERT_RELATIONS, rows);
-        // A statement may touch a row once: the events of one thread come together.
-        let mut threads: BTreeMap<(RoomNr, &EventId), (i64, Position)> = BTreeMap::new();
-        for (room, position, _, relation) in new.iter().filter(|(.., relation)| relation.is_thread) {
-            let (count, newest) = threads.entry((*room, &relation.parent)).or_default();
-            (*count, *newest) = (*count + 1, *position);
-        }
-        let rows = Rows::new()
-            .bigint(threads.keys().map(|(room, _)| room.0))
-            .text(threads.keys().map(|(_, root)| root.to_string()))
-            .bigint(threads.values().map(|(count, _)| *count))
-            .bigint(threads.values().map(|(_, newest)| newest.0))
-            .bigint(threads.values().map(|_| 0));
-        batch.add(ADD_TO_THREADS, rows);
+        batch.add(INSERT_RELATIONS, relation_rows(&new));
+        batch.add(ADD_TO_THREADS, thread_rows(&new));
         let shrunk: BTreeSet<_> = broken
             .iter()
             .filter(|(_, _, relation)| relation.is_thread)

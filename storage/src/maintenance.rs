@@ -10,6 +10,7 @@ use crate::{
     Error, Storage,
     db::{Db, args},
     events::body_month,
+    relations_fill,
     statement::statements,
     sync_connections::{self, DELETE_OLD_CONNECTIONS},
 };
@@ -63,11 +64,14 @@ impl Storage {
     pub async fn maintain(&self, stop: CancellationToken) {
         let mut checkpoint = tokio::time::interval(CHECKPOINT_EVERY);
         let mut clean = tokio::time::interval(CLEAN_EVERY);
+        let again = tokio::time::Instant::now() + relations_fill::AGAIN_EVERY;
+        let mut fill = tokio::time::interval_at(again, relations_fill::AGAIN_EVERY);
         loop {
             let done = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = checkpoint.tick() => self.checkpoint().await,
                 _ = clean.tick() => self.clean().await,
+                _ = fill.tick() => self.fill_relations_again().await.map(|_| ()),
             };
             if let Err(error) = done {
                 tracing::warn!(

@@ -1,14 +1,15 @@
 //! How events relate to others, and threads. The committer writes them with the events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
-use model::{EventNr, Position, RoomNr, TypeNr, UserNr};
+use model::{EventNr, Position, Relation, RoomNr, TypeNr, UserNr};
 use ruma::{EventId, OwnedEventId};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
-    Error, Storage, TimelineDirection, TimelinePlace,
+    Error, NewRelation, Storage, TimelineDirection, TimelinePlace,
     db::{Row, args},
+    rows::Rows,
     statement::{Statement, statements},
 };
 
@@ -18,6 +19,25 @@ const DESCENDANTS_MAX: i64 = 20_000;
 const DIRECT_MAX: i64 = 10_000;
 
 statements! {
+    INSERT = ["
+        INSERT INTO relations (event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step,
+                               is_whole, annotation_key)
+        SELECT event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step, is_whole,
+               annotation_key
+          FROM", (rows [1 event_nr bigint, 2 room_nr bigint, 3 parent_id text, 4 rel_type_nr bigint, 5 type_nr bigint,
+                        6 sender_nr bigint, 7 origin_server_ts bigint, 8 anchor bigint, 9 step bigint, 10 is_whole boolean,
+                        11 annotation_key bigint])];
+    /// The same for events that are stored. What was redacted after it was read relates to nothing any more.
+    INSERT_OF_STORED = ["
+        INSERT INTO relations (event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step,
+                               is_whole, annotation_key)
+        SELECT event_nr, room_nr, parent_id, rel_type_nr, type_nr, sender_nr, origin_server_ts, anchor, step, is_whole,
+               annotation_key
+          FROM", (rows [1 event_nr bigint, 2 room_nr bigint, 3 parent_id text, 4 rel_type_nr bigint, 5 type_nr bigint,
+                        6 sender_nr bigint, 7 origin_server_ts bigint, 8 anchor bigint, 9 step bigint, 10 is_whole boolean,
+                        11 annotation_key bigint]), "
+         WHERE EXISTS (SELECT 1 FROM events e WHERE e.event_nr = r.event_nr AND e.redacted_by IS NULL)
+            ON CONFLICT DO NOTHING RETURNING event_nr"];
     UPSERT_THREADS = ["
         INSERT INTO threads (room_nr, root_id, events, anchor, step)
         SELECT room_nr, root_id, events, anchor, step
@@ -153,23 +173,55 @@ statements! {
          ORDER BY t.anchor DESC, t.step DESC"];
 }
 
-/// Adds events to threads.
-pub(crate) const ADD_TO_THREADS: &Statement = &UPSERT_THREADS;
-
-/// The numbers of the types of relations that the server makes something of.
-#[derive(Clone, Copy, Debug)]
-pub struct RelationTypes {
-    /// `m.replace`.
-    pub replace: TypeNr,
-    /// `m.thread`.
-    pub thread: TypeNr,
-    /// `m.reference`.
-    pub reference: TypeNr,
-}
-
+/// Adds the relations of new events; two equal annotations of one sender are refused.
+pub(crate) const INSERT_RELATIONS: &Statement = &INSERT;
+/// Adds those relations of stored events that are not there; gives the events that got one.
+pub(crate) const INSERT_MISSING_RELATIONS: &Statement = &INSERT_OF_STORED;
 /// Whose children are looked for, and for whom.
 #[derive(Clone, Copy, Debug)]
 pub struct ChildrenReader<'a> {
+/// An event in a timeline and how it relates to another one, as it is stored.
+pub(crate) struct RelationRow<'a> {
+    pub(crate) event_nr: EventNr,
+    pub(crate) room_nr: RoomNr,
+    pub(crate) type_nr: TypeNr,
+    pub(crate) sender_nr: UserNr,
+    pub(crate) origin_server_ts: i64,
+    pub(crate) place: TimelinePlace,
+    pub(crate) relation: &'a NewRelation,
+}
+
+/// The rows of relations.
+pub(crate) fn relation_rows(new: &[RelationRow<'_>]) -> Rows {
+    Rows::new()
+        .bigint(new.iter().map(|row| row.event_nr.0))
+        .bigint(new.iter().map(|row| row.room_nr.0))
+        .text(new.iter().map(|row| row.relation.parent.to_string()))
+        .bigint(new.iter().map(|row| row.relation.rel_type_nr.0))
+        .bigint(new.iter().map(|row| row.type_nr.0))
+        .bigint(new.iter().map(|row| row.sender_nr.0))
+        .bigint(new.iter().map(|row| row.origin_server_ts))
+        .bigint(new.iter().map(|row| row.place.0.0))
+        .bigint(new.iter().map(|row| row.place.1))
+        .boolean(new.iter().map(|row| row.relation.is_whole))
+        .bigint(new.iter().map(|row| row.relation.annotation_key))
+}
+
+/// What they add to threads. A statement may touch a row once: the events of one thread come together.
+pub(crate) fn thread_rows<'a>(new: impl IntoIterator<Item = &'a RelationRow<'a>>) -> Rows {
+    let mut threads: BTreeMap<(RoomNr, &EventId), (i64, TimelinePlace)> = BTreeMap::new();
+    for row in new.into_iter().filter(|row| row.relation.is_thread) {
+        let (count, newest) = threads.entry((row.room_nr, &row.relation.parent)).or_default();
+        (*count, *newest) = (*count + 1, row.place.max(*newest));
+    }
+    Rows::new()
+        .bigint(threads.keys().map(|(room_nr, _)| room_nr.0))
+        .text(threads.keys().map(|(_, root)| root.to_string()))
+        .bigint(threads.values().map(|(count, _)| *count))
+        .bigint(threads.values().map(|(_, newest)| newest.0.0))
+        .bigint(threads.values().map(|(_, newest)| newest.1))
+}
+
     /// Who reads.
     pub user_nr: UserNr,
     /// The position up to which they see the room.
@@ -184,6 +236,20 @@ pub struct Children {
     /// The newest valid edit.
     pub edit: Option<EventNr>,
     /// The newest event of the thread.
+/// The numbers of the types of relations that the server makes something of.
+#[derive(Clone, Copy, Debug)]
+pub struct RelationTypes {
+    /// `m.replace`.
+    pub replace: TypeNr,
+    /// `m.thread`.
+    pub thread: TypeNr,
+    /// `m.reference`.
+    pub reference: TypeNr,
+}
+
+/// Whose children are looked for, and for whom.
+#[derive(Clone, Copy, Debug)]
+pub struct ChildrenReader<'a> {
     pub latest: Option<EventNr>,
     /// How many events the thread has, whoever sees them.
     pub thread_events: u64,
@@ -223,9 +289,30 @@ impl Storage {
     /// When the database fails.
     pub async fn relation_types(&self) -> Result<RelationTypes, Error> {
         Ok(RelationTypes {
-            replace: self.type_nr(model::Relation::REPLACE).await?,
-            thread: self.type_nr(model::Relation::THREAD).await?,
-            reference: self.type_nr(model::Relation::REFERENCE).await?,
+            replace: self.type_nr(Relation::REPLACE).await?,
+            thread: self.type_nr(Relation::THREAD).await?,
+            reference: self.type_nr(Relation::REFERENCE).await?,
+        })
+    }
+
+    /// How an event of a type relates to another one, as it is stored; an annotation without its key, which not all of them have: see
+    /// [`NewRelation::annotation_key`].
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn new_relation(
+        &self,
+        event_type: &str,
+        is_state: bool,
+        relation: &Relation,
+    ) -> Result<NewRelation, Error> {
+        Ok(NewRelation {
+            parent: relation.parent.clone(),
+            rel_type_nr: self.type_nr(&relation.rel_type).await?,
+            is_thread: relation.rel_type == Relation::THREAD,
+            is_whole: relation.is_whole(event_type, is_state),
+            annotation_key: None,
         })
     }
 
@@ -381,7 +468,7 @@ impl Storage {
         participant: Option<UserNr>,
         limit: u32,
     ) -> Result<Vec<(Option<EventNr>, TimelinePlace)>, Error> {
-        let thread_nr = self.type_nr(model::Relation::THREAD).await?;
+        let thread_nr = self.type_nr(Relation::THREAD).await?;
         let (of_all, user_nr) = (participant.is_none(), participant.unwrap_or(UserNr(0)));
         let args = args![room_nr, before.0, before.1, of_all, user_nr, thread_nr, i64::from(limit)];
         let rows = self.db().read(&LIST_THREADS, args).await?;

@@ -146,5 +146,13 @@ async fn a_database_of_an_older_program_gets_its_relations_and_times() {
             assert_eq!(filled(&again).await, expected, "from {come_to}");
             assert_eq!(again.get_consumer("relations").await.unwrap().0, 0, "it is done once");
         }
+        // A process of the older program goes on meanwhile, behind what was looked through.
+        let text = "DELETE FROM relations WHERE event_nr IN (2, 4); UPDATE threads SET events = events - 1;
+                    UPDATE events SET origin_server_ts = 0 WHERE event_nr IN (2, 4)";
+        execute(&storage, text).await;
+        assert!(storage.fill_relations_again().await.unwrap());
+        assert_eq!(filled(&storage).await, expected, "of an older process");
+        assert!(storage.fill_relations_again().await.unwrap(), "it may have written more");
+        assert!(!storage.fill_relations_again().await.unwrap(), "it has not");
     }
 }
