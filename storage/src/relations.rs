@@ -148,8 +148,16 @@ statements! {
             SELECT s.event_nr, s.anchor, s.step, CAST(1 AS BIGINT)
               FROM (SELECT c.event_nr, c.anchor, c.step FROM relations c
                      WHERE c.room_nr = $1 AND c.parent_id = $2 AND (c.rel_type_nr = $3 OR $3 = 0)
-                       AND (c.type_nr = $4 OR $4 = 0)
-                     ORDER BY c.anchor, c.step LIMIT $12) AS s
+    /// The same after the place. Of what relates to the event itself the next ones after it, as many as a page has, and the newest before
+    /// it: what relates to these in turn may come after it.
+                       AND (c.type_nr = $4 OR $4 = 0) AND (c.anchor, c.step) > ($5, $6)
+                     ORDER BY c.anchor, c.step LIMIT $9) AS s
+             UNION ALL
+            SELECT s.event_nr, s.anchor, s.step, CAST(1 AS BIGINT)
+              FROM (SELECT c.event_nr, c.anchor, c.step FROM relations c
+                     WHERE c.room_nr = $1 AND c.parent_id = $2 AND (c.rel_type_nr = $3 OR $3 = 0)
+                       AND (c.type_nr = $4 OR $4 = 0) AND (c.anchor, c.step) <= ($5, $6)
+                     ORDER BY c.anchor DESC, c.step DESC LIMIT $12) AS s
              UNION ALL
             SELECT c.event_nr, c.anchor, c.step, f.level + 1
               FROM found f JOIN events e ON e.event_nr = f.event_nr

@@ -17,6 +17,7 @@ use crate::{
     to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
+mod descendants;
 mod older_program;
 mod people;
 
