@@ -311,20 +311,32 @@ impl Rooms {
         Ok(Aggregations(aggregations))
     }
 
-    /// How many events of threads the reader is not shown. Most see all of them, and nobody is asked.
+    /// How many events of threads the reader is not shown. Most see all of them, and the threads are not looked at.
     async fn hidden_in_threads(
         &self,
         looking: &Looking<'_>,
         parents: &[&Arc<StoredEvent>],
         found: &Found,
     ) -> Result<HashMap<OwnedEventId, u64>, Error> {
-        let roots: Vec<&EventId> =
-            parents.iter().filter(|root| found.latest.contains_key(&root.nr)).map(|root| &*root.pdu.event_id).collect();
-        if roots.is_empty() || (looking.ignored.is_empty() && looking.reader.left_at().is_none()) {
-            return Ok(HashMap::new());
+        let roots = || parents.iter().filter(|root| found.latest.contains_key(&root.nr));
+        let ids: Vec<&EventId> = roots().map(|root| &*root.pdu.event_id).collect();
+        let mut hidden = HashMap::new();
+        if ids.is_empty() {
+            return Ok(hidden);
         }
-        let (room_nr, thread_nr) = (looking.reader.room.nr, looking.types.thread);
-        Ok(self.storage().count_hidden_in_threads(room_nr, thread_nr, looking.children_reader(), &roots).await?)
+        let (room_nr, thread_nr, reader) = (looking.reader.room.nr, looking.types.thread, looking.children_reader());
+        if !looking.ignored.is_empty() || looking.reader.left_at().is_some() {
+            hidden = self.storage().count_hidden_in_threads(room_nr, thread_nr, reader, &ids).await?;
+        }
+        // What is in a thread comes after its root.
+        let oldest = roots().filter_map(|root| root.place).map(|(anchor, _)| anchor).min().unwrap_or_default();
+        let parts = self.hidden_parts(looking.reader).await?;
+        for part in parts.into_iter().filter(|(_, upto)| *upto > oldest) {
+            for (root, count) in self.storage().count_part_of_threads(room_nr, thread_nr, reader, &ids, part).await? {
+                *hidden.entry(root).or_default() += count;
+            }
+        }
+        Ok(hidden)
     }
 }
 

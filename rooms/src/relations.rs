@@ -75,11 +75,16 @@ impl Head {
         let Some(read) = Relation::of_content(&pdu.content) else { return Ok(None) };
         let mut relation = new_relation(storage, pdu, &read).await?;
         if relation.is_thread {
-            let root = storage.find_event(&relation.parent).await?.filter(|root| root.room_nr == self.row.nr);
-            let is_child = root.is_some_and(|root| root.relation().is_some())
-                || before.events.iter().any(|event| event.pdu.event_id == relation.parent && event.relation.is_some());
-            if is_child {
-                return Err(Error::BadRelation("a thread cannot start from an event that relates to another one"));
+            let in_turn = before.events.iter().find(|event| event.pdu.event_id == relation.parent);
+            let stored = storage.find_event(&relation.parent).await?.filter(|root| root.room_nr == self.row.nr);
+            match in_turn.map(|root| root.relation.is_some()).or(stored.map(|root| root.relation().is_some())) {
+                Some(false) => {}
+                Some(true) => {
+                    return Err(Error::BadRelation("a thread cannot start from an event that relates to another one"));
+                }
+                // Others may have answered to what has not come here.
+                None if storage.has_thread(self.row.nr, &relation.parent).await? => {}
+                None => return Err(Error::BadRelation("a thread starts from an event of the room")),
             }
         }
         if let Some(key) = read.key.filter(|_| read.rel_type == Relation::ANNOTATION) {

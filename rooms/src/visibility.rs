@@ -14,6 +14,8 @@ use storage::{RoomMembership, RoomRow, StateKey, StoredEvent};
 use crate::{Error, Rooms, head::membership_of};
 
 const HISTORY_VISIBILITY: &str = "m.room.history_visibility";
+/// Most changes of a room's history visibility that are looked at for what a reader does not see of it, the newest ones.
+const CHANGES_MAX: usize = 20;
 
 /// Somebody who reads a room: what they are to it, and how far they see. [`Rooms::reader`] and [`Rooms::reader_of`] make one.
 #[derive(Clone, Debug)]
@@ -257,6 +259,33 @@ impl Rooms {
         Ok(may_see(reader, event, self.at_event(reader.room.nr, event.state, &keys).await?))
     }
 
+    /// The parts of the timeline up to where the reader sees the room of which they see nothing, oldest first: from a position up to before
+    /// another. Touches no table where the history is shared with all members and always was.
+    pub(crate) async fn hidden_parts(&self, reader: &Reader) -> Result<Vec<(Position, Position)>, Error> {
+        let state = self.state_for(reader).await?;
+        let mut event = self.find_state_at(&reader.room, state, HISTORY_VISIBILITY, "").await?;
+        let mut changes: Vec<(Position, Visibility)> = Vec::new();
+        while let Some(change) = event.take_if(|_| changes.len() < CHANGES_MAX) {
+            let at = change.place.map_or(Position(0), |(anchor, _)| anchor);
+            changes.push((at, visibility_of(&change)));
+            event = match change.replaces {
+                Some(old) => self.storage().get_event(old).await?,
+                None => None,
+            };
+        }
+        changes.reverse();
+        let is_open = |visibility| match visibility {
+            Visibility::WorldReadable => true,
+            Visibility::Shared => reader.was_joined(),
+            Visibility::Invited | Visibility::Joined => false,
+        };
+        if changes.iter().all(|(_, visibility)| is_open(*visibility)) && reader.was_joined() {
+            return Ok(Vec::new());
+        }
+        let log = self.storage().list_membership_log(reader.room.nr, reader.user_nr).await?;
+        Ok(hidden_between(&changes, &log, is_open, reader.upto()))
+    }
+
     async fn at_event(&self, room_nr: RoomNr, state: NodeNr, keys: &Keys) -> Result<AtEvent, Error> {
         let visibility = self.deciding_event(room_nr, state, keys.visibility).await?;
         let member = self.deciding_event(room_nr, state, keys.member).await?;
@@ -302,6 +331,35 @@ fn may_see(reader: &Reader, event: &StoredEvent, at_event: AtEvent) -> bool {
     }
 }
 
+/// The parts up to `end` in which neither the visibility is open nor the reader is what it asks for, given what changed both, oldest first.
+fn hidden_between(
+    changes: &[(Position, Visibility)],
+    log: &[(Position, Membership)],
+    is_open: impl Fn(Visibility) -> bool,
+    end: Position,
+) -> Vec<(Position, Position)> {
+    let mut borders: Vec<Position> = [Position(0)].into_iter().chain(changes.iter().map(|(at, _)| *at)).collect();
+    borders.extend(log.iter().map(|(at, _)| *at));
+    borders.retain(|at| *at < end);
+    borders.sort_unstable();
+    borders.dedup();
+    let mut hidden: Vec<(Position, Position)> = Vec::new();
+    for (index, from) in borders.iter().enumerate() {
+        let visibility = changes.iter().rev().find(|(at, _)| at <= from).map_or(Visibility::Shared, |change| change.1);
+        let membership = log.iter().rev().find(|(at, _)| at <= from).map(|entry| entry.1);
+        let is_invited = visibility == Visibility::Invited && membership == Some(Membership::Invite);
+        if is_open(visibility) || membership == Some(Membership::Join) || is_invited {
+            continue;
+        }
+        let upto = borders.get(index + 1).copied().unwrap_or(end);
+        match hidden.last_mut().filter(|last| last.1 == *from) {
+            Some(last) => last.1 = upto,
+            None => hidden.push((*from, upto)),
+        }
+    }
+    hidden
+}
+
 /// How long somebody was joined who is not joined now, from what they were to the room, oldest first.
 fn end_of_last_join(log: &[(Position, Membership)]) -> Joined {
     let mut ends = log.windows(2).filter(|pair| pair[0].1 == Membership::Join && pair[1].1 != Membership::Join);
@@ -338,5 +396,24 @@ mod tests {
         assert_eq!(end(&[(1, Join), (2, Join), (5, Leave)]), Joined::Until(Position(5)));
         assert_eq!(end(&[(1, Join), (5, Leave), (9, Ban), (12, Leave)]), Joined::Until(Position(5)));
         assert_eq!(end(&[(1, Join), (5, Leave), (7, Join), (9, Ban)]), Joined::Until(Position(9)));
+    }
+
+    #[test]
+    fn what_is_hidden_lies_between_changes_of_the_visibility_and_of_the_reader() {
+        use Membership::{Invite, Join, Leave};
+        let at = |from: i64, upto: i64| (Position(from), Position(upto));
+        let hidden = |changes: &[(i64, Visibility)], log: &[(i64, Membership)]| {
+            let changes: Vec<_> = changes.iter().map(|(at, visibility)| (Position(*at), *visibility)).collect();
+            let log: Vec<_> = log.iter().map(|(at, membership)| (Position(*at), *membership)).collect();
+            let is_open = |visibility| matches!(visibility, Visibility::WorldReadable | Visibility::Shared);
+            hidden_between(&changes, &log, is_open, Position(100))
+        };
+        let joined = (5, Visibility::Joined);
+        assert_eq!(hidden(&[], &[(50, Join)]), []);
+        assert_eq!(hidden(&[joined], &[(50, Join)]), [at(5, 50)]);
+        assert_eq!(hidden(&[joined], &[(10, Join), (20, Leave), (30, Invite), (40, Join)]), [at(5, 10), at(20, 40)]);
+        assert_eq!(hidden(&[(5, Visibility::Invited)], &[(30, Invite), (40, Join)]), [at(5, 30)]);
+        assert_eq!(hidden(&[joined, (60, Visibility::Shared)], &[]), [at(5, 60)]);
+        assert_eq!(hidden(&[joined], &[]), [at(5, 100)]);
     }
 }

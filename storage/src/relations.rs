@@ -104,6 +104,11 @@ statements! {
                    AND anchor <= $3
                  GROUP BY parent_id) AS h
          GROUP BY h.parent_id ORDER BY h.parent_id"];
+    COUNT_PART = ["
+        SELECT parent_id, count(*) FROM relations
+         WHERE room_nr = $1 AND rel_type_nr = $2 AND parent_id", (in_list 5), " AND anchor >= $6 AND anchor < $7
+           AND anchor <= $3 AND NOT sender_nr", (in_list 4), "
+         GROUP BY parent_id ORDER BY parent_id"];
 
     CHILDREN_BACKWARD = ["
         SELECT event_nr, anchor, step FROM relations
@@ -143,13 +148,13 @@ statements! {
           FROM (SELECT event_nr, anchor, step FROM found LIMIT $11) AS d
          WHERE (d.anchor, d.step) < ($5, $6) AND (d.anchor, d.step) > ($7, $8)
          ORDER BY d.anchor DESC, d.step DESC LIMIT $9"];
+    /// The same after the place. Of what relates to the event itself the next ones after it, as many as a page has, and the newest before
+    /// it: what relates to these in turn may come after it.
     DESCENDANTS_FORWARD = ["
         WITH RECURSIVE found (event_nr, anchor, step, level) AS (
             SELECT s.event_nr, s.anchor, s.step, CAST(1 AS BIGINT)
               FROM (SELECT c.event_nr, c.anchor, c.step FROM relations c
                      WHERE c.room_nr = $1 AND c.parent_id = $2 AND (c.rel_type_nr = $3 OR $3 = 0)
-    /// The same after the place. Of what relates to the event itself the next ones after it, as many as a page has, and the newest before
-    /// it: what relates to these in turn may come after it.
                        AND (c.type_nr = $4 OR $4 = 0) AND (c.anchor, c.step) > ($5, $6)
                      ORDER BY c.anchor, c.step LIMIT $9) AS s
              UNION ALL
@@ -167,6 +172,7 @@ statements! {
           FROM (SELECT event_nr, anchor, step FROM found LIMIT $11) AS d
          WHERE (d.anchor, d.step) > ($5, $6) AND (d.anchor, d.step) < ($7, $8)
          ORDER BY d.anchor, d.step LIMIT $9"];
+    HAS_THREAD = ["SELECT events FROM threads WHERE room_nr = $1 AND root_id = $2 AND events > 0"];
 
     /// The roots of threads that were looked at: nothing where there is none here, or the user has no part in it.
     LIST_THREADS = ["
@@ -185,9 +191,9 @@ statements! {
 pub(crate) const INSERT_RELATIONS: &Statement = &INSERT;
 /// Adds those relations of stored events that are not there; gives the events that got one.
 pub(crate) const INSERT_MISSING_RELATIONS: &Statement = &INSERT_OF_STORED;
-/// Whose children are looked for, and for whom.
-#[derive(Clone, Copy, Debug)]
-pub struct ChildrenReader<'a> {
+/// Adds events to threads.
+pub(crate) const ADD_TO_THREADS: &Statement = &UPSERT_THREADS;
+
 /// An event in a timeline and how it relates to another one, as it is stored.
 pub(crate) struct RelationRow<'a> {
     pub(crate) event_nr: EventNr,
@@ -230,20 +236,6 @@ pub(crate) fn thread_rows<'a>(new: impl IntoIterator<Item = &'a RelationRow<'a>>
         .bigint(threads.values().map(|(_, newest)| newest.1))
 }
 
-    /// Who reads.
-    pub user_nr: UserNr,
-    /// The position up to which they see the room.
-    pub upto: Position,
-    /// Whom they ignore.
-    pub ignored: &'a [UserNr],
-}
-
-/// What relates to an event.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Children {
-    /// The newest valid edit.
-    pub edit: Option<EventNr>,
-    /// The newest event of the thread.
 /// The numbers of the types of relations that the server makes something of.
 #[derive(Clone, Copy, Debug)]
 pub struct RelationTypes {
@@ -258,6 +250,20 @@ pub struct RelationTypes {
 /// Whose children are looked for, and for whom.
 #[derive(Clone, Copy, Debug)]
 pub struct ChildrenReader<'a> {
+    /// Who reads.
+    pub user_nr: UserNr,
+    /// The position up to which they see the room.
+    pub upto: Position,
+    /// Whom they ignore.
+    pub ignored: &'a [UserNr],
+}
+
+/// What relates to an event.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Children {
+    /// The newest valid edit.
+    pub edit: Option<EventNr>,
+    /// The newest event of the thread.
     pub latest: Option<EventNr>,
     /// How many events the thread has, whoever sees them.
     pub thread_events: u64,
@@ -322,6 +328,15 @@ impl Storage {
             is_whole: relation.is_whole(event_type, is_state),
             annotation_key: None,
         })
+    }
+
+    /// Whether a thread with this root has any events, whether the root itself is here or not.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn has_thread(&self, room_nr: RoomNr, root: &EventId) -> Result<bool, Error> {
+        Ok(self.db().read_one(&HAS_THREAD, args![room_nr, root.as_str()]).await?.is_some())
     }
 
     /// The event by which a user of ours annotates another event, if they do.
@@ -425,6 +440,26 @@ impl Storage {
         let ids: Vec<String> = roots.iter().map(ToString::to_string).collect();
         let args = args![room_nr, thread_nr, reader.upto, numbers_of(reader.ignored), ids];
         let rows = self.db().read(&COUNT_HIDDEN, args).await?;
+        rows.iter().map(|row| Ok((parent_of(row)?, row.get::<i64>(1)?.unsigned_abs()))).collect()
+    }
+
+    /// How many events of each of some threads lie in a part of the timeline, from a position up to before another, but for those that
+    /// [`Storage::count_hidden_in_threads`] counts.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn count_part_of_threads(
+        &self,
+        room_nr: RoomNr,
+        thread_nr: TypeNr,
+        reader: ChildrenReader<'_>,
+        roots: &[&EventId],
+        (from, upto): (Position, Position),
+    ) -> Result<HashMap<OwnedEventId, u64>, Error> {
+        let ids: Vec<String> = roots.iter().map(ToString::to_string).collect();
+        let args = args![room_nr, thread_nr, reader.upto, numbers_of(reader.ignored), ids, from, upto];
+        let rows = self.db().read(&COUNT_PART, args).await?;
         rows.iter().map(|row| Ok((parent_of(row)?, row.get::<i64>(1)?.unsigned_abs()))).collect()
     }
 
