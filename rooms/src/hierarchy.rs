@@ -1,27 +1,32 @@
 //! The rooms of a space, and of the spaces in it. Client-Server API, "Discovering rooms within spaces".
 //!
-//! A page walks the tree twice: level by level to ask the database about many rooms at once, then depth-first, in memory, for the order.
-//! No page remembers anything for the next: its token names the last room that the page before looked at, and its place.
+//! A walk goes through the tree twice: level by level to ask the database about many rooms at once, then depth-first, in memory, for the
+//! order. Who pages gets what it came by for a while without walking again, in the same process; a page asks the database about its own rooms
+//! only. Any process can go on: the token names the last room that the page before looked at, and its place.
+
+mod token;
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt,
-    str::FromStr,
     sync::Arc,
+    time::Duration,
 };
 
 use accounts::Requester;
-use model::{ClientEvent, EventNr, NodeNr, RoomNr, UserNr};
+use model::{ClientEvent, EventNr, RoomNr};
+use moka::sync::Cache;
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, SpaceChildOrder,
+    OwnedRoomId, RoomId,
     room::{RoomSummary, RoomType},
-    serde::default_on_error,
 };
-use serde::Deserialize;
 use serde_json::value::RawValue;
-use storage::{RoomRow, StoredEvent};
+use storage::RoomRow;
 
-use crate::{Error, Preview, Rooms};
+use self::token::{Token, Walk};
+use crate::{
+    Error, Preview, Rooms,
+    space_children::{CHILD, Child, EVENTS_AT_ONCE},
+};
 
 /// Rooms of a page when the client does not say how many.
 pub const HIERARCHY_ROOMS_DEFAULT: u32 = 50;
@@ -38,10 +43,10 @@ const TREE_CHILDREN_MAX: usize = 10_000;
 /// Most bytes of the `m.space.child` events of one page: it ends before the room with which it would have more, and of a space that has
 /// more by itself the last children are left out.
 const PAGE_CHILDREN_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// Events of a tree that are in memory at once.
-const EVENTS_AT_ONCE: usize = 500;
-/// What makes a room a child of a space.
-const CHILD: &str = "m.space.child";
+/// How long a walk is remembered: what is put into a space, or taken out of it, shows after that, or on a new walk.
+const WALK_KEPT: Duration = Duration::from_secs(60);
+/// Most bytes of walks that are remembered.
+const WALKS_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// What a client asks of a space.
 #[derive(Clone, Debug)]
@@ -74,39 +79,33 @@ pub struct Hierarchy {
     pub next: Option<String>,
 }
 
-/// The page after a room, of one user's walk with the same parameters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Token {
-    space_nr: RoomNr,
-    user_nr: UserNr,
-    max_depth: u32,
-    suggested_only: bool,
-    after: RoomNr,
-    /// Which of the walk that room was, from 0: where the page starts when it is there no more.
-    index: usize,
-}
-
-/// A room of the tree that the viewer may see.
-struct Found {
-    nr: RoomNr,
-    summary: RoomSummary,
-    children: Vec<Child>,
-}
-
-/// A room that a space names as its child.
-struct Child {
-    room_id: OwnedRoomId,
-    /// The event that says so. Not the event itself: of a tree there may be many, and a page shows few.
-    nr: EventNr,
+/// A room that a walk came by.
+struct Walked {
+    room: Arc<RoomRow>,
+    /// For a space, the events that name its children, in order.
+    children: Vec<EventNr>,
+    /// The bytes of these events.
     bytes: usize,
-    /// Client-Server API, "Ordering of children within a space".
-    order: (bool, Option<String>, MilliSecondsSinceUnixEpoch),
+}
+
+/// The rooms of walks that have pages left.
+pub(crate) struct Walks(Cache<Walk, Arc<[Walked]>>);
+
+impl Walks {
+    pub(crate) fn new() -> Self {
+        let weigh = |_: &Walk, rooms: &Arc<[Walked]>| {
+            let bytes = |walked: &Walked| size_of::<Walked>() + size_of_val(&*walked.children);
+            u32::try_from(rooms.iter().map(bytes).sum::<usize>()).unwrap_or(u32::MAX)
+        };
+        Self(Cache::builder().max_capacity(WALKS_BYTES_MAX).weigher(weigh).time_to_live(WALK_KEPT).build())
+    }
 }
 
 impl Rooms {
     /// A page of the rooms of a space that the requester may see. Client-Server API, "GET /rooms/{roomId}/hierarchy".
     ///
-    /// Rooms that none of us is in are left out: their servers are not asked. A room comes once, however many spaces it is in.
+    /// Rooms that none of us is in are left out: their servers are not asked. A room comes once, however many spaces it is in. Whether it
+    /// may be seen is asked for with each page, whenever the walk was.
     ///
     /// # Errors
     ///
@@ -122,113 +121,98 @@ impl Rooms {
             Error::RoomUnknown => Error::NotMember,
             other => other,
         })?;
-        let mut place = Token {
+        let walk = Walk {
             space_nr: space.nr,
             user_nr: requester.user_nr,
             max_depth: request.max_depth.map_or(DEPTH_MAX, |depth| depth.min(DEPTH_MAX)),
             suggested_only: request.suggested_only,
-            after: RoomNr(0),
-            index: 0,
         };
-        if let Some(from) = request.from {
-            place = from.parse::<Token>()?.of_walk(&place)?;
+        let place = request.from.map(|from| Token::of(&walk, from)).transpose()?;
+        let remembered = place.and_then(|_| self.0.walks.0.get(&walk));
+        let is_new = remembered.is_none();
+        let walked = match remembered {
+            Some(walked) => walked,
+            None => self.walk(space.clone(), &walk).await?.into(),
+        };
+        let start = place.map_or(0, |place| match walked.iter().position(|walked| walked.room.nr == place.after) {
+            Some(index) => index + 1,
+            None => place.index.min(walked.len()),
+        });
+        let end = start + page_length(&walked[start..], request.limit.clamp(1, PAGE_ROOMS_MAX) as usize);
+        let last = walked[start..end].last().filter(|_| end < walked.len());
+        let next = last.map(|last| Token { walk, after: last.room.nr, index: end - 1 }.to_string());
+        if is_new && next.is_some() {
+            self.0.walks.0.insert(walk, walked.clone());
         }
-        let mut tree = self.tree(requester.user_nr, space.clone(), &place).await?;
-        if !tree.contains_key(&space.id) {
+        let page = &walked[start..end];
+        let looked_at: Vec<Arc<RoomRow>> =
+            page.iter().map(|walked| walked.room.clone()).chain([space.clone()]).collect();
+        let mut previews = self.previews(Some(requester.user_nr), &looked_at).await?;
+        if !previews.contains_key(&space.nr) {
             return Err(Error::NotMember);
         }
-        let order =
-            depth_first(&tree, &space.id, place.max_depth, |found| found.children.iter().map(|child| &*child.room_id));
-        let start = match order.iter().position(|room_id| tree[*room_id].nr == place.after) {
-            Some(index) => index + 1,
-            None => place.index.min(order.len()),
-        };
-        let limit = request.limit.clamp(1, PAGE_ROOMS_MAX) as usize;
-        let mut bytes = 0;
-        let fits = |room_id: &&OwnedRoomId| {
-            let is_first = bytes == 0;
-            bytes += tree[*room_id].bytes();
-            is_first || bytes <= PAGE_CHILDREN_BYTES_MAX
-        };
-        let page: Vec<OwnedRoomId> = order.iter().copied().skip(start).take(limit).take_while(fits).cloned().collect();
-        let more = order.len() > start + page.len();
-        let index = (start + page.len()).saturating_sub(1);
-        let next = page.last().filter(|_| more).map(|last| Token { after: tree[last].nr, index, ..place }.to_string());
         let mut rooms = Vec::with_capacity(page.len());
-        for found in page.iter().filter_map(|room_id| tree.remove(room_id)) {
-            rooms.push(self.shown(found).await?);
+        for walked in page {
+            let Some(Preview { summary, .. }) = previews.remove(&walked.room.nr) else { continue };
+            rooms.push(HierarchyRoom { summary, children: self.children_state(walked, walk.suggested_only).await? });
         }
         Ok(Hierarchy { rooms, next })
     }
 
-    async fn shown(&self, found: Found) -> Result<HierarchyRoom, Error> {
-        let mut bytes = 0;
-        let fits = |child: &&Child| {
-            bytes += child.bytes;
-            bytes <= PAGE_CHILDREN_BYTES_MAX
-        };
-        let numbers: Vec<EventNr> = found.children.iter().take_while(fits).map(|child| child.nr).collect();
-        let mut children = Vec::with_capacity(numbers.len());
-        for piece in numbers.chunks(EVENTS_AT_ONCE) {
+    /// The events that make rooms children of a space, as `children_state` shows them.
+    async fn children_state(&self, space: &Walked, suggested_only: bool) -> Result<Vec<Box<RawValue>>, Error> {
+        let (mut children, mut bytes) = (Vec::with_capacity(space.children.len()), 0);
+        for piece in space.children.chunks(EVENTS_AT_ONCE) {
             let events = self.storage().get_events(piece).await?;
             for event in piece.iter().filter_map(|nr| events.get(nr)) {
+                // It may have been redacted since the walk.
+                let Some(child) = Child::of(event, suggested_only) else { continue };
+                bytes += child.bytes;
+                if bytes > PAGE_CHILDREN_BYTES_MAX {
+                    return Ok(children);
+                }
                 let event = ClientEvent::of(&event.pdu.json).map_err(|error| Error::BadEvent(error.to_string()))?;
                 children.push(event.to_stripped_with_time());
             }
         }
-        Ok(HierarchyRoom { summary: found.summary, children })
-    }
-
-    /// The rooms that a space names in a state of it, in no order. Client-Server API, "m.space.child".
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn space_children(&self, room_nr: RoomNr, state: NodeNr) -> Result<Vec<OwnedRoomId>, Error> {
-        let numbers: Vec<EventNr> = self.state_of_type(room_nr, state, CHILD).await?.events().collect();
-        let mut children = Vec::with_capacity(numbers.len());
-        for piece in numbers.chunks(EVENTS_AT_ONCE) {
-            let events = self.storage().get_events(piece).await?;
-            children.extend(events.values().filter_map(|event| Child::of(event, false)).map(|child| child.room_id));
-        }
         Ok(children)
     }
 
-    /// The rooms of a tree that a user may see: a few queries a level.
-    async fn tree(
-        &self,
-        user_nr: UserNr,
-        space: Arc<RoomRow>,
-        place: &Token,
-    ) -> Result<HashMap<OwnedRoomId, Found>, Error> {
+    /// The rooms that somebody comes by on a walk: a few queries a level. None, where they may not see the space.
+    async fn walk(&self, space: Arc<RoomRow>, walk: &Walk) -> Result<Vec<Walked>, Error> {
+        let space_id = space.id.clone();
         let mut seen: HashSet<OwnedRoomId> = HashSet::from([space.id.clone()]);
         let (mut tree, mut spaces_left, mut children_left) = (HashMap::new(), TREE_SPACES_MAX, TREE_CHILDREN_MAX);
         let mut level = vec![space];
-        for depth in 0..=place.max_depth {
-            let mut previews = self.previews(Some(user_nr), &level).await?;
+        for depth in 0..=walk.max_depth {
+            let previews = self.previews(Some(walk.user_nr), &level).await?;
             let is_space = |preview: &Preview| preview.summary.room_type == Some(RoomType::Space);
             let mut found: Vec<&Arc<RoomRow>> =
                 level.iter().filter(|room| previews.get(&room.nr).is_some_and(is_space)).collect();
             found.truncate(spaces_left);
             spaces_left -= found.len();
-            let mut children = self.children(&found, place.suggested_only, &mut children_left).await?;
+            let mut children = self.children(&found, walk.suggested_only, &mut children_left).await?;
             let mut below: Vec<OwnedRoomId> = Vec::new();
             for room in &level {
-                let Some(Preview { summary, .. }) = previews.remove(&room.nr) else { continue };
+                if !previews.contains_key(&room.nr) {
+                    continue;
+                }
                 let children = children.remove(&room.nr).unwrap_or_default();
                 for child in &children {
                     if seen.len() < TREE_ROOMS_MAX && seen.insert(child.room_id.clone()) {
                         below.push(child.room_id.clone());
                     }
                 }
-                tree.insert(room.id.clone(), Found { nr: room.nr, summary, children });
+                tree.insert(room.id.clone(), (room.clone(), children));
             }
-            if below.is_empty() || depth == place.max_depth {
+            if below.is_empty() || depth == walk.max_depth {
                 break;
             }
             level = self.find_rooms(&below.iter().map(|id| &**id).collect::<Vec<_>>()).await?;
         }
-        Ok(tree)
+        let order = depth_first(&tree, &space_id, walk.max_depth, |found| found.1.iter().map(|child| &*child.room_id));
+        let order: Vec<OwnedRoomId> = order.into_iter().cloned().collect();
+        Ok(order.iter().filter_map(|room_id| tree.remove(room_id)).map(Walked::from).collect())
     }
 
     /// The children of spaces, in order; reads at most `left` events.
@@ -263,9 +247,14 @@ impl Rooms {
     }
 }
 
-/// Whether an `m.space.child` event makes a room a child.
-pub(crate) fn makes_a_child(event: &StoredEvent) -> bool {
-    Child::of(event, false).is_some()
+/// How many of the rooms make a page: at most `limit`, and one at least.
+fn page_length(walked: &[Walked], limit: usize) -> usize {
+    let mut bytes = 0;
+    let fits = |(index, walked): &(usize, &Walked)| {
+        bytes += walked.bytes;
+        *index == 0 || bytes <= PAGE_CHILDREN_BYTES_MAX
+    };
+    walked.iter().take(limit).enumerate().take_while(fits).count()
 }
 
 /// The rooms of a tree as a walk comes by them: each space before its children, each room once, cycles or not.
@@ -289,79 +278,10 @@ fn depth_first<'a, T, C: DoubleEndedIterator<Item = &'a RoomId>>(
     order
 }
 
-impl Found {
-    fn bytes(&self) -> usize {
-        self.children.iter().map(|child| child.bytes).sum()
-    }
-}
-
-impl Child {
-    /// Reads an `m.space.child` event; nothing if it makes no room a child. Client-Server API, "m.space.child".
-    fn of(event: &StoredEvent, suggested_only: bool) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Content {
-            via: Vec<OwnedServerName>,
-            #[serde(default, deserialize_with = "default_on_error")]
-            order: Option<String>,
-            #[serde(default, deserialize_with = "default_on_error")]
-            suggested: bool,
-        }
-        let room_id = RoomId::parse(event.pdu.state_key.as_deref()?).ok()?;
-        let content: Content = serde_json::from_str(event.pdu.content.get()).ok()?;
-        if content.via.is_empty() || (suggested_only && !content.suggested) {
-            return None;
-        }
-        let order = content.order.filter(|order| <&SpaceChildOrder>::try_from(order.as_str()).is_ok());
-        let order = (order.is_none(), order, event.pdu.origin_server_ts);
-        Some(Self { room_id, nr: event.nr, bytes: event.pdu.json.len(), order })
-    }
-}
-
-impl Token {
-    /// The token, if it was made for the same walk.
-    fn of_walk(self, walk: &Self) -> Result<Self, Error> {
-        if (Self { after: walk.after, index: walk.index, ..self }) == *walk {
-            return Ok(self);
-        }
-        let message = "send the same `max_depth`, `suggested_only` and space as for the page that gave the token";
-        Err(Error::InvalidParam(message.to_owned()))
-    }
-}
-
-fn bad_token() -> Error {
-    Error::InvalidParam("this is not a token that this server gave out".to_owned())
-}
-
-impl fmt::Display for Token {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let suggested = if self.suggested_only { 's' } else { 'a' };
-        write!(f, "h1_{}_{}_{}_{suggested}", self.space_nr, self.user_nr, self.max_depth)?;
-        write!(f, "_{}_{}", self.after, self.index)
-    }
-}
-
-impl FromStr for Token {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        let read = || {
-            let mut parts = text.strip_prefix("h1_")?.split('_');
-            let token = Self {
-                space_nr: RoomNr(parts.next()?.parse().ok()?),
-                user_nr: UserNr(parts.next()?.parse().ok()?),
-                max_depth: parts.next()?.parse().ok()?,
-                suggested_only: match parts.next()? {
-                    "s" => true,
-                    "a" => false,
-                    _ => return None,
-                },
-                after: RoomNr(parts.next()?.parse().ok()?),
-                index: parts.next()?.parse().ok()?,
-            };
-            parts.next().is_none().then_some(token)
-        };
-        // What would be read, but is never written, is none.
-        read().filter(|token| token.to_string() == text).ok_or_else(bad_token)
+impl From<(Arc<RoomRow>, Vec<Child>)> for Walked {
+    fn from((room, children): (Arc<RoomRow>, Vec<Child>)) -> Self {
+        let bytes = children.iter().map(|child| child.bytes).sum();
+        Self { room, children: children.into_iter().map(|child| child.nr).collect(), bytes }
     }
 }
 
@@ -396,29 +316,6 @@ mod tests {
                 let order = depth_first(&graph, space, max_depth, |children| children.iter().map(|child| &**child));
                 prop_assert_eq!(order, expected.iter().collect::<Vec<_>>());
             }
-        }
-    }
-
-    #[test]
-    fn a_token_reads_as_it_was_written() {
-        for suggested_only in [true, false] {
-            let (space_nr, user_nr, after) = (RoomNr(1), UserNr(2), RoomNr(3));
-            let token = Token { space_nr, user_nr, max_depth: 4, suggested_only, after, index: 5 };
-            assert_eq!(token.to_string().parse::<Token>().unwrap(), token);
-        }
-        for bad in [
-            "",
-            "h1_",
-            "h1_1_2_4_s_3",
-            "h1_1_2_4_x_3_5",
-            "h1_1_2_-4_s_3_5",
-            "h1_1_2_4_s_3_-5",
-            "h1_1_2_4_s_3_5_6",
-            "d1_1_2_4_s_3_5",
-            "h1_+1_2_4_s_3_5",
-            "h1_01_2_4_s_3_5",
-        ] {
-            assert!(matches!(bad.parse::<Token>(), Err(Error::InvalidParam(_))), "{bad}");
         }
     }
 }

@@ -30,6 +30,7 @@ mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod space_children;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
@@ -97,6 +98,7 @@ struct Inner {
     /// those of the database. Between processes the database compares receipts, and the last `m.fully_read` counts.
     readings: Vec<tokio::sync::Mutex<()>>,
     redaction_work: redactions::RedactionWork,
+    walks: hierarchy::Walks,
 }
 
 impl Rooms {
@@ -108,6 +110,7 @@ impl Rooms {
         let typed_state = typed_state::TypedStates::new();
         let settings = Settings::new(storage.clone());
         let redaction_work = redactions::RedactionWork::default();
+        let walks = hierarchy::Walks::new();
         Self(Arc::new(Inner {
             storage,
             servers,
@@ -118,6 +121,7 @@ impl Rooms {
             settings,
             readings,
             redaction_work,
+            walks,
         }))
     }
 

@@ -15,7 +15,13 @@ use serde_json::{
 use storage::{RoomRow, StoredEvent};
 use tracing::{debug, warn};
 
-use crate::{Draft, Error, NewRoomRequest, Preset, Rooms, aliases::keep_aliases, hierarchy::makes_a_child, to_the_end};
+use crate::{
+    Draft, Error, NewRoomRequest, Preset, Rooms,
+    aliases::keep_aliases,
+    power::rules_of,
+    space_children::{CHILD, Child},
+    to_the_end,
+};
 
 /// State that the new room takes over as it is. Power levels are taken over too, fitted to the new version.
 const TRANSFERRED: [&str; 8] = [
@@ -138,7 +144,7 @@ impl Rooms {
         version: RoomVersionId,
         additional_creators: Vec<OwnedUserId>,
     ) -> Result<OwnedRoomId, Error> {
-        let rules = version.rules().ok_or_else(|| Error::UnsupportedVersion(version.to_string()))?;
+        let rules = rules_of(&version)?;
         // 1. Permission.
         let room = self.joined_room(requester, room_id).await?;
         if !self.may_send_state(requester, &room, "m.room.tombstone").await? {
@@ -219,11 +225,11 @@ impl Rooms {
         if summary.is_none_or(|(summary, ..)| summary.room_type.as_deref() != Some("m.space")) {
             return Ok(Vec::new());
         }
-        let events = self.current_of_type(room, "m.space.child").await?;
+        let events = self.current_of_type(room, CHILD).await?;
         // One without a valid `via` was taken out of the space.
         Ok(events
             .iter()
-            .filter(|event| makes_a_child(event))
+            .filter(|event| Child::of(event, false).is_some())
             .filter_map(|event| carried(event, event.pdu.content.clone()))
             .collect())
     }
