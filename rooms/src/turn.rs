@@ -27,6 +27,8 @@ pub(crate) struct Turn {
     queue: Mutex<Queue>,
     /// The room's head; whoever holds it has the turn, across the commit: that is what a turn is.
     head: tokio::sync::Mutex<Option<Head>>,
+    /// Whoever holds it upgrades the room. Comes before the turns of rooms.
+    upgrade: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
@@ -45,6 +47,11 @@ impl Turn {
     /// Waits for the turn and holds it; no other event is built meanwhile.
     pub(crate) async fn take_head(&self) -> tokio::sync::MutexGuard<'_, Option<Head>> {
         self.head.lock().await
+    }
+
+    /// Waits until nobody else in this process upgrades the room.
+    pub(crate) async fn take_upgrade(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.upgrade.lock().await
     }
 
     /// Puts an event into the queue; whether somebody must start to work it off.

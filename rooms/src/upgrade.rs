@@ -1,11 +1,11 @@
 //! Moving a room to another version. Client-Server API, "Room upgrades".
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use accounts::{Accounts, Requester};
-use model::{EventNr, Membership};
+use model::{CanonicalError, EventNr, Membership, canonical_object};
 use ruma::{
-    OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
+    Int, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
     room_version_rules::RoomVersionRules,
 };
 use serde_json::{
@@ -13,6 +13,7 @@ use serde_json::{
     value::{RawValue, to_raw_value},
 };
 use storage::{RoomRow, StoredEvent};
+use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::{
@@ -35,16 +36,23 @@ const TRANSFERRED: [&str; 8] = [
     "m.room.join_rules",
 ];
 
+/// How long the other processes wait for the one that upgrades a room, in milliseconds. Longer than one takes, it is only for one that
+/// died: should two be at it all the same, the tombstone of the first makes the second give up.
+const LEASE_MS: i64 = 60_000;
+/// How long is waited before a room that another process upgrades is looked at again, and how often.
+const WAIT: Duration = Duration::from_millis(50);
+const WAITS_MAX: usize = 1_200;
 /// Most bans that the new room takes over.
-const CARRIED_MAX: u32 = 20_000;
+const BANS_MAX: u32 = 20_000;
 /// How many bans and children of a space the new room starts with; the others follow before anybody is told of it.
 const CARRIED_AT_FIRST: usize = 900;
 
 /// State that the new room takes over: type, state key, content.
 type Carried = (String, String, Box<RawValue>);
 
-fn carried(event: &StoredEvent, content: Box<RawValue>) -> Option<Carried> {
-    Some((event.pdu.event_type.to_string(), event.pdu.state_key.clone()?, content))
+fn carried(event: &StoredEvent, content: &RawValue) -> Result<Option<Carried>, Error> {
+    let Some(state_key) = event.pdu.state_key.clone() else { return Ok(None) };
+    Ok(Some((event.pdu.event_type.to_string(), state_key, with_integers(content)?)))
 }
 
 /// The power level of upgrading a room whose creators are above all levels. Client-Server API, "POST /createRoom".
@@ -53,12 +61,13 @@ pub(crate) const TOMBSTONE_LEVEL: i64 = 150;
 impl Rooms {
     /// Makes a room of another version that takes the place of this one. Client-Server API, "Room upgrades".
     ///
-    /// Once begun it goes on to its end, whoever waits for it.
+    /// Once begun it goes on to its end, whoever waits for it. One upgrade of a room is made at a time, in all processes: who asks for the
+    /// same again meanwhile gets the room that is being made.
     ///
     /// # Errors
     ///
-    /// [`Error::NotAllowed`] for who may not send `m.room.tombstone`, [`Error::UnsupportedVersion`]. Once the new room stands, the
-    /// old one is pointed to it; what may not be changed there stays as it is.
+    /// [`Error::NotAllowed`] for who may not send `m.room.tombstone`, or when somebody else upgraded the room meanwhile;
+    /// [`Error::UnsupportedVersion`]. Once the new room stands, the old one is pointed to it; what may not be changed there stays as it is.
     pub async fn upgrade(
         &self,
         accounts: &Accounts,
@@ -70,8 +79,28 @@ impl Rooms {
         let (rooms, accounts) = (self.clone(), accounts.clone());
         let (requester, room_id) = (requester.clone(), room_id.to_owned());
         to_the_end(async move {
-            let new_id = rooms.upgrade_now(&requester, &room_id, version, additional_creators).await?;
-            rooms.carry_over(&accounts, &requester, &new_id).await;
+            let rules = rules_of(&version)?;
+            // 1. Permission.
+            let room = rooms.joined_room(&requester, &room_id).await?;
+            if !rooms.may_send_state(&requester, &room, "m.room.tombstone").await? {
+                return Err(Error::NotAllowed("you may not upgrade this room".to_owned()));
+            }
+            let creators = if rules.authorization.additional_room_creators { additional_creators } else { Vec::new() };
+            let tombstone_before = rooms.tombstone_nr(&room).await?;
+            let turn = rooms.turn(room.nr);
+            let _one_at_a_time = turn.take_upgrade().await;
+            let lease = format!("upgrade of room {}", room.nr);
+            rooms.lease_upgrade(&lease).await?;
+            let upgraded = match rooms.upgraded_since(&requester, &room, &version, tombstone_before).await {
+                Ok(Some(new_id)) => Ok(new_id),
+                Ok(None) => rooms.upgrade_now(&requester, &room, (version, &rules), &creators, tombstone_before).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = rooms.storage().end_consumer(&lease).await {
+                warn!(room.id = %room_id, %error, "an upgrade could not give back its lease, which ends by itself");
+            }
+            let new_id = upgraded?;
+            rooms.take_settings_along(&accounts, &requester, &new_id).await;
             Ok(new_id)
         })
         .await
@@ -97,7 +126,7 @@ impl Rooms {
             let before = rooms.storage().get_membership(room.nr, requester.user_nr).await?;
             rooms.join(&requester, &room_id, reason.as_deref()).await?;
             if before.is_none_or(|row| row.membership != Membership::Join) {
-                rooms.carry_over(&accounts, &requester, &room_id).await;
+                rooms.take_settings_along(&accounts, &requester, &room_id).await;
             }
             Ok(room_id)
         })
@@ -106,8 +135,8 @@ impl Rooms {
 
     /// Takes what a user has set for the room that this one replaces over to it, if they were in that one. What fails is logged: they
     /// are in the new room.
-    async fn carry_over(&self, accounts: &Accounts, requester: &Requester, new_id: &RoomId) {
-        let carried = async {
+    async fn take_settings_along(&self, accounts: &Accounts, requester: &Requester, new_id: &RoomId) {
+        let taken = async {
             let new = self.room(new_id).await?;
             let Some(old) = self.predecessor(&new).await? else { return Ok(()) };
             if self.storage().get_membership(old.nr, requester.user_nr).await?.is_some_and(|row| !row.forgotten) {
@@ -115,7 +144,7 @@ impl Rooms {
             }
             Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
         };
-        if let Err(error) = carried.await {
+        if let Err(error) = taken.await {
             warn!(room.id = %new_id, %error, "what a user had set for a room was not taken to its successor");
         }
     }
@@ -137,27 +166,61 @@ impl Rooms {
         Ok(is_named.then_some(old))
     }
 
+    /// Waits until no other process upgrades the room.
+    async fn lease_upgrade(&self, lease: &str) -> Result<(), Error> {
+        for _ in 0..WAITS_MAX {
+            if self.storage().lease_consumer(lease, LEASE_MS).await?.is_some() {
+                return Ok(());
+            }
+            sleep(WAIT).await;
+        }
+        Err(Error::Busy)
+    }
+
+    async fn tombstone_nr(&self, room: &RoomRow) -> Result<Option<EventNr>, Error> {
+        Ok(self.find_state(room, "m.room.tombstone", "").await?.map(|event| event.nr))
+    }
+
+    /// The room by which this one was replaced since `tombstone_before` was all that was known of it, if the requester did just that.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] if somebody else did, or it was to another version.
+    async fn upgraded_since(
+        &self,
+        requester: &Requester,
+        room: &RoomRow,
+        version: &RoomVersionId,
+        tombstone_before: Option<EventNr>,
+    ) -> Result<Option<OwnedRoomId>, Error> {
+        let tombstone = self.find_state(room, "m.room.tombstone", "").await?;
+        let Some(tombstone) = tombstone.filter(|tombstone| Some(tombstone.nr) != tombstone_before) else {
+            return Ok(None);
+        };
+        let content = object_of(&tombstone.pdu.content);
+        let new_id = content.get("replacement_room").and_then(Value::as_str).and_then(|id| RoomId::parse(id).ok());
+        if tombstone.sender_nr == requester.user_nr
+            && let Some(new_id) = new_id
+            && self.room(&new_id).await?.version == *version
+        {
+            return Ok(Some(new_id));
+        }
+        Err(upgraded_already())
+    }
+
     async fn upgrade_now(
         &self,
         requester: &Requester,
-        room_id: &RoomId,
-        version: RoomVersionId,
-        additional_creators: Vec<OwnedUserId>,
+        room: &RoomRow,
+        (version, rules): (RoomVersionId, &RoomVersionRules),
+        creators: &[OwnedUserId],
+        tombstone_before: Option<EventNr>,
     ) -> Result<OwnedRoomId, Error> {
-        let rules = rules_of(&version)?;
-        // 1. Permission.
-        let room = self.joined_room(requester, room_id).await?;
-        if !self.may_send_state(requester, &room, "m.room.tombstone").await? {
-            return Err(Error::NotAllowed("you may not upgrade this room".to_owned()));
-        }
-        let tombstone_before = self.find_state(&room, "m.room.tombstone", "").await?.map(|event| event.nr);
-
         // 2. The new room, 3. with the state that can be taken over.
-        let creators = if rules.authorization.additional_room_creators { additional_creators } else { Vec::new() };
         let mut initial_state = Vec::new();
         for event_type in TRANSFERRED {
-            if let Some(event) = self.find_state(&room, event_type, "").await? {
-                initial_state.push((event_type.to_owned(), String::new(), event.pdu.content.clone()));
+            if let Some(event) = self.find_state(room, event_type, "").await? {
+                initial_state.extend(carried(&event, &event.pdu.content)?);
             }
         }
         // Without the event guests are kept out, but the preset below would let them in.
@@ -165,58 +228,72 @@ impl Rooms {
             let content = raw(&json!({"guest_access": "forbidden"}))?;
             initial_state.push(("m.room.guest_access".to_owned(), String::new(), content));
         }
-        let levels = self.levels_for(requester, &room, &rules, &creators).await?;
-        let mut carried = self.children_of(&room).await?;
-        carried.extend(self.bans_of(requester, &room, levels.as_ref(), &creators).await?);
-        let later = carried.split_off(carried.len().min(CARRIED_AT_FIRST));
-        initial_state.append(&mut carried);
+        let levels = self.levels_for(requester, room, rules, creators).await?;
+        let mut more = self.children_of(room).await?;
+        more.extend(self.bans_of(requester, room, levels.as_ref(), creators).await?);
+        let later = more.split_off(more.len().min(CARRIED_AT_FIRST));
+        initial_state.append(&mut more);
         let request = NewRoomRequest {
             version: Some(version),
-            preset: Preset::PrivateChat,
-            listed: false,
-            alias: None,
-            name: None,
-            topic: None,
-            invite: Vec::new(),
-            is_direct: false,
-            creation_content: Some(self.creation_content(&room, &rules, &creators).await?),
+            creation_content: Some(self.creation_content(room, rules, creators).await?),
             initial_state,
             power_level_content_override: levels.as_ref().map(|levels| raw(&levels.at_first)).transpose()?,
+            ..NewRoomRequest::new(Preset::PrivateChat)
         };
         let new_id = self.create_room(requester, request).await?;
         let new = self.room(&new_id).await?;
-        self.send_carried(requester, &new, later).await?;
+        if let Err(error) = self.replace(requester, room, tombstone_before, &new, later, levels).await {
+            // If it is sure that nobody is led to the new room, it shall not stand about in the list of who tried.
+            if self.tombstone_nr(room).await? == tombstone_before
+                && let Err(error) = self.leave(requester, &new_id, None).await
+            {
+                debug!(room.id = %new_id, %error, "the room of an upgrade that failed could not be left");
+            }
+            return Err(error);
+        }
+
+        // 4. The aliases. The upgrade stands: what fails from here on stays as it was.
+        if let Err(error) = self.storage().move_aliases(room.nr, new.nr).await {
+            warn!(room.id = %room.id, %error, "an upgrade could not move the aliases");
+        }
+        if let Err(error) = self.move_canonical_alias(requester, room, &new).await {
+            debug!(room.id = %room.id, %error, "an upgrade could not move the canonical alias");
+        }
+        if let Err(error) = self.storage().move_listed(room.nr, new.nr).await {
+            warn!(room.id = %room.id, %error, "an upgrade could not move the room's place in the directory");
+        }
+
+        // 6. Nobody shall go on in the old room.
+        if let Err(error) = self.quieten(requester, room).await {
+            debug!(room.id = %room.id, %error, "an upgrade could not close the old room");
+        }
+        Ok(new_id)
+    }
+
+    /// Gives the new room what is left of its state, and leads people from the old one to it.
+    async fn replace(
+        &self,
+        requester: &Requester,
+        old: &RoomRow,
+        tombstone_before: Option<EventNr>,
+        new: &Arc<RoomRow>,
+        later: Vec<Carried>,
+        levels: Option<Levels>,
+    ) -> Result<(), Error> {
+        self.send_carried(requester, new, later).await?;
         if let Some(levels) = levels
             && levels.at_first != levels.at_last
         {
             let levels = raw(&levels.at_last)?;
-            self.send_state(requester, &new_id, TimelineEventType::RoomPowerLevels, "", &levels, None).await?;
+            self.send_state(requester, &new.id, TimelineEventType::RoomPowerLevels, "", &levels, None).await?;
         }
-
-        // 5. The tombstone: first, so that whatever ends the rest half-way, people find the new room.
+        // 5. The tombstone: before the aliases, so that whatever ends the rest half-way, people find the new room.
         // Not of a room that somebody else has upgraded meanwhile: aliases and settings go to theirs.
-        if self.find_state(&room, "m.room.tombstone", "").await?.map(|event| event.nr) != tombstone_before {
-            return Err(Error::NotAllowed("this room has just been upgraded".to_owned()));
+        if self.tombstone_nr(old).await? != tombstone_before {
+            return Err(upgraded_already());
         }
-        let tombstone = raw(&json!({"body": "This room has been replaced", "replacement_room": new_id}))?;
-        self.send_state(requester, room_id, TimelineEventType::RoomTombstone, "", &tombstone, None).await?;
-
-        // 4. The aliases. The upgrade stands: what fails from here on stays as it was.
-        if let Err(error) = self.storage().move_aliases(room.nr, new.nr).await {
-            warn!(room.id = %room_id, %error, "an upgrade could not move the aliases");
-        }
-        if let Err(error) = self.move_canonical_alias(requester, &room, &new).await {
-            debug!(room.id = %room_id, %error, "an upgrade could not move the canonical alias");
-        }
-        if let Err(error) = self.storage().move_listed(room.nr, new.nr).await {
-            warn!(room.id = %room_id, %error, "an upgrade could not move the room's place in the directory");
-        }
-
-        // 6. Nobody shall go on in the old room.
-        if let Err(error) = self.quieten(requester, &room).await {
-            debug!(room.id = %room_id, %error, "an upgrade could not close the old room");
-        }
-        Ok(new_id)
+        let tombstone = raw(&json!({"body": "This room has been replaced", "replacement_room": new.id}))?;
+        self.send_state(requester, &old.id, TimelineEventType::RoomTombstone, "", &tombstone, None).await.map(|_| ())
     }
 
     /// What is in a space: a space without it would be empty.
@@ -227,11 +304,8 @@ impl Rooms {
         }
         let events = self.current_of_type(room, CHILD).await?;
         // One without a valid `via` was taken out of the space.
-        Ok(events
-            .iter()
-            .filter(|event| Child::of(event, false).is_some())
-            .filter_map(|event| carried(event, event.pdu.content.clone()))
-            .collect())
+        let children = events.iter().filter(|event| Child::of(event, false).is_some());
+        children.filter_map(|event| carried(event, &event.pdu.content).transpose()).collect()
     }
 
     /// The bans: who was kept out of the old room is kept out of the new one. But for its creators, and those whom the levels put
@@ -243,7 +317,7 @@ impl Rooms {
         levels: Option<&Levels>,
         creators: &[OwnedUserId],
     ) -> Result<Vec<Carried>, Error> {
-        let banned = self.storage().list_members_of_kinds(room.nr, &[Membership::Ban], CARRIED_MAX).await?;
+        let banned = self.storage().list_members_of_kinds(room.nr, &[Membership::Ban], BANS_MAX).await?;
         let numbers: Vec<EventNr> = banned.iter().map(|row| row.event_nr).collect();
         let found = self.storage().get_events(&numbers).await?;
         let level = |user_id: &str| levels.and_then(|levels| levels.at_first["users"][user_id].as_i64());
@@ -259,7 +333,7 @@ impl Rooms {
             if let Some(reason) = object_of(&event.pdu.content).get("reason").filter(|reason| reason.is_string()) {
                 content["reason"] = reason.clone();
             }
-            bans.extend(carried(event, raw(&content)?));
+            bans.extend(carried(event, &*raw(&content)?)?);
         }
         Ok(bans)
     }
@@ -373,6 +447,10 @@ impl Rooms {
     }
 }
 
+fn upgraded_already() -> Error {
+    Error::NotAllowed("this room has just been upgraded".to_owned())
+}
+
 /// The power levels while the new room is made, and those that stay.
 #[derive(Debug, PartialEq)]
 struct Levels {
@@ -434,8 +512,31 @@ fn to_integers(levels: &mut Map<String, Value>) {
                     *level = json!(number);
                 }
             }
-            _ => {}
+            _ => cut_fractions(level),
         }
+    }
+}
+
+/// Content whose numbers all versions take: before version 6 any might be. Room Version 6, "Canonical JSON".
+fn with_integers(content: &RawValue) -> Result<Box<RawValue>, Error> {
+    if !matches!(canonical_object(content), Err(CanonicalError::BadNumber)) {
+        return Ok(content.to_owned());
+    }
+    let mut content = Value::Object(object_of(content));
+    cut_fractions(&mut content);
+    raw(&content)
+}
+
+fn cut_fractions(value: &mut Value) {
+    match value {
+        Value::Object(object) => object.values_mut().for_each(cut_fractions),
+        Value::Array(array) => array.iter_mut().for_each(cut_fractions),
+        // Beyond the range of integers, the nearest one.
+        Value::Number(number) => {
+            let cut = number.as_i64().unwrap_or_else(|| number.as_f64().unwrap_or(0.0) as i64);
+            *value = json!(Int::new_saturating(cut));
+        }
+        _ => {}
     }
 }
 
@@ -473,6 +574,24 @@ mod tests {
         let levels = fit(old, RoomVersionId::V10, &[]);
         let expected = json!({"users": {"@alice:hs": 100, "@mod:hs": 50}, "ban": 60, "events": {"m.room.name": 50}});
         assert_eq!(levels.at_last, expected);
+    }
+
+    #[test]
+    fn numbers_that_only_old_versions_take_are_cut_to_integers() {
+        let fit = |json: &str| with_integers(&RawValue::from_string(json.to_owned()).unwrap()).unwrap().to_string();
+        assert_eq!(
+            fit(r#"{"a":[1.9,-1.9,{"b":1e300}],"c":"1.5"}"#),
+            r#"{"a":[1,-1,{"b":9007199254740991}],"c":"1.5"}"#
+        );
+        assert_eq!(fit(r#"{ "a": 1 }"#), r#"{ "a": 1 }"#);
+        let levels = fit_levels(
+            serde_json::from_str(r#"{"ban":50.5,"users":{"@alice:hs":1e2}}"#).unwrap(),
+            &RoomVersionId::V11.rules().unwrap(),
+            &[],
+            &[],
+            user_id!("@alice:hs"),
+        );
+        assert_eq!(levels.at_last, json!({"ban": 50, "users": {"@alice:hs": 100}}));
     }
 
     #[test]

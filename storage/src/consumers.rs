@@ -18,6 +18,7 @@ statements! {
     ADVANCE = ["
         UPDATE consumers SET position = $3, lease_until_ms = $4
          WHERE name = $1 AND process = $2 AND position <= $3"];
+    DELETE_CONSUMER = ["DELETE FROM consumers WHERE name = $1 AND process = $2"];
 }
 
 impl Storage {
@@ -53,5 +54,14 @@ impl Storage {
     /// When the database fails.
     pub async fn advance_consumer(&self, name: &str, position: Position) -> Result<bool, Error> {
         Ok(self.db().write(&ADVANCE, args![name, self.process(), position, 0_i64]).await? == 1)
+    }
+
+    /// Gives back the lease of what is done once, of which nothing is left then; nothing happens when the lease is another's by now.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn end_consumer(&self, name: &str) -> Result<(), Error> {
+        self.db().write(&DELETE_CONSUMER, args![name, self.process()]).await.map(|_| ())
     }
 }
