@@ -25,6 +25,7 @@ mod requester;
 mod rooms;
 mod sliding_sync;
 mod sync;
+mod third_party;
 mod to_device;
 mod uiaa;
 
@@ -104,6 +105,7 @@ pub fn router(api: ClientApi) -> Router {
         .merge(presence::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())
+        .merge(third_party::routes())
         .merge(to_device::routes())
         .merge(rooms::routes())
         .merge(sliding_sync::routes())

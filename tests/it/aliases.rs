@@ -148,7 +148,8 @@ on_each_database! {
 }
 
 /// Application Service API, "Registration" and "Application service room directory management".
-// shows: updateAppserviceRoomDirectoryVisibility, queryPublicRooms, setRoomAlias
+// shows: updateAppserviceRoomDirectoryVisibility, queryPublicRooms, setRoomAlias, getProtocols, getProtocolMetadata
+// shows: queryLocationByProtocol, queryUserByProtocol, queryLocationByAlias, queryUserByID
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bridge_has_aliases_and_a_directory_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
@@ -198,6 +199,23 @@ async fn a_bridge_has_aliases_and_a_directory_of_its_own() {
         assert_eq!(names(json!({ "include_all_networks": true })).await, ["bridged", "own"]);
         let filter = json!({ "include_all_networks": true, "filter": { "generic_search_term": "bri" } });
         assert_eq!(names(filter).await, ["bridged"]);
+        // Of what the bridge says of its networks the server knows nothing, and makes up nothing.
+        assert_eq!(alice.get("/thirdparty/protocols").await.ok(), json!({}));
+        for of_protocol in ["protocol/irc", "location/irc?channel=%23a", "user/irc?nickname=a"] {
+            alice.get(&format!("/thirdparty/{of_protocol}")).await.is_error(404, "M_NOT_FOUND");
+        }
+        let location = |alias: &str| format!("/thirdparty/location?alias={}", encode(alias));
+        assert_eq!(alice.get(&location("#shared_a:localhost")).await.ok(), json!([]));
+        alice.get(&location("#nowhere:localhost")).await.is_error(404, "M_NOT_FOUND");
+        alice.get("/thirdparty/location").await.is_error(400, "M_MISSING_PARAM");
+        assert_eq!(alice.get("/thirdparty/user?userid=%40_irc_a%3Alocalhost").await.ok(), json!([]));
+        alice.get("/thirdparty/user?userid=nonsense").await.is_error(400, "M_INVALID_PARAM");
+        for path in
+            ["protocols", "protocol/irc", "location/irc", "user/irc", "user?userid=%40a%3Ab", "location?alias=%23a%3Ab"]
+        {
+            let path = format!("/_matrix/client/v3/thirdparty/{path}");
+            http.request("GET", &path, None, &Value::Null).await.is_error(401, "M_MISSING_TOKEN");
+        }
         // A room that takes the place of another takes it in the directories, too.
         let upgrade = format!("/rooms/{}/upgrade", encode(&bridged));
         let upgraded = bridge("POST", &upgrade, &json!({ "new_version": "12" })).await.ok();
