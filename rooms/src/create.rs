@@ -63,6 +63,26 @@ pub struct NewRoomRequest {
     pub power_level_content_override: Option<Box<RawValue>>,
 }
 
+impl NewRoomRequest {
+    /// A room by a preset, of which nothing else is said.
+    #[must_use]
+    pub fn new(preset: Preset) -> Self {
+        Self {
+            version: None,
+            preset,
+            listed: false,
+            alias: None,
+            name: None,
+            topic: None,
+            invite: Vec::new(),
+            is_direct: false,
+            creation_content: None,
+            initial_state: Vec::new(),
+            power_level_content_override: None,
+        }
+    }
+}
+
 impl Rooms {
     /// Makes a room with all that was asked, or nothing.
     ///
