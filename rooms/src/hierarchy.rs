@@ -105,7 +105,7 @@ impl Rooms {
     /// A page of the rooms of a space that the requester may see. Client-Server API, "GET /rooms/{roomId}/hierarchy".
     ///
     /// Rooms that none of us is in are left out: their servers are not asked. A room comes once, however many spaces it is in. Whether it
-    /// may be seen is asked for with each page, whenever the walk was.
+    /// may be seen is asked with each page, whenever the walk was.
     ///
     /// # Errors
     ///
@@ -129,10 +129,12 @@ impl Rooms {
         };
         let place = request.from.map(|from| Token::of(&walk, from)).transpose()?;
         let remembered = place.and_then(|_| self.0.walks.0.get(&walk));
-        let is_new = remembered.is_none();
-        let walked = match remembered {
-            Some(walked) => walked,
-            None => self.walk(space.clone(), &walk).await?.into(),
+        let (walked, previews) = match remembered {
+            Some(walked) => (walked, None),
+            None => {
+                let (walked, previews) = self.walk(space.clone(), &walk).await?;
+                (walked.into(), Some(previews))
+            }
         };
         let start = place.map_or(0, |place| match walked.iter().position(|walked| walked.room.nr == place.after) {
             Some(index) => index + 1,
@@ -141,13 +143,17 @@ impl Rooms {
         let end = start + page_length(&walked[start..], request.limit.clamp(1, PAGE_ROOMS_MAX) as usize);
         let last = walked[start..end].last().filter(|_| end < walked.len());
         let next = last.map(|last| Token { walk, after: last.room.nr, index: end - 1 }.to_string());
-        if is_new && next.is_some() {
+        if previews.is_some() && next.is_some() {
             self.0.walks.0.insert(walk, walked.clone());
         }
         let page = &walked[start..end];
-        let looked_at: Vec<Arc<RoomRow>> =
-            page.iter().map(|walked| walked.room.clone()).chain([space.clone()]).collect();
-        let mut previews = self.previews(Some(requester.user_nr), &looked_at).await?;
+        let mut previews = match previews {
+            Some(previews) => previews,
+            None => {
+                let looked_at = page.iter().map(|walked| walked.room.clone()).chain([space.clone()]);
+                self.previews(Some(requester.user_nr), &looked_at.collect::<Vec<_>>()).await?
+            }
+        };
         if !previews.contains_key(&space.nr) {
             return Err(Error::NotMember);
         }
@@ -178,12 +184,12 @@ impl Rooms {
         Ok(children)
     }
 
-    /// The rooms that somebody comes by on a walk: a few queries a level. None, where they may not see the space.
-    async fn walk(&self, space: Arc<RoomRow>, walk: &Walk) -> Result<Vec<Walked>, Error> {
+    /// The rooms that somebody comes by on a walk, and what these show: a few queries a level. None, where they may not see the space.
+    async fn walk(&self, space: Arc<RoomRow>, walk: &Walk) -> Result<(Vec<Walked>, HashMap<RoomNr, Preview>), Error> {
         let space_id = space.id.clone();
         let mut seen: HashSet<OwnedRoomId> = HashSet::from([space.id.clone()]);
         let (mut tree, mut spaces_left, mut children_left) = (HashMap::new(), TREE_SPACES_MAX, TREE_CHILDREN_MAX);
-        let mut level = vec![space];
+        let (mut level, mut shown) = (vec![space], HashMap::new());
         for depth in 0..=walk.max_depth {
             let previews = self.previews(Some(walk.user_nr), &level).await?;
             let is_space = |preview: &Preview| preview.summary.room_type == Some(RoomType::Space);
@@ -205,6 +211,7 @@ impl Rooms {
                 }
                 tree.insert(room.id.clone(), (room.clone(), children));
             }
+            shown.extend(previews);
             if below.is_empty() || depth == walk.max_depth {
                 break;
             }
@@ -212,7 +219,7 @@ impl Rooms {
         }
         let order = depth_first(&tree, &space_id, walk.max_depth, |found| found.1.iter().map(|child| &*child.room_id));
         let order: Vec<OwnedRoomId> = order.into_iter().cloned().collect();
-        Ok(order.iter().filter_map(|room_id| tree.remove(room_id)).map(Walked::from).collect())
+        Ok((order.iter().filter_map(|room_id| tree.remove(room_id)).map(Walked::from).collect(), shown))
     }
 
     /// The children of spaces, in order; reads at most `left` events.
