@@ -127,6 +127,8 @@ async fn upgrades_at_once_leave_no_room_that_nobody_is_led_to() {
             assert!(refused == 0 || second.user_nr != alice.user_nr, "round {round}: {results:?}");
             at_once += usize::from(made.len() == 1);
             assert_eq!(rooms_of(&alice).await + rooms_of(&bob).await, before + made.len(), "{results:?}");
+            // What the other process wrote is read, too.
+            one.storage.newest_durable().await.unwrap();
             let page = one.rooms.messages(&alice, &id, page(TimelineDirection::Forward, 500), |_| true).await.unwrap();
             let is_tombstone = |event: &&Arc<StoredEvent>| event.pdu.event_type == TimelineEventType::RoomTombstone;
             let tombstones =
