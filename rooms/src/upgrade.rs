@@ -333,7 +333,7 @@ impl Rooms {
             if let Some(reason) = object_of(&event.pdu.content).get("reason").filter(|reason| reason.is_string()) {
                 content["reason"] = reason.clone();
             }
-            bans.extend(carried(event, &*raw(&content)?)?);
+            bans.extend(carried(event, &raw(&content)?)?);
         }
         Ok(bans)
     }
