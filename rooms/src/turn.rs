@@ -49,9 +49,12 @@ impl Turn {
         self.head.lock().await
     }
 
-    /// Waits until nobody else in this process upgrades the room.
-    pub(crate) async fn take_upgrade(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.upgrade.lock().await
+    /// Waits until nobody else in this process upgrades the room; whether somebody did.
+    pub(crate) async fn take_upgrade(&self) -> (tokio::sync::MutexGuard<'_, ()>, bool) {
+        match self.upgrade.try_lock() {
+            Ok(guard) => (guard, false),
+            Err(_) => (self.upgrade.lock().await, true),
+        }
     }
 
     /// Puts an event into the queue; whether somebody must start to work it off.

@@ -88,9 +88,11 @@ impl Rooms {
             let creators = if rules.authorization.additional_room_creators { additional_creators } else { Vec::new() };
             let tombstone_before = rooms.tombstone_nr(&room).await?;
             let turn = rooms.turn(room.nr);
-            let _one_at_a_time = turn.take_upgrade().await;
+            let (_one_at_a_time, has_waited) = turn.take_upgrade().await;
             let lease = format!("upgrade of room {}", room.nr);
-            rooms.lease_upgrade(&lease).await?;
+            let has_waited = rooms.lease_upgrade(&lease).await? || has_waited;
+            // Who had to wait may have come when the other one had sent the tombstone already.
+            let tombstone_before = tombstone_before.filter(|_| !has_waited);
             let upgraded = match rooms.upgraded_since(&requester, &room, &version, tombstone_before).await {
                 Ok(Some(new_id)) => Ok(new_id),
                 Ok(None) => rooms.upgrade_now(&requester, &room, (version, &rules), &creators, tombstone_before).await,
@@ -166,11 +168,11 @@ impl Rooms {
         Ok(is_named.then_some(old))
     }
 
-    /// Waits until no other process upgrades the room.
-    async fn lease_upgrade(&self, lease: &str) -> Result<(), Error> {
-        for _ in 0..WAITS_MAX {
+    /// Waits until no other process upgrades the room; whether one did.
+    async fn lease_upgrade(&self, lease: &str) -> Result<bool, Error> {
+        for waits in 0..WAITS_MAX {
             if self.storage().lease_consumer(lease, LEASE_MS).await?.is_some() {
-                return Ok(());
+                return Ok(waits > 0);
             }
             sleep(WAIT).await;
         }
