@@ -62,6 +62,26 @@ pub struct NewRoomRequest {
     pub power_level_content_override: Option<Box<RawValue>>,
 }
 
+impl NewRoomRequest {
+    /// A room with those rules, of which nothing else is asked.
+    #[must_use]
+    pub fn of(preset: Preset) -> Self {
+        Self {
+            version: None,
+            preset,
+            listed: false,
+            alias: None,
+            name: None,
+            topic: None,
+            invite: Vec::new(),
+            is_direct: false,
+            creation_content: None,
+            initial_state: Vec::new(),
+            power_level_content_override: None,
+        }
+    }
+}
+
 impl Rooms {
     /// Makes a room with all that was asked, or nothing.
     ///

@@ -29,19 +29,7 @@ impl Scene {
         let levels = to_raw_value(&json!({
             "users": {}, "invite": 50, "events": {"m.room.topic": 50, "org.special": 75, "m.room.power_levels": 50},
         }));
-        let request = NewRoomRequest {
-            version: None,
-            preset: Preset::PrivateChat,
-            listed: false,
-            alias: None,
-            name: None,
-            topic: None,
-            invite: Vec::new(),
-            is_direct: false,
-            creation_content: None,
-            initial_state: Vec::new(),
-            power_level_content_override: None,
-        };
+        let request = NewRoomRequest::of(Preset::PrivateChat);
         scene.room = scene.rooms.create_room(&alice, request).await.unwrap();
         for name in ["mod", "bob", "carol", "ivan", "eve"] {
             let user = scene.user(name).await;

@@ -47,19 +47,8 @@ impl Scene {
                 to_raw_value(&json!({"users": {"@alice:hs": 100, "@rem:other": 50}, "events": {"m.room.topic": 50}}))
                     .unwrap();
         }
-        let request = NewRoomRequest {
-            version: None,
-            preset: Preset::PublicChat,
-            listed: false,
-            alias: None,
-            name: None,
-            topic: None,
-            invite: Vec::new(),
-            is_direct: false,
-            creation_content: None,
-            initial_state: Vec::new(),
-            power_level_content_override: Some(levels),
-        };
+        let request =
+            NewRoomRequest { power_level_content_override: Some(levels), ..NewRoomRequest::of(Preset::PublicChat) };
         scene.room = scene.rooms.create_room(&alice, request).await.unwrap();
         let join = scene.craft("m.room.member", Some("@rem:other"), json!({"membership": "join"}), &[], 0).await;
         assert_eq!(scene.receive(join).await.unwrap(), Received::Accepted);

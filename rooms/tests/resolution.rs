@@ -194,19 +194,7 @@ impl World {
             is_admin: false,
             app_service: None,
         };
-        let request = NewRoomRequest {
-            version: None,
-            preset: Preset::PublicChat,
-            listed: false,
-            alias: None,
-            name: None,
-            topic: None,
-            invite: Vec::new(),
-            is_direct: false,
-            creation_content: None,
-            initial_state: Vec::new(),
-            power_level_content_override: None,
-        };
+        let request = NewRoomRequest::of(Preset::PublicChat);
         let room: OwnedRoomId = rooms.create_room(&alice, request).await.unwrap();
         let page = PageRequest { direction: TimelineDirection::Forward, from: None, to: None, limit: 500 };
         let first = rooms.messages(&alice, &room, page, |_| true).await.unwrap().events;

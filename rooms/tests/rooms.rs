@@ -99,19 +99,7 @@ impl House {
 }
 
 fn room(preset: Preset) -> NewRoomRequest {
-    NewRoomRequest {
-        version: None,
-        preset,
-        listed: false,
-        alias: None,
-        name: Some("Room".to_owned()),
-        topic: None,
-        invite: Vec::new(),
-        is_direct: false,
-        creation_content: None,
-        initial_state: Vec::new(),
-        power_level_content_override: None,
-    }
+    NewRoomRequest { name: Some("Room".to_owned()), ..NewRoomRequest::of(preset) }
 }
 
 /// Versions 1 to 12 differ in ids, references, redactions and creators; people talk in all of them.

@@ -407,19 +407,7 @@ async fn alice(storage: &Storage) -> Requester {
 }
 
 fn room() -> NewRoomRequest {
-    NewRoomRequest {
-        version: None,
-        preset: Preset::PrivateChat,
-        listed: false,
-        alias: None,
-        name: None,
-        topic: None,
-        invite: Vec::new(),
-        is_direct: false,
-        creation_content: None,
-        initial_state: Vec::new(),
-        power_level_content_override: None,
-    }
+    NewRoomRequest::of(Preset::PrivateChat)
 }
 
 /// What a process follows is what the other had published, whatever it is.

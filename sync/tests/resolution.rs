@@ -64,6 +64,7 @@ async fn state_that_resolution_alone_changed_is_told() {
         let request = NewRoomRequest {
             version: None,
             preset: Preset::PublicChat,
+            ..NewRoomRequest::of(Preset::PublicChat)
             listed: false,
             alias: None,
             name: None,
