@@ -23,6 +23,8 @@ const PATTERNS_MAX: usize = 200;
 /// Longest id of a rule, in bytes.
 const RULE_ID_BYTES_MAX: usize = 255;
 
+const NOTHING_BESIDE: &str = "there is no such other rule to stand before or after";
+
 #[derive(Default, Deserialize, Serialize)]
 struct Content {
     global: Ruleset,
@@ -82,7 +84,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such other rule, [`Error::InvalidParam`], [`Error::TooLarge`], [`Error::TooMuch`].
+    /// [`Error::Unknown`] when there is no such other rule, [`Error::InvalidParam`], [`Error::TooLarge`], [`Error::TooMuch`].
     pub async fn set_push_rule(
         &self,
         requester: &Requester,
@@ -94,7 +96,7 @@ impl Accounts {
             return Err(Error::InvalidParam(format!("the id of a rule has 1 to {RULE_ID_BYTES_MAX} bytes")));
         }
         if [after, before].contains(&Some(rule.rule_id())) {
-            return Err(Error::NotFound("push rule to stand beside"));
+            return Err(Error::Unknown(NOTHING_BESIDE));
         }
         self.change_push_rules(requester, |rules| {
             if after.is_some() || before.is_some() {
@@ -103,10 +105,12 @@ impl Accounts {
                 let _ = rules.remove(rule.kind(), rule.rule_id());
             }
             rules.insert(rule, after, before).map_err(|error| match error {
-                InsertPushRuleError::UnknownRuleId => Error::NotFound("push rule to stand beside"),
+                InsertPushRuleError::UnknownRuleId => Error::Unknown(NOTHING_BESIDE),
                 other => Error::InvalidParam(other.to_string()),
             })
         })
+        // What it stands before counts.
+        let after = after.filter(|_| before.is_none());
         .await
     }
 
