@@ -35,14 +35,26 @@ struct Content {
 /// # Errors
 ///
 /// When they are damaged.
-pub(crate) fn rules_of(user_id: &UserId, content: Option<&str>) -> Result<Ruleset, storage::Error> {
-    let defaults = default_push_rules(user_id);
+pub(crate) fn rules_of(
+    user_id: &UserId,
+    content: Option<&str>,
+    thread_subscriptions: bool,
+) -> Result<Ruleset, storage::Error> {
+    let defaults = default_push_rules(user_id, thread_subscriptions);
     let Some(content) = content else { return Ok(defaults) };
     let content: Content = serde_json::from_str(content)
         .map_err(|error| storage::Error::Damaged(format!("push rules of {user_id}: {error}")))?;
     let mut rules = content.global;
-    // Defaults of a newer specification, with what the user changed in older ones.
+    // Defaults of a newer specification, with what the user changed in older ones. ruma leaves those about threads as they are.
+    let mut of_threads = defaults.postcontent.clone();
+    for old in &rules.postcontent {
+        if let Some(mut rule) = of_threads.get(old.rule_id.as_str()).cloned() {
+            (rule.enabled, rule.actions) = (old.enabled, old.actions.clone());
+            of_threads.replace(rule);
+        }
+    }
     rules.update_with_server_default(defaults);
+    rules.postcontent = of_threads;
     Ok(rules)
 }
 
@@ -54,12 +66,12 @@ impl Accounts {
     /// When the database fails.
     pub async fn push_rules(&self, user_id: &UserId, user_nr: UserNr) -> Result<Ruleset, Error> {
         let content = self.0.storage.get_account_data(user_nr, GLOBAL, PUSH_RULES).await?;
-        Ok(rules_of(user_id, content.as_deref())?)
+        Ok(rules_of(user_id, content.as_deref(), self.0.options.thread_subscriptions)?)
     }
 
     /// Gives a new user the default rules, so that the first sync shows them.
     pub(crate) async fn write_default_push_rules(&self, user_id: &UserId, user_nr: UserNr) -> Result<(), Error> {
-        let content = Content { global: default_push_rules(user_id) };
+        let content = Content { global: default_push_rules(user_id, self.0.options.thread_subscriptions) };
         self.write_account_data(user_nr, GLOBAL, PUSH_RULES, &content).await
     }
 
@@ -71,7 +83,9 @@ impl Accounts {
     pub async fn push_rule(&self, requester: &Requester, kind: RuleKind, rule_id: &str) -> Result<Value, Error> {
         let rules = self.push_rules(&requester.user_id, requester.user_nr).await?;
         let rule = match rules.get(kind, rule_id).ok_or(Error::NotFound("push rule"))? {
-            AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => serde_json::to_value(rule),
+            AnyPushRuleRef::Override(rule) | AnyPushRuleRef::PostContent(rule) | AnyPushRuleRef::Underride(rule) => {
+                serde_json::to_value(rule)
+            }
             AnyPushRuleRef::Content(rule) => serde_json::to_value(rule),
             AnyPushRuleRef::Room(rule) => serde_json::to_value(rule),
             AnyPushRuleRef::Sender(rule) => serde_json::to_value(rule),
@@ -95,6 +109,8 @@ impl Accounts {
         if rule.rule_id().is_empty() || rule.rule_id().len() > RULE_ID_BYTES_MAX {
             return Err(Error::InvalidParam(format!("the id of a rule has 1 to {RULE_ID_BYTES_MAX} bytes")));
         }
+        // What it stands before counts.
+        let after = after.filter(|_| before.is_none());
         if [after, before].contains(&Some(rule.rule_id())) {
             return Err(Error::Unknown(NOTHING_BESIDE));
         }
@@ -109,8 +125,6 @@ impl Accounts {
                 other => Error::InvalidParam(other.to_string()),
             })
         })
-        // What it stands before counts.
-        let after = after.filter(|_| before.is_none());
         .await
     }
 
