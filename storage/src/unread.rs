@@ -28,20 +28,24 @@ statements! {
           JOIN countable_events c ON c.room_nr = r.room_nr AND c.position > r.main AND c.position <= r.upto
          WHERE c.thread = 'main' AND (c.user_nr = 0 OR c.user_nr = r.reader_nr) AND c.sender_nr <> r.reader_nr
          GROUP BY 1, 2, 3, 4, 5"];
-    /// Threads are counted from where all of them were read, but for what was read of each.
+    /// Threads are counted from where all of them were read, but for what was read of each. SQLite does not see by itself that the index
+    /// of threads has far less to go through than that of all events.
     COUNT_THREADS = ["
         SELECT c.room_nr, c.thread, c.class, CAST(CASE WHEN c.user_nr = 0 THEN 0 ELSE 1 END AS BIGINT),
                CAST(CASE WHEN r.by_sender = 1 THEN c.sender_nr ELSE 0 END AS BIGINT), count(*)
           FROM", (rows [1 room_nr bigint, 2 main bigint, 3 all_threads bigint, 4 upto bigint, 5 reader_nr bigint,
                         6 by_sender bigint]), "
-          JOIN countable_events c ON c.room_nr = r.room_nr AND c.position > r.all_threads AND c.position <= r.upto
+          JOIN countable_events c", (either " INDEXED BY countable_events_threads" ""), "
+            ON c.room_nr = r.room_nr AND c.position > r.all_threads AND c.position <= r.upto
          WHERE c.thread <> 'main' AND (c.user_nr = 0 OR c.user_nr = r.reader_nr) AND c.sender_nr <> r.reader_nr
            AND NOT EXISTS (SELECT 1 FROM read_positions p
                             WHERE p.user_nr = r.reader_nr AND p.room_nr = c.room_nr AND p.thread = c.thread
                               AND p.position >= c.position)
          GROUP BY 1, 2, 3, 4, 5"];
     LIST_COUNTABLE_IN_THREADS = ["
-        SELECT e.event_nr FROM countable_events c JOIN events e ON e.position = c.position
+        SELECT e.event_nr
+          FROM countable_events c", (either " INDEXED BY countable_events_threads" ""), "
+          JOIN events e ON e.position = c.position
          WHERE c.room_nr = $1 AND c.position > $2 AND c.position <= $3 AND c.thread <> 'main' AND c.user_nr = 0
          ORDER BY c.position DESC LIMIT $4"];
     /// Of each room the newest ones. PostgreSQL joins each room with them; SQLite has no such join.
@@ -63,7 +67,8 @@ statements! {
                         6 mask bigint]), (either "
          CROSS JOIN events e WHERE e.position IN (" "
          CROSS JOIN LATERAL ("), "
-               SELECT c.position FROM countable_events c
+               SELECT c.position
+                 FROM countable_events c", (either " INDEXED BY countable_events_threads" ""), "
                 WHERE c.room_nr = r.room_nr AND c.position > r.all_threads AND c.position <= r.upto AND c.thread <> 'main'
                   AND c.user_nr = 0 AND c.sender_nr <> r.reader_nr AND (c.class & r.mask) <> 0
                   AND NOT EXISTS (SELECT 1 FROM read_positions p
