@@ -48,7 +48,10 @@ impl Services {
         let Overrides { clock, random, ask_every } = overrides;
         let storage = open_storage(config, data_folder, clock.clone(), random.clone()).await?;
         let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options);
-        let options = rooms::Options { default_version: config.rooms.default_version.clone() };
+        let options = rooms::Options {
+            default_version: config.rooms.default_version.clone(),
+            thread_subscriptions: config.rooms.thread_subscriptions,
+        };
         let rooms = Rooms::new(storage.clone(), local_servers, options);
         let (bus, typing, presence) = match &config.event_bus.url {
             EventBusUrl::Memory => {
@@ -180,6 +183,7 @@ pub(crate) fn accounts_options(config: &Config) -> Result<accounts::Options, Err
         login_tokens: config.accounts.login_tokens,
         limit_guesses: !config.unsafe_options.rate_limits_off,
         cheap_password_hashing: config.unsafe_options.cheap_password_hashing,
+        thread_subscriptions: config.rooms.thread_subscriptions,
         app_services: config.application_services.read()?,
     })
 }

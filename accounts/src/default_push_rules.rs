@@ -1,4 +1,5 @@
-//! The push rules that everybody has. Client-Server API, "Predefined Rules"; MSC3930 for polls, as clients know them today.
+//! The push rules that everybody has. Client-Server API, "Predefined Rules"; MSC3930 for polls and MSC4306 for threads, as
+//! clients know them today.
 
 use ruma::{
     UserId,
@@ -9,10 +10,13 @@ use ruma::{
     uint,
 };
 
-/// The rules of a user who changed nothing.
+/// The rules of a user who changed nothing; with those about subscriptions to threads, or without. MSC4306, "New Push Rules".
 #[must_use]
-pub fn default_push_rules(user_id: &UserId) -> Ruleset {
+pub fn default_push_rules(user_id: &UserId, thread_subscriptions: bool) -> Ruleset {
     let mut rules = Ruleset::server_default(user_id);
+    if !thread_subscriptions {
+        rules.postcontent.clear();
+    }
     rules.override_.insert(poll_rule("poll_response", "response", false, Vec::new()));
     for (rule, kind) in [("poll_start", "start"), ("poll_end", "end")] {
         let sound = Action::SetTweak(Tweak::Sound(SoundTweakValue::Default));

@@ -31,6 +31,8 @@ pub struct Options {
     pub limit_guesses: bool,
     /// Whether passwords are hashed cheaply: for tests only.
     pub cheap_password_hashing: bool,
+    /// Whether threads notify only those who subscribed to them. MSC4306.
+    pub thread_subscriptions: bool,
     /// The application services that may connect.
     pub app_services: Vec<AppService>,
 }
@@ -45,6 +47,7 @@ impl Default for Options {
             login_tokens: true,
             limit_guesses: true,
             cheap_password_hashing: false,
+            thread_subscriptions: false,
             app_services: Vec::new(),
         }
     }

@@ -23,6 +23,8 @@ const PATTERNS_MAX: usize = 200;
 /// Longest id of a rule, in bytes.
 const RULE_ID_BYTES_MAX: usize = 255;
 
+const NOTHING_BESIDE: &str = "there is no such other rule to stand before or after";
+
 #[derive(Default, Deserialize, Serialize)]
 struct Content {
     global: Ruleset,
@@ -33,14 +35,26 @@ struct Content {
 /// # Errors
 ///
 /// When they are damaged.
-pub(crate) fn rules_of(user_id: &UserId, content: Option<&str>) -> Result<Ruleset, storage::Error> {
-    let defaults = default_push_rules(user_id);
+pub(crate) fn rules_of(
+    user_id: &UserId,
+    content: Option<&str>,
+    thread_subscriptions: bool,
+) -> Result<Ruleset, storage::Error> {
+    let defaults = default_push_rules(user_id, thread_subscriptions);
     let Some(content) = content else { return Ok(defaults) };
     let content: Content = serde_json::from_str(content)
         .map_err(|error| storage::Error::Damaged(format!("push rules of {user_id}: {error}")))?;
     let mut rules = content.global;
-    // Defaults of a newer specification, with what the user changed in older ones.
+    // Defaults of a newer specification, with what the user changed in older ones. ruma leaves those about threads as they are.
+    let mut of_threads = defaults.postcontent.clone();
+    for old in &rules.postcontent {
+        if let Some(mut rule) = of_threads.get(old.rule_id.as_str()).cloned() {
+            (rule.enabled, rule.actions) = (old.enabled, old.actions.clone());
+            of_threads.replace(rule);
+        }
+    }
     rules.update_with_server_default(defaults);
+    rules.postcontent = of_threads;
     Ok(rules)
 }
 
@@ -52,12 +66,12 @@ impl Accounts {
     /// When the database fails.
     pub async fn push_rules(&self, user_id: &UserId, user_nr: UserNr) -> Result<Ruleset, Error> {
         let content = self.0.storage.get_account_data(user_nr, GLOBAL, PUSH_RULES).await?;
-        Ok(rules_of(user_id, content.as_deref())?)
+        Ok(rules_of(user_id, content.as_deref(), self.0.options.thread_subscriptions)?)
     }
 
     /// Gives a new user the default rules, so that the first sync shows them.
     pub(crate) async fn write_default_push_rules(&self, user_id: &UserId, user_nr: UserNr) -> Result<(), Error> {
-        let content = Content { global: default_push_rules(user_id) };
+        let content = Content { global: default_push_rules(user_id, self.0.options.thread_subscriptions) };
         self.write_account_data(user_nr, GLOBAL, PUSH_RULES, &content).await
     }
 
@@ -69,7 +83,9 @@ impl Accounts {
     pub async fn push_rule(&self, requester: &Requester, kind: RuleKind, rule_id: &str) -> Result<Value, Error> {
         let rules = self.push_rules(&requester.user_id, requester.user_nr).await?;
         let rule = match rules.get(kind, rule_id).ok_or(Error::NotFound("push rule"))? {
-            AnyPushRuleRef::Override(rule) | AnyPushRuleRef::Underride(rule) => serde_json::to_value(rule),
+            AnyPushRuleRef::Override(rule) | AnyPushRuleRef::PostContent(rule) | AnyPushRuleRef::Underride(rule) => {
+                serde_json::to_value(rule)
+            }
             AnyPushRuleRef::Content(rule) => serde_json::to_value(rule),
             AnyPushRuleRef::Room(rule) => serde_json::to_value(rule),
             AnyPushRuleRef::Sender(rule) => serde_json::to_value(rule),
@@ -82,7 +98,7 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] when there is no such other rule, [`Error::InvalidParam`], [`Error::TooLarge`], [`Error::TooMuch`].
+    /// [`Error::Unknown`] when there is no such other rule, [`Error::InvalidParam`], [`Error::TooLarge`], [`Error::TooMuch`].
     pub async fn set_push_rule(
         &self,
         requester: &Requester,
@@ -93,8 +109,10 @@ impl Accounts {
         if rule.rule_id().is_empty() || rule.rule_id().len() > RULE_ID_BYTES_MAX {
             return Err(Error::InvalidParam(format!("the id of a rule has 1 to {RULE_ID_BYTES_MAX} bytes")));
         }
+        // What it stands before counts.
+        let after = after.filter(|_| before.is_none());
         if [after, before].contains(&Some(rule.rule_id())) {
-            return Err(Error::NotFound("push rule to stand beside"));
+            return Err(Error::Unknown(NOTHING_BESIDE));
         }
         self.change_push_rules(requester, |rules| {
             if after.is_some() || before.is_some() {
@@ -103,7 +121,7 @@ impl Accounts {
                 let _ = rules.remove(rule.kind(), rule.rule_id());
             }
             rules.insert(rule, after, before).map_err(|error| match error {
-                InsertPushRuleError::UnknownRuleId => Error::NotFound("push rule to stand beside"),
+                InsertPushRuleError::UnknownRuleId => Error::Unknown(NOTHING_BESIDE),
                 other => Error::InvalidParam(other.to_string()),
             })
         })

@@ -60,16 +60,17 @@ impl UserSettings {
 #[derive(Clone)]
 pub struct Settings {
     storage: Storage,
+    thread_subscriptions: bool,
     /// With the version of the account data that they were made of.
     cache: Cache<UserNr, (u64, Arc<UserSettings>)>,
 }
 
 impl Settings {
-    /// The settings in a database.
+    /// The settings in a database, where the default rules are about subscriptions to threads or not.
     #[must_use]
-    pub fn new(storage: Storage) -> Self {
+    pub fn new(storage: Storage, thread_subscriptions: bool) -> Self {
         let bytes = |_: &UserNr, (_, settings): &(u64, Arc<UserSettings>)| settings.bytes();
-        Self { storage, cache: Cache::builder().max_capacity(CACHE_BYTES).weigher(bytes).build() }
+        Self { storage, thread_subscriptions, cache: Cache::builder().max_capacity(CACHE_BYTES).weigher(bytes).build() }
     }
 
     /// A user's settings. As long as they are the same, so is the `Arc`, mostly.
@@ -94,7 +95,7 @@ impl Settings {
             // Other account data changed.
             Some((_, settings)) if settings.fingerprint == fingerprint => settings,
             _ => Arc::new(UserSettings {
-                push_rules: own_rules(user_id, rules.as_deref())?,
+                push_rules: own_rules(user_id, rules.as_deref(), self.thread_subscriptions)?,
                 ignored: ignored
                     .as_deref()
                     .and_then(ignored_users)
@@ -109,13 +110,17 @@ impl Settings {
 }
 
 /// A user's rules, unless they are the default ones.
-fn own_rules(user_id: &UserId, content: Option<&str>) -> Result<Option<Box<Ruleset>>, storage::Error> {
+fn own_rules(
+    user_id: &UserId,
+    content: Option<&str>,
+    thread_subscriptions: bool,
+) -> Result<Option<Box<Ruleset>>, storage::Error> {
     if content.is_none() {
         return Ok(None);
     }
-    let rules = rules_of(user_id, content)?;
+    let rules = rules_of(user_id, content, thread_subscriptions)?;
     let json = |rules: &Ruleset| serde_json::to_string(rules).ok();
-    let is_default = json(&rules) == json(&default_push_rules(user_id));
+    let is_default = json(&rules) == json(&default_push_rules(user_id, thread_subscriptions));
     Ok((!is_default).then(|| Box::new(rules)))
 }
 
@@ -146,12 +151,31 @@ mod tests {
     #[test]
     fn who_changed_nothing_has_the_default_rules() {
         let alice = user_id!("@alice:hs");
-        let mut rules = default_push_rules(alice);
+        let mut rules = default_push_rules(alice, false);
         let content = |rules: &Ruleset| serde_json::json!({"global": rules}).to_string();
-        assert!(own_rules(alice, None).unwrap().is_none());
-        assert!(own_rules(alice, Some(&content(&rules))).unwrap().is_none());
+        assert!(own_rules(alice, None, false).unwrap().is_none());
+        assert!(own_rules(alice, Some(&content(&rules)), false).unwrap().is_none());
         rules.set_enabled(ruma::push::RuleKind::Override, ".m.rule.master", true).unwrap();
-        assert!(own_rules(alice, Some(&content(&rules))).unwrap().is_some());
+        assert!(own_rules(alice, Some(&content(&rules)), false).unwrap().is_some());
+    }
+
+    /// What the deployment decides about threads holds for those too who came before it did.
+    #[test]
+    fn the_rules_about_threads_come_and_go() {
+        let alice = user_id!("@alice:hs");
+        let mut rules = default_push_rules(alice, true);
+        let content = |rules: &Ruleset| serde_json::json!({"global": rules}).to_string();
+        let with =
+            |rules: &Ruleset, threads| rules_of(alice, Some(&content(rules)), threads).unwrap().postcontent.len();
+        assert_eq!((with(&rules, true), with(&rules, false)), (2, 0));
+        let without = default_push_rules(alice, false);
+        assert_eq!((with(&without, true), with(&without, false)), (2, 0));
+        assert!(own_rules(alice, Some(&content(&without)), true).unwrap().is_none());
+        let rule = ".io.element.msc4306.rule.subscribed_thread";
+        rules.set_enabled(ruma::push::RuleKind::PostContent, rule, false).unwrap();
+        let changed = own_rules(alice, Some(&content(&rules)), true).unwrap().unwrap();
+        assert!(!changed.postcontent.get(rule).unwrap().enabled);
+        assert!(own_rules(alice, Some(&content(&rules)), false).unwrap().is_none());
     }
 
     #[test]

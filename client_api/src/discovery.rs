@@ -43,6 +43,9 @@ const ROOM_VERSIONS: [RoomVersionId; 12] = [
     RoomVersionId::V12,
 ];
 
+/// What clients may use where threads notify those who subscribed to them. MSC4306, "Unstable amendments".
+const THREAD_SUBSCRIPTIONS: &str = "org.matrix.msc4306";
+
 /// What clients may use beyond the specification.
 const UNSTABLE_FEATURES: &[&str] = &[
     // The summary of a room: matrix-js-sdk asks for it under the path of the release when it sees this, before that release is complete.
@@ -51,8 +54,6 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.simplified_msc3575",
     // Redaction of related events.
     "org.matrix.msc3912",
-    // Subscriptions to threads. MSC4306, "Unstable amendments".
-    "org.matrix.msc4306",
 ];
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -61,12 +62,15 @@ pub(crate) fn routes() -> Router<ClientApi> {
 
 /// `GET /versions`. Client-Server API, "API Versions".
 async fn get_supported_versions(
+    State(rooms): State<Rooms>,
     _requester: OptionalRequester,
     Ruma(_request): Ruma<get_supported_versions::Request>,
 ) -> Ruma<get_supported_versions::Response> {
     let mut response =
         get_supported_versions::Response::new(RELEASES.iter().map(|&release| release.to_owned()).collect());
-    response.unstable_features = UNSTABLE_FEATURES.iter().map(|&feature| (feature.to_owned(), true)).collect();
+    let of_threads = rooms.has_thread_subscriptions().then_some(&THREAD_SUBSCRIPTIONS);
+    let features = UNSTABLE_FEATURES.iter().chain(of_threads);
+    response.unstable_features = features.map(|&feature| (feature.to_owned(), true)).collect();
     Ruma(response)
 }
 

@@ -7,7 +7,7 @@ use ruma::{
         delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled, get_pushrules_all,
         get_pushrules_global_scope, set_pushrule, set_pushrule_actions, set_pushrule_enabled,
     },
-    push::AnyPushRuleRef,
+    push::{AnyPushRuleRef, RuleKind},
 };
 use serde_json::Value;
 use web::{MatrixError, Ruma, RumaRoutes as _};
@@ -25,6 +25,11 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .ruma_route(set_pushrule_actions)
         .ruma_route(get_pushrule_enabled)
         .ruma_route(set_pushrule_enabled)
+}
+
+/// The kind of a path. Clients call the one of threads as it is called in a ruleset, too. MSC4306, "New Push Rules".
+fn kind_of(kind: RuleKind) -> RuleKind {
+    if kind.as_str() == "postcontent" { RuleKind::PostContent } else { kind }
 }
 
 fn unknown() -> MatrixError {
@@ -57,7 +62,7 @@ async fn get_pushrule(
     requester: Requester,
     Ruma(request): Ruma<get_pushrule::v3::Request>,
 ) -> Result<Json<Value>, MatrixError> {
-    Ok(Json(accounts.push_rule(&requester, request.kind, &request.rule_id).await?))
+    Ok(Json(accounts.push_rule(&requester, kind_of(request.kind), &request.rule_id).await?))
 }
 
 /// `PUT /pushrules/global/{kind}/{ruleId}`.
@@ -77,7 +82,7 @@ async fn delete_pushrule(
     requester: Requester,
     Ruma(request): Ruma<delete_pushrule::v3::Request>,
 ) -> Result<Ruma<delete_pushrule::v3::Response>, MatrixError> {
-    accounts.delete_push_rule(&requester, request.kind, &request.rule_id).await?;
+    accounts.delete_push_rule(&requester, kind_of(request.kind), &request.rule_id).await?;
     Ok(Ruma(delete_pushrule::v3::Response::new()))
 }
 
@@ -88,7 +93,8 @@ async fn get_pushrule_actions(
     Ruma(request): Ruma<get_pushrule_actions::v3::Request>,
 ) -> Result<Ruma<get_pushrule_actions::v3::Response>, MatrixError> {
     let rules = accounts.push_rules(&requester.user_id, requester.user_nr).await?;
-    let actions = rules.get(request.kind, &request.rule_id).map(AnyPushRuleRef::actions).ok_or_else(unknown)?;
+    let actions =
+        rules.get(kind_of(request.kind), &request.rule_id).map(AnyPushRuleRef::actions).ok_or_else(unknown)?;
     Ok(Ruma(get_pushrule_actions::v3::Response::new(actions.to_vec())))
 }
 
@@ -98,7 +104,7 @@ async fn set_pushrule_actions(
     requester: Requester,
     Ruma(request): Ruma<set_pushrule_actions::v3::Request>,
 ) -> Result<Ruma<set_pushrule_actions::v3::Response>, MatrixError> {
-    accounts.set_push_rule_actions(&requester, request.kind, &request.rule_id, request.actions).await?;
+    accounts.set_push_rule_actions(&requester, kind_of(request.kind), &request.rule_id, request.actions).await?;
     Ok(Ruma(set_pushrule_actions::v3::Response::new()))
 }
 
@@ -109,7 +115,8 @@ async fn get_pushrule_enabled(
     Ruma(request): Ruma<get_pushrule_enabled::v3::Request>,
 ) -> Result<Ruma<get_pushrule_enabled::v3::Response>, MatrixError> {
     let rules = accounts.push_rules(&requester.user_id, requester.user_nr).await?;
-    let enabled = rules.get(request.kind, &request.rule_id).map(AnyPushRuleRef::enabled).ok_or_else(unknown)?;
+    let enabled =
+        rules.get(kind_of(request.kind), &request.rule_id).map(AnyPushRuleRef::enabled).ok_or_else(unknown)?;
     Ok(Ruma(get_pushrule_enabled::v3::Response::new(enabled)))
 }
 
@@ -119,6 +126,6 @@ async fn set_pushrule_enabled(
     requester: Requester,
     Ruma(request): Ruma<set_pushrule_enabled::v3::Request>,
 ) -> Result<Ruma<set_pushrule_enabled::v3::Response>, MatrixError> {
-    accounts.enable_push_rule(&requester, request.kind, &request.rule_id, request.enabled).await?;
+    accounts.enable_push_rule(&requester, kind_of(request.kind), &request.rule_id, request.enabled).await?;
     Ok(Ruma(set_pushrule_enabled::v3::Response::new()))
 }

@@ -42,7 +42,7 @@ impl House {
             ..accounts::Options::default()
         };
         let accounts = Accounts::new(storage.clone(), servers.clone(), options);
-        let options = rooms::Options { default_version: RoomVersionId::V12 };
+        let options = rooms::Options { default_version: RoomVersionId::V12, ..rooms::Options::default() };
         let rooms = Rooms::new(storage.clone(), servers, options);
         let typing = Typing::new(storage.clock().clone(), storage.random());
         let stopping = CancellationToken::new();

@@ -16,6 +16,7 @@ mod random;
 mod relation;
 mod sliding_token;
 mod stream_token;
+mod thread;
 
 pub use bump::is_bump;
 pub use canonical::{CanonicalError, canonical_object};
@@ -30,3 +31,4 @@ pub use random::Random;
 pub use relation::Relation;
 pub use sliding_token::SlidingToken;
 pub use stream_token::{EphemeralPosition, StreamToken, TokenError};
+pub use thread::Thread;

@@ -79,6 +79,14 @@ const READINGS: usize = 64;
 pub struct Options {
     /// The version of new rooms that do not ask for one.
     pub default_version: RoomVersionId,
+    /// Whether threads notify only those who subscribed to them. MSC4306.
+    pub thread_subscriptions: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { default_version: RoomVersionId::V12, thread_subscriptions: false }
+    }
 }
 
 /// The rooms of this deployment. Cheap to clone.
@@ -94,6 +102,10 @@ struct Inner {
     typed_state: typed_state::TypedStates,
     /// What users chose: their push rules, and whom they ignore.
     settings: Settings,
+    /// The same, with their rules taken apart.
+    chosen: push::ChosenByUser,
+    /// What the default rules come to, in any room and for any user.
+    default_plan: Arc<push::plan::Plan>,
     /// Guard how far users have read while that is compared and written; users share a lock with a few others. No lock inside but
     /// those of the database. Between processes the database compares receipts, and the last `m.fully_read` counts.
     readings: Vec<tokio::sync::Mutex<()>>,
@@ -108,7 +120,8 @@ impl Rooms {
         let (turns, rows) = (Cache::new(TURNS_CACHED), Cache::new(TURNS_CACHED));
         let readings = (0..READINGS).map(|_| tokio::sync::Mutex::default()).collect();
         let typed_state = typed_state::TypedStates::new();
-        let settings = Settings::new(storage.clone());
+        let settings = Settings::new(storage.clone(), options.thread_subscriptions);
+        let default_plan = Arc::new(push::plan::Plan::of_defaults(options.thread_subscriptions));
         let redaction_work = redactions::RedactionWork::default();
         let walks = hierarchy::Walks::new();
         Self(Arc::new(Inner {
@@ -119,6 +132,8 @@ impl Rooms {
             rows,
             typed_state,
             settings,
+            chosen: push::ChosenByUser::new(),
+            default_plan,
             readings,
             redaction_work,
             walks,
@@ -133,6 +148,12 @@ impl Rooms {
     #[must_use]
     pub fn default_version(&self) -> &RoomVersionId {
         &self.0.options.default_version
+    }
+
+    /// Whether threads notify only those who subscribed to them. MSC4306.
+    #[must_use]
+    pub fn has_thread_subscriptions(&self) -> bool {
+        self.0.options.thread_subscriptions
     }
 
     /// The server names that are ours.

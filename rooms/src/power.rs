@@ -111,14 +111,14 @@ impl Power {
         read_level(&levels["events"][event_type]).unwrap_or_else(|| read_level(&levels["state_default"]).unwrap_or(50))
     }
 
-    /// The level that mentioning the room needs. Client-Server API, "m.room.power_levels".
-    pub(crate) fn needed_to_notify_room(&self) -> i64 {
-        let needed = self.levels.as_ref().and_then(|levels| read_level(&levels["notifications"]["room"]));
-        needed.unwrap_or(50)
+    /// Whether a user may notify everybody in a way, as `room`. Client-Server API, "m.room.power_levels".
+    pub(crate) fn may_notify(&self, user_id: &UserId, way: &str) -> bool {
+        let needed = self.levels.as_ref().and_then(|levels| read_level(&levels["notifications"][way]));
+        self.of_user(user_id) >= needed.unwrap_or(50)
     }
 
     pub(crate) fn may_notify_room(&self, user_id: &UserId) -> bool {
-        self.of_user(user_id) >= self.needed_to_notify_room()
+        self.may_notify(user_id, "room")
     }
 
     pub(crate) fn user_can_redact(&self, user_id: &UserId) -> bool {

@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use accounts::Requester;
-use model::{Membership, Relation};
+use model::{Membership, Thread};
 use ruma::{EventId, OwnedEventId, RoomId};
 use serde::Deserialize;
-use storage::{Commit, MAIN_THREAD, NewAccountData, NewReceipt, RoomRow, StoredEvent};
+use storage::{Commit, NewAccountData, NewReceipt, RoomRow, StoredEvent};
 
-use crate::{Error, Rooms, TimelineToken, in_thread::HOPS_MAX};
+use crate::{
+    Error, Rooms, TimelineToken,
+    in_thread::{InThread, thread_of},
+};
 
 /// What a reader marks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,8 +31,8 @@ pub struct ReceiptRequest {
     pub kind: ReceiptKind,
     /// The event that was read, with all before it.
     pub event_id: OwnedEventId,
-    /// The thread: `main` or its root's id; nothing for all threads.
-    pub thread: Option<String>,
+    /// The thread; nothing for all threads.
+    pub thread: Option<Thread>,
 }
 
 impl Rooms {
@@ -82,8 +85,9 @@ impl Rooms {
             if let Some(thread) = &request.thread {
                 self.check_thread(thread, &event).await?;
             }
-            let thread = request.thread.unwrap_or_default();
-            let standing = self.storage().get_receipt(room.nr, requester.user_nr, receipt_type, &thread).await?;
+            let thread = request.thread;
+            let standing =
+                self.storage().get_receipt(room.nr, requester.user_nr, receipt_type, thread.as_ref()).await?;
             let standing = standing.and_then(|row| row.event_id.try_into().ok());
             if self.advances(standing, &event).await? {
                 commit.receipts.push(NewReceipt {
@@ -134,45 +138,20 @@ impl Rooms {
     ///
     /// A thread's root counts as in the thread and in the main timeline. A redacted event has lost what it related to: it counts as in
     /// any thread that there is.
-    async fn check_thread(&self, thread: &str, event: &Arc<StoredEvent>) -> Result<(), Error> {
-        let root_id = match thread {
-            MAIN_THREAD => None,
-            _ => Some(EventId::parse(thread).map_err(|_| {
-                Error::InvalidParam(format!(
-                    "`thread_id` is `{MAIN_THREAD}` or the id of the event that began the thread"
-                ))
-            })?),
-        };
-        let mut current = event.clone();
-        let mut root = None;
-        for _ in 0..HOPS_MAX {
-            if current.redacted_by.is_some() {
-                let Some(root_id) = &root_id else { return Ok(()) };
-                let root = self.storage().find_event(root_id).await?;
+    async fn check_thread(&self, thread: &Thread, event: &StoredEvent) -> Result<(), Error> {
+        let is_in = match (thread_of(self.storage(), event).await?, thread) {
+            (InThread::Main | InThread::Unknown, Thread::Main) => true,
+            (InThread::Main, Thread::Root(root)) => *root == event.pdu.event_id,
+            (InThread::Root(found), Thread::Root(root)) => found == *root,
+            (InThread::Root(_), Thread::Main) => false,
+            (InThread::Unknown, Thread::Root(root)) => {
+                let root = self.storage().find_event(root).await?;
                 let is_known = root.is_some_and(|root| root.room_nr == event.room_nr);
                 let unknown = || Error::InvalidParam("there is no event with the id that `thread_id` is".to_owned());
                 return is_known.then_some(()).ok_or_else(unknown);
             }
-            let Some(relation) = current.relation() else { break };
-            if relation.rel_type == Relation::THREAD {
-                root = Some(relation.parent.clone());
-                break;
-            }
-            let Some(parent) = self.storage().find_event(&relation.parent).await? else { break };
-            if parent.room_nr != event.room_nr {
-                break;
-            }
-            // An event that relates to a root by another relation is in the main timeline, as the root is.
-            current = parent;
-        }
-        let is_in = match &root {
-            Some(root) => root.as_str() == thread,
-            None => thread == MAIN_THREAD || thread == event.pdu.event_id.as_str(),
         };
-        if is_in {
-            Ok(())
-        } else {
-            Err(Error::InvalidParam("the event is not in the thread of `thread_id`".to_owned()))
-        }
+        let not_in = || Error::InvalidParam("the event is not in the thread of `thread_id`".to_owned());
+        is_in.then_some(()).ok_or_else(not_in)
     }
 }

@@ -272,5 +272,6 @@ pub(crate) async fn redact_event(
         Some(relation) => Some(new_relation(storage, &target.pdu, relation).await?),
         None => None,
     };
-    Ok((Redaction { event_nr: target.nr, json, by, relation }, pdu))
+    let counted_in = target.countable.as_ref().map(|(_, thread)| thread.clone());
+    Ok((Redaction { event_nr: target.nr, json, by, relation, counted_in }, pdu))
 }

@@ -7,7 +7,10 @@ use model::Position;
 use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
 use storage::{Commit, NewThreadSubscription, StoredEvent, ThreadSubscription, ThreadSubscriptionRow};
 
-use crate::{Error, Rooms, in_thread::thread_root};
+use crate::{
+    Error, Rooms,
+    in_thread::{InThread, thread_of},
+};
 
 /// A change of a user's subscriptions.
 #[derive(Clone, Debug)]
@@ -48,9 +51,9 @@ impl Rooms {
                     other => other,
                 };
                 let (_, event) = self.event(requester, room_id, cause).await.map_err(not_in_thread)?;
-                let found = thread_root(self.storage(), event.room_nr, &event.pdu).await?;
-                if found.as_deref() != Some(root_id) {
-                    return Err(Error::NotInThread);
+                match thread_of(self.storage(), &event).await? {
+                    InThread::Root(found) if found == *root_id => {}
+                    _ => return Err(Error::NotInThread),
                 }
                 (ThreadSubscription::Automatic, event.place.map(|(anchor, _)| anchor))
             }

@@ -511,7 +511,7 @@ struct Server {
 impl Server {
     async fn new(database: TestDatabase) -> Self {
         let storage = Storage::open(database.options.clone(), Clock::system(), Random::seeded(1)).await.unwrap();
-        let options = Options { default_version: RoomVersionId::V12 };
+        let options = Options { default_version: RoomVersionId::V12, ..Options::default() };
         let rooms = Rooms::new(storage.clone(), Keys::local_servers(), options);
         let (keys, random) = (Keys::new(), Random::seeded(2));
         Self { storage, rooms, keys, random, made: Cell::new(0), _database: database }

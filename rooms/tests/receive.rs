@@ -36,7 +36,8 @@ impl Scene {
         }
         let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key: ours }]);
         let version = RoomVersionId::try_from(version.to_string()).unwrap();
-        let rooms = Rooms::new(storage.clone(), servers, Options { default_version: version.clone() });
+        let rooms =
+            Rooms::new(storage.clone(), servers, Options { default_version: version.clone(), ..Options::default() });
         let room = ruma::room_id!("!none:hs").to_owned();
         let mut scene = Self { storage, rooms, room, version, key, keys, _database: database };
         let alice = scene.user("@alice:hs").await;

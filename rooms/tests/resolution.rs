@@ -183,7 +183,7 @@ impl World {
         let random = Random::seeded(seed);
         let clock = Clock::manual(START_MS);
         let storage = Storage::open(database.options.clone(), clock, Random::seeded(seed ^ 1 << 40)).await.unwrap();
-        let options = Options { default_version: version.clone() };
+        let options = Options { default_version: version.clone(), ..Options::default() };
         let rooms = Rooms::new(storage.clone(), Keys::local_servers(), options);
         let user_id = UserId::parse(USERS[0]).unwrap();
         let alice = Requester {

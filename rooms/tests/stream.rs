@@ -144,7 +144,7 @@ impl Process {
         let storage = database.open().await;
         let key = KeyPair::generate(&Random::seeded(1));
         let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
-        let options = Options { default_version: RoomVersionId::V12 };
+        let options = Options { default_version: RoomVersionId::V12, ..Options::default() };
         Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
     }
 
@@ -432,7 +432,7 @@ async fn another_process_reads_what_one_published() {
                 room_nr,
                 user_nr,
                 receipt_type: "m.read".to_owned(),
-                thread: String::new(),
+                thread: None,
                 event_id: said,
                 at_ms: 1,
                 read_upto: None,

@@ -10,11 +10,14 @@ pub struct RoomsConfig {
     /// The version of rooms whose maker asks for none, `"1"` to `"12"`. Default: `"12"`.
     #[serde(deserialize_with = "known_version")]
     pub default_version: RoomVersionId,
+    /// Whether threads notify only those who subscribed to them, beside mentions and keywords (MSC4306). Clients that do not subscribe are
+    /// told of nothing else in threads then. Default: false.
+    pub thread_subscriptions: bool,
 }
 
 impl Default for RoomsConfig {
     fn default() -> Self {
-        Self { default_version: RoomVersionId::V12 }
+        Self { default_version: RoomVersionId::V12, thread_subscriptions: false }
     }
 }
 

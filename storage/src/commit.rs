@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{EventNr, Membership, NodeNr, Pdu, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
+use model::{EventNr, Membership, NodeNr, Pdu, Position, RoomNr, StateKeyNr, Thread, TypeNr, UserNr};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
 
 use crate::{Error, StateNode, StoredEvent, ThreadSubscription};
@@ -129,8 +129,8 @@ pub struct NewEvent {
 pub struct Countable {
     /// Which of the default push rules fit it, as whoever counts has them in bits.
     pub class: i64,
-    /// The root of its thread; empty in the main timeline.
-    pub thread: String,
+    /// Its thread.
+    pub thread: Thread,
     /// The users of ours whom it mentions.
     pub mentions: Vec<UserNr>,
     /// Whether its sender is ours, and has read up to here by sending it.
@@ -212,6 +212,8 @@ pub struct Redaction {
     pub by: EventNr,
     /// How it related to another event, which it does no more.
     pub relation: Option<NewRelation>,
+    /// The thread that it was in, if it might count as unread.
+    pub counted_in: Option<Thread>,
 }
 
 /// A redaction that goes on to what relates to its target. MSC3912.
@@ -236,8 +238,8 @@ pub struct NewReceipt {
     pub user_nr: UserNr,
     /// `m.read`, `m.read.private`.
     pub receipt_type: String,
-    /// The thread: `main`, the id of a thread root, or empty for an unthreaded receipt.
-    pub thread: String,
+    /// The thread; nothing for all of them.
+    pub thread: Option<Thread>,
     /// The event.
     pub event_id: OwnedEventId,
     /// When, in milliseconds since 1970.

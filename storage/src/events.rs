@@ -8,7 +8,9 @@ use std::{
     },
 };
 
-use model::{ClientEvent, EventNr, NodeNr, Pdu, Position, ReadyEvent, Relation, RoomNr, StateKeyNr, TypeNr, UserNr};
+use model::{
+    ClientEvent, EventNr, NodeNr, Pdu, Position, ReadyEvent, Relation, RoomNr, StateKeyNr, Thread, TypeNr, UserNr,
+};
 use moka::sync::Cache;
 use ruma::{EventId, OwnedEventId, RoomVersionId};
 
@@ -18,6 +20,7 @@ use crate::{
     db::{Row, args},
     packed::unpack_events,
     statement::statements,
+    unread::thread_of_event,
 };
 
 pub(crate) const FLAG_OUTLIER: i64 = 1;
@@ -83,8 +86,8 @@ pub struct StoredEvent {
     pub pdu: Arc<Pdu>,
     /// How its sender's device named the request, when this process has just written it.
     pub transaction: Option<(String, String)>,
-    /// What it is to unread counts, if it may count: its class, and its thread (empty for the main timeline).
-    pub countable: Option<(i64, String)>,
+    /// What it is to unread counts, if it may count: its class, and its thread.
+    pub countable: Option<(i64, Thread)>,
     /// The event as clients see it, made when the first one does.
     ready: OnceLock<ReadyEvent>,
     /// How it relates to another event, found when somebody asks first.
@@ -144,7 +147,9 @@ impl StoredEvent {
             redacted_by: row.maybe_nr(12)?,
             pdu: Arc::new(pdu),
             transaction: None,
-            countable: row.get::<Option<i64>>(17)?.zip(row.get::<Option<String>>(18)?),
+            countable: row
+                .get::<Option<i64>>(17)?
+                .zip(row.get::<Option<String>>(18)?.map(thread_of_event).transpose()?),
             ready: OnceLock::new(),
             relation: OnceLock::new(),
         })

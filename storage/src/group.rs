@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr, is_bump};
+use model::{EventNr, Membership, NodeNr, Position, RoomNr, Thread, UserNr, is_bump};
 
 use crate::{
     Commit, RoomCommit, StateNode, StoredEvent,
@@ -18,15 +18,15 @@ use crate::{
     relations::{ADD_TO_THREADS, INSERT_RELATIONS, RelationRow, relation_rows, thread_rows},
     rows::Rows,
     statement::statements,
-    stream::{Item, Published, pack_items},
-    unread::MAIN_THREAD,
+    stream::{Item, Published, pack_items, pack_uncounted},
+    unread::{ALL_THREADS, to_column},
 };
 
 statements! {
     INSERT_COMMITS = ["
-        INSERT INTO commits (position, at_ms, items, redacted)
-        SELECT position, at_ms, items, redacted
-          FROM", (rows [1 position bigint, 2 at_ms bigint, 3 items bytea, 4 redacted bytea])];
+        INSERT INTO commits (position, at_ms, items, redacted, uncounted)
+        SELECT position, at_ms, items, redacted, uncounted
+          FROM", (rows [1 position bigint, 2 at_ms bigint, 3 items bytea, 4 redacted bytea, 5 uncounted bytea])];
     INSERT_ROOMS = ["
         INSERT INTO rooms (room_nr, room_id, version)
         SELECT room_nr, room_id, version FROM", (rows [1 room_nr bigint, 2 room_id text, 3 version text])];
@@ -364,9 +364,16 @@ impl<'a> GroupWriter<'a> {
         redacted.chain(self.released.iter().map(|(nr, _)| *nr)).collect()
     }
 
+    /// Those of the redacted events that might count as unread, with whether they were in a thread.
+    fn uncounted(&self) -> Vec<(EventNr, bool)> {
+        let redacted = self.rooms.iter().flat_map(|room| &room.redactions);
+        redacted.filter_map(|gone| Some((gone.event_nr, gone.counted_in.as_ref()? != &Thread::Main))).collect()
+    }
+
     /// What the group puts into the stream.
     pub(crate) fn into_published(self) -> Published {
-        Published { previous: self.before, position: self.newest(), redacted: self.redacted(), items: self.items }
+        let (redacted, uncounted) = (self.redacted(), self.uncounted());
+        Published { previous: self.before, position: self.newest(), redacted, uncounted, items: self.items }
     }
 
     /// The rows of the group. Fails on a key that exists when an event, a room, an alias or a transaction exists already.
@@ -376,7 +383,8 @@ impl<'a> GroupWriter<'a> {
             .bigint([self.newest().0])
             .bigint([self.now_ms])
             .bytea([pack_items(&self.items)])
-            .bytea([pack_events(&self.redacted())]);
+            .bytea([pack_events(&self.redacted())])
+            .bytea([pack_uncounted(&self.uncounted())]);
         batch.add(&INSERT_COMMITS, commit);
         self.add_rooms(&mut batch);
         self.add_transactions(&mut batch);
@@ -591,19 +599,18 @@ impl<'a> GroupWriter<'a> {
                 countable.mentions.iter().map(|user| (room_nr, position, user.0, event.sender_nr, countable));
             rows.extend(mentioned);
             if countable.has_been_read_to {
-                let thread = if countable.thread.is_empty() { MAIN_THREAD } else { countable.thread.as_str() };
-                has_read(event.sender_nr, room_nr, thread, position);
+                has_read(event.sender_nr, room_nr, countable.thread.as_str(), position);
             }
         }
         for (position, room_nr, _, change) in &self.memberships {
             let joins = change.after == Membership::Join && change.before != Some(Membership::Join);
             if change.is_local && joins {
-                has_read(change.user_nr, *room_nr, "", *position);
+                has_read(change.user_nr, *room_nr, ALL_THREADS, *position);
             }
         }
         for receipt in self.commits.iter().flat_map(|commit| &commit.receipts) {
             if let Some(position) = receipt.read_upto {
-                has_read(receipt.user_nr, receipt.room_nr, &receipt.thread, position);
+                has_read(receipt.user_nr, receipt.room_nr, to_column(receipt.thread.as_ref()), position);
             }
         }
         let countable = Rows::new()
@@ -612,7 +619,7 @@ impl<'a> GroupWriter<'a> {
             .bigint(rows.iter().map(|(_, _, user, ..)| *user))
             .bigint(rows.iter().map(|(_, _, _, sender, _)| sender.0))
             .bigint(rows.iter().map(|(_, _, _, _, countable)| countable.class))
-            .text(rows.iter().map(|(_, _, _, _, countable)| countable.thread.clone()));
+            .text(rows.iter().map(|(_, _, _, _, countable)| countable.thread.as_str().to_owned()));
         batch.add(&INSERT_COUNTABLE, countable);
         let mut read: Vec<_> = read.into_iter().collect();
         read.sort_unstable();
@@ -687,7 +694,7 @@ impl<'a> GroupWriter<'a> {
             .bigint(receipts.iter().map(|(receipt, _)| receipt.room_nr.0))
             .bigint(receipts.iter().map(|(receipt, _)| receipt.user_nr.0))
             .text(receipts.iter().map(|(receipt, _)| receipt.receipt_type.clone()))
-            .text(receipts.iter().map(|(receipt, _)| receipt.thread.clone()))
+            .text(receipts.iter().map(|(receipt, _)| to_column(receipt.thread.as_ref()).to_owned()))
             .text(receipts.iter().map(|(receipt, _)| receipt.event_id.to_string()))
             .bigint(receipts.iter().map(|(receipt, _)| receipt.at_ms))
             .bigint(receipts.iter().map(|(_, position)| position.0));

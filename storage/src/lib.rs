@@ -84,7 +84,7 @@ pub use self::{
     thread_subscriptions::{ThreadSubscription, ThreadSubscriptionRow},
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},
     uia_sessions::UiaSessionRow,
-    unread::{MAIN_THREAD, ReadPositions, UnreadRange, UnreadRow},
+    unread::{LISTED_OF_ROOM_MAX, ReadPositions, UnreadRange, UnreadRow},
     user_work::{UserWork, UserWorkRow},
     users::{NewUser, UserRow},
 };

@@ -51,6 +51,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(16, "0016_redactions"),
     migration!(17, "0017_presence"),
     migration!(18, "0018_thread_subscriptions"),
+    migration!(19, "0019_threads"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

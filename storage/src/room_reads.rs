@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use model::{EventNr, Membership, Position, RoomNr, UserNr};
+use model::{EventNr, Membership, Position, RoomNr, Thread, UserNr};
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
@@ -10,6 +10,7 @@ use crate::{
     db::{Row, args},
     rows::Rows,
     statement::statements,
+    unread::{of_column, to_column},
 };
 
 statements! {
@@ -142,8 +143,8 @@ pub struct ReceiptRow {
     pub user_nr: UserNr,
     /// `m.read` or `m.read.private`.
     pub receipt_type: String,
-    /// The thread, or empty.
-    pub thread: String,
+    /// The thread; nothing for all of them.
+    pub thread: Option<Thread>,
     /// The event.
     pub event_id: String,
     /// When it was read, in milliseconds since 1970.
@@ -180,7 +181,7 @@ fn receipt_of(row: &Row) -> Result<ReceiptRow, Error> {
         room_nr: row.nr(0)?,
         user_nr: row.nr(1)?,
         receipt_type: row.get(2)?,
-        thread: row.get(3)?,
+        thread: of_column(row.get(3)?)?,
         event_id: row.get(4)?,
         at_ms: row.get(5)?,
         position: row.nr(6)?,
@@ -489,7 +490,7 @@ impl Storage {
         Ok(receipts)
     }
 
-    /// A user's receipt in a room, of a type and a thread.
+    /// A user's receipt in a room, of a type and a thread; without one, for all threads.
     ///
     /// # Errors
     ///
@@ -499,9 +500,10 @@ impl Storage {
         room_nr: RoomNr,
         user_nr: UserNr,
         receipt_type: &str,
-        thread: &str,
+        thread: Option<&Thread>,
     ) -> Result<Option<ReceiptRow>, Error> {
-        let row = self.db().read_one(&GET_RECEIPT, args![room_nr, user_nr, receipt_type, thread]).await?;
+        let args = args![room_nr, user_nr, receipt_type, to_column(thread)];
+        let row = self.db().read_one(&GET_RECEIPT, args).await?;
         row.map(|row| receipt_of(&row)).transpose()
     }
 

@@ -19,7 +19,7 @@ const FOLLOWED_MAX: i64 = 5_000;
 
 statements! {
     LIST_COMMITS = ["
-        SELECT position, items, redacted FROM commits WHERE position > $1 AND position <= $2 ORDER BY position"];
+        SELECT position, items, redacted, uncounted FROM commits WHERE position > $1 AND position <= $2 ORDER BY position"];
 }
 
 /// A part of a published group, in the order of positions.
@@ -54,6 +54,8 @@ pub struct Published {
     pub items: Vec<(Position, Item)>,
     /// The events that they redact.
     pub redacted: Vec<EventNr>,
+    /// Those of them that might count as unread, with whether they were in a thread.
+    pub uncounted: Vec<(EventNr, bool)>,
 }
 
 impl Storage {
@@ -69,7 +71,7 @@ impl Storage {
             return Ok(None);
         }
         let mut position = after;
-        let (mut parts, mut redacted) = (Vec::new(), Vec::new());
+        let (mut parts, mut redacted, mut uncounted) = (Vec::new(), Vec::new(), Vec::new());
         for row in self.db().read(&LIST_COMMITS, args![after, upto]).await? {
             let at: Position = row.nr(0)?;
             let (Some(items), Some(by_it)) = (row.get::<Option<Vec<u8>>>(1)?, row.get::<Option<Vec<u8>>>(2)?) else {
@@ -83,7 +85,13 @@ impl Storage {
                 return Ok(None);
             }
             parts.extend((position.0 + 1..).map(Position).zip(items));
-            redacted.extend(unpack_events(&by_it).ok_or_else(damaged)?);
+            let by_it = unpack_events(&by_it).ok_or_else(damaged)?;
+            match row.get::<Option<Vec<u8>>>(3)? {
+                Some(packed) => uncounted.extend(unpack_uncounted(&packed).ok_or_else(damaged)?),
+                // Written by an older program: any of them might count.
+                None => uncounted.extend(by_it.iter().map(|nr| (*nr, true))),
+            }
+            redacted.extend(by_it);
             position = at;
         }
         self.publish_upto(position);
@@ -107,7 +115,7 @@ impl Storage {
                 Part::Other(item) => Some((at, item)),
             })
             .collect();
-        Ok(items.map(|items| Published { previous: after, position, items, redacted }))
+        Ok(items.map(|items| Published { previous: after, position, items, redacted, uncounted }))
     }
 }
 
@@ -175,6 +183,25 @@ fn unpack_items(mut bytes: &[u8]) -> Option<Vec<Part>> {
     Some(parts)
 }
 
+/// Packs events, each with whether it was in a thread.
+pub(crate) fn pack_uncounted(events: &[(EventNr, bool)]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(events.len() * 5);
+    for (nr, is_in_thread) in events {
+        push_number(&mut bytes, nr.0 as u64);
+        push_number(&mut bytes, u64::from(*is_in_thread));
+    }
+    bytes
+}
+
+/// The events that [`pack_uncounted`] packed; nothing when the bytes are damaged.
+fn unpack_uncounted(mut bytes: &[u8]) -> Option<Vec<(EventNr, bool)>> {
+    let mut events = Vec::new();
+    while !bytes.is_empty() {
+        events.push((EventNr(number(&mut bytes)?), number(&mut bytes)? != 0));
+    }
+    Some(events)
+}
+
 fn number(bytes: &mut &[u8]) -> Option<i64> {
     take_number(bytes).map(|number| number as i64)
 }
@@ -214,8 +241,14 @@ mod tests {
         }
 
         #[test]
+        fn packed_uncounted_events_come_back(events in proptest::collection::vec((0..i64::MAX, any::<bool>()), 0..20)) {
+            let events: Vec<_> = events.into_iter().map(|(nr, is_in_thread)| (EventNr(nr), is_in_thread)).collect();
+            prop_assert_eq!(unpack_uncounted(&pack_uncounted(&events)), Some(events));
+        }
+
+        #[test]
         fn any_bytes_are_read_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
-            let _ = unpack_items(&bytes);
+            let _ = (unpack_items(&bytes), unpack_uncounted(&bytes));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Clock, NodeNr, Random, RoomNr, StateKeyNr, TypeNr, UserNr};
+use model::{Clock, NodeNr, Random, RoomNr, StateKeyNr, Thread, TypeNr, UserNr};
 use proptest::{
     prelude::*,
     test_runner::{Config, RngSeed, TestRunner},
@@ -162,7 +162,7 @@ async fn the_newest_receipts_are_listed_and_all_of_the_reader() {
             room_nr: RoomNr(room),
             user_nr: UserNr(user),
             receipt_type: "m.read".to_owned(),
-            thread: thread.to_owned(),
+            thread: Thread::parse(thread),
             event_id: ruma::event_id!("$event").to_owned(),
             at_ms: 0,
             read_upto: None,
@@ -183,7 +183,13 @@ async fn the_newest_receipts_are_listed_and_all_of_the_reader() {
             let mut users: Vec<(i64, i64, String)> = found
                 .into_values()
                 .flatten()
-                .map(|receipt| (receipt.room_nr.0, receipt.user_nr.0, receipt.thread))
+                .map(|receipt| {
+                    (
+                        receipt.room_nr.0,
+                        receipt.user_nr.0,
+                        receipt.thread.map_or_else(String::new, |thread| thread.as_str().to_owned()),
+                    )
+                })
                 .collect();
             users.sort();
             users

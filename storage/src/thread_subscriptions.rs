@@ -1,6 +1,9 @@
 //! Which threads users have subscribed to.
 
+use std::collections::{HashMap, HashSet};
+
 use model::{EventNr, Position, RoomNr, UserNr};
+use ruma::{EventId, OwnedEventId};
 
 use crate::{
     Error, Storage,
@@ -14,6 +17,12 @@ statements! {
     LIST_SUBSCRIPTIONS = ["
         SELECT room_nr, root_nr, state, position FROM thread_subscriptions
          WHERE user_nr = $1 AND position > $2 AND position <= $3 ORDER BY position DESC LIMIT $4"];
+    LIST_ROOMS_OF_SUBSCRIPTIONS = ["
+        SELECT DISTINCT room_nr FROM thread_subscriptions
+         WHERE user_nr = $1 AND position > $2 AND position <= $3 ORDER BY room_nr"];
+    LIST_SUBSCRIBED = ["
+        SELECT s.room_nr, e.event_id FROM thread_subscriptions s JOIN events e ON e.event_nr = s.root_nr
+         WHERE s.user_nr = $1 AND s.state <> 0 AND s.room_nr", (in_list 2), " ORDER BY s.root_nr"];
 }
 
 /// Whether a user has subscribed to a thread. MSC4306.
@@ -80,6 +89,41 @@ impl Storage {
         root_nr: EventNr,
     ) -> Result<Option<ThreadSubscriptionRow>, Error> {
         self.db().read_one(&GET_SUBSCRIPTION, args![user_nr, root_nr]).await?.map(|row| subscription(&row)).transpose()
+    }
+
+    /// The rooms in which a user's subscriptions changed after a position, up to another.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_rooms_of_subscriptions(
+        &self,
+        user_nr: UserNr,
+        after: Position,
+        upto: Position,
+    ) -> Result<Vec<RoomNr>, Error> {
+        let rows = self.db().read(&LIST_ROOMS_OF_SUBSCRIPTIONS, args![user_nr, after, upto]).await?;
+        rows.iter().map(|row| row.nr(0)).collect()
+    }
+
+    /// The roots of the threads in rooms that a user is subscribed to.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_subscribed_threads(
+        &self,
+        user_nr: UserNr,
+        rooms: &[RoomNr],
+    ) -> Result<HashMap<RoomNr, HashSet<OwnedEventId>>, Error> {
+        let numbers: Vec<i64> = rooms.iter().map(|room| room.0).collect();
+        let mut roots: HashMap<RoomNr, HashSet<OwnedEventId>> = HashMap::new();
+        for row in self.db().read(&LIST_SUBSCRIBED, args![user_nr, numbers]).await? {
+            let root: String = row.get(1)?;
+            let root = EventId::parse(&root).map_err(|_| Error::Damaged(format!("event id `{root}`")))?;
+            roots.entry(row.nr(0)?).or_default().insert(root);
+        }
+        Ok(roots)
     }
 
     /// A user's subscriptions that changed after a position, up to another, newest first, at most `limit`.

@@ -2,12 +2,16 @@
 
 use std::collections::HashMap;
 
-use model::{EventNr, Position, RoomNr, UserNr};
+use model::{EventNr, Position, RoomNr, Thread, UserNr};
+use ruma::{EventId, OwnedEventId};
 
 use crate::{Error, Storage, db::args, rows::Rows, statement::statements};
 
-/// The thread of receipts for the events that are in none.
-pub const MAIN_THREAD: &str = "main";
+/// What stands in the column `thread` for all threads.
+pub(crate) const ALL_THREADS: &str = "";
+
+/// Most events of a room that [`Storage::list_unread_of_class`] lists of the main timeline, and of threads.
+pub const LISTED_OF_ROOM_MAX: usize = 2_000;
 
 statements! {
     LIST_READ_POSITIONS = ["
@@ -22,24 +26,57 @@ statements! {
           FROM", (rows [1 room_nr bigint, 2 main bigint, 3 all_threads bigint, 4 upto bigint, 5 reader_nr bigint,
                         6 by_sender bigint]), "
           JOIN countable_events c ON c.room_nr = r.room_nr AND c.position > r.main AND c.position <= r.upto
-         WHERE c.thread = '' AND (c.user_nr = 0 OR c.user_nr = r.reader_nr) AND c.sender_nr <> r.reader_nr
+         WHERE c.thread = 'main' AND (c.user_nr = 0 OR c.user_nr = r.reader_nr) AND c.sender_nr <> r.reader_nr
          GROUP BY 1, 2, 3, 4, 5"];
-    /// Threads are counted from where all of them were read, but for what was read of each.
+    /// Threads are counted from where all of them were read, but for what was read of each. SQLite does not see by itself that the index
+    /// of threads has far less to go through than that of all events.
     COUNT_THREADS = ["
         SELECT c.room_nr, c.thread, c.class, CAST(CASE WHEN c.user_nr = 0 THEN 0 ELSE 1 END AS BIGINT),
                CAST(CASE WHEN r.by_sender = 1 THEN c.sender_nr ELSE 0 END AS BIGINT), count(*)
           FROM", (rows [1 room_nr bigint, 2 main bigint, 3 all_threads bigint, 4 upto bigint, 5 reader_nr bigint,
                         6 by_sender bigint]), "
-          JOIN countable_events c ON c.room_nr = r.room_nr AND c.position > r.all_threads AND c.position <= r.upto
-         WHERE c.thread <> '' AND (c.user_nr = 0 OR c.user_nr = r.reader_nr) AND c.sender_nr <> r.reader_nr
+          JOIN countable_events c", (either " INDEXED BY countable_events_threads" ""), "
+            ON c.room_nr = r.room_nr AND c.position > r.all_threads AND c.position <= r.upto
+         WHERE c.thread <> 'main' AND (c.user_nr = 0 OR c.user_nr = r.reader_nr) AND c.sender_nr <> r.reader_nr
            AND NOT EXISTS (SELECT 1 FROM read_positions p
                             WHERE p.user_nr = r.reader_nr AND p.room_nr = c.room_nr AND p.thread = c.thread
                               AND p.position >= c.position)
          GROUP BY 1, 2, 3, 4, 5"];
     LIST_COUNTABLE_IN_THREADS = ["
-        SELECT e.event_nr FROM countable_events c JOIN events e ON e.position = c.position
-         WHERE c.room_nr = $1 AND c.position > $2 AND c.position <= $3 AND c.thread <> '' AND c.user_nr = 0
+        SELECT e.event_nr
+          FROM countable_events c", (either " INDEXED BY countable_events_threads" ""), "
+          JOIN events e ON e.position = c.position
+         WHERE c.room_nr = $1 AND c.position > $2 AND c.position <= $3 AND c.thread <> 'main' AND c.user_nr = 0
          ORDER BY c.position DESC LIMIT $4"];
+    /// Of each room the newest ones. PostgreSQL joins each room with them; SQLite has no such join.
+    LIST_OF_CLASS_IN_MAIN = ["
+        SELECT e.event_nr
+          FROM", (rows [1 room_nr bigint, 2 main bigint, 3 all_threads bigint, 4 upto bigint, 5 reader_nr bigint,
+                        6 mask bigint]), (either "
+         CROSS JOIN events e WHERE e.position IN (" "
+         CROSS JOIN LATERAL ("), "
+               SELECT c.position FROM countable_events c
+                WHERE c.room_nr = r.room_nr AND c.position > r.main AND c.position <= r.upto AND c.thread = 'main'
+                  AND c.user_nr = 0 AND c.sender_nr <> r.reader_nr AND (c.class & r.mask) <> 0
+                ORDER BY c.position DESC LIMIT 2000)", (either "
+         " " newest JOIN events e ON e.position = newest.position
+         "), "ORDER BY e.position"];
+    LIST_OF_CLASS_IN_THREADS = ["
+        SELECT e.event_nr
+          FROM", (rows [1 room_nr bigint, 2 main bigint, 3 all_threads bigint, 4 upto bigint, 5 reader_nr bigint,
+                        6 mask bigint]), (either "
+         CROSS JOIN events e WHERE e.position IN (" "
+         CROSS JOIN LATERAL ("), "
+               SELECT c.position
+                 FROM countable_events c", (either " INDEXED BY countable_events_threads" ""), "
+                WHERE c.room_nr = r.room_nr AND c.position > r.all_threads AND c.position <= r.upto AND c.thread <> 'main'
+                  AND c.user_nr = 0 AND c.sender_nr <> r.reader_nr AND (c.class & r.mask) <> 0
+                  AND NOT EXISTS (SELECT 1 FROM read_positions p
+                                   WHERE p.user_nr = r.reader_nr AND p.room_nr = c.room_nr AND p.thread = c.thread
+                                     AND p.position >= c.position)
+                ORDER BY c.position DESC LIMIT 2000)", (either "
+         " " newest JOIN events e ON e.position = newest.position
+         "), "ORDER BY e.position"];
 }
 
 /// Up to where a user has read a room.
@@ -50,7 +87,7 @@ pub struct ReadPositions {
     /// The main timeline, at or beyond `all_threads`.
     pub main: Position,
     /// Threads by their root, where that was asked for.
-    pub threads: HashMap<String, Position>,
+    pub threads: HashMap<OwnedEventId, Position>,
 }
 
 /// What to count of a room.
@@ -71,8 +108,8 @@ pub struct UnreadRange {
 pub struct UnreadRow {
     /// The room.
     pub room_nr: RoomNr,
-    /// The root of their thread; empty for the main timeline.
-    pub thread: String,
+    /// Their thread.
+    pub thread: Thread,
     /// Their class.
     pub class: i64,
     /// Whether these are the events that mention the reader, which are also among those of the class.
@@ -97,7 +134,7 @@ impl Storage {
         let numbers: Vec<i64> = rooms.iter().map(|room| room.0).collect();
         let mut found: HashMap<RoomNr, ReadPositions> = HashMap::with_capacity(rooms.len());
         for row in self.db().read(&LIST_READ_POSITIONS, args![user_nr, numbers]).await? {
-            found.entry(row.nr(0)?).or_default().add(row.get(1)?, row.nr(2)?);
+            found.entry(row.nr(0)?).or_default().add(of_column(row.get(1)?)?, row.nr(2)?);
         }
         Ok(found)
     }
@@ -110,7 +147,7 @@ impl Storage {
     pub async fn list_all_read_positions(&self, user_nr: UserNr, room_nr: RoomNr) -> Result<ReadPositions, Error> {
         let mut found = ReadPositions::default();
         for row in self.db().read(&LIST_ALL_READ_POSITIONS, args![user_nr, room_nr]).await? {
-            found.add(row.get(0)?, row.nr(1)?);
+            found.add(of_column(row.get(0)?)?, row.nr(1)?);
         }
         Ok(found)
     }
@@ -141,22 +178,14 @@ impl Storage {
         ranges: &[UnreadRange],
         upto: Position,
     ) -> Result<Vec<UnreadRow>, Error> {
-        let rows = || {
-            Rows::new()
-                .bigint(ranges.iter().map(|range| range.room_nr.0))
-                .bigint(ranges.iter().map(|range| range.main.0))
-                .bigint(ranges.iter().map(|range| range.all_threads.0))
-                .bigint(ranges.iter().map(|_| upto.0))
-                .bigint(ranges.iter().map(|_| user_nr.0))
-                .bigint(ranges.iter().map(|range| i64::from(range.by_sender)))
-        };
+        let ranges: Vec<_> = ranges.iter().map(|range| (*range, i64::from(range.by_sender))).collect();
         let mut counted = Vec::new();
         for statement in [&COUNT_MAIN, &COUNT_THREADS] {
-            for row in self.db().read(statement, rows()).await? {
+            for row in self.db().read(statement, rows_of(user_nr, &ranges, upto)).await? {
                 let sender: i64 = row.get(4)?;
                 counted.push(UnreadRow {
                     room_nr: row.nr(0)?,
-                    thread: row.get(1)?,
+                    thread: thread_of_event(row.get(1)?)?,
                     class: row.get(2)?,
                     is_mention: row.get::<i64>(3)? == 1,
                     sender_nr: (sender != 0).then_some(UserNr(sender)),
@@ -166,28 +195,83 @@ impl Storage {
         }
         Ok(counted)
     }
+
+    /// The events of others in those ranges, up to a position, whose class has one of the bits beside the range: of each room the newest
+    /// [`LISTED_OF_ROOM_MAX`] of the main timeline, and as many of threads.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_unread_of_class(
+        &self,
+        user_nr: UserNr,
+        ranges: &[(UnreadRange, i64)],
+        upto: Position,
+    ) -> Result<Vec<EventNr>, Error> {
+        let mut listed = Vec::new();
+        for statement in [&LIST_OF_CLASS_IN_MAIN, &LIST_OF_CLASS_IN_THREADS] {
+            for row in self.db().read(statement, rows_of(user_nr, ranges, upto)).await? {
+                listed.push(row.nr(0)?);
+            }
+        }
+        Ok(listed)
+    }
+}
+
+/// The ranges, each with a number of the statement's own.
+fn rows_of(user_nr: UserNr, ranges: &[(UnreadRange, i64)], upto: Position) -> Rows {
+    Rows::new()
+        .bigint(ranges.iter().map(|(range, _)| range.room_nr.0))
+        .bigint(ranges.iter().map(|(range, _)| range.main.0))
+        .bigint(ranges.iter().map(|(range, _)| range.all_threads.0))
+        .bigint(ranges.iter().map(|_| upto.0))
+        .bigint(ranges.iter().map(|_| user_nr.0))
+        .bigint(ranges.iter().map(|(_, number)| *number))
 }
 
 impl ReadPositions {
-    fn add(&mut self, thread: String, position: Position) {
-        match thread.as_str() {
-            "" => self.all_threads = position,
-            MAIN_THREAD => {}
-            _ => {
-                self.threads.insert(thread, position);
+    fn add(&mut self, thread: Option<Thread>, position: Position) {
+        match thread {
+            Some(Thread::Root(root)) => {
+                self.threads.insert(root, position);
                 return;
             }
+            Some(Thread::Main) => {}
+            None => self.all_threads = position,
         }
         self.main = self.main.max(position);
     }
 
-    /// Whether an event of a thread (empty for the main timeline) at a position was read.
+    /// Whether an event of a thread at a position was read.
     #[must_use]
-    pub fn covers(&self, thread: &str, position: Position) -> bool {
+    pub fn covers(&self, thread: &Thread, position: Position) -> bool {
         let read = match thread {
-            "" => self.main,
-            _ => self.threads.get(thread).copied().unwrap_or_default().max(self.all_threads),
+            Thread::Main => self.main,
+            Thread::Root(root) => self.of_thread(root),
         };
         position <= read
     }
+
+    fn of_thread(&self, root: &EventId) -> Position {
+        self.threads.get(root).copied().unwrap_or_default().max(self.all_threads)
+    }
+}
+
+/// The thread of a receipt as its column has it: nothing is all threads.
+pub(crate) fn to_column(thread: Option<&Thread>) -> &str {
+    thread.map_or(ALL_THREADS, Thread::as_str)
+}
+
+/// The thread that the column of a receipt has.
+pub(crate) fn of_column(column: String) -> Result<Option<Thread>, Error> {
+    if column == ALL_THREADS {
+        return Ok(None);
+    }
+    let thread = Thread::parse(&column).ok_or_else(|| Error::Damaged(format!("thread `{column}`")))?;
+    Ok(Some(thread))
+}
+
+/// The thread that the column of an event has. An older program, which may still run beside this one, leaves it empty in the main timeline.
+pub(crate) fn thread_of_event(column: String) -> Result<Thread, Error> {
+    Ok(of_column(column)?.unwrap_or_default())
 }

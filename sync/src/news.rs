@@ -20,6 +20,8 @@ pub(crate) struct News {
     receipt_rooms: HashSet<RoomNr>,
     /// Rooms of which the user has read more.
     read_rooms: HashSet<RoomNr>,
+    /// Rooms of threads that the user has subscribed to, or unsubscribed from, where that was looked up.
+    pub(crate) subscribed_rooms: HashSet<RoomNr>,
     /// Rooms whose state was changed by state resolution.
     resolved_rooms: HashSet<RoomNr>,
     pub(crate) receipts: bool,
@@ -51,7 +53,10 @@ impl News {
     pub(crate) fn room(&self, room_nr: RoomNr) -> bool {
         match &self.events {
             Some(events) => {
-                events.contains_key(&room_nr) || self.receipt_rooms.contains(&room_nr) || self.is_resolved(room_nr)
+                events.contains_key(&room_nr)
+                    || self.receipt_rooms.contains(&room_nr)
+                    || self.subscribed_rooms.contains(&room_nr)
+                    || self.is_resolved(room_nr)
             }
             None => true,
         }
@@ -63,7 +68,9 @@ impl News {
             event.countable.is_some() || event.pdu.event_type == TimelineEventType::RoomRedaction
         };
         let events = self.events.as_ref().and_then(|events| events.get(&room_nr));
-        self.read_rooms.contains(&room_nr) || events.is_some_and(|events| events.iter().any(counts))
+        self.read_rooms.contains(&room_nr)
+            || self.subscribed_rooms.contains(&room_nr)
+            || events.is_some_and(|events| events.iter().any(counts))
     }
 
     /// Whether state resolution may have changed a room's state.

@@ -12,6 +12,16 @@ use tokio::sync::watch;
 /// Most items that are kept; who is further behind reads the database.
 const ITEMS_MAX: usize = 20_000;
 
+/// A live event that was redacted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Redacted {
+    pub(crate) room_nr: RoomNr,
+    /// Where it stands.
+    pub(crate) position: Position,
+    /// Whether it was in a thread, if it might count as unread.
+    pub(crate) counted_in_thread: Option<bool>,
+}
+
 /// Items of the stream after a position up to the newest, in order.
 pub(crate) struct Ring {
     /// Guards the items. Held for moments only; no other lock is taken inside.
@@ -23,8 +33,8 @@ struct Items {
     /// Everything after this position is here.
     after: Position,
     items: VecDeque<(Position, Item)>,
-    /// The rooms in which something was redacted, with the end of the group that did it.
-    redacted: VecDeque<(Position, RoomNr)>,
+    /// What was redacted, with the end of the group that did it.
+    redacted: VecDeque<(Position, Redacted)>,
 }
 
 impl Items {
@@ -47,11 +57,11 @@ impl Ring {
         self.newest.subscribe()
     }
 
-    /// Adds a group that follows directly on what is here, and redacted something in these rooms.
-    pub(crate) fn push(&self, new: &[(Position, Item)], position: Position, redacted: &[RoomNr]) {
+    /// Adds a group that follows directly on what is here, and redacted this.
+    pub(crate) fn push(&self, new: &[(Position, Item)], position: Position, redacted: &[Redacted]) {
         let mut guard = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         guard.items.extend(new.iter().cloned());
-        guard.redacted.extend(redacted.iter().map(|room_nr| (position, *room_nr)));
+        guard.redacted.extend(redacted.iter().map(|redacted| (position, *redacted)));
         while guard.redacted.len() > ITEMS_MAX {
             if let Some((dropped, _)) = guard.redacted.pop_front() {
                 guard.after = guard.after.max(dropped);
@@ -84,12 +94,12 @@ impl Ring {
         self.newest.send_replace(position);
     }
 
-    /// The rooms in which something was redacted after `since` up to `upto`. For positions of which all is here.
-    pub(crate) fn redacted(&self, since: Position, upto: Position) -> Vec<RoomNr> {
+    /// What was redacted after `since` up to `upto`. For positions of which all is here.
+    pub(crate) fn redacted(&self, since: Position, upto: Position) -> Vec<Redacted> {
         let guard = self.items.lock().unwrap_or_else(PoisonError::into_inner);
         let start = guard.redacted.partition_point(|(position, _)| *position <= since);
         let found = guard.redacted.range(start..).take_while(|(position, _)| *position <= upto);
-        found.map(|(_, room_nr)| *room_nr).collect()
+        found.map(|(_, redacted)| *redacted).collect()
     }
 
     /// Looks at all items after `since` up to `upto`, oldest first; `false` when they are not all here.
@@ -121,11 +131,12 @@ mod tests {
     fn a_reader_sees_each_item_once_or_is_sent_to_the_database() {
         let ring = Ring::new(Position(10));
         let items: Vec<_> = (11..=13).map(|p| (Position(p), Item::DeviceList(UserNr(1)))).collect();
-        ring.push(&items, Position(13), &[RoomNr(5)]);
+        let redacted = Redacted { room_nr: RoomNr(5), position: Position(7), counted_in_thread: None };
+        ring.push(&items, Position(13), &[redacted]);
         assert_eq!(seen(&ring, 10), Some(vec![11, 12, 13]));
         assert_eq!(seen(&ring, 12), Some(vec![13]));
         assert_eq!(seen(&ring, 9), None, "older than what is kept");
-        assert_eq!(ring.redacted(Position(10), Position(13)), [RoomNr(5)]);
+        assert_eq!(ring.redacted(Position(10), Position(13)), [redacted]);
         assert_eq!(ring.redacted(Position(10), Position(12)), []);
         assert_eq!(ring.redacted(Position(13), Position(13)), []);
         ring.restart(Position(20));

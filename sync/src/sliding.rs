@@ -194,7 +194,10 @@ impl Sync {
             let typing = self.0.typing.news(&rooms_now.joined, token.unwrap_or_default().ephemeral);
             let news = self.news(requester, token, rooms_now, (after, upto), &typing);
             if found.is_none() || news.any() {
-                let news = self.news(requester, token, rooms_now, (since.unwrap_or_default(), upto), &typing);
+                let mut news = self.news(requester, token, rooms_now, (since.unwrap_or_default(), upto), &typing);
+                if let Some(since) = since.filter(|_| news.threads) {
+                    news.subscribed_rooms = self.subscribed_rooms(requester, since, upto).await?;
+                }
                 let marks = self.room_marks(requester.user_nr).await?;
                 let settings = self.0.rooms.settings(requester).await?;
                 let recounts = request.counts_unread && self.recounts(requester, since, upto, &news).await?;

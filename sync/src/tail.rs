@@ -18,7 +18,7 @@ use tokio::sync::{
     },
 };
 
-use crate::{Sync, UserRooms};
+use crate::{Sync, UserRooms, ring::Redacted};
 
 /// How often the database is asked whether another process has written.
 pub(crate) const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -352,7 +352,12 @@ async fn take(sync: &Sync, published: &Published) {
         // Readers of the ring get what is left of the event.
         match sync.0.storage.get_event(*nr).await {
             Ok(Some(event)) => {
-                redacted.push(event.room_nr);
+                let counted = published.uncounted.iter().find(|(uncounted, _)| uncounted == nr);
+                redacted.extend(event.position.map(|position| Redacted {
+                    room_nr: event.room_nr,
+                    position,
+                    counted_in_thread: counted.map(|(_, is_in_thread)| *is_in_thread),
+                }));
                 sync.0.ring.replace(event);
             }
             _ => return start_anew(sync).await,

@@ -97,18 +97,39 @@ impl Sync {
         Ok(unread)
     }
 
+    /// The rooms of threads that the requester has subscribed to, or unsubscribed from, after a position up to another.
+    pub(crate) async fn subscribed_rooms(
+        &self,
+        requester: &Requester,
+        after: Position,
+        upto: Position,
+    ) -> Result<HashSet<RoomNr>, Error> {
+        let rooms = self.0.storage.list_rooms_of_subscriptions(requester.user_nr, after, upto).await?;
+        Ok(rooms.into_iter().collect())
+    }
+
     /// Takes what came since into the tallies; those that have to be counted anew are dropped.
     async fn go_on(&self, requester: &Requester, tallies: &mut Tallies, upto: Position) -> Result<(), Error> {
         let mut events: Vec<Arc<StoredEvent>> = Vec::new();
         let mut changed: HashSet<RoomNr> = HashSet::new();
+        let mut has_subscribed = false;
         let all_here = self.0.ring.scan(tallies.at, upto, |_, item| match item {
             Item::Event(event) if tallies.rooms.contains_key(&event.room_nr) => events.push(event.clone()),
             Item::Receipt(room_nr, user_nr) if *user_nr == requester.user_nr => drop(changed.insert(*room_nr)),
+            Item::ThreadSubscription(user_nr) => has_subscribed |= *user_nr == requester.user_nr,
             // Resolution may have changed how many members there are.
             Item::State(room_nr) => drop(changed.insert(*room_nr)),
             _ => {}
         });
-        changed.extend(self.0.ring.redacted(tallies.at, upto));
+        for redacted in self.0.ring.redacted(tallies.at, upto) {
+            let tally = tallies.rooms.get(&redacted.room_nr);
+            if tally.is_some_and(|tally| tally.depends_on(redacted.position, redacted.counted_in_thread)) {
+                changed.insert(redacted.room_nr);
+            }
+        }
+        if has_subscribed && tallies.rooms.values().any(Tally::depends_on_subscriptions) {
+            changed.extend(self.subscribed_rooms(requester, tallies.at, upto).await?);
+        }
         if !all_here {
             tallies.rooms.clear();
         }

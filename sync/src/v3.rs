@@ -21,7 +21,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use model::{Membership, Position, RoomNr, StreamToken, UserNr};
 use rooms::{Counts, Unread};
 use ruma::{
-    OneTimeKeyAlgorithm, UInt, UserId,
+    OneTimeKeyAlgorithm, UInt,
     api::client::{
         filter::{FilterDefinition, LazyLoadOptions},
         sync::sync_events::{
@@ -228,7 +228,7 @@ impl Sync {
     async fn build(
         &self,
         mut answer: Answer<'_>,
-        news: News,
+        mut news: News,
         rooms: &UserRooms,
         typing: TypingNews,
         presence: PresenceOf,
@@ -250,6 +250,9 @@ impl Sync {
             response.to_device.events = list.into_iter().filter_map(|(_, json)| raw(json)).collect();
         }
         response.next_batch = token.to_string();
+        if let Some(since) = answer.since.filter(|_| news.threads) {
+            news.subscribed_rooms = self.subscribed_rooms(requester, since, upto).await?;
+        }
 
         let mut wanted: Vec<&RoomMembership> =
             rooms.rows.iter().filter(|row| !row.forgotten && self.concerns(&answer, &news, row)).collect();
@@ -423,12 +426,39 @@ impl Sync {
         let wanted = |event_type: &str| filter::matches_without_sender(filter, event_type);
         let global = rows.iter().filter(|row| row.room_nr == RoomNr(0));
         for row in global.clone().filter(|row| wanted(&row.event_type)) {
-            response.account_data.events.extend(raw(account_data_event(&row.event_type, &row.content)));
+            response.account_data.events.extend(raw(self.global_account_data_event(
+                answer.requester,
+                &answer.settings,
+                row,
+            )));
         }
         let has_rules = global.clone().any(|row| row.event_type == "m.push_rules");
         if answer.since.is_none() && !has_rules && wanted("m.push_rules") {
-            response.account_data.events.extend(raw(default_push_rules_event(&answer.requester.user_id)));
+            response.account_data.events.extend(raw(self.push_rules_event(answer.requester, &answer.settings)));
         }
+    }
+}
+
+impl Sync {
+    /// Account data of a user in no room, as a client gets it.
+    pub(crate) fn global_account_data_event(
+        &self,
+        requester: &Requester,
+        settings: &UserSettings,
+        row: &AccountDataRow,
+    ) -> String {
+        match row.event_type.as_str() {
+            "m.push_rules" => self.push_rules_event(requester, settings),
+            event_type => account_data_event(event_type, &row.content),
+        }
+    }
+
+    /// The rules that hold for a user, which may be more than are stored: default rules come with newer programs, and whoever never
+    /// changed any has only those. Client-Server API, "m.push_rules".
+    pub(crate) fn push_rules_event(&self, requester: &Requester, settings: &UserSettings) -> String {
+        let default = || default_push_rules(&requester.user_id, self.0.rooms.has_thread_subscriptions());
+        let rules = settings.push_rules.as_deref().cloned().unwrap_or_else(default);
+        json!({"type": "m.push_rules", "content": {"global": rules}}).to_string()
     }
 }
 
@@ -457,11 +487,6 @@ fn show_unread(room: &mut JoinedRoom, unread: Unread, splits_threads: bool) {
 pub(crate) fn account_data_event(event_type: &str, content: &str) -> String {
     let content: Option<Box<RawValue>> = RawValue::from_string(content.to_owned()).ok();
     json!({"type": event_type, "content": content}).to_string()
-}
-
-/// The rules of whoever never changed them. Client-Server API, "m.push_rules".
-pub(crate) fn default_push_rules_event(user_id: &UserId) -> String {
-    json!({"type": "m.push_rules", "content": {"global": default_push_rules(user_id)}}).to_string()
 }
 
 /// Ready-made JSON as ruma takes it; damaged JSON is left out.

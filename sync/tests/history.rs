@@ -83,7 +83,11 @@ impl Process {
             let storage = Storage::open(options, Clock::system(), Random::system()).await.unwrap();
             let key = KeyPair::generate(&Random::seeded(1));
             let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
-            let rooms = Rooms::new(storage.clone(), servers, Options { default_version: RoomVersionId::V12 });
+            let rooms = Rooms::new(
+                storage.clone(),
+                servers,
+                Options { default_version: RoomVersionId::V12, ..Options::default() },
+            );
             let typing = Typing::new(Clock::system(), &Random::system());
             let sync = Sync::start(storage.clone(), rooms.clone(), typing, bus, CancellationToken::new());
             (storage, rooms, sync)

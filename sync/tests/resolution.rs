@@ -56,23 +56,15 @@ async fn state_that_resolution_alone_changed_is_told() {
             keys.entry(server.to_owned()).or_default().insert(key.id().to_string(), public);
         }
         let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key: ours }]);
-        let rooms = Rooms::new(storage.clone(), servers, Options { default_version: RoomVersionId::V11 });
+        let rooms =
+            Rooms::new(storage.clone(), servers, Options { default_version: RoomVersionId::V11, ..Options::default() });
         let typing = Typing::new(Clock::system(), &Random::system());
         let sync = Sync::start(storage.clone(), rooms.clone(), typing, Bus::memory(), CancellationToken::new());
         let (alice, bob) = (user(&storage, "@alice:hs").await, user(&storage, "@bob:hs").await);
         let levels = |bob: u32| json!({"users": {"@alice:hs": 100, "@rem:other": 100, "@bob:hs": bob}});
         let request = NewRoomRequest {
-            version: None,
-            preset: Preset::PublicChat,
-            listed: false,
-            alias: None,
-            name: None,
-            topic: None,
-            invite: Vec::new(),
-            is_direct: false,
-            creation_content: None,
-            initial_state: Vec::new(),
             power_level_content_override: Some(to_raw_value(&levels(50)).unwrap()),
+            ..NewRoomRequest::new(Preset::PublicChat)
         };
         let room = rooms.create_room(&alice, request).await.unwrap();
         let id_of = async |event_type: &str, key: &str| {

@@ -2,19 +2,23 @@
 //! kept from answer to answer and those that the database gives, must be what each event on its own comes to by ruma's `Ruleset`.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
 use accounts::{Accounts, NewAccount, Requester, SessionRequest, default_push_rules};
 use event_bus::{Bus, Typing};
-use model::{Clock, KeyPair, LocalServer, LocalServers, Membership, Position, Random, RoomNr};
+use futures_util::{StreamExt as _, stream};
+use model::{Clock, KeyPair, LocalServer, LocalServers, Membership, Position, Random, RoomNr, Thread};
 use rooms::{Counts, Error, NewRoomRequest, Options, Preset, ReceiptKind, ReceiptRequest, Rooms, Unread};
 use ruma::{
     EventId, Int, OwnedEventId, OwnedRoomId, RoomVersionId, UInt,
     events::AnyTimelineEvent,
     power_levels::NotificationPowerLevels,
-    push::{Action, NewPushRule, PushConditionPowerLevelsCtx, PushConditionRoomCtx, RuleKind, Ruleset},
+    push::{
+        Action, ConditionalPushRule, NewPushRule, PushCondition, PushConditionPowerLevelsCtx, PushConditionRoomCtx,
+        RuleKind, Ruleset,
+    },
     room_version_rules::RoomPowerLevelsRules,
     serde::Raw,
     server_name,
@@ -23,9 +27,12 @@ use serde_json::{
     Value, json,
     value::{RawValue, to_raw_value},
 };
-use storage::{Storage, StoredEvent, TimelineDirection, testing::TestDatabase};
+use storage::{LISTED_OF_ROOM_MAX, Storage, StoredEvent, TimelineDirection, testing::TestDatabase};
 use sync::Sync;
 use tokio_util::sync::CancellationToken;
+
+/// What the first people may; the others may nothing.
+const POWERS: [i32; 2] = [100, 50];
 
 /// How many steps a history has.
 const STEPS: usize = 220;
@@ -54,19 +61,28 @@ struct World {
     threads: HashMap<OwnedEventId, String>,
     /// Up to where each person has read a room: all threads (empty), `main`, or a thread, by person and room.
     read: HashMap<(usize, usize), HashMap<String, Position>>,
+    /// The threads that people are subscribed to, by person and root.
+    subscribed: HashSet<(usize, OwnedEventId)>,
+    /// Whether the default rules are about that.
+    has_subscriptions: bool,
     transactions: usize,
 }
 
 impl World {
     async fn start(database: &TestDatabase, seed: u64) -> Self {
+        let has_subscriptions = seed.is_multiple_of(2);
         let storage = Storage::open(database.options.clone(), Clock::system(), Random::system()).await.unwrap();
-        let options = accounts::Options { cheap_password_hashing: true, ..accounts::Options::default() };
+        let options = accounts::Options {
+            cheap_password_hashing: true,
+            thread_subscriptions: has_subscriptions,
+            ..accounts::Options::default()
+        };
         let accounts = Accounts::new(storage.clone(), servers(), options);
-        let (rooms, sync) = process(&storage);
+        let (rooms, sync) = process(&storage, has_subscriptions);
         let mut other = None;
         if storage.is_shared() {
             let storage = Storage::open(database.options.clone(), Clock::system(), Random::system()).await.unwrap();
-            let (rooms, sync) = process(&storage);
+            let (rooms, sync) = process(&storage, has_subscriptions);
             other = Some(Other { storage, rooms, sync });
         }
         let mut people = Vec::new();
@@ -91,10 +107,12 @@ impl World {
             said: Vec::new(),
             threads: HashMap::new(),
             read: HashMap::new(),
+            subscribed: HashSet::new(),
+            has_subscriptions,
             transactions: 0,
         };
         for members in [2, 4] {
-            let id = world.rooms.create_room(&world.people[0], new_room()).await.unwrap();
+            let id = world.rooms.create_room(&world.people[0], new_room(&world.people)).await.unwrap();
             world.numbers.push(world.rooms.room(&id).await.unwrap().nr);
             world.ids.push(id);
             world.said.push(Vec::new());
@@ -154,13 +172,16 @@ impl World {
             count => Some(self.said[room][count - 1 - self.pick(count.min(8))].clone()),
         };
         let user = self.people[self.pick(4)].user_id.to_string();
-        let words = ["tea", "coffee", "Tea?", "@room", "nothing"];
+        let words = ["tea", "coffee, alice?", "Tea?", "@room", "nothing"];
+        let all: Vec<_> = self.people.iter().map(|who| who.user_id.to_string()).collect();
         let mut content = json!({"msgtype": "m.text", "body": words[self.pick(words.len())]});
         if self.pick(4) == 0 {
             content["msgtype"] = json!("m.notice");
         }
-        match self.pick(6) {
+        match self.pick(7) {
             0 => content["m.mentions"] = json!({"user_ids": [user, user, "@nobody:hs", 7]}),
+            2 => content["m.mentions"] = json!({"user_ids": all, "room": self.pick(2) == 0}),
+            3 if self.pick(2) == 0 => content["body"] = json!(7),
             1 => content["m.mentions"] = json!({"room": true}),
             _ => {}
         }
@@ -202,7 +223,7 @@ impl World {
     /// Whether some default rule that notifies fits an event, with all those off that keep it quiet.
     async fn default_effects(&self, event: &StoredEvent, room: usize) -> bool {
         for person in (0..4).filter(|person| self.people[*person].user_nr != event.sender_nr) {
-            let mut rules = default_push_rules(&self.people[person].user_id);
+            let mut rules = default_push_rules(&self.people[person].user_id, false);
             for quiet in [".m.rule.suppress_notices", ".m.rule.suppress_edits"] {
                 rules.set_enabled(RuleKind::Override, quiet, false).unwrap();
             }
@@ -224,14 +245,16 @@ impl World {
         let member: Value = member.unwrap_or_default();
         let name = member["displayname"].as_str().unwrap_or_default().to_owned();
         let levels = PushConditionPowerLevelsCtx::new(
-            BTreeMap::from([(self.people[0].user_id.clone(), Int::from(100))]),
+            BTreeMap::from([0, 1].map(|person| (self.people[person].user_id.clone(), Int::from(POWERS[person])))),
             Int::from(0),
             NotificationPowerLevels::new(),
             RoomPowerLevelsRules::new(&RoomVersionId::V11.rules().unwrap().authorization, []),
         );
         let context = PushConditionRoomCtx::new(self.ids[room].clone(), joined, who, name).with_power_levels(levels);
         let json: Raw<AnyTimelineEvent> = Raw::from_json(RawValue::from_string(event.pdu.json.to_string()).unwrap());
-        rules.get_actions(&json, &context).await.to_vec()
+        let thread = self.thread_of(event).map(|root| EventId::parse(root).unwrap());
+        let is_subscribed = thread.map(|root| self.subscribed.contains(&(person, root)));
+        with_subscription(rules, is_subscribed).get_actions(&json, &context).await.to_vec()
     }
 
     /// Client-Server API, "Threaded read receipts", over again.
@@ -269,7 +292,7 @@ impl World {
         };
         let kind = [ReceiptKind::Read, ReceiptKind::ReadPrivate, ReceiptKind::FullyRead][self.pick(3)];
         let thread = thread.filter(|_| kind != ReceiptKind::FullyRead);
-        let request = ReceiptRequest { kind, event_id, thread: thread.clone() };
+        let request = ReceiptRequest { kind, event_id, thread: thread.as_deref().and_then(Thread::parse) };
         match self.rooms.mark_read(&self.people[person], &self.ids[room], vec![request]).await {
             Ok(()) if kind != ReceiptKind::FullyRead => {
                 let read = self.read.entry((person, room)).or_default().entry(thread.unwrap_or_default()).or_default();
@@ -286,11 +309,13 @@ impl World {
         let notify = [json!([]), json!(["notify"]), json!(["notify", {"set_tweak": "highlight"}])];
         let actions = notify[self.pick(3)].clone();
         let in_room = json!({"kind": "event_match", "key": "room_id", "pattern": room});
-        let (kind, rule) = match self.pick(10) {
+        let other = self.people[self.pick(4)].user_id.clone();
+        let pattern = ["tea", "t?a", "c*e", "*"][self.pick(4)];
+        let (kind, rule) = match self.pick(15) {
             0 => ("override", json!({"rule_id": room, "actions": [], "conditions": [in_room]})),
             1 => ("room", json!({"rule_id": room, "actions": actions})),
-            2 => ("content", json!({"rule_id": "tea", "actions": actions, "pattern": "tea"})),
-            3 => ("sender", json!({"rule_id": self.people[self.pick(4)].user_id, "actions": actions})),
+            2 => ("content", json!({"rule_id": "tea", "actions": actions, "pattern": pattern})),
+            3 => ("sender", json!({"rule_id": other, "actions": actions})),
             4 => (
                 "override",
                 json!({"rule_id": "members", "actions": actions, "conditions": [
@@ -306,6 +331,34 @@ impl World {
                 json!({"rule_id": "named", "actions": actions, "conditions": [
                 {"kind": "contains_display_name"}]}),
             ),
+            8 => own(
+                "override",
+                "everybody",
+                &actions,
+                &[
+                    json!({"kind": "event_match", "key": "content.body", "pattern": "@room"}),
+                    json!({"kind": "sender_notification_permission", "key": "room"}),
+                ],
+            ),
+            9 => own(
+                "override",
+                "notices",
+                &actions,
+                &[json!({"kind": "event_property_is", "key": "content.msgtype", "value": "m.notice"})],
+            ),
+            10 => own(
+                "underride",
+                "others",
+                &actions,
+                &[json!({"kind": "event_property_contains", "key": "content.m\\.mentions.user_ids", "value": other})],
+            ),
+            11 => own(
+                "override",
+                "threads",
+                &actions,
+                &[json!({"kind": "io.element.msc4306.thread_subscription", "subscribed": self.pick(2) == 0})],
+            ),
+            12 => own("override", "strange", &actions, &[json!({"kind": "org.example.strange"})]),
             7 => {
                 let rules = self.accounts.push_rules(&who.user_id, who.user_nr).await.unwrap();
                 let own: Vec<(RuleKind, String)> = rules
@@ -320,12 +373,12 @@ impl World {
                 return;
             }
             change => {
-                let rules = default_push_rules(&who.user_id);
+                let rules = default_push_rules(&who.user_id, self.has_subscriptions);
                 let all: Vec<_> = rules.iter().map(|rule| (kind_of(&rule), rule.rule_id().to_owned())).collect();
                 let (kind, rule_id) = all[self.pick(all.len())].clone();
                 // With the master switch on nothing else is tried.
-                let enabled = rule_id != ".m.rule.master" && self.pick(2) == 0 || change == 9 && self.pick(4) == 0;
-                if change == 8 {
+                let enabled = rule_id != ".m.rule.master" && self.pick(2) == 0 || self.pick(8) == 0;
+                if change == 13 {
                     let actions: Vec<Action> = serde_json::from_value(actions).unwrap();
                     self.accounts.set_push_rule_actions(who, kind, &rule_id, actions).await.unwrap();
                 } else {
@@ -348,7 +401,7 @@ impl World {
         let (person, room) = (self.pick(4), self.pick(2));
         let who = self.people[person].clone();
         let id = self.ids[room].clone();
-        match self.pick(24) {
+        match self.pick(26) {
             0..=12 => self.say(person, room).await,
             13..=16 => self.read_something(person, room).await,
             17 | 18 => self.change_rules(person).await,
@@ -377,6 +430,20 @@ impl World {
             22 if person < 2 || room == 1 => {
                 if self.membership(person, room).await.is_none() {
                     self.join(person, room).await;
+                }
+            }
+            23 | 24 => {
+                let Some(root) = self.said[room].get(self.pick(self.said[room].len().max(1))).cloned() else { return };
+                let subscribes = self.pick(3) > 0;
+                let changed = match subscribes {
+                    true => self.rooms.subscribe_thread(&who, &id, &root, None).await,
+                    false => self.rooms.unsubscribe_thread(&who, &id, &root).await,
+                };
+                match changed {
+                    Ok(()) if subscribes => drop(self.subscribed.insert((person, root))),
+                    Ok(()) => drop(self.subscribed.remove(&(person, root))),
+                    Err(Error::EventUnknown) => {}
+                    Err(error) => panic!("{error}"),
                 }
             }
             _ => {
@@ -477,8 +544,9 @@ fn servers() -> LocalServers {
 }
 
 /// Rooms and sync of a process, which looks often at what others wrote.
-fn process(storage: &Storage) -> (Rooms, Sync) {
-    let rooms = Rooms::new(storage.clone(), servers(), Options { default_version: RoomVersionId::V11 });
+fn process(storage: &Storage, thread_subscriptions: bool) -> (Rooms, Sync) {
+    let rooms =
+        Rooms::new(storage.clone(), servers(), Options { default_version: RoomVersionId::V11, thread_subscriptions });
     let (typing, bus) = (Typing::new(Clock::system(), &Random::system()), Bus::memory());
     let every = Duration::from_millis(5);
     let sync = Sync::start_asking(every, storage.clone(), rooms.clone(), typing, bus, CancellationToken::new());
@@ -502,19 +570,36 @@ fn kind_of(rule: &ruma::push::AnyPushRuleRef<'_>) -> RuleKind {
     }
 }
 
-fn new_room() -> NewRoomRequest {
+fn own(kind: &'static str, rule_id: &str, actions: &Value, conditions: &[Value]) -> (&'static str, Value) {
+    (kind, json!({"rule_id": rule_id, "actions": actions, "conditions": conditions}))
+}
+
+/// The rules without conditions about subscriptions: those that do not hold switch their rules off. ruma does not look for threads as the
+/// specification says.
+fn with_subscription(rules: &Ruleset, is_subscribed: Option<bool>) -> Ruleset {
+    let without = |mut rule: ConditionalPushRule| {
+        rule.conditions.retain(|condition| match condition {
+            PushCondition::ThreadSubscription(data) => {
+                rule.enabled &= is_subscribed == Some(data.subscribed);
+                false
+            }
+            _ => true,
+        });
+        rule
+    };
+    let mut rules = rules.clone();
+    for kind in [&mut rules.override_, &mut rules.postcontent, &mut rules.underride] {
+        *kind = std::mem::take(kind).into_iter().map(without).collect();
+    }
+    rules
+}
+
+fn new_room(people: &[Requester]) -> NewRoomRequest {
     NewRoomRequest {
-        version: None,
-        preset: Preset::PublicChat,
-        listed: false,
-        alias: None,
-        name: None,
-        topic: None,
-        invite: Vec::new(),
-        is_direct: false,
-        creation_content: None,
-        initial_state: Vec::new(),
-        power_level_content_override: None,
+        power_level_content_override: Some(
+            to_raw_value(&json!({"users": {&people[0].user_id: POWERS[0], &people[1].user_id: POWERS[1]}})).unwrap(),
+        ),
+        ..NewRoomRequest::new(Preset::PublicChat)
     }
 }
 
@@ -539,6 +624,32 @@ async fn counts_are_what_each_event_on_its_own_comes_to() {
             if let Some(other) = world.other {
                 other.storage.close().await;
             }
+        }
+    }
+}
+
+/// Whoever has a keyword does not make an answer look at any number of events.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_much_to_look_at_counts_by_its_class() {
+    for database in TestDatabase::each().await {
+        let world = World::start(&database, 1).await;
+        let (alice, bob, nr) = (&world.people[0], &world.people[1], world.numbers[1]);
+        let quiet = json!({"rule_id": "spam", "actions": [], "pattern": "spam"});
+        let quiet = NewPushRule::Content(serde_json::from_value(quiet).unwrap());
+        world.accounts.set_push_rule(bob, quiet, None, None).await.unwrap();
+        let content = to_raw_value(&json!({"msgtype": "m.text", "body": "spam"})).unwrap();
+        let sent = (0..LISTED_OF_ROOM_MAX + 10).map(async |number| {
+            let transaction = format!("spam{number}");
+            let (kind, transaction) = ("m.room.message".into(), transaction.as_str().into());
+            world.rooms.send_message(alice, &world.ids[1], kind, transaction, &content, None).await.unwrap()
+        });
+        let sent: Vec<OwnedEventId> = stream::iter(sent).buffer_unordered(64).collect().await;
+        assert_eq!(sent.len(), LISTED_OF_ROOM_MAX + 10);
+        let counted = world.rooms.unread(bob, &[nr], world.storage.published()).await.unwrap();
+        assert_eq!(counted[&nr].main, Counts { notifications: 10, highlights: 0 });
+        world.storage.close().await;
+        if let Some(other) = world.other {
+            other.storage.close().await;
         }
     }
 }

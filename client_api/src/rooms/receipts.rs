@@ -2,6 +2,7 @@
 
 use ::rooms::{ReceiptKind, ReceiptRequest, Rooms};
 use axum::{Router, extract::State};
+use model::Thread;
 use ruma::api::client::{
     read_marker::set_read_marker,
     receipt::create_receipt::{self, v3::ReceiptType},
@@ -13,6 +14,10 @@ use crate::ClientApi;
 
 pub(crate) fn routes() -> Router<ClientApi> {
     Router::new().ruma_route(create_receipt).ruma_route(set_read_marker)
+}
+
+fn no_thread() -> MatrixError {
+    MatrixError::invalid_param("`thread_id` is `main` or the id of the event that began the thread")
 }
 
 /// `POST /rooms/{roomId}/receipt/{receiptType}/{eventId}`.
@@ -28,7 +33,7 @@ async fn create_receipt(
         ReceiptType::FullyRead => ReceiptKind::FullyRead,
         other => return Err(MatrixError::invalid_param(format!("there is no receipt type `{other}`"))),
     };
-    let thread = request.thread.as_str().map(str::to_owned);
+    let thread = request.thread.as_str().map(|thread| Thread::parse(thread).ok_or_else(no_thread)).transpose()?;
     let receipt = ReceiptRequest { kind, event_id: request.event_id, thread };
     rooms.mark_read(&requester, &request.room_id, vec![receipt]).await?;
     sync.active(&requester);

@@ -2,15 +2,15 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use model::{LocalServers, Pdu, RoomNr};
+use model::{LocalServers, Pdu, RoomNr, Thread};
 use ruma::{UserId, events::TimelineEventType};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use storage::{Countable, Storage};
 
-use crate::{Error, in_thread::thread_root};
+use crate::{Error, in_thread::thread_of_new};
 
-// Each bit stands for a default rule, but for the last one. They are stored: a bit keeps its meaning for ever.
+// Each bit stands for a default rule, but for `MENTIONS` and `TEXT`. They are stored: a bit keeps its meaning for ever.
 pub(crate) const MESSAGE: i64 = 1;
 pub(crate) const ENCRYPTED: i64 = 1 << 1;
 pub(crate) const CALL: i64 = 1 << 2;
@@ -23,14 +23,22 @@ pub(crate) const POLL_START: i64 = 1 << 7;
 pub(crate) const POLL_END: i64 = 1 << 8;
 /// It mentions users of ours: who they are is stored beside it.
 pub(crate) const MENTIONS: i64 = 1 << 9;
+/// It has a text in which keywords are found.
+pub(crate) const TEXT: i64 = 1 << 10;
+pub(crate) const REACTION: i64 = 1 << 11;
+pub(crate) const SERVER_ACL: i64 = 1 << 12;
+pub(crate) const POLL_RESPONSE: i64 = 1 << 13;
 
 /// The bits of rules that notify.
-const NOTIFYING: i64 = MESSAGE | ENCRYPTED | CALL | TOMBSTONE | ROOM_MENTION | POLL_START | POLL_END | MENTIONS;
+pub(crate) const NOTIFYING: i64 =
+    MESSAGE | ENCRYPTED | CALL | TOMBSTONE | ROOM_MENTION | POLL_START | POLL_END | MENTIONS;
 /// Most users of ours whom one event mentions so that it counts for them.
 const MENTIONED_MAX: usize = 500;
 
 #[derive(Default, Deserialize)]
-struct Content {
+struct Content<'a> {
+    #[serde(borrow)]
+    body: Option<&'a RawValue>,
     msgtype: Option<Value>,
     #[serde(rename = "m.relates_to")]
     relates_to: Option<Value>,
@@ -38,7 +46,7 @@ struct Content {
     mentions: Option<Value>,
 }
 
-/// What an event is to unread counts; nothing when it notifies nobody and is in no thread. Does nothing per member.
+/// What an event is to unread counts; nothing when it notifies nobody, has no text and is in no thread. Does nothing per member.
 ///
 /// `may_notify_room` says whether the sender has the power for `@room`; it is asked when the event mentions the room.
 ///
@@ -56,8 +64,11 @@ pub(crate) async fn countable<F: Future<Output = Result<bool, Error>>>(
     if matches!(pdu.event_type, TimelineEventType::RoomMember | TimelineEventType::RoomCreate) {
         return Ok(None);
     }
-    let content: Content = serde_json::from_str(pdu.content.get()).unwrap_or_default();
+    let content: Content<'_> = serde_json::from_str(pdu.content.get()).unwrap_or_default();
     let mut class = class_of_type(pdu);
+    if content.body.is_some_and(|body| body.get().starts_with('"')) {
+        class |= TEXT;
+    }
     if is_word(content.msgtype.as_ref(), "m.notice") {
         class |= NOTICE;
     }
@@ -78,9 +89,10 @@ pub(crate) async fn countable<F: Future<Output = Result<bool, Error>>>(
             }
         }
     }
-    countable.thread = thread_root(storage, room_nr, pdu).await?.map(String::from).unwrap_or_default();
-    // What notifies nobody may count for whose rules look into events: these find it in its thread, and everything else in the timeline.
-    if !notifies(class) && countable.thread.is_empty() {
+    countable.thread = thread_of_new(storage, room_nr, pdu).await?.into();
+    // What notifies nobody by the default rules may count for whoever has a keyword, or is subscribed to the thread. Whose rules look at
+    // anything else find it in the timeline.
+    if class & (NOTIFYING | TEXT) == 0 && countable.thread == Thread::Main {
         return Ok(None);
     }
     countable.class = class;
@@ -104,7 +116,7 @@ pub(crate) fn notifies(class: i64) -> bool {
 
 /// Whether `m.mentions` names a user of ours, among those for whom it counts. Client-Server API, "User and room mentions".
 pub(crate) fn mentions(pdu: &Pdu, user_id: &UserId, servers: &LocalServers) -> bool {
-    let content: Content = serde_json::from_str(pdu.content.get()).unwrap_or_default();
+    let content: Content<'_> = serde_json::from_str(pdu.content.get()).unwrap_or_default();
     content.mentions.is_some_and(|mentions| mentioned(&mentions, servers).any(|mentioned| mentioned == user_id))
 }
 
@@ -115,9 +127,12 @@ fn class_of_type(pdu: &Pdu) -> i64 {
         "m.room.encrypted" => ENCRYPTED,
         "m.call.invite" => CALL,
         "m.room.tombstone" if pdu.state_key.as_deref() == Some("") => TOMBSTONE,
+        "m.reaction" => REACTION,
+        "m.room.server_acl" if pdu.state_key.as_deref() == Some("") => SERVER_ACL,
         // The rules for polls compare types to the letter.
         _ if event_type == "org.matrix.msc3381.poll.start" => POLL_START,
         _ if event_type == "org.matrix.msc3381.poll.end" => POLL_END,
+        _ if event_type == "org.matrix.msc3381.poll.response" => POLL_RESPONSE,
         _ => 0,
     }
 }

@@ -27,7 +27,7 @@ impl House {
             LocalServer { name: name.to_owned(), key }
         };
         let servers = LocalServers::new(names.map(server).into());
-        let options = Options { default_version: RoomVersionId::V12 };
+        let options = Options { default_version: RoomVersionId::V12, ..Default::default() };
         Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
     }
 

@@ -37,7 +37,7 @@ async fn receipts_that_are_sent_at_once_do_not_go_back() {
             for mark in marks {
                 mark.await.unwrap();
             }
-            let receipt = house.storage.get_receipt(room_nr, bob.user_nr, "m.read", "").await.unwrap().unwrap();
+            let receipt = house.storage.get_receipt(room_nr, bob.user_nr, "m.read", None).await.unwrap().unwrap();
             assert_eq!(receipt.event_id, last, "in round {round}");
             let marker = house.storage.get_account_data(bob.user_nr, room_nr, "m.fully_read").await.unwrap().unwrap();
             assert!(marker.contains(&last), "in round {round}: {marker}");
@@ -46,13 +46,13 @@ async fn receipts_that_are_sent_at_once_do_not_go_back() {
                 room_nr,
                 user_nr: bob.user_nr,
                 receipt_type: "m.read".to_owned(),
-                thread: String::new(),
+                thread: None,
                 event_id: first,
                 at_ms: 1,
                 read_upto: None,
             };
             house.storage.commit(Commit { receipts: vec![late], ..Commit::default() }).await.unwrap();
-            let receipt = house.storage.get_receipt(room_nr, bob.user_nr, "m.read", "").await.unwrap().unwrap();
+            let receipt = house.storage.get_receipt(room_nr, bob.user_nr, "m.read", None).await.unwrap().unwrap();
             assert_eq!(receipt.event_id, last, "in round {round}");
         }
         house.storage.close().await;

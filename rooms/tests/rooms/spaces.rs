@@ -142,7 +142,7 @@ async fn a_page_of_a_space_goes_on_with_the_walk_and_looks_at_its_own_rooms() {
         let another = rooms::Rooms::new(
             house.storage.clone(),
             house.rooms.servers().clone(),
-            rooms::Options { default_version: RoomVersionId::V12 },
+            rooms::Options { default_version: RoomVersionId::V12, ..Default::default() },
         );
         assert_eq!(ask(&another, third.as_deref(), 9).await.unwrap().0, "cc d e f");
         assert_eq!(ask(&house.rooms, third.as_deref(), 9).await.unwrap().0, "d e f");

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use model::{EventNr, NodeNr, Pdu, Relation, RoomNr};
+use model::{EventNr, NodeNr, Pdu, Position, Relation, RoomNr, Thread, UserNr};
 use ruma::{EventId, RoomId, RoomVersionId};
 use serde_json::{Value, json};
 use sqlx::{Executor as _, Row as _};
 
 use crate::{
-    Commit, NewEvent, NewRelation, NewRoom, Placement, RoomCommit, RoomSummary, Storage, annotation_key, db::Db,
-    testing::TestDatabase,
+    Commit, NewEvent, NewRelation, NewRoom, Placement, RoomCommit, RoomSummary, Storage, UnreadRange, annotation_key,
+    db::Db, testing::TestDatabase,
 };
 
 /// All of what is filled, as text.
@@ -154,5 +154,28 @@ async fn a_database_of_an_older_program_gets_its_relations_and_times() {
         assert_eq!(filled(&storage).await, expected, "of an older process");
         assert!(storage.fill_relations_again().await.unwrap(), "it may have written more");
         assert!(!storage.fill_relations_again().await.unwrap(), "it has not");
+    }
+}
+
+/// The main timeline had no name, and classes said nothing of texts.
+#[tokio::test]
+async fn events_of_an_older_program_are_counted_in_the_main_timeline() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let older = "
+            DROP INDEX countable_events_threads; DROP INDEX thread_subscriptions_room;
+            CREATE INDEX countable_events_threads ON countable_events (room_nr, position) WHERE thread <> '';
+            ALTER TABLE commits DROP COLUMN uncounted;
+            INSERT INTO countable_events (room_nr, position, user_nr, sender_nr, class, thread)
+            VALUES (1, 5, 0, 9, 1, ''), (1, 6, 0, 9, 4, ''), (1, 7, 0, 9, 0, '$root'), (1, 8, 0, 9, 1, '$root')";
+        execute(&storage, older).await;
+        execute(&storage, include_str!("../../../migrations/0019_threads.sql")).await;
+        let range = UnreadRange { room_nr: RoomNr(1), main: Position(0), all_threads: Position(0), by_sender: false };
+        let rows = storage.count_unread(UserNr(7), &[range], Position(9)).await.unwrap();
+        let mut counted: Vec<_> = rows.into_iter().map(|row| (row.thread, row.class, row.count)).collect();
+        counted.sort_unstable();
+        let (main, root) = (Thread::Main, Thread::parse("$root").unwrap());
+        assert_eq!(counted, [(main.clone(), 4, 1), (main, 1_025, 1), (root.clone(), 0, 1), (root, 1_025, 1)]);
+        storage.close().await;
     }
 }

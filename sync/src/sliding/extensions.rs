@@ -24,7 +24,7 @@ use super::{
 use crate::{
     Error, Sync,
     room_facts::ListedRoom,
-    v3::{TO_DEVICE_MAX, account_data_event, default_push_rules_event},
+    v3::{TO_DEVICE_MAX, account_data_event},
 };
 
 /// Most changes of subscriptions to threads in one answer.
@@ -172,9 +172,13 @@ impl Sync {
             };
             let is_told = |row: &&AccountDataRow| from.is_none_or(|from| row.position > from);
             let events = &mut response.extensions.global_account_data;
+            let event_of = |row| {
+                let json = self.global_account_data_event(look.requester, &look.settings, row);
+                RawValue::from_string(json).ok()
+            };
             events.extend(rows.iter().filter(is_told).filter_map(event_of));
             if from.is_none() && !rows.iter().any(|row| row.event_type == "m.push_rules") {
-                events.extend(RawValue::from_string(default_push_rules_event(&look.requester.user_id)).ok());
+                events.extend(RawValue::from_string(self.push_rules_event(look.requester, &look.settings)).ok());
             }
             next.account_data = Sent::Live;
         } else if let (Sent::Live, Some(since)) = (global, look.since)

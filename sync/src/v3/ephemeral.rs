@@ -89,8 +89,8 @@ impl Sync {
                 let user_id = names.get(&receipt.user_nr).filter(|user| !settings.ignores(user));
                 let Some(user_id) = user_id else { continue };
                 let mut data = json!({"ts": receipt.at_ms});
-                if !receipt.thread.is_empty() {
-                    data["thread_id"] = json!(receipt.thread);
+                if let Some(thread) = &receipt.thread {
+                    data["thread_id"] = json!(thread.as_str());
                 }
                 let by_type = content.entry(receipt.event_id).or_default();
                 by_type.entry(receipt.receipt_type).or_default().insert(user_id.to_string(), data);
