@@ -78,7 +78,7 @@ impl Sync {
         if status_msg != said {
             self.0.storage.upsert_status_msg(user_nr, status_msg.as_deref()).await?;
         }
-        presence.set(user_nr, requester.device(), availability, status_msg, before);
+        presence.set(user_nr, requester.device(), availability, status_msg, before).await;
         Ok(())
     }
 
@@ -108,7 +108,7 @@ impl Sync {
     pub async fn profile_changed(&self, user_nr: UserNr) -> Result<(), Error> {
         if let Some(presence) = self.presence().filter(|presence| presence.knows(user_nr)) {
             let says = self.remembered(user_nr).await?.says;
-            presence.rename(user_nr, says.display_name, says.avatar_url);
+            presence.rename(user_nr, says.display_name, says.avatar_url).await;
         }
         Ok(())
     }
