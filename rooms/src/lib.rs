@@ -17,6 +17,7 @@ mod members;
 mod membership;
 mod mutual;
 mod preview;
+mod profile_follower;
 mod profiles;
 mod push;
 mod race;
