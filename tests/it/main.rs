@@ -16,6 +16,7 @@ mod knocking;
 mod levels;
 mod peeking;
 mod presence;
+mod profiles;
 mod push_rules;
 mod relations;
 mod rooms;

@@ -203,6 +203,7 @@ impl From<accounts::Error> for MatrixError {
             E::TooLarge(bytes_max) => Self::too_large(bytes_max),
             E::TooMuch(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message),
             E::ProfileTooLarge(_) => bad_request(ErrorKind::ProfileTooLarge, message),
+            E::StatusTooLarge { .. } => bad_request(ErrorKind::TooLarge, message),
             E::KeyTooLarge(_) => bad_request(ErrorKind::KeyTooLarge, message),
             E::OwnEndpoint => Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message),
             E::LimitExceeded(wait) => Self::limit_exceeded(wait),
