@@ -14,6 +14,7 @@ mod key_backups;
 mod keys;
 mod knocking;
 mod levels;
+mod marks;
 mod peeking;
 mod presence;
 mod profiles;
