@@ -53,6 +53,14 @@ pub struct UserPresence {
     pub last_active_ago_ms: Option<i64>,
 }
 
+impl UserPresence {
+    /// Whether others are told that the user is active now: only of who is online. Client-Server API, "m.presence".
+    #[must_use]
+    pub fn currently_active(&self) -> Option<bool> {
+        (self.shown.availability == Availability::Online).then_some(self.shown.currently_active)
+    }
+}
+
 /// Whose presence changed, for a reader.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PresenceNews {

@@ -217,7 +217,7 @@ impl From<accounts::Error> for MatrixError {
 impl From<sync::Error> for MatrixError {
     fn from(error: sync::Error) -> Self {
         match error {
-            sync::Error::BadToken | sync::Error::StatusTooLong(_) => Self::invalid_param(error.to_string()),
+            sync::Error::BadToken => Self::invalid_param(error.to_string()),
             sync::Error::PresenceHidden => Self::forbidden(error.to_string()),
             sync::Error::UnknownPos => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnknownPos, error.to_string()),
             sync::Error::Rooms(error) => error.into(),
