@@ -74,6 +74,14 @@ pub enum Error {
     /// 400 `M_PROFILE_TOO_LARGE`.
     #[error("a profile may have at most {0} bytes")]
     ProfileTooLarge(usize),
+    /// 400 `M_TOO_LARGE`. MSC4426.
+    #[error("a status has a text of at most {text} bytes and an emoji of at most {emoji}")]
+    StatusTooLarge {
+        /// Most bytes of the text.
+        text: usize,
+        /// Most bytes of the emoji.
+        emoji: usize,
+    },
     /// 400 `M_KEY_TOO_LARGE`.
     #[error("the name of a profile field may have at most {0} bytes")]
     KeyTooLarge(usize),

@@ -6,10 +6,13 @@ use serde_json::{Map, Value};
 
 use crate::{Accounts, Error};
 
-/// Largest profile, in bytes of JSON. Client-Server API, "Profiles".
-pub(crate) const PROFILE_BYTES_MAX: usize = 65_536;
+/// Largest profile, in bytes of canonical JSON: "under 64 KiB". Client-Server API, "PUT /profile/{userId}/{keyName}".
+pub(crate) const PROFILE_BYTES_MAX: usize = 65_535;
 /// Longest name of a field, in bytes.
 const FIELD_BYTES_MAX: usize = 255;
+/// Longest text and emoji of a status, in bytes. MSC4426, "`text` and `emoji` field grammar".
+const STATUS_TEXT_BYTES_MAX: usize = 256;
+const STATUS_EMOJI_BYTES_MAX: usize = 32;
 
 impl Accounts {
     /// All fields of a user of ours.
@@ -34,28 +37,18 @@ impl Accounts {
         serde_json::from_str(&value).map_err(|_| Error::NotFound("profile field"))
     }
 
-    /// Name and avatar of a user, for member events: absent where there are none, and for users of other servers.
+    /// Sets a field, and tells who follows profiles; durable when it returns. An empty name or picture is none: clients take them away
+    /// like this.
     ///
     /// # Errors
     ///
-    /// When the database fails.
-    pub async fn member_profile(&self, user_nr: UserNr) -> Result<(Option<String>, Option<String>), Error> {
-        let mut fields = self.0.storage.list_profile(user_nr).await?;
-        let mut text = |name: &str| {
-            let at = fields.iter().position(|(field, _)| field == name)?;
-            serde_json::from_str(&fields.swap_remove(at).1).ok()
-        };
-        Ok((text("displayname"), text("avatar_url")))
-    }
-
-    /// Sets a field, and tells who follows profiles.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::InvalidParam`], [`Error::KeyTooLarge`], [`Error::ProfileTooLarge`].
+    /// [`Error::InvalidParam`], [`Error::KeyTooLarge`], [`Error::ProfileTooLarge`], [`Error::StatusTooLarge`].
     pub async fn set_profile_field(&self, user_nr: UserNr, field: &str, value: &Value) -> Result<(), Error> {
         check_name(field)?;
         check_value(field, value)?;
+        if matches!(field, "displayname" | "avatar_url") && value == "" {
+            return self.delete_profile_field(user_nr, field).await;
+        }
         check_depth(value)?;
         let text = value.to_string();
         if !self.0.storage.upsert_profile_field(user_nr, field, &text, PROFILE_BYTES_MAX).await? {
@@ -114,6 +107,12 @@ fn check_value(field: &str, value: &Value) -> Result<(), Error> {
         ("avatar_url", _) => wrong("is an mxc:// URI"),
         ("m.tz", Value::String(zone)) if !zone.is_empty() && zone.len() <= 255 => Ok(()),
         ("m.tz", _) => wrong("is the name of a time zone"),
+        ("m.status" | "org.matrix.msc4426.status", status) => {
+            let is_longer = |key: &str, bytes: usize| status[key].as_str().is_some_and(|text| text.len() > bytes);
+            let (text, emoji) = (STATUS_TEXT_BYTES_MAX, STATUS_EMOJI_BYTES_MAX);
+            let is_too_large = is_longer("text", text) || is_longer("emoji", emoji);
+            if is_too_large { Err(Error::StatusTooLarge { text, emoji }) } else { Ok(()) }
+        }
         _ => Ok(()),
     }
 }
@@ -144,5 +143,6 @@ mod tests {
         assert!(check_value("m.tz", &json!("Europe/Berlin")).is_ok());
         assert!(check_value("m.tz", &json!(null)).is_err());
         assert!(check_value("org.example.x", &json!({"a": [1]})).is_ok());
+        assert!(check_value("m.status", &json!("of any kind")).is_ok());
     }
 }

@@ -1,4 +1,5 @@
-//! What a user has set for one room: tags, whom it is a direct chat with, rules of push. Client-Server API, "Room Upgrades".
+//! What a user has set for one room: tags, whom it is a direct chat with, chosen image packs, rules of push. Client-Server API,
+//! "Room Upgrades".
 
 use model::RoomNr;
 use ruma::RoomId;
@@ -12,6 +13,9 @@ use crate::{
 };
 
 const DIRECT: &str = "m.direct";
+/// The image packs that a user has chosen, by room, as the specification has them and as clients in use write them. Client-Server API,
+/// "Image packs", and MSC2545.
+const CHOSEN_PACKS: [&str; 2] = ["m.image_pack.rooms", "im.ponies.emote_rooms"];
 /// The kinds of rules that can be about one room. Client-Server API, "Push Rules".
 const KINDS_OF_ROOMS: [&str; 3] = ["override", "room", "underride"];
 
@@ -42,10 +46,17 @@ impl Accounts {
             change(new.0, TAG, json!({"tags": tags}));
         }
 
-        let direct = self.0.storage.get_account_data(user_nr, GLOBAL, DIRECT).await?;
-        let direct = direct.and_then(|content| serde_json::from_str(&content).ok());
-        if let Some(direct) = direct.and_then(|direct| direct_with(direct, old.1, new.1)) {
+        let content = async |event_type: &str| -> Result<Option<Map<String, Value>>, Error> {
+            let content = self.0.storage.get_account_data(user_nr, GLOBAL, event_type).await?;
+            Ok(content.and_then(|content| serde_json::from_str(&content).ok()))
+        };
+        if let Some(direct) = content(DIRECT).await?.and_then(|direct| direct_with(direct, old.1, new.1)) {
             change(GLOBAL, DIRECT, Value::Object(direct));
+        }
+        for event_type in CHOSEN_PACKS {
+            if let Some(packs) = content(event_type).await?.and_then(|packs| packs_with(packs, old.1, new.1)) {
+                change(GLOBAL, event_type, Value::Object(packs));
+            }
         }
 
         let rules = json!({"global": self.push_rules(&requester.user_id, user_nr).await?});
@@ -72,6 +83,15 @@ fn direct_with(mut direct: Map<String, Value>, old: &RoomId, new: &RoomId) -> Op
         }
     }
     is_changed.then_some(direct)
+}
+
+/// The chosen image packs with those of the new room beside the old one's, if that changes them.
+fn packs_with(mut packs: Map<String, Value>, old: &RoomId, new: &RoomId) -> Option<Map<String, Value>> {
+    let rooms = packs.get_mut("rooms")?.as_object_mut()?;
+    let chosen = rooms.get(old.as_str())?.clone();
+    let is_new = !rooms.contains_key(new.as_str());
+    rooms.entry(new.as_str()).or_insert(chosen);
+    is_new.then_some(packs)
 }
 
 /// The rules with those about the old room once more for the new one, if that changes them.
@@ -132,6 +152,17 @@ mod tests {
         );
         assert_eq!(rules_with(copied, old, new), None, "once is enough");
         assert_eq!(rules_with(json!({"global": {"room": [other]}}), old, new), None);
+    }
+
+    #[test]
+    fn chosen_image_packs_stay_chosen() {
+        let packs = |rooms: Value| json!({"rooms": rooms, "x": 1}).as_object().unwrap().clone();
+        let (old, new) = (room_id!("!old:hs"), room_id!("!new:hs"));
+        let copied = packs_with(packs(json!({"!old:hs": {"cats": {}}, "!x:hs": {}})), old, new).unwrap();
+        assert_eq!(copied, packs(json!({"!old:hs": {"cats": {}}, "!new:hs": {"cats": {}}, "!x:hs": {}})));
+        assert_eq!(packs_with(copied, old, new), None);
+        assert_eq!(packs_with(packs(json!({"!x:hs": {}})), old, new), None);
+        assert_eq!(packs_with(packs(json!([])), old, new), None);
     }
 
     #[test]

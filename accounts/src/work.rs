@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use model::UserNr;
-use storage::{Commit, UserWork};
+use storage::{ChangedProfile, Commit, UserWork};
 use tracing::warn;
 
 use crate::{Accounts, Error};
 
 /// What is taken up again here; the rooms of users who have gone are left by whoever knows rooms.
-const OURS: [UserWork; 3] = [UserWork::TellDevices, UserWork::TellProfile, UserWork::DeleteToDevice];
+const OURS: [UserWork; 4] =
+    [UserWork::TellDevices, UserWork::TellProfile, UserWork::TellNameOrPicture, UserWork::DeleteToDevice];
 /// How often it is taken up.
 pub(crate) const TAKEN_UP_EVERY: Duration = Duration::from_secs(60);
 /// Users that are read at once.
@@ -50,16 +51,18 @@ impl Accounts {
         let storage = &self.0.storage;
         let work = storage.list_user_work(user_nr).await?;
         // In two processes at once this is told twice, which is no harm.
-        let users = |wanted: UserWork| -> Vec<UserNr> {
-            work.iter().filter(|row| row.work == wanted).map(|_| user_nr).collect()
-        };
-        let (device_lists, profiles) = (users(UserWork::TellDevices), users(UserWork::TellProfile));
+        let is_noted = |wanted: UserWork| work.iter().any(|row| row.work == wanted);
+        let is_in_rooms = is_noted(UserWork::TellNameOrPicture);
+        let device_lists: Vec<_> = is_noted(UserWork::TellDevices).then_some(user_nr).into_iter().collect();
+        let profiles =
+            (is_in_rooms || is_noted(UserWork::TellProfile)).then_some(ChangedProfile { user_nr, is_in_rooms });
+        let profiles: Vec<_> = profiles.into_iter().collect();
         if !device_lists.is_empty() || !profiles.is_empty() {
             storage.commit(Commit { device_lists, profiles, ..Commit::default() }).await?;
         }
         for row in work {
             match row.work {
-                UserWork::TellDevices | UserWork::TellProfile => {}
+                UserWork::TellDevices | UserWork::TellProfile | UserWork::TellNameOrPicture => {}
                 UserWork::DeleteToDevice => {
                     while storage.delete_all_to_device(user_nr, DELETED_AT_ONCE).await? == u64::from(DELETED_AT_ONCE) {}
                 }

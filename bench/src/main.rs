@@ -11,6 +11,7 @@ mod members;
 mod percentiles;
 mod presence;
 mod process;
+mod rename;
 mod report;
 mod send;
 mod setup;
@@ -48,6 +49,7 @@ Examples:
   bench --pid $(pgrep -x swiftchat) to-device --devices 2000
   bench --pid $(pgrep -x swiftchat) members --members 20000
   bench --pid $(pgrep -x swiftchat) presence
+  bench --pid $(pgrep -x swiftchat) rename --rooms 2000
   bench --pid $(pgrep -x swiftchat) idle --polls 1000
   bench start -- target/release/swiftchat --config /tmp/trial/config.toml";
 
@@ -93,6 +95,8 @@ enum Command {
     Members(members::Options),
     /// Users in rooms of different sizes who come, go and move.
     Presence(presence::Options),
+    /// A change of name of somebody who is in many rooms, and sends of others meanwhile.
+    Rename(rename::Options),
     /// Memory of an idle long poll.
     Idle(idle::Options),
     /// Time from the start of a command until it answers, and its memory at rest.
@@ -123,6 +127,7 @@ fn measure(Arguments { target, command }: Arguments) -> Result<()> {
             Command::ToDevice(options) => to_device::run(&target, &options).await,
             Command::Members(options) => members::run(&target, &options).await,
             Command::Presence(options) => presence::run(&target, &options).await,
+            Command::Rename(options) => rename::run(&target, &options).await,
             Command::Idle(options) => idle::run(&target, &options).await,
             Command::Start(options) => start::run(&target, &options).await,
         }

@@ -61,7 +61,7 @@ async fn get_room_account_data(
     Ruma(request): Ruma<get_room_account_data::v3::Request>,
 ) -> Result<Ruma<get_room_account_data::v3::Response>, MatrixError> {
     check_own(&requester, &request.user_id)?;
-    let room = rooms.room(&request.room_id).await?;
+    let room = rooms.noted_room(&requester, &request.room_id).await?;
     let event_type = request.event_type.to_string();
     let content = accounts.account_data(requester.user_nr, Some(room.nr), &event_type).await?;
     Ok(Ruma(get_room_account_data::v3::Response::new(raw(content)?)))
@@ -75,7 +75,7 @@ async fn set_room_account_data(
     Ruma(request): Ruma<set_room_account_data::v3::Request>,
 ) -> Result<Ruma<set_room_account_data::v3::Response>, MatrixError> {
     check_own(&requester, &request.user_id)?;
-    let room = rooms.room(&request.room_id).await?;
+    let room = rooms.noted_room(&requester, &request.room_id).await?;
     let (event_type, content) = (request.event_type.to_string(), request.data.json().get());
     accounts.set_account_data(requester.user_nr, Some(room.nr), &event_type, content).await?;
     Ok(Ruma(set_room_account_data::v3::Response::new()))
@@ -89,7 +89,7 @@ async fn get_tags(
     Ruma(request): Ruma<get_tags::v3::Request>,
 ) -> Result<Json<Value>, MatrixError> {
     check_own(&requester, &request.user_id)?;
-    let room = rooms.room(&request.room_id).await?;
+    let room = rooms.noted_room(&requester, &request.room_id).await?;
     Ok(Json(json!({"tags": accounts.tags(requester.user_nr, room.nr).await?})))
 }
 
@@ -101,7 +101,7 @@ async fn create_tag(
     Ruma(request): Ruma<create_tag::v3::Request>,
 ) -> Result<Ruma<create_tag::v3::Response>, MatrixError> {
     check_own(&requester, &request.user_id)?;
-    let room = rooms.room(&request.room_id).await?;
+    let room = rooms.noted_room(&requester, &request.room_id).await?;
     let info = serde_json::to_value(&request.tag_info).map_err(|error| MatrixError::bad_json(error.to_string()))?;
     accounts.set_tag(requester.user_nr, room.nr, &request.tag, info).await?;
     Ok(Ruma(create_tag::v3::Response::new()))
@@ -115,7 +115,7 @@ async fn delete_tag(
     Ruma(request): Ruma<delete_tag::v3::Request>,
 ) -> Result<Ruma<delete_tag::v3::Response>, MatrixError> {
     check_own(&requester, &request.user_id)?;
-    let room = rooms.room(&request.room_id).await?;
+    let room = rooms.noted_room(&requester, &request.room_id).await?;
     accounts.delete_tag(requester.user_nr, room.nr, &request.tag).await?;
     Ok(Ruma(delete_tag::v3::Response::new()))
 }

@@ -54,6 +54,10 @@ const UNSTABLE_FEATURES: &[&str] = &[
     "org.matrix.simplified_msc3575",
     // Redaction of related events.
     "org.matrix.msc3912",
+    // Profiles with fields of any name, under both paths: clients go by these before the release is complete. MSC4133, "Unstable client
+    // features".
+    "uk.tcpip.msc4133",
+    "uk.tcpip.msc4133.stable",
 ];
 
 pub(crate) fn routes() -> Router<ClientApi> {

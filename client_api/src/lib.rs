@@ -31,7 +31,7 @@ mod uiaa;
 
 use std::sync::Arc;
 
-use ::rooms::Rooms;
+use ::rooms::{Presences, Rooms};
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
 use event_bus::Typing;
@@ -86,6 +86,12 @@ parts! {
 impl FromRef<ClientApi> for Storage {
     fn from_ref(api: &ClientApi) -> Self {
         api.accounts.storage().clone()
+    }
+}
+
+impl FromRef<ClientApi> for Presences {
+    fn from_ref(api: &ClientApi) -> Self {
+        api.sync.presences().clone()
     }
 }
 

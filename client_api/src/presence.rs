@@ -1,5 +1,6 @@
 //! Presence. Client-Server API, "Presence".
 
+use ::rooms::Presences;
 use axum::{Router, extract::State};
 use event_bus::Availability;
 use ruma::{
@@ -29,8 +30,7 @@ async fn get_presence(
         Availability::Offline => PresenceState::Offline,
     };
     let mut response = get_presence::v3::Response::new(state);
-    response.currently_active =
-        (presence.shown.availability == Availability::Online).then_some(presence.shown.currently_active);
+    response.currently_active = presence.currently_active();
     response.last_active_ago = presence.last_active_ago_ms.map(|ms| Duration::from_millis(ms.unsigned_abs()));
     response.status_msg = presence.shown.says.status_msg;
     Ok(Ruma(response))
@@ -38,12 +38,12 @@ async fn get_presence(
 
 /// `PUT /presence/{userId}/status`.
 async fn set_presence(
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: Requester,
     Ruma(request): Ruma<set_presence::v3::Request>,
 ) -> Result<Ruma<set_presence::v3::Response>, MatrixError> {
     check_own(&requester, &request.user_id)?;
-    sync.set_presence(&requester, availability(&request.presence)?, request.status_msg).await?;
+    presences.set(&requester, availability(&request.presence)?, request.status_msg).await?;
     Ok(Ruma(set_presence::v3::Response::new()))
 }
 

@@ -2,17 +2,16 @@
 
 use accounts::Accounts;
 use axum::{Json, Router, extract::State};
-use rooms::Rooms;
+use rooms::Presences;
 use ruma::api::client::profile::{delete_profile_field, get_profile, get_profile_field, set_profile_field};
 use serde_json::{Map, Value};
-use sync::Sync;
 use web::{MatrixError, Ruma, RumaRoutes as _};
 
 use crate::{ClientApi, filter::check_own, requester::GuestOrRequester};
 
 /// The one field that guests may change. Client-Server API, "Guest Access".
 const DISPLAY_NAME: &str = "displayname";
-const IN_MEMBER_EVENTS: [&str; 2] = [DISPLAY_NAME, "avatar_url"];
+const SHOWN: [&str; 2] = [DISPLAY_NAME, "avatar_url"];
 
 pub(crate) fn routes() -> Router<ClientApi> {
     Router::new()
@@ -43,37 +42,35 @@ async fn get_profile_field(
 /// `PUT /profile/{userId}/{keyName}`.
 async fn set_profile_field(
     State(accounts): State<Accounts>,
-    State(rooms): State<Rooms>,
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: GuestOrRequester,
     Ruma(request): Ruma<set_profile_field::v3::Request>,
 ) -> Result<Json<Value>, MatrixError> {
     let field = request.value.field_name();
     check_may_change(&requester, &request.user_id, field.as_str())?;
     accounts.set_profile_field(requester.user_nr, field.as_str(), &request.value.value()).await?;
-    follow(&rooms, &sync, &requester, field.as_str()).await?;
+    show(&presences, &requester, field.as_str()).await?;
     Ok(Json(Value::Object(Map::new())))
 }
 
 /// `DELETE /profile/{userId}/{keyName}`.
 async fn delete_profile_field(
     State(accounts): State<Accounts>,
-    State(rooms): State<Rooms>,
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: GuestOrRequester,
     Ruma(request): Ruma<delete_profile_field::v3::Request>,
 ) -> Result<Ruma<delete_profile_field::v3::Response>, MatrixError> {
     check_may_change(&requester, &request.user_id, request.field.as_str())?;
     accounts.delete_profile_field(requester.user_nr, request.field.as_str()).await?;
-    follow(&rooms, &sync, &requester, request.field.as_str()).await?;
+    show(&presences, &requester, request.field.as_str()).await?;
     Ok(Ruma(delete_profile_field::v3::Response::new()))
 }
 
-/// Presence and member events show name and picture. Client-Server API, "Events on Change of Profile Information".
-async fn follow(rooms: &Rooms, sync: &Sync, requester: &accounts::Requester, field: &str) -> Result<(), MatrixError> {
-    if IN_MEMBER_EVENTS.contains(&field) {
-        sync.profile_changed(requester.user_nr).await?;
-        rooms.profile_changed(requester.user_nr, &requester.user_id).await?;
+/// Presence shows name and picture. So do member events, which follow by themselves: see [`rooms::Rooms::follow_profiles`].
+/// Client-Server API, "Events on Change of Profile Information".
+async fn show(presences: &Presences, requester: &accounts::Requester, field: &str) -> Result<(), MatrixError> {
+    if SHOWN.contains(&field) {
+        presences.profile_changed(requester.user_nr).await?;
     }
     Ok(())
 }

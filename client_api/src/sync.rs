@@ -32,7 +32,7 @@ async fn sync_events(
     Ruma(request): Ruma<sync_events::v3::Request>,
 ) -> Result<Response, MatrixError> {
     // Until the answer is ready.
-    let _syncing = sync.syncs(&requester, availability(&request.set_presence)?).await?;
+    let _syncing = sync.presences().syncs(&requester, availability(&request.set_presence)?).await?;
     // What it was read from is gone before the wait.
     let request = Box::pin(to_request(&sync, &requester, request)).await?;
     let answer = Box::pin(sync.sync_events(&requester, &request)).await?;

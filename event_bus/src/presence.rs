@@ -31,6 +31,8 @@ const TOUCH_EVERY_MS: i64 = 10_000;
 const ACTIVE_EVERY_MS: i64 = 20_000;
 /// Most devices of which one message to the state says that they sync still.
 const TOUCHES_AT_ONCE: usize = 128;
+/// Most changes that are looked at without letting others come to the state.
+const CHANGES_AT_ONCE: usize = 1_000;
 /// Most users of whom anything is known. When all of them are there, further ones are not shown.
 const USERS_MAX: usize = 100_000;
 
@@ -49,6 +51,14 @@ pub struct UserPresence {
     pub shown: Shown,
     /// How long ago the user did something, in milliseconds; nothing when it is not known.
     pub last_active_ago_ms: Option<i64>,
+}
+
+impl UserPresence {
+    /// Whether others are told that the user is active now: only of who is online. Client-Server API, "m.presence".
+    #[must_use]
+    pub fn currently_active(&self) -> Option<bool> {
+        (self.shown.availability == Availability::Online).then_some(self.shown.currently_active)
+    }
 }
 
 /// Whose presence changed, for a reader.
@@ -128,6 +138,15 @@ struct State {
     ends: HashMap<(UserNr, Option<String>), i64>,
     /// Who came or went, whether they are there now, and when they last did something.
     flips: HashMap<UserNr, (bool, i64)>,
+}
+
+/// Changes that a reader asked for, and how far they were looked at.
+struct Asked {
+    next: u64,
+    /// Where the reader stands then.
+    upto: EphemeralPosition,
+    /// Whether only those who are there are told.
+    believes_nothing: bool,
 }
 
 #[derive(Debug)]
@@ -226,8 +245,9 @@ impl Presence {
         self.say(Saying::Happened(user_nr, Happening::Active { device: device.to_owned() }, None));
     }
 
-    /// A user says how they are, with a status message or with none. Client-Server API, "PUT /presence/{userId}/status".
-    pub fn set(
+    /// A user says how they are, with a status message or with none. Client-Server API, "PUT /presence/{userId}/status". Waits while more
+    /// is said than Redis takes: the client does not say it again.
+    pub async fn set(
         &self,
         user_nr: UserNr,
         device: &str,
@@ -236,13 +256,14 @@ impl Presence {
         before: Option<Remembered>,
     ) {
         let sets = Happening::Sets { device: device.to_owned(), availability, status_msg };
-        self.say(Saying::Happened(user_nr, sets, before));
+        self.say_in_turn(Saying::Happened(user_nr, sets, before)).await;
     }
 
-    /// Name or picture of a user changed: others are told, if anything is known of the user.
-    pub fn rename(&self, user_nr: UserNr, display_name: Option<String>, avatar_url: Option<String>) {
+    /// Name or picture of a user changed: others are told, if anything is known of the user. Waits as [`Presence::set`] does.
+    pub async fn rename(&self, user_nr: UserNr, display_name: Option<String>, avatar_url: Option<String>) {
         if self.knows(user_nr) {
-            self.say(Saying::Happened(user_nr, Happening::Renamed { display_name, avatar_url }, None));
+            let renamed = Happening::Renamed { display_name, avatar_url };
+            self.say_in_turn(Saying::Happened(user_nr, renamed, None)).await;
         }
     }
 
@@ -253,13 +274,7 @@ impl Presence {
             if self.knows(user_nr) {
                 continue;
             }
-            let was_there = Saying::Happened(user_nr, Happening::WasThere, Some(before));
-            match &self.remote {
-                Some(remote) => remote.say_in_turn(was_there).await,
-                None => {
-                    self.say(was_there);
-                }
-            }
+            self.say_in_turn(Saying::Happened(user_nr, Happening::WasThere, Some(before))).await;
         }
     }
 
@@ -301,7 +316,14 @@ impl Presence {
     /// the reader believes nothing: those who are there are told.
     #[must_use]
     pub fn news(&self, since: EphemeralPosition) -> PresenceNews {
-        self.shared.lock().news(since)
+        let mut asked = match self.shared.lock().asked(since) {
+            Ok(asked) => asked,
+            Err(position) => return PresenceNews { changes: Vec::new(), position },
+        };
+        let mut changes = Vec::new();
+        // Others come to the state in between: a reader with a position of another life is told of up to 100,000 users.
+        while self.shared.lock().take_changes(&mut asked, &mut changes) {}
+        PresenceNews { changes, position: asked.upto }
     }
 
     /// Ends what has had its time, and says again who syncs here; call it every second or so.
@@ -336,6 +358,16 @@ impl Presence {
         for keys in touched.chunks(TOUCHES_AT_ONCE) {
             if !self.say(Saying::Touch(keys.to_vec())) {
                 self.shared.not_told(keys);
+            }
+        }
+    }
+
+    /// Says something to the state, once there is place.
+    async fn say_in_turn(&self, saying: Saying) {
+        match &self.remote {
+            Some(remote) => remote.say_in_turn(saying).await,
+            None => {
+                self.say(saying);
             }
         }
     }
@@ -521,20 +553,35 @@ impl State {
         self.by_change.retain(|_, user_nr| users.contains_key(user_nr));
     }
 
-    fn news(&self, since: EphemeralPosition) -> PresenceNews {
+    /// What a reader who stands at `since` has not been told, or where they stand if that is nothing.
+    fn asked(&self, since: EphemeralPosition) -> Result<Asked, EphemeralPosition> {
         if !self.is_known {
-            return PresenceNews { changes: Vec::new(), position: since };
+            return Err(since);
         }
         let same_life = since.incarnation == self.incarnation && since.position >= self.floor;
         if same_life && since.position >= self.position {
             // All is known; or this copy is a moment behind the one that the reader saw last.
-            return PresenceNews { changes: Vec::new(), position: since };
+            return Err(since);
         }
-        let after = if same_life { since.position + 1 } else { 0 };
-        let believes_nothing = since == EphemeralPosition::default();
+        let next = if same_life { since.position + 1 } else { 0 };
+        Ok(Asked { next, upto: self.position(), believes_nothing: since == EphemeralPosition::default() })
+    }
+
+    /// Takes some of the changes that were asked for; whether there may be more. Who changes meanwhile is told the next time.
+    fn take_changes(&self, asked: &mut Asked, changes: &mut Vec<(u64, UserNr)>) -> bool {
+        if self.incarnation != asked.upto.incarnation {
+            // Another life has begun: the next question is answered with all of it.
+            return false;
+        }
         let is_there = |user_nr: &UserNr| self.users.get(user_nr).is_some_and(|known| !known.record.is_away());
-        let changes = self.by_change.range(after..).filter(|(_, user_nr)| !believes_nothing || is_there(user_nr));
-        PresenceNews { changes: changes.map(|(at, user_nr)| (*at, *user_nr)).collect(), position: self.position() }
+        let mut looked_at = 0;
+        for (at, user_nr) in self.by_change.range(asked.next..=asked.upto.position).take(CHANGES_AT_ONCE) {
+            (looked_at, asked.next) = (looked_at + 1, at + 1);
+            if !asked.believes_nothing || is_there(user_nr) {
+                changes.push((*at, *user_nr));
+            }
+        }
+        looked_at == CHANGES_AT_ONCE && asked.next <= asked.upto.position
     }
 }
 
@@ -617,11 +664,11 @@ mod tests {
         assert!(presence.get(ALICE).unwrap().shown.currently_active, "but it counts");
     }
 
-    #[test]
-    fn who_wants_to_be_offline_is_until_they_sync_anew() {
+    #[tokio::test]
+    async fn who_wants_to_be_offline_is_until_they_sync_anew() {
         let (presence, clock) = presence();
         let syncing = presence.syncs(ALICE, "A", false, None);
-        presence.set(ALICE, "A", Availability::Offline, Some("away".to_owned()), None);
+        presence.set(ALICE, "A", Availability::Offline, Some("away".to_owned()), None).await;
         wait(&presence, &clock, 20);
         assert_eq!(
             availability(&presence, ALICE),
@@ -653,17 +700,34 @@ mod tests {
         assert_eq!(presence.take_flips(), []);
     }
 
-    #[test]
-    fn a_reader_is_told_of_each_change_once_in_order() {
+    #[tokio::test]
+    async fn a_reader_is_told_of_each_change_once_in_order() {
         let (presence, _) = presence();
         let _alice = presence.syncs(ALICE, "A", false, None);
         let _bob = presence.syncs(BOB, "B", false, None);
         let first = presence.news(NOTHING);
         assert_eq!(changed(&presence, NOTHING), [ALICE, BOB]);
-        presence.set(ALICE, "A", Availability::Unavailable, None, None);
+        presence.set(ALICE, "A", Availability::Unavailable, None, None).await;
         assert_eq!(changed(&presence, first.position), [ALICE]);
         assert_eq!(changed(&presence, NOTHING), [BOB, ALICE], "by their last change");
         let ahead = EphemeralPosition { position: presence.position().position + 5, ..presence.position() };
         assert_eq!(presence.news(ahead), PresenceNews { changes: Vec::new(), position: ahead });
+    }
+
+    /// More users than are looked at without letting others come to the state.
+    #[tokio::test]
+    async fn a_reader_of_another_life_is_told_of_everybody() {
+        let (presence, _) = presence();
+        let users = CHANGES_AT_ONCE as i64 * 2 + 1;
+        presence.restore((1..=users).map(|nr| (UserNr(nr), Remembered::default())).collect()).await;
+        let made_up = EphemeralPosition { incarnation: 99, position: 7 };
+        for since in [made_up, NOTHING] {
+            let news = presence.news(since);
+            assert_eq!(news.position, presence.position());
+            let told: Vec<i64> = news.changes.iter().map(|(_, user_nr)| user_nr.0).collect();
+            assert_eq!(told, (1..=users).collect::<Vec<_>>());
+        }
+        let middle = EphemeralPosition { position: 5, ..presence.position() };
+        assert_eq!(presence.news(middle).changes.len() as i64, users - 5);
     }
 }

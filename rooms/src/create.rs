@@ -7,7 +7,7 @@ use ruma::{
     RoomVersionId, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, json, value::RawValue};
-use storage::{Commit, CommitError, NewRoom, RoomRow};
+use storage::{ChangedProfile, Commit, CommitError, NewRoom, RoomRow};
 
 use crate::{
     Draft, Error, Rooms,
@@ -124,7 +124,15 @@ impl Rooms {
         self.intern_words(&drafts).await?;
         for attempt in 0..ATTEMPTS {
             match self.commit_new_room(&request, &version, &rules, requester, &drafts, attempt).await? {
-                Some(room_id) => return Ok(room_id),
+                Some(room_id) => {
+                    // Who follows a change of profile that came meanwhile did not find the room.
+                    let user_nr = requester.user_nr;
+                    if self.member_profiles(&[user_nr]).await?.get(&user_nr) != profiles.get(&user_nr) {
+                        let profiles = vec![ChangedProfile { user_nr, is_in_rooms: true }];
+                        self.storage().commit(Commit { profiles, ..Commit::default() }).await?;
+                    }
+                    return Ok(room_id);
+                }
                 // Somebody else was first: with the alias, or with the very same create event.
                 None => {
                     if let Some(alias) = &request.alias

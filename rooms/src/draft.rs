@@ -22,6 +22,7 @@ pub struct Draft {
     pub(crate) transaction: Option<TransactionKey>,
     pub(crate) timestamp: Option<MilliSecondsSinceUnixEpoch>,
     pub(crate) while_joined: bool,
+    pub(crate) shows: Option<UserNr>,
     pub(crate) authorised_via: Option<OwnedUserId>,
     pub(crate) related: Vec<String>,
     pub(crate) redacts_once: bool,
@@ -52,6 +53,7 @@ impl Draft {
             transaction: None,
             timestamp: None,
             while_joined: false,
+            shows: None,
             authorised_via: None,
             related: Vec::new(),
             redacts_once: false,
@@ -137,6 +139,14 @@ impl Draft {
             self.content.insert(AUTHORISED_VIA.to_owned(), value);
         }
         self.authorised_via = user_id;
+        self
+    }
+
+    /// Makes it show name and picture of a user of ours, as they are when the event is built in the room's turn: the last of those who
+    /// change a profile and write it at the same time writes the last profile.
+    #[must_use]
+    pub(crate) fn showing(mut self, user_nr: Option<UserNr>) -> Self {
+        self.shows = user_nr;
         self
     }
 

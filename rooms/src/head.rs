@@ -18,6 +18,7 @@ use storage::{
 use crate::{
     Draft, Error,
     power::{power_levels, rules_of},
+    profiles::with_profile_of,
     push::class::countable,
     redactions::redact_event,
 };
@@ -163,6 +164,14 @@ impl Head {
         if zero_byte(&draft.event_type.to_string()) || draft.state_key.as_deref().is_some_and(zero_byte) {
             return Err(Error::InvalidParam("event types and state keys have no zero byte".to_owned()));
         }
+        let with_profile;
+        let draft = match draft.shows {
+            Some(user_nr) => {
+                with_profile = with_profile_of(storage, user_nr, draft).await?;
+                &with_profile
+            }
+            None => draft,
+        };
         let content = serde_json::value::to_raw_value(&draft.content).map_err(|e| Error::BadEvent(e.to_string()))?;
         // The state that the rules ask for, and the event that this one replaces.
         let auth_types = state_res::auth_types_for_event(

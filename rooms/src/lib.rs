@@ -1,6 +1,6 @@
-//! Events, authorization, state, membership, receipts and typing.
+//! Events, authorization, state, membership, receipts, typing and presence.
 //!
-//! [`Rooms`] is the one handle. Only this crate decides whether an event is allowed.
+//! [`Rooms`] is the handle, and [`Presences`] that of who is there. Only this crate decides whether an event is allowed.
 
 mod aggregations;
 mod aliases;
@@ -17,7 +17,9 @@ mod members;
 mod membership;
 mod mutual;
 mod power;
+mod presence;
 mod preview;
+mod profile_follower;
 mod profiles;
 mod push;
 mod race;
@@ -57,6 +59,7 @@ pub use self::{
     hierarchy::{HIERARCHY_ROOMS_DEFAULT, Hierarchy, HierarchyRequest, HierarchyRoom},
     members::{MemberKinds, StateList},
     mutual::MutualRooms,
+    presence::{Flips, Presences},
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
     receive::Received,

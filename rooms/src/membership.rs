@@ -258,12 +258,11 @@ impl Rooms {
     ) -> Result<(), Error> {
         let room = self.room(room_id).await?;
         let mut content = object(json!({"membership": membership.as_str()}))?;
-        if matches!(membership, Membership::Join | Membership::Invite | Membership::Knock)
-            && let Some(user_nr) = self.storage().find_user_nr(user_id).await?
-            && let Some(profile) = self.member_profiles(&[user_nr]).await?.get(&user_nr)
-        {
-            profile.add_to(&mut content);
-        }
+        let shows = match membership {
+            Membership::Join | Membership::Knock => Some(requester.user_nr),
+            Membership::Invite => self.storage().find_user_nr(user_id).await?,
+            Membership::Leave | Membership::Ban => None,
+        };
         if let Some(reason) = reason {
             content.insert("reason".to_owned(), CanonicalJsonValue::String(reason.to_owned()));
         }
@@ -273,6 +272,7 @@ impl Rooms {
         };
         let draft = Draft::new(requester.user_id.clone(), requester.user_nr, TimelineEventType::RoomMember, content)
             .with_state_key(user_id.as_str())
+            .showing(shows)
             .authorised_via(authoriser);
         self.submit(&room, draft).await.map(|_| ())
     }

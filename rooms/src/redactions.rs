@@ -233,7 +233,7 @@ impl Rooms {
                 warn!(room.id = %room.id, event.id = %target, error, "redactions that waited for {target} could not be done");
             }
         }
-        storage.advance_consumer(CONSUMER, position).await?;
+        storage.advance_consumer(CONSUMER, position, 0).await?;
         Ok(())
     }
 }

@@ -42,6 +42,10 @@ const LEASE_MS: i64 = 60_000;
 /// How long is waited before a room that another process upgrades is looked at again, and how often.
 const WAIT: Duration = Duration::from_millis(50);
 const WAITS_MAX: usize = 1_200;
+/// Image packs, each with a state key of its own: as the specification has them, and as clients in use write them. Client-Server API,
+/// "Image packs", and MSC2545.
+const IMAGE_PACKS: [&str; 2] = ["m.room.image_pack", "im.ponies.room_emotes"];
+
 /// Most bans that the new room takes over.
 const BANS_MAX: u32 = 20_000;
 /// How many bans and children of a space the new room starts with; the others follow before anybody is told of it.
@@ -232,6 +236,7 @@ impl Rooms {
         }
         let levels = self.levels_for(requester, room, rules, creators).await?;
         let mut more = self.children_of(room).await?;
+        more.extend(self.image_packs_of(room).await?);
         more.extend(self.bans_of(requester, room, levels.as_ref(), creators).await?);
         let later = more.split_off(more.len().min(CARRIED_AT_FIRST));
         initial_state.append(&mut more);
@@ -310,6 +315,18 @@ impl Rooms {
         children.filter_map(|event| carried(event, &event.pdu.content).transpose()).collect()
     }
 
+    /// The image packs: users who have chosen them choose those of the new room with their other settings. An empty one was taken away.
+    async fn image_packs_of(&self, room: &RoomRow) -> Result<Vec<Carried>, Error> {
+        let mut packs = Vec::new();
+        for event_type in IMAGE_PACKS {
+            let events = self.current_of_type(room, event_type).await?;
+            for event in events.iter().filter(|event| !object_of(&event.pdu.content).is_empty()) {
+                packs.extend(carried(event, &event.pdu.content)?);
+            }
+        }
+        Ok(packs)
+    }
+
     /// The bans: who was kept out of the old room is kept out of the new one. But for its creators, and those whom the levels put
     /// beside its maker.
     async fn bans_of(
@@ -366,7 +383,9 @@ impl Rooms {
         for (index, error) in failed.into_iter().enumerate() {
             match error {
                 Error::Busy | Error::Storage(_) => return Err(error),
-                _ if index == 0 => warn!(room.id = %new.id, %error, count, "an upgrade left out bans or children"),
+                _ if index == 0 => {
+                    warn!(room.id = %new.id, %error, count, "an upgrade left out bans, children or image packs")
+                }
                 _ => {}
             }
         }

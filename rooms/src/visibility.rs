@@ -161,6 +161,20 @@ impl Rooms {
         }
     }
 
+    /// The room, for somebody who is or was anything to it, or may look into it: what they note about it is theirs alone.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotMember`] for everybody else, and for a room that does not exist: they learn nothing of it.
+    pub async fn noted_room(&self, requester: &Requester, room_id: &ruma::RoomId) -> Result<Arc<RoomRow>, Error> {
+        let room = self.room(room_id).await.map_err(|error| match error {
+            Error::RoomUnknown => Error::NotMember,
+            other => other,
+        })?;
+        let membership = self.storage().get_membership(room.nr, requester.user_nr).await?;
+        if membership.is_some() || self.is_world_readable(room.nr).await? { Ok(room) } else { Err(Error::NotMember) }
+    }
+
     /// A reader of a room with the membership that they have there. Asks the database only about who is not joined.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use rooms::{Error, NewRoomRequest, Options, Preset, Rooms};
 use ruma::{OwnedRoomId, RoomVersionId, UserId, events::TimelineEventType, server_name};
 use serde_json::{json, value::to_raw_value};
 use storage::{
-    Commit, Item, NewAccountData, NewReceipt, NewToDevice, Storage,
+    ChangedProfile, Commit, Item, NewAccountData, NewReceipt, NewToDevice, Storage,
     testing::{Saboteur, TestDatabase},
 };
 
@@ -445,7 +445,7 @@ async fn another_process_reads_what_one_published() {
             }],
             to_device: vec![NewToDevice { user_nr, device_id: "DÉVICE".to_owned(), message: "{}".into() }],
             device_lists: vec![user_nr],
-            profiles: vec![user_nr],
+            profiles: vec![ChangedProfile { user_nr, is_in_rooms: true }],
             ..Commit::default()
         };
         let last = one.storage.commit(commit).await.unwrap().position;

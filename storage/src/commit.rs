@@ -20,8 +20,8 @@ pub struct Commit {
     pub to_device: Vec<NewToDevice>,
     /// Users whose devices or keys changed.
     pub device_lists: Vec<UserNr>,
-    /// Users whose profile changed.
-    pub profiles: Vec<UserNr>,
+    /// Profiles that changed.
+    pub profiles: Vec<ChangedProfile>,
     /// Subscriptions to threads.
     pub thread_subscriptions: Vec<NewThreadSubscription>,
     /// What a client calls these requests, so that none is done twice.
@@ -246,6 +246,15 @@ pub struct NewReceipt {
     pub at_ms: i64,
     /// The position up to which a user of ours has read by it.
     pub read_upto: Option<Position>,
+}
+
+/// A user's profile changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangedProfile {
+    /// Whose.
+    pub user_nr: UserNr,
+    /// Whether rooms are to show it: name or picture changed.
+    pub is_in_rooms: bool,
 }
 
 /// A user subscribes to a thread, or unsubscribes. A manual subscription does not become automatic.

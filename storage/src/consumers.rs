@@ -47,13 +47,15 @@ impl Storage {
         self.db().write_one(&TAKE_LEASE, args).await?.map(|row| row.nr(0)).transpose()
     }
 
-    /// Notes that a consumer has done everything up to `position`, and gives its lease back; `false` when the lease is another's by now.
+    /// Notes that a consumer has done everything up to `position`, and keeps its lease for so many milliseconds from now, or, with
+    /// zero, gives it back; `false` when the lease is another's by now.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn advance_consumer(&self, name: &str, position: Position) -> Result<bool, Error> {
-        Ok(self.db().write(&ADVANCE, args![name, self.process(), position, 0_i64]).await? == 1)
+    pub async fn advance_consumer(&self, name: &str, position: Position, for_ms: i64) -> Result<bool, Error> {
+        let until_ms = if for_ms == 0 { 0 } else { self.clock().now_ms() + for_ms };
+        Ok(self.db().write(&ADVANCE, args![name, self.process(), position, until_ms]).await? == 1)
     }
 
     /// Gives back the lease of what is done once, of which nothing is left then; nothing happens when the lease is another's by now.

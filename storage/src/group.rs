@@ -229,7 +229,8 @@ pub(crate) struct GroupWriter<'a> {
     account_data: Vec<Position>,
     to_device: Vec<Position>,
     device_lists: Vec<Position>,
-    profiles: Vec<Position>,
+    /// Changes of profiles that rooms are to show.
+    profiles: Vec<(Position, UserNr)>,
     thread_subscriptions: Vec<Position>,
 }
 
@@ -291,9 +292,11 @@ impl<'a> GroupWriter<'a> {
             let position = self.take(Item::DeviceList(*user));
             self.device_lists.push(position);
         }
-        for user in &commit.profiles {
-            let position = self.take(Item::Profile(*user));
-            self.profiles.push(position);
+        for profile in &commit.profiles {
+            let position = self.take(Item::Profile(profile.user_nr));
+            if profile.is_in_rooms {
+                self.profiles.push((position, profile.user_nr));
+            }
         }
         for subscription in &commit.thread_subscriptions {
             let position = self.take(Item::ThreadSubscription(subscription.user_nr));
@@ -723,8 +726,8 @@ impl<'a> GroupWriter<'a> {
             .bigint(self.commits.iter().flat_map(|commit| &commit.device_lists).map(|user| user.0));
         batch.add(&INSERT_DEVICE_LISTS, rows);
         let rows = Rows::new()
-            .bigint(self.profiles.iter().map(|position| position.0))
-            .bigint(self.commits.iter().flat_map(|commit| &commit.profiles).map(|user| user.0));
+            .bigint(self.profiles.iter().map(|(position, _)| position.0))
+            .bigint(self.profiles.iter().map(|(_, user_nr)| user_nr.0));
         batch.add(&INSERT_PROFILES, rows);
         let new = self.commits.iter().flat_map(|commit| &commit.thread_subscriptions).zip(&self.thread_subscriptions);
         // A statement may touch a row once: of two for the same thread, the later counts.

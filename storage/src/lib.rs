@@ -62,9 +62,9 @@ use tokio::sync::{broadcast, watch};
 pub use self::{
     account_data::AccountDataRow,
     commit::{
-        Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent, NewReceipt,
-        NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction, Placement,
-        Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        ChangedProfile, Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent,
+        NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction,
+        Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},

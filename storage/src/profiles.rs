@@ -6,7 +6,9 @@ use crate::{Error, Storage, UserWork, db::args, statement::statements, user_work
 
 statements! {
     LIST_FIELDS = ["SELECT field, value FROM profiles WHERE user_nr = $1 ORDER BY field"];
-    LIST_MANY = ["SELECT user_nr, field, value FROM profiles WHERE user_nr", (in_list 1), " ORDER BY user_nr, field"];
+    LIST_NAMES_AND_PICTURES = ["
+        SELECT user_nr, field, value FROM profiles
+         WHERE user_nr", (in_list 1), " AND field IN ('avatar_url', 'displayname') ORDER BY user_nr, field"];
     GET_FIELD = ["SELECT value FROM profiles WHERE user_nr = $1 AND field = $2"];
     UPSERT_FIELD = ["
         INSERT INTO profiles (user_nr, field, value) VALUES ($1, $2, $3)
@@ -15,10 +17,19 @@ statements! {
     LIST_CHANGES = ["
         SELECT position, user_nr FROM profile_changes WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3"];
     DELETE_CHANGES = ["DELETE FROM profile_changes WHERE position <= $1"];
-    LOCK_USER = ["SELECT user_nr FROM users WHERE user_nr = $1", (for_update)];
+    LOCK_USER = ["SELECT user_nr FROM users WHERE user_nr = $1 AND deactivated_at_ms IS NULL", (for_update)];
+    /// Each field has two quotes, a colon and a comma beside its name and value.
     SIZE_WITHOUT = ["
         SELECT CAST(coalesce(sum(octet_length(field) + octet_length(value) + 4), 0) AS BIGINT)
           FROM profiles WHERE user_nr = $1 AND field <> $2"];
+}
+
+/// What a change of a field causes.
+fn work_of(field: &str) -> UserWork {
+    match field {
+        "displayname" | "avatar_url" => UserWork::TellNameOrPicture,
+        _ => UserWork::TellProfile,
+    }
 }
 
 impl Storage {
@@ -32,14 +43,14 @@ impl Storage {
         rows.iter().map(|row| Ok((row.get(0)?, row.get(1)?))).collect()
     }
 
-    /// All fields of several users.
+    /// `displayname` and `avatar_url` of several users: what rooms and presence show of them.
     ///
     /// # Errors
     ///
     /// When the database fails.
     pub async fn list_profiles(&self, users: &[UserNr]) -> Result<Vec<(UserNr, String, String)>, Error> {
         let users: Vec<i64> = users.iter().map(|user| user.0).collect();
-        let rows = self.db().read(&LIST_MANY, args![users]).await?;
+        let rows = self.db().read(&LIST_NAMES_AND_PICTURES, args![users]).await?;
         rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?, row.get(2)?))).collect()
     }
 
@@ -52,7 +63,8 @@ impl Storage {
         self.db().read_one(&GET_FIELD, args![user_nr, field]).await?.map(|row| row.get(0)).transpose()
     }
 
-    /// Writes a field, which is to be told; gives whether the profile, with it, is at most `bytes_max` large: if not, nothing is written.
+    /// Writes a field, which is to be told; gives whether the profile, with it, has at most `bytes_max` as an object in canonical JSON: if
+    /// not, nothing is written. Changes of one user's wait for each other. Of who has gone for good nothing is written either.
     ///
     /// # Errors
     ///
@@ -65,13 +77,17 @@ impl Storage {
         bytes_max: usize,
     ) -> Result<bool, Error> {
         let mut tx = self.db().begin().await?;
-        tx.fetch(&LOCK_USER, args![user_nr]).await?;
+        if tx.fetch(&LOCK_USER, args![user_nr]).await?.is_empty() {
+            return Ok(true);
+        }
         let others: i64 = tx.fetch_one(&SIZE_WITHOUT, args![user_nr, field]).await?.map_or(Ok(0), |row| row.get(0))?;
-        if usize::try_from(others).unwrap_or(usize::MAX).saturating_add(field.len() + value.len() + 4) > bytes_max {
+        // In all there are two braces more, and a comma less.
+        let own = field.len() + value.len() + 4 + 1;
+        if usize::try_from(others).unwrap_or(usize::MAX).saturating_add(own) > bytes_max {
             return Ok(false);
         }
         tx.execute(&UPSERT_FIELD, args![user_nr, field, value]).await?;
-        note(&mut tx, self.random(), user_nr, &[UserWork::TellProfile]).await?;
+        note(&mut tx, self.random(), user_nr, &[work_of(field)]).await?;
         tx.commit().await?;
         Ok(true)
     }
@@ -84,12 +100,12 @@ impl Storage {
     pub async fn delete_profile_field(&self, user_nr: UserNr, field: &str) -> Result<(), Error> {
         let mut tx = self.db().begin().await?;
         if tx.execute(&DELETE_FIELD, args![user_nr, field]).await? > 0 {
-            note(&mut tx, self.random(), user_nr, &[UserWork::TellProfile]).await?;
+            note(&mut tx, self.random(), user_nr, &[work_of(field)]).await?;
         }
         tx.commit().await
     }
 
-    /// Whose profile changed after `after` up to `upto`, oldest first, at most `limit`.
+    /// Whose name or picture changed after `after` up to `upto`, oldest first, at most `limit`.
     ///
     /// # Errors
     ///

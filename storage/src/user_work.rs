@@ -24,8 +24,10 @@ statements! {
 pub enum UserWork {
     /// Commit that the user's devices or keys changed.
     TellDevices,
-    /// Commit that the user's profile changed.
+    /// Commit that a field of the user's profile changed that rooms do not show.
     TellProfile,
+    /// Commit that the user's name or picture changed, which rooms show.
+    TellNameOrPicture,
     /// Delete what waits for the devices of a user who has gone.
     DeleteToDevice,
     /// Leave the rooms of a user who has gone.
@@ -41,14 +43,16 @@ pub struct UserWorkRow {
 }
 
 impl UserWork {
-    const ALL: [Self; 4] = [Self::TellDevices, Self::TellProfile, Self::DeleteToDevice, Self::LeaveRooms];
+    const ALL: [Self; 5] =
+        [Self::TellDevices, Self::TellNameOrPicture, Self::DeleteToDevice, Self::LeaveRooms, Self::TellProfile];
 
     const fn code(self) -> i64 {
         match self {
             Self::TellDevices => 1,
-            Self::TellProfile => 2,
+            Self::TellNameOrPicture => 2,
             Self::DeleteToDevice => 3,
             Self::LeaveRooms => 4,
+            Self::TellProfile => 5,
         }
     }
 }

@@ -14,9 +14,6 @@ pub enum Error {
     /// The requester may not see somebody's presence; 403 `M_FORBIDDEN`.
     #[error("you may see the presence of those only with whom you share a room")]
     PresenceHidden,
-    /// A status message is longer than so many bytes; 400 `M_INVALID_PARAM`.
-    #[error("a status message has at most {0} bytes")]
-    StatusTooLong(usize),
     /// Ours, from the rooms.
     #[error("reading rooms failed")]
     Rooms(#[from] rooms::Error),

@@ -21,7 +21,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use event_bus::{Bus, Presence, Typing};
 use model::{Membership, Position, RoomNr, UserNr};
 use moka::sync::Cache;
-use rooms::Rooms;
+use rooms::{Presences, Rooms};
 use ruma::api::client::filter::FilterDefinition;
 use storage::{RoomMembership, Storage};
 use tokio_util::sync::CancellationToken;
@@ -89,7 +89,7 @@ struct Inner {
     storage: Storage,
     rooms: Rooms,
     typing: Typing,
-    presence: Option<Presence>,
+    presences: Presences,
     ring: Ring,
     waiters: Waiters,
     /// What each user is to which rooms, as of the ring's newest position; dropped when it changes.
@@ -135,6 +135,7 @@ impl Sync {
         stopping: CancellationToken,
     ) -> Self {
         let Ephemeral { typing, presence } = ephemeral.into();
+        let presences = Presences::new(storage.clone(), presence.clone());
         let stream = storage.subscribe();
         let sync = Self(Arc::new(Inner {
             ring: Ring::new(storage.published()),
@@ -154,7 +155,7 @@ impl Sync {
             storage,
             rooms,
             typing,
-            presence: presence.clone(),
+            presences,
             stopping,
         }));
         tokio::spawn(tail::follow(sync.clone(), stream, bus, every));

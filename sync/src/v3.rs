@@ -111,7 +111,7 @@ impl Sync {
         // Where the next look starts: what was looked at and gave nothing is not looked at again.
         let mut after = request.since.unwrap_or_default().position;
         let mut presence_after = request.since.unwrap_or_default().presence;
-        let wants_presence = self.0.presence.is_some() && presence::wants_any(&request.filter.presence);
+        let wants_presence = self.presence().is_some() && presence::wants_any(&request.filter.presence);
         loop {
             let rooms = self.user_rooms(requester.user_nr).await?;
             // Registered before the look, so that nothing can slip in between.

@@ -1,7 +1,7 @@
 //! Who is shown to be there, and to whom.
 
 use serde_json::{Value, json};
-use test_kit::{Answer, TestUser, encode, on_each_database};
+use test_kit::{Answer, TestUser, encode, eventually, on_each_database};
 
 fn status_path(user: &TestUser) -> String {
     format!("/presence/{}/status", encode(user.id()))
@@ -38,6 +38,9 @@ on_each_database! {
         let room = alice.create_public_room().await;
         bob.join(&room).await;
         alice.put(&format!("/profile/{}/displayname", encode(alice.id())), &json!({ "displayname": "Alice" })).await.ok();
+        // It comes into the room by itself, and would end the wait below.
+        let member = format!("/rooms/{}/state/m.room.member/{}", encode(&room), encode(alice.id()));
+        eventually!(alice.get(&member).await.ok()["displayname"] == "Alice");
         let sync = bob.sync(None).await;
         assert_eq!(shown(&sync, &alice), None, "nobody is there yet: {sync}");
         let since = token(&sync);

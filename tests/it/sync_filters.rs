@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
-use test_kit::{TestUser, encode, on_each_database};
+use test_kit::{TestUser, encode, eventually, on_each_database};
 
 async fn sync_with(user: &TestUser, since: Option<&str>, query: &str, filter: &Value) -> Value {
     let since = since.map(|since| format!("&since={}", encode(since))).unwrap_or_default();
@@ -202,6 +202,8 @@ on_each_database! {
         alice.send_text(&room, "hello").await;
         assert!(summary().await.is_null());
         alice.put(&format!("/profile/{}/displayname", encode(alice.id())), &json!({ "displayname": "A" })).await.ok();
+        let member = format!("/rooms/{}/state/m.room.member/{}", encode(&room), encode(alice.id()));
+        eventually!(alice.get(&member).await.ok()["displayname"] == "A");
         assert!(summary().await.is_null(), "a name is no coming or going");
         carol.join(&room).await;
         let told = summary().await;

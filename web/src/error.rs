@@ -203,6 +203,7 @@ impl From<accounts::Error> for MatrixError {
             E::TooLarge(bytes_max) => Self::too_large(bytes_max),
             E::TooMuch(_) => Self::new(StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge, message),
             E::ProfileTooLarge(_) => bad_request(ErrorKind::ProfileTooLarge, message),
+            E::StatusTooLarge { .. } => bad_request(ErrorKind::TooLarge, message),
             E::KeyTooLarge(_) => bad_request(ErrorKind::KeyTooLarge, message),
             E::OwnEndpoint => Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message),
             E::LimitExceeded(wait) => Self::limit_exceeded(wait),
@@ -216,7 +217,7 @@ impl From<accounts::Error> for MatrixError {
 impl From<sync::Error> for MatrixError {
     fn from(error: sync::Error) -> Self {
         match error {
-            sync::Error::BadToken | sync::Error::StatusTooLong(_) => Self::invalid_param(error.to_string()),
+            sync::Error::BadToken => Self::invalid_param(error.to_string()),
             sync::Error::PresenceHidden => Self::forbidden(error.to_string()),
             sync::Error::UnknownPos => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnknownPos, error.to_string()),
             sync::Error::Rooms(error) => error.into(),

@@ -1,7 +1,9 @@
 //! What changes of users cause.
 
 use accounts::Options;
+use model::Position;
 use ruma::user_id;
+use serde_json::json;
 use storage::{Commit, Item, KeySignatureRow, NewToDevice};
 
 use crate::World;
@@ -55,6 +57,31 @@ async fn a_change_is_told_though_its_process_ended_before_that() {
             assert_eq!(told().await, (!is_profile, is_profile || change == "end"), "{change}");
             assert_eq!(told().await, (false, false), "{change} is told once");
         }
+    }
+}
+
+/// MSC4133, "Propagation of Profile Fields": a user may be in thousands of rooms, which show name and picture only.
+#[tokio::test]
+async fn rooms_are_told_of_name_and_picture_only() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let storage = world.accounts.storage();
+        let told = async || storage.list_profile_changes(Position(0), Position(i64::MAX), 10).await.unwrap().len();
+        for (field, value, expected) in [
+            ("m.tz", "UTC", 0),
+            ("displayname", "Alice", 1),
+            ("org.example.x", "x", 1),
+            ("avatar_url", "mxc://one.test/a", 2),
+            ("avatar_url", "", 3),
+        ] {
+            world.accounts.set_profile_field(alice.user_nr, field, &json!(value)).await.unwrap();
+            assert_eq!(told().await, expected, "{field}");
+        }
+        world.accounts.deactivate(&alice, false).await.unwrap();
+        assert_eq!(told().await, 3, "rooms that are left need not follow");
+        // A request that was under way when the account was closed leaves nothing behind.
+        world.accounts.set_profile_field(alice.user_nr, "displayname", &json!("Alice")).await.unwrap();
+        assert_eq!(storage.list_profile(alice.user_nr).await.unwrap(), []);
     }
 }
 

@@ -1,13 +1,12 @@
 //! How far somebody has read. Client-Server API, "Receipts" and "Fully read markers".
 
-use ::rooms::{ReceiptKind, ReceiptRequest, Rooms};
+use ::rooms::{Presences, ReceiptKind, ReceiptRequest, Rooms};
 use axum::{Router, extract::State};
 use model::Thread;
 use ruma::api::client::{
     read_marker::set_read_marker,
     receipt::create_receipt::{self, v3::ReceiptType},
 };
-use sync::Sync;
 use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
 
 use crate::ClientApi;
@@ -23,7 +22,7 @@ fn no_thread() -> MatrixError {
 /// `POST /rooms/{roomId}/receipt/{receiptType}/{eventId}`.
 async fn create_receipt(
     State(rooms): State<Rooms>,
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: Requester,
     Ruma(request): Ruma<create_receipt::v3::Request>,
 ) -> Result<Ruma<create_receipt::v3::Response>, MatrixError> {
@@ -36,14 +35,14 @@ async fn create_receipt(
     let thread = request.thread.as_str().map(|thread| Thread::parse(thread).ok_or_else(no_thread)).transpose()?;
     let receipt = ReceiptRequest { kind, event_id: request.event_id, thread };
     rooms.mark_read(&requester, &request.room_id, vec![receipt]).await?;
-    sync.active(&requester);
+    presences.active(&requester);
     Ok(Ruma(create_receipt::v3::Response::new()))
 }
 
 /// `POST /rooms/{roomId}/read_markers`.
 async fn set_read_marker(
     State(rooms): State<Rooms>,
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: Requester,
     Ruma(request): Ruma<set_read_marker::v3::Request>,
 ) -> Result<Ruma<set_read_marker::v3::Response>, MatrixError> {
@@ -57,6 +56,6 @@ async fn set_read_marker(
         .filter_map(|(kind, event_id)| Some(ReceiptRequest { kind, event_id: event_id?, thread: None }))
         .collect();
     rooms.mark_read(&requester, &request.room_id, receipts).await?;
-    sync.active(&requester);
+    presences.active(&requester);
     Ok(Ruma(set_read_marker::v3::Response::new()))
 }

@@ -1,6 +1,6 @@
 //! Sending and redacting. Client-Server API, "Sending events to a room" and "Redactions".
 
-use ::rooms::Rooms;
+use ::rooms::{Presences, Rooms};
 use axum::{Router, extract::State};
 use event_bus::Typing;
 use ruma::{
@@ -8,7 +8,6 @@ use ruma::{
     api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     events::TimelineEventType,
 };
-use sync::Sync;
 use web::{MatrixError, Requester, RequesterOrGuest, Ruma, RumaRoutes as _};
 
 use super::{redact_request::RedactEvent, typing::stop_typing};
@@ -21,7 +20,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
 /// `PUT /rooms/{roomId}/send/{eventType}/{txnId}`.
 async fn send_message_event(
     State(rooms): State<Rooms>,
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<send_message_event::v3::Request>,
 ) -> Result<Ruma<send_message_event::v3::Response>, MatrixError> {
@@ -30,7 +29,7 @@ async fn send_message_event(
     let event_id = rooms
         .send_message(&requester, &request.room_id, event_type, &request.txn_id, request.body.json(), timestamp)
         .await?;
-    sync.active(&requester);
+    presences.active(&requester);
     Ok(Ruma(send_message_event::v3::Response::new(event_id)))
 }
 
@@ -38,7 +37,7 @@ async fn send_message_event(
 async fn send_state_event(
     State(rooms): State<Rooms>,
     State(typing): State<Typing>,
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: RequesterOrGuest,
     Ruma(request): Ruma<send_state_event::v3::Request>,
 ) -> Result<Ruma<send_state_event::v3::Response>, MatrixError> {
@@ -48,7 +47,7 @@ async fn send_state_event(
     let event_id = rooms
         .send_state(&requester, &request.room_id, event_type, &request.state_key, request.body.json(), timestamp)
         .await?;
-    sync.active(&requester);
+    presences.active(&requester);
     if let Some(user_id) = member.and_then(|user_id| UserId::parse(user_id).ok()) {
         stop_typing(&rooms, &typing, &request.room_id, &user_id).await?;
     }
@@ -58,14 +57,14 @@ async fn send_state_event(
 /// `PUT /rooms/{roomId}/redact/{eventId}/{txnId}`.
 async fn redact_event(
     State(rooms): State<Rooms>,
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: Requester,
     Ruma(RedactEvent { request, related }): Ruma<RedactEvent>,
 ) -> Result<Ruma<redact_event::v3::Response>, MatrixError> {
     let (room_id, reason) = (&request.room_id, request.reason.as_deref());
     let event_id =
         rooms.redact_with_related(&requester, room_id, &request.event_id, &request.txn_id, reason, related).await?;
-    sync.active(&requester);
+    presences.active(&requester);
     Ok(Ruma(redact_event::v3::Response::new(event_id)))
 }
 

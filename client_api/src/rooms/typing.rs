@@ -1,13 +1,12 @@
 //! Who is typing. Client-Server API, "Typing Notifications".
 
-use ::rooms::Rooms;
+use ::rooms::{Presences, Rooms};
 use axum::{Router, extract::State};
 use event_bus::Typing;
 use ruma::{
     RoomId, UserId,
     api::client::typing::create_typing_event::{self, v3},
 };
-use sync::Sync;
 use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
 
 use crate::ClientApi;
@@ -20,7 +19,7 @@ pub(crate) fn routes() -> Router<ClientApi> {
 async fn create_typing_event(
     State(rooms): State<Rooms>,
     State(typing): State<Typing>,
-    State(sync): State<Sync>,
+    State(presences): State<Presences>,
     requester: Requester,
     Ruma(request): Ruma<create_typing_event::v3::Request>,
 ) -> Result<Ruma<create_typing_event::v3::Response>, MatrixError> {
@@ -35,7 +34,7 @@ async fn create_typing_event(
     };
     typing.set(room.nr, requester.user_nr, for_ms);
     if for_ms.is_some() {
-        sync.active(&requester);
+        presences.active(&requester);
     }
     Ok(Ruma(create_typing_event::v3::Response::new()))
 }

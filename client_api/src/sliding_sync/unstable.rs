@@ -81,7 +81,7 @@ pub(super) async fn sync(
     let availability = availability(parameters.set_presence.as_deref())?;
     let request = to_request(parameters, asked, &requester.user_id)?;
     // Until the answer is ready.
-    let _syncing = sync.syncs(&requester, availability).await?;
+    let _syncing = sync.presences().syncs(&requester, availability).await?;
     let response = Box::pin(sync.sliding_sync(&requester, &request)).await?;
     answer(&response, RoomShown::of)
 }

@@ -86,7 +86,7 @@ pub(super) async fn sync(
     let availability = availability(asked.set_presence.as_deref())?;
     let request = to_request(asked)?;
     // Until the answer is ready.
-    let _syncing = sync.syncs(&requester, availability).await?;
+    let _syncing = sync.presences().syncs(&requester, availability).await?;
     let response = Box::pin(sync.sliding_sync(&requester, &request)).await?;
     answer(&response, RoomShown::of)
 }

@@ -219,7 +219,7 @@ mod tests {
         for presence in processes {
             let mut changed = presence.watch();
             while presence.incarnation().is_none() {
-                presence.set(UserNr(1), "X", Availability::Online, None, None);
+                presence.set(UserNr(1), "X", Availability::Online, None, None).await;
                 let _ = timeout(Duration::from_millis(50), changed.changed()).await;
             }
         }
@@ -245,14 +245,14 @@ mod tests {
             two.tick();
             // What was said before it is done then.
             let text = Some(clock.now_ms().to_string());
-            two.set(BOB, "B", Availability::Online, text.clone(), None);
+            two.set(BOB, "B", Availability::Online, text.clone(), None).await;
             let mut changed = one.watch();
             while one.get(BOB).and_then(|known| known.shown.says.status_msg) != text {
                 timeout(Duration::from_secs(30), changed.changed()).await.unwrap().unwrap();
             }
         }
         assert_ne!(one.get(ALICE).unwrap().shown.availability, Availability::Offline);
-        two.set(ALICE, "A", Availability::Offline, None, None);
+        two.set(ALICE, "A", Availability::Offline, None, None).await;
         shown(&one, ALICE, Availability::Offline).await;
     }
 
@@ -311,7 +311,7 @@ mod tests {
         shown(&one, ALICE, Availability::Online).await;
         shown(&two, ALICE, Availability::Online).await;
         proxy.cut();
-        one.set(BOB, "B", Availability::Online, None, None);
+        one.set(BOB, "B", Availability::Online, None, None).await;
         shown(&one, BOB, Availability::Online).await;
         assert_eq!(two.get(ALICE).unwrap().shown.availability, Availability::Online);
         let keys = [":life", ":ends", ":rows", ":values"].map(|part| format!("{{{name}}}:presence{part}"));
@@ -354,18 +354,30 @@ mod tests {
         assert!(all.await.is_ok(), "{} are known", users.filter(|user_nr| two.knows(*user_nr)).count());
     }
 
+    /// A client says it once.
+    #[tokio::test]
+    async fn what_a_user_says_of_themselves_waits_until_the_queue_has_place() {
+        let Some(url) = redis_url() else { return };
+        let (name, clock) = (some_name(), Clock::manual(1_000_000));
+        let [one, two] = [(); 2].map(|()| process(&url, &name, &clock, 10_000));
+        connected(&[&one, &two]).await;
+        let _syncing: Vec<_> = (100..2_600).map(|number| one.syncs(UserNr(number), "A", false, None)).collect();
+        one.set(BOB, "B", Availability::Online, None, None).await;
+        shown(&two, BOB, Availability::Online).await;
+    }
+
     #[tokio::test]
     async fn redis_keeps_few_users_and_those_who_are_there_first() {
         let Some(url) = redis_url() else { return };
         let (name, clock) = (some_name(), Clock::manual(1_000_000));
         let [one, two] = [(); 2].map(|()| process(&url, &name, &clock, 5));
         connected(&[&one, &two]).await;
-        one.set(ALICE, "A", Availability::Online, None, None);
+        one.set(ALICE, "A", Availability::Online, None, None).await;
         for number in 100..140 {
-            one.set(UserNr(number), "D", Availability::Online, None, None);
-            one.set(UserNr(number), "D", Availability::Offline, Some("away".to_owned()), None);
+            one.set(UserNr(number), "D", Availability::Online, None, None).await;
+            one.set(UserNr(number), "D", Availability::Offline, Some("away".to_owned()), None).await;
         }
-        one.set(BOB, "B", Availability::Online, None, None);
+        one.set(BOB, "B", Availability::Online, None, None).await;
         shown(&two, BOB, Availability::Online).await;
         shown(&two, ALICE, Availability::Online).await;
         let count = two.shared.lock().users.len();

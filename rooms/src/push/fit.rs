@@ -11,7 +11,7 @@ use ruma::{
 };
 
 use super::plan::{Effect, depend_on_members};
-use crate::head::Power;
+use crate::power::Power;
 
 /// A text that is longer is not gone through for many rules in one go.
 const LONG_TEXT_BYTES: usize = 4_096;

@@ -13,7 +13,7 @@ use super::{
     fit::{About, Pattern, Rules},
     plan::Effect,
 };
-use crate::{Error, Rooms, head::Power};
+use crate::{Error, Rooms, power::Power};
 
 /// Applies a user's rules to events of a room that others sent.
 pub(crate) struct Judge<'a> {

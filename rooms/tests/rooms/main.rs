@@ -4,7 +4,6 @@ mod creation;
 mod history;
 mod house;
 mod processes;
-mod profiles;
 mod reading;
 mod receipts;
 mod redactions;

@@ -48,42 +48,6 @@ async fn a_token_of_a_process_that_is_ahead_is_good_at_another_on_postgres() {
     assert_eq!(bodies, [r#"{"body":"2","msgtype":"m.text"}"#, r#"{"body":"1","msgtype":"m.text"}"#]);
 }
 
-/// Several processes follow, one of them works.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_one_process_leaves_another_follows_on_postgres() {
-    let Some(database) = TestDatabase::postgres().await else { return };
-    let (here, there) = (House::open(&database).await, House::open(&database).await);
-    let alice = here.user("alice").await;
-    let id = here.rooms.create_room(&alice, room(Preset::PrivateChat)).await.unwrap();
-    let name = json!("Alicia").to_string();
-    here.storage.insert_user(&alice.user_id, storage::NewUser::default()).await.unwrap();
-    here.storage.upsert_profile_field(alice.user_nr, "displayname", &name, 1_000).await.unwrap();
-    let commit = storage::Commit { profiles: vec![alice.user_nr], ..storage::Commit::default() };
-    // Nobody follows here.
-    let written = here.storage.commit(commit).await.unwrap().position;
-    let is_done = async {
-        while there.storage.get_consumer("profiles").await.unwrap() < written {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::select! {
-        () = there.rooms.follow_profiles(std::future::pending()) => panic!("it ended"),
-        done = tokio::time::timeout(std::time::Duration::from_secs(30), is_done) => done.unwrap(),
-    }
-    let (_, event) = here.rooms.state_event(&alice, &id, "m.room.member", alice.user_id.as_str()).await.unwrap();
-    assert!(event.pdu.content.get().contains("Alicia"));
-    assert_eq!(
-        here.storage.lease_consumer("profiles", 1_000).await.unwrap(),
-        Some(written),
-        "the lease was given back"
-    );
-    assert_eq!(
-        there.storage.lease_consumer("profiles", 1_000).await.unwrap(),
-        None,
-        "and one process has it at a time"
-    );
-}
-
 /// Client-Server API, "Avoiding duplicate annotations": the processes of a cluster do not know of each other what they are about to send.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_equal_reactions_in_two_processes_one_passes_on_postgres() {

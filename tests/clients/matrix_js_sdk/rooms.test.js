@@ -76,6 +76,29 @@ scenario("a room is gone after leaving and forgetting it", async ({ people, keep
     assert.deepEqual(other.client.getRooms().map((known) => known.roomId), []);
 });
 
+// shows: createRoom, setAccountData, getAccountData, setRoomTag
+scenario("a direct chat is one for both, and stays one with its tag after an upgrade", async ({ people, keep }) => {
+    const alice = await people("alice");
+    const bob = await people("bob");
+    const phone = keep(await bob.secondDevice());
+    const room = await alice.createRoom({ invite: [bob.id], is_direct: true, preset: "trusted_private_chat" });
+    const invitation = await bob.hasRoom(room.roomId, "invite");
+    assert.equal(invitation.getDMInviter(), alice.id);
+    await bob.join(room.roomId);
+    assert.equal(bob.client.getRoom(room.roomId).getDMInviter(), alice.id, "also once it is accepted");
+    await bob.client.setAccountData("m.direct", { [alice.id]: [room.roomId] });
+    await bob.client.setRoomTag(room.roomId, "m.favourite", { order: 0.5 });
+    const direct = () => phone.client.getAccountData("m.direct")?.getContent()[alice.id] ?? [];
+    await eventually(() => direct().includes(room.roomId), "the other device knows of the direct chat");
+    await eventually(() => phone.client.getRoom(room.roomId)?.tags["m.favourite"]?.order === 0.5, "and of the tag");
+    const { replacement_room: next } = await alice.client.upgradeRoom(room.roomId, "12");
+    await alice.client.invite(next, bob.id);
+    await bob.hasRoom(next, "invite");
+    await bob.join(next);
+    await eventually(() => direct().includes(next), "the new room is a direct chat too");
+    await eventually(() => phone.client.getRoom(next)?.tags["m.favourite"]?.order === 0.5, "and has the tag");
+});
+
 // shows: setRoomTag, getRoomTags, deleteRoomTag, setAccountDataPerRoom
 scenario("tags and account data of a room reach the other devices", async ({ people, keep }) => {
     const alice = await people("alice");
