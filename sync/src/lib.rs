@@ -7,6 +7,7 @@ mod ignored_invites;
 mod news;
 mod peek;
 mod presence;
+mod presence_events;
 mod remembered;
 mod ring;
 mod room_facts;
@@ -28,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{error::Error, peek::RoomNews};
 use self::{
+    presence_events::PresenceEvents,
     remembered::Remembered,
     ring::Ring,
     room_facts::{Registry, UserList},
@@ -64,6 +66,12 @@ impl UserRooms {
             rows.iter().filter(|row| row.membership == Membership::Join).map(|row| row.room_nr).collect();
         Self { is_joined: joined.iter().copied().collect(), joined, rows }
     }
+
+    /// Whether both are joined to some room.
+    fn share_any(&self, other: &Self) -> bool {
+        let (few, many) = if self.joined.len() < other.joined.len() { (self, other) } else { (other, self) };
+        few.joined.iter().any(|room| many.is_joined.contains(room))
+    }
 }
 
 /// What lives in memory or in Redis.
@@ -90,6 +98,7 @@ struct Inner {
     rooms: Rooms,
     typing: Typing,
     presence: Option<Presence>,
+    presence_events: PresenceEvents,
     ring: Ring,
     waiters: Waiters,
     /// What each user is to which rooms, as of the ring's newest position; dropped when it changes.
@@ -155,6 +164,7 @@ impl Sync {
             rooms,
             typing,
             presence: presence.clone(),
+            presence_events: PresenceEvents::default(),
             stopping,
         }));
         tokio::spawn(tail::follow(sync.clone(), stream, bus, every));
