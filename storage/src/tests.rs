@@ -11,17 +11,17 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
-    deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance,
-    many_rooms, numbers, presence, profiles, redactions, relations, relations_fill, reports, room_leases, room_reads,
-    rooms, state_map, statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions,
-    to_device, tokens, uia_sessions, unread, user_work, users,
+    deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys,
+    listed_events, maintenance, many_rooms, numbers, presence, profiles, redactions, relations, relations_fill,
+    reports, room_leases, room_reads, rooms, state_map, statement::Statement, stream, sync_connections,
+    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod older_program;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 36] = [
+    let files: [&'static [Statement]; 37] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -36,6 +36,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         group::ALL,
         key_backups::ALL,
         keys::ALL,
+        listed_events::ALL,
         maintenance::ALL,
         many_rooms::ALL,
         numbers::ALL,
