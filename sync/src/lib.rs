@@ -17,7 +17,11 @@ mod tail;
 mod unread;
 pub mod v3;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use event_bus::{Bus, Presence, Typing};
 use model::{Membership, Position, RoomNr, UserNr};
@@ -111,7 +115,7 @@ struct Inner {
     /// Filters that were stored, which never change.
     filters: Cache<(UserNr, i64), Arc<FilterDefinition>>,
     /// Up to where each device has said that it has its messages: none of those wait any more.
-    acknowledged: Cache<(UserNr, String), Position>,
+    acknowledged: Cache<(UserNr, String), Arc<AtomicI64>>,
     /// What users have not read.
     tallies: Cache<UserNr, Arc<unread::Slot>>,
     /// Which members each device that loads them lazily has been told of.
