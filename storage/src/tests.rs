@@ -360,6 +360,29 @@ async fn a_commit_that_is_refused_fails_alone() {
     }
 }
 
+/// Some clients lose an event whose echo they see before the answer to the request.
+#[tokio::test]
+async fn who_commits_has_the_answer_before_those_who_listen_are_woken() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let (woken, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let (mut stream, listener) = (storage.subscribe(), woken.clone());
+        tokio::spawn(async move {
+            stream.recv().await.unwrap();
+            listener.send("listener").unwrap();
+        });
+        tokio::task::yield_now().await;
+        let sender = storage.clone();
+        tokio::spawn(async move {
+            let commit = crate::Commit { profiles: vec![UserNr(1)], ..crate::Commit::default() };
+            let committed = sender.commit(commit).await.unwrap();
+            assert!(sender.published() >= committed.position, "who has the answer reads what they wrote");
+            woken.send("sender").unwrap();
+        });
+        assert_eq!([order.recv().await, order.recv().await], [Some("sender"), Some("listener")]);
+    }
+}
+
 /// Processes that start at the same time agree on it, and another database has another.
 #[tokio::test]
 async fn a_deployment_has_one_name() {
