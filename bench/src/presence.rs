@@ -69,8 +69,8 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<()> {
             Ok::<_, anyhow::Error>(())
         });
     }
-    // Everybody is told that everybody is there.
-    sleep(Duration::from_secs(30)).await;
+    // Everybody is told that everybody is there, and, after a minute, that nobody is active any more.
+    sleep(Duration::from_secs(80)).await;
     let processes = setup::processes(target);
     for changes_per_minute in [0.0, options.changes_per_minute] {
         measure(target, options, &processes, &world.users, changes_per_minute, &told).await?;

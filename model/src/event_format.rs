@@ -143,6 +143,40 @@ impl<'a> ClientEvent<'a> {
         serde_json::from_str(json)
     }
 
+    /// The content.
+    #[must_use]
+    pub fn content(&self) -> &'a RawValue {
+        self.content
+    }
+
+    /// The state key, a JSON text.
+    #[must_use]
+    pub fn state_key(&self) -> Option<&'a RawValue> {
+        self.state_key
+    }
+
+    /// When it was made, in milliseconds since 1970.
+    #[must_use]
+    pub fn sent_ms(&self) -> i64 {
+        self.origin_server_ts.get().parse().unwrap_or_default()
+    }
+
+    /// Writes the event for one reader behind what is in `json` already, as [`ReadyEvent::write_json`] does. Not for redactions.
+    pub fn write_json(&self, json: &mut Vec<u8>, event_id: &EventId, room_id: Option<&RoomId>, unsigned: &Unsigned) {
+        let shown = Shown {
+            content: self.content,
+            event_id,
+            origin_server_ts: self.origin_server_ts,
+            redacts: None,
+            room_id,
+            sender: self.sender,
+            state_key: self.state_key,
+            event_type: self.event_type,
+            unsigned,
+        };
+        serde_json::to_writer(json, &shown).expect("strings and ready-made JSON serialize");
+    }
+
     /// The event ready-made for all its readers; `redacts` is what a redaction redacts.
     ///
     /// A redaction shows that both at the top level, for older clients, and in its content, for newer ones, wherever its room version

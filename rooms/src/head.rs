@@ -1,6 +1,6 @@
 //! What the next event of a room is built upon, and the building of it.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use model::{EventNr, LocalServers, Membership, NodeNr, Pdu, limits};
 use ruma::{
@@ -10,6 +10,7 @@ use ruma::{
     signatures, state_res,
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use storage::{
     MembershipChange, NewEvent, NewNodes, NewRelatedRedaction, Placement, Redaction, RoomRow, RoomSummary, StateChange,
     StateKey, Storage, StoredEvent,
@@ -439,11 +440,17 @@ pub(crate) async fn membership_change(
 
 /// The membership in a member event.
 pub(crate) fn membership_of(pdu: &Pdu) -> Option<Membership> {
+    membership_in(&pdu.content)
+}
+
+/// What the content of a member event says the user is.
+pub(crate) fn membership_in(content: &RawValue) -> Option<Membership> {
     #[derive(Deserialize)]
-    struct Content {
-        membership: String,
+    struct Content<'a> {
+        #[serde(borrow)]
+        membership: Cow<'a, str>,
     }
-    Membership::from_word(&serde_json::from_str::<Content>(pdu.content.get()).ok()?.membership)
+    Membership::from_word(&serde_json::from_str::<Content<'_>>(content.get()).ok()?.membership)
 }
 
 /// Takes over what a state event says of the room; whether it said anything of this kind.

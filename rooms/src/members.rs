@@ -8,9 +8,10 @@ use accounts::Requester;
 use model::{EventNr, Membership, NodeNr, Position};
 use ruma::RoomId;
 use serde::{Deserialize, Serialize};
-use storage::{StoredEvent, TimelineDirection};
+use serde_json::value::RawValue;
+use storage::{ListedEvent, StoredEvent, TimelineDirection};
 
-use crate::{Error, Page, PageRequest, Reader, Rooms, head::membership_of};
+use crate::{Error, Page, PageRequest, Reader, Rooms, head::membership_in};
 
 /// State events of a piece.
 const PIECE: usize = 500;
@@ -27,10 +28,10 @@ pub struct MemberKinds {
 }
 
 impl MemberKinds {
-    fn include(self, event: &StoredEvent) -> bool {
+    fn include(self, content: &RawValue) -> bool {
         match (self.only, self.but) {
             (None, None) => true,
-            (only, but) => membership_of(&event.pdu)
+            (only, but) => membership_in(content)
                 .is_some_and(|membership| only == Some(membership) || but.is_some_and(|but| but != membership)),
         }
     }
@@ -172,13 +173,28 @@ impl StateList {
     /// When the database fails.
     pub async fn events(&self, piece: Range<usize>) -> Result<Vec<u8>, Error> {
         let storage = self.rooms.storage();
-        let found = storage.get_events(&self.numbers[piece.clone()]).await?;
-        let events: Vec<_> = self.numbers[piece].iter().filter_map(|nr| found.get(nr)).collect();
+        let events = storage.list_events(&self.numbers[piece]).await?;
         // What the state was before is in the timeline: a list of the state does without.
-        let seen = self.rooms.seen(&self.reader, events.iter().copied(), true, false).await?;
+        let whole = events.iter().filter_map(ListedEvent::whole);
+        let seen = self.rooms.seen(&self.reader, whole, true, false).await?;
         let mut json = Vec::with_capacity(600 * events.len());
-        for event in events.into_iter().filter(|event| self.kinds.include(event)) {
-            seen.shown(event).ready()?.write_json(&mut json, seen.room_id, &seen.unsigned(event)?);
+        for event in &events {
+            match event {
+                ListedEvent::Body(body) => {
+                    let event = body.event()?;
+                    if !self.kinds.include(event.content()) {
+                        continue;
+                    }
+                    let unsigned = seen.unsigned_of(event.sent_ms(), body.state, body.position);
+                    event.write_json(&mut json, &body.event_id, seen.room_id, &unsigned);
+                }
+                ListedEvent::Whole(event) => {
+                    if !self.kinds.include(&event.pdu.content) {
+                        continue;
+                    }
+                    seen.shown(event).ready()?.write_json(&mut json, seen.room_id, &seen.unsigned(event)?);
+                }
+            }
             json.push(b',');
         }
         Ok(json)
@@ -196,19 +212,21 @@ impl StateList {
             displayname: Option<String>,
             avatar_url: Option<String>,
         }
-        let found = self.rooms.storage().get_events(&self.numbers[piece.clone()]).await?;
-        let events = self.numbers[piece].iter().filter_map(|nr| found.get(nr));
-        let mut json = Vec::with_capacity(100 * found.len());
-        for event in events.filter(|event| self.kinds.include(event)) {
-            let Some(user_id) = &event.pdu.state_key else { continue };
-            let content: Content = serde_json::from_str(event.pdu.content.get()).unwrap_or_default();
+        let events = self.rooms.storage().list_events(&self.numbers[piece]).await?;
+        let mut json = Vec::with_capacity(100 * events.len());
+        for event in &events {
+            let event = match event {
+                ListedEvent::Body(body) => body.event()?,
+                ListedEvent::Whole(event) => event.client_event()?,
+            };
+            let Some(user_id) = event.state_key().filter(|_| self.kinds.include(event.content())) else { continue };
+            // A JSON text already.
+            json.extend_from_slice(user_id.get().as_bytes());
+            json.push(b':');
+            let content: Content = serde_json::from_str(event.content().get()).unwrap_or_default();
             let shown =
                 Shown { display_name: content.displayname.as_deref(), avatar_url: content.avatar_url.as_deref() };
-            let written = serde_json::to_writer(&mut json, user_id).and_then(|()| {
-                json.push(b':');
-                serde_json::to_writer(&mut json, &shown)
-            });
-            written.expect("texts serialize");
+            serde_json::to_writer(&mut json, &shown).expect("texts serialize");
             json.push(b',');
         }
         Ok(json)

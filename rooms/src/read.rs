@@ -282,18 +282,23 @@ impl Seen<'_> {
         self.erased.get(&event.nr).unwrap_or(event)
     }
 
+    /// What is beside an event that replaced none and was not redacted.
+    pub(crate) fn unsigned_of(&self, sent_ms: i64, state: NodeNr, position: Option<Position>) -> Unsigned {
+        Unsigned {
+            age: Some((self.now_ms - sent_ms).max(0)),
+            membership: self.reader.membership_in_state(state, position).map(Membership::as_str),
+            ..Unsigned::default()
+        }
+    }
+
     /// Client-Server API, "UnsignedData", but for what depends on more than the event.
     ///
     /// # Errors
     ///
     /// [`Error::Storage`] for an event that is damaged.
     pub(crate) fn unsigned(&self, event: &StoredEvent) -> Result<Unsigned, Error> {
-        let sent_ms: i64 = event.pdu.origin_server_ts.get().into();
-        let mut unsigned = Unsigned {
-            age: Some((self.now_ms - sent_ms).max(0)),
-            membership: self.reader.membership_at(event).map(Membership::as_str),
-            ..Unsigned::default()
-        };
+        let sent_ms = event.pdu.origin_server_ts.get().into();
+        let mut unsigned = self.unsigned_of(sent_ms, event.state, event.position);
         let related = |nr: Option<EventNr>| self.related.get(&nr?).map(|event| self.shown(event));
         if let Some(old) = related(event.replaces) {
             unsigned.prev_content = Some(old.pdu.content.clone().into());

@@ -114,12 +114,17 @@ impl Reader {
     /// The reader's membership at an event, its own change included, where that is known without asking the database.
     /// Client-Server API, "UnsignedData".
     pub(crate) fn membership_at(&self, event: &StoredEvent) -> Option<Membership> {
-        if let Some(at_event) = self.looked_at().get(&event.state) {
+        self.membership_in_state(event.state, event.position)
+    }
+
+    /// The same by the state after an event and its place in the stream.
+    pub(crate) fn membership_in_state(&self, state: NodeNr, position: Option<Position>) -> Option<Membership> {
+        if let Some(at_event) = self.looked_at().get(&state) {
             return Some(at_event.membership.unwrap_or(Membership::Leave));
         }
         // Since their newest member event they are what it says.
         let row = self.membership.as_ref()?;
-        event.position.is_some_and(|position| position >= row.position).then_some(row.membership)
+        position.is_some_and(|position| position >= row.position).then_some(row.membership)
     }
 
     fn looked_at(&self) -> MutexGuard<'_, HashMap<NodeNr, AtEvent>> {

@@ -6,8 +6,8 @@
 //!    until then is part of the group.
 //! 2. *Check* each commit against what is stored; it passes whole or fails alone.
 //! 3. *Write* all that passed, in one batch.
-//! 4. *Make durable, publish, answer.* SQLite syncs as it commits. PostgreSQL commits without waiting, which frees the
-//!    order lock, then one empty durable transaction makes this and all before it durable, while the next group is being written.
+//! 4. *Make durable, publish, answer*, then wake who listens. SQLite syncs as it commits. PostgreSQL commits without waiting, which frees
+//!    the order lock, then one empty durable transaction makes this and all before it durable, while the next group is being written.
 //!
 //! Event ids and transaction ids are not looked up first: they are inserted, and when some existed the group is undone
 //! and tried again with a look at each. That is rare, and the common group saves two queries.
@@ -259,9 +259,13 @@ async fn finish(parts: &Parts, unpublished: Vec<Unpublished>) {
         return fail(unpublished.into_iter().flat_map(|unpublished| unpublished.group).collect(), error);
     }
     for Unpublished { group, results, written } in unpublished {
-        publish(parts, written.published);
+        let published = written.published.map(|published| publish(parts, published));
         for ((waiting, failed), position) in group.into_iter().zip(results).zip(written.positions) {
             let _ = waiting.answer.send(failed.map_or(Ok(Committed { position }), Err));
+        }
+        // Listeners are woken after those who wait for an answer: some clients lose an event whose echo they see before it.
+        if let Some(published) = published {
+            let _ = parts.stream.send(published);
         }
     }
 }
@@ -279,8 +283,8 @@ fn full_text(error: &dyn std::error::Error) -> String {
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }
 
-fn publish(parts: &Parts, published: Option<Published>) {
-    let Some(published) = published else { return };
+/// Shows a group to whoever asks from now on; listeners are told of it by the stream.
+fn publish(parts: &Parts, published: Published) -> Arc<Published> {
     // From here on nobody is shown what they were.
     for nr in &published.redacted {
         parts.events.forget(*nr);
@@ -298,7 +302,6 @@ fn publish(parts: &Parts, published: Option<Published>) {
         }
     }
     let position = published.position;
-    let _ = parts.stream.send(Arc::new(published));
     parts.published.send_if_modified(|newest| {
         let newer = position > *newest;
         if newer {
@@ -306,6 +309,7 @@ fn publish(parts: &Parts, published: Option<Published>) {
         }
         newer
     });
+    Arc::new(published)
 }
 
 struct Written {

@@ -175,8 +175,17 @@ impl StoredEvent {
         if let Some(ready) = self.ready.get() {
             return Ok(ready);
         }
-        let event = ClientEvent::of(&self.pdu.json).map_err(|_| Error::Damaged(format!("event {}", self.nr)))?;
+        let event = self.client_event()?;
         Ok(self.ready.get_or_init(|| event.to_ready(&self.pdu.event_id, self.pdu.redacts.as_deref())))
+    }
+
+    /// What clients see of the event.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Damaged`] when what is stored is no event.
+    pub fn client_event(&self) -> Result<ClientEvent<'_>, Error> {
+        ClientEvent::of(&self.pdu.json).map_err(|_| Error::Damaged(format!("event {}", self.nr)))
     }
 
     /// How it relates to another event. Client-Server API, "Forming relationships between events".
@@ -280,13 +289,18 @@ impl Storage {
         Ok(found)
     }
 
+    /// An event, if it is in memory.
+    pub(crate) fn event_in_memory(&self, nr: EventNr) -> Option<Arc<StoredEvent>> {
+        self.0.event_cache.events.get(&nr)
+    }
+
     /// The event of a number.
     ///
     /// # Errors
     ///
     /// When the database fails or the event is damaged.
     pub async fn get_event(&self, nr: EventNr) -> Result<Option<Arc<StoredEvent>>, Error> {
-        if let Some(event) = self.0.event_cache.events.get(&nr) {
+        if let Some(event) = self.event_in_memory(nr) {
             return Ok(Some(event));
         }
         Ok(self.get_events(&[nr]).await?.remove(&nr))

@@ -22,6 +22,7 @@ mod filters;
 mod group;
 mod key_backups;
 mod keys;
+mod listed_events;
 mod maintenance;
 mod many_rooms;
 mod migrate;
@@ -72,6 +73,7 @@ pub use self::{
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
+    listed_events::{EventBody, ListedEvent},
     presence::PresenceRow,
     redactions::RelatedRedactionRow,
     relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},

@@ -11,10 +11,10 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
-    deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys, maintenance,
-    many_rooms, numbers, presence, profiles, redactions, relations, relations_fill, reports, room_leases, room_reads,
-    rooms, state_map, statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions,
-    to_device, tokens, uia_sessions, unread, user_work, users,
+    deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys,
+    listed_events, maintenance, many_rooms, numbers, presence, profiles, redactions, relations, relations_fill,
+    reports, room_leases, room_reads, rooms, state_map, statement::Statement, stream, sync_connections,
+    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
@@ -22,7 +22,7 @@ mod older_program;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 36] = [
+    let files: [&'static [Statement]; 37] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -37,6 +37,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         group::ALL,
         key_backups::ALL,
         keys::ALL,
+        listed_events::ALL,
         maintenance::ALL,
         many_rooms::ALL,
         numbers::ALL,
@@ -363,6 +364,29 @@ async fn a_commit_that_is_refused_fails_alone() {
         let stored =
             storage.list_account_data(model::UserNr(39), model::Position(0), storage.published()).await.unwrap();
         assert_eq!(stored.len(), 1);
+    }
+}
+
+/// Some clients lose an event whose echo they see before the answer to the request.
+#[tokio::test]
+async fn who_commits_has_the_answer_before_those_who_listen_are_woken() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let (woken, mut order) = tokio::sync::mpsc::unbounded_channel();
+        let (mut stream, listener) = (storage.subscribe(), woken.clone());
+        tokio::spawn(async move {
+            stream.recv().await.unwrap();
+            listener.send("listener").unwrap();
+        });
+        tokio::task::yield_now().await;
+        let sender = storage.clone();
+        tokio::spawn(async move {
+            let commit = crate::Commit { profiles: vec![UserNr(1)], ..crate::Commit::default() };
+            let committed = sender.commit(commit).await.unwrap();
+            assert!(sender.published() >= committed.position, "who has the answer reads what they wrote");
+            woken.send("sender").unwrap();
+        });
+        assert_eq!([order.recv().await, order.recv().await], [Some("sender"), Some("listener")]);
     }
 }
 

@@ -7,6 +7,7 @@ mod ignored_invites;
 mod news;
 mod peek;
 mod presence;
+mod presence_events;
 mod remembered;
 mod ring;
 mod room_facts;
@@ -16,7 +17,11 @@ mod tail;
 mod unread;
 pub mod v3;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use event_bus::{Bus, Presence, Typing};
 use model::{Membership, Position, RoomNr, UserNr};
@@ -28,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{error::Error, peek::RoomNews};
 use self::{
+    presence_events::PresenceEvents,
     remembered::Remembered,
     ring::Ring,
     room_facts::{Registry, UserList},
@@ -64,6 +70,12 @@ impl UserRooms {
             rows.iter().filter(|row| row.membership == Membership::Join).map(|row| row.room_nr).collect();
         Self { is_joined: joined.iter().copied().collect(), joined, rows }
     }
+
+    /// Whether both are joined to some room.
+    fn share_any(&self, other: &Self) -> bool {
+        let (few, many) = if self.joined.len() < other.joined.len() { (self, other) } else { (other, self) };
+        few.joined.iter().any(|room| many.is_joined.contains(room))
+    }
 }
 
 /// What lives in memory or in Redis.
@@ -90,6 +102,7 @@ struct Inner {
     rooms: Rooms,
     typing: Typing,
     presences: Presences,
+    presence_events: PresenceEvents,
     ring: Ring,
     waiters: Waiters,
     /// What each user is to which rooms, as of the ring's newest position; dropped when it changes.
@@ -102,7 +115,7 @@ struct Inner {
     /// Filters that were stored, which never change.
     filters: Cache<(UserNr, i64), Arc<FilterDefinition>>,
     /// Up to where each device has said that it has its messages: none of those wait any more.
-    acknowledged: Cache<(UserNr, String), Position>,
+    acknowledged: Cache<(UserNr, String), Arc<AtomicI64>>,
     /// What users have not read.
     tallies: Cache<UserNr, Arc<unread::Slot>>,
     /// Which members each device that loads them lazily has been told of.
@@ -156,6 +169,7 @@ impl Sync {
             rooms,
             typing,
             presences,
+            presence_events: PresenceEvents::default(),
             stopping,
         }));
         tokio::spawn(tail::follow(sync.clone(), stream, bus, every));

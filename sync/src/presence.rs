@@ -45,26 +45,34 @@ impl Sync {
         Ok(self.presences().get(user_nr).await?)
     }
 
-    /// Which of some users somebody shares a room with, or is; in their order.
-    pub(crate) async fn who_is_seen<T: Copy>(
+    /// Which of these users, each with the position of a change, somebody shares a room with, or is; by the positions.
+    pub(crate) async fn who_is_seen(
         &self,
         user_nr: UserNr,
         rooms: &UserRooms,
-        users: Vec<(T, UserNr)>,
-    ) -> Result<Vec<(T, UserNr)>, Error> {
-        // Those whose presence changed were looked up when their readers were woken.
-        let in_memory = |other: &UserNr| *other == user_nr || self.0.user_rooms.get(other).is_some();
-        if users.iter().filter(|(_, other)| !in_memory(other)).nth(ONE_BY_ONE_MAX).is_some() {
-            let neighbors: HashSet<UserNr> = self.0.storage.list_neighbors(user_nr).await?.into_iter().collect();
-            let is_seen = |other: &UserNr| *other == user_nr || neighbors.contains(other);
-            return Ok(users.into_iter().filter(|(_, other)| is_seen(other)).collect());
-        }
-        let mut seen = Vec::with_capacity(users.len());
-        for (what, other) in users {
-            if other == user_nr || self.shares_room(rooms, other).await? {
-                seen.push((what, other));
+        changes: Vec<(u64, UserNr)>,
+    ) -> Result<Vec<(u64, UserNr)>, Error> {
+        let (mut seen, mut unknown) = (Vec::with_capacity(changes.len()), Vec::new());
+        for change @ (_, other) in changes {
+            // Those whose presence changed were looked up when their readers were woken.
+            match self.0.user_rooms.get(&other) {
+                _ if other == user_nr => seen.push(change),
+                Some(others) if rooms.share_any(&others) => seen.push(change),
+                Some(_) => {}
+                None => unknown.push(change),
             }
         }
+        if unknown.len() > ONE_BY_ONE_MAX {
+            let neighbors: HashSet<UserNr> = self.0.storage.list_neighbors(user_nr).await?.into_iter().collect();
+            seen.extend(unknown.into_iter().filter(|(_, other)| neighbors.contains(other)));
+        } else {
+            for change in unknown {
+                if self.shares_room(rooms, change.1).await? {
+                    seen.push(change);
+                }
+            }
+        }
+        seen.sort_unstable();
         Ok(seen)
     }
 
@@ -72,9 +80,7 @@ impl Sync {
         if rooms.joined.is_empty() {
             return Ok(false);
         }
-        let others = self.user_rooms(other).await?;
-        let (few, many) = if rooms.joined.len() < others.joined.len() { (rooms, &*others) } else { (&*others, rooms) };
-        Ok(few.joined.iter().any(|room| many.is_joined.contains(room)))
+        Ok(rooms.share_any(&*self.user_rooms(other).await?))
     }
 
     /// Wakes those who share a room with somebody whose presence changed.
@@ -123,7 +129,9 @@ pub(crate) async fn follow(sync: Sync, presence: Presence) {
             }
         }
         presence.tick();
-        sync.0.waiters.wake_for_late_presence(sync.0.storage.clock().now_ms());
+        let now_ms = sync.0.storage.clock().now_ms();
+        sync.0.presence_events.sweep(now_ms);
+        sync.0.waiters.wake_for_late_presence(now_ms);
         if let Err(error) = presences.keep(&mut flips).await {
             tracing::warn!(%error, "who is there could not be kept; it is tried again in a second");
         }

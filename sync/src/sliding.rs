@@ -11,6 +11,7 @@ mod request;
 mod required_state;
 mod response;
 mod room;
+mod settled;
 
 use std::{
     collections::{BTreeMap, HashMap, hash_map::Entry},
@@ -234,11 +235,16 @@ impl Sync {
 
     async fn look(&self, look: Look<'_>) -> Result<Found, Error> {
         let before = &look.start.state;
-        let selection = self.select(&look).await?;
         let mut next = NextState::new(before);
         let mut response = Response::default();
-
-        let tasks = self.tasks(&look, &selection, &mut next);
+        if let Some(counts) = look.start.last_look.counts(&look) {
+            response.lists = counts;
+            let (no_rooms, no_timelines) = Default::default();
+            self.add_extensions(&look, &no_rooms, &no_timelines, &mut next, &mut response).await?;
+            return Ok(found(&look, response, next, HashMap::new(), true));
+        }
+        let selection = self.select(&look).await?;
+        let (tasks, are_all) = self.tasks(&look, &selection, &mut next);
         let (mut members, mut timelines) = (HashMap::new(), HashMap::new());
         for room in self.rooms(&look, tasks).await? {
             next.set(room.room_nr, room.sent);
@@ -258,8 +264,7 @@ impl Sync {
         }
         self.add_extensions(&look, &selection, &timelines, &mut next, &mut response).await?;
         response.lists = selection.counts;
-        let state = next.into_changed();
-        Ok(Found { response, state, members, upto: look.upto, ephemeral: look.typing.position })
+        Ok(found(&look, response, next, members, are_all))
     }
 
     /// Whether what a user has not read may be another number in all of their rooms: by what they chose, or for all that is known.
@@ -278,8 +283,13 @@ impl Sync {
         Ok(changed.iter().any(decides_counts))
     }
 
-    /// The rooms of which there may be something to tell: the most active ones first, and not too many at once.
-    fn tasks<'a>(&self, look: &'a Look<'_>, selection: &'a Selection<'_>, next: &mut NextState<'_>) -> Vec<Task<'a>> {
+    /// The rooms of which there may be something to tell: the most active ones first, and not too many at once; and whether these are all.
+    fn tasks<'a>(
+        &self,
+        look: &'a Look<'_>,
+        selection: &'a Selection<'_>,
+        next: &mut NextState<'_>,
+    ) -> (Vec<Task<'a>>, bool) {
         let configs = next.add_configs(selection);
         let mut rooms: Vec<&Selected<'_>> = selection
             .rooms
@@ -292,7 +302,7 @@ impl Sync {
         rooms.sort_by_cached_key(|room| std::cmp::Reverse(look.list.rooms[room.nr].last()));
         let mut wanted: HashMap<usize, Arc<Wanted>> = HashMap::new();
         let mut tasks: Vec<Task<'a>> = Vec::new();
-        let mut events = 0;
+        let (count, mut events) = (rooms.len(), 0);
         for selected in rooms.into_iter().take(ROOMS_MAX) {
             let combination = &selection.combinations[selected.combination];
             events += combination.timeline_limit as usize;
@@ -318,8 +328,24 @@ impl Sync {
                 wanted_before: before.map(|before| wanted[&before].clone()),
             });
         }
-        tasks
+        let are_all = tasks.len() == count;
+        (tasks, are_all)
     }
+}
+
+/// What a look has found; whether it has told all that there was is noted.
+fn found(
+    look: &Look<'_>,
+    response: Response,
+    next: NextState<'_>,
+    members: HashMap<RoomNr, NewMembers>,
+    is_all: bool,
+) -> Found {
+    let state = next.into_changed();
+    if is_all && state.is_none() {
+        look.start.last_look.note(look, &response.lists);
+    }
+    Found { response, state, members, upto: look.upto, ephemeral: look.typing.position }
 }
 
 impl Look<'_> {

@@ -245,6 +245,8 @@ pub(crate) async fn follow(sync: Sync, mut stream: broadcast::Receiver<Arc<Publi
                 return;
             }
             first = stream.recv() => {
+                // Those who wait for the answer to what they sent have it first, mostly.
+                tokio::task::yield_now().await;
                 let mut told = next_notice_now(&mut notices);
                 let mut next = first.map_err(|error| match error {
                     RecvError::Lagged(count) => TryRecvError::Lagged(count),

@@ -11,7 +11,10 @@ mod state;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -206,22 +209,19 @@ impl Sync {
 
     /// Deletes the messages that the device says it has. A device that had none waiting costs nothing.
     pub(crate) async fn acknowledge(&self, user_nr: UserNr, device_id: &str, upto: Position) -> Result<(), Error> {
-        let device = (user_nr, device_id.to_owned());
-        if let Some(known) = self.0.acknowledged.get(&device) {
-            let mut has_new = false;
-            let all_here = self.0.ring.scan(known, upto, |_, item| {
+        // Nothing is known of a device of which nothing was heard: it may have messages from the first position on.
+        let before_all = || Arc::new(AtomicI64::new(i64::MIN));
+        let acknowledged = self.0.acknowledged.get_with((user_nr, device_id.to_owned()), before_all);
+        let known = Position(acknowledged.load(Ordering::Acquire));
+        let mut has_new = false;
+        let has_none = known >= upto
+            || self.0.ring.scan(known, upto, |_, item| {
                 has_new |= matches!(item, Item::ToDevice(user, to) if *user == user_nr && to == device_id);
-            });
-            if known >= upto || (all_here && !has_new) {
-                self.0.acknowledged.insert(device, known.max(upto));
-                return Ok(());
-            }
-        }
-        let waiting = self.0.storage.list_to_device(user_nr, device_id, Position(0), upto, 1).await?;
-        if !waiting.is_empty() {
+            }) && !has_new;
+        if !has_none && !self.0.storage.list_to_device(user_nr, device_id, Position(0), upto, 1).await?.is_empty() {
             while self.0.storage.delete_to_device(user_nr, device_id, upto, 500).await? == 500 {}
         }
-        self.0.acknowledged.insert(device, upto);
+        acknowledged.fetch_max(upto.0, Ordering::AcqRel);
         Ok(())
     }
 

@@ -103,6 +103,31 @@ on_each_database! {
         assert_eq!(versions["unstable_features"]["org.matrix.simplified_msc3575"], true, "{versions}");
     }
 
+    /// A look that would find nothing is left out: not that of a client that asks for something else, or has something new.
+    async fn a_client_that_has_all_is_told_what_is_new_or_asked_for_anew(server: TestServer) {
+        let alice = server.user("alice").await;
+        let quiet = alice.create_room_with(&json!({ "name": "quiet" })).await;
+        let loud = alice.create_room_with(&json!({ "name": "loud" })).await;
+        for form in FORMS {
+            alice.send_text(&loud, "loud").await;
+            let list = |last| json!({ "lists": { "all": form.list([0, last], 1, &[["m.room.name", ""]]) } });
+            let mut answer = form.sync(&alice, None, 0, &list(0)).await;
+            assert_eq!(rooms(&answer), [&loud], "{answer}");
+            for _ in 0..3 {
+                answer = form.sync(&alice, Some(pos(&answer)), 0, &list(0)).await;
+                assert!(rooms(&answer).is_empty(), "{answer}");
+                assert_eq!(answer["lists"]["all"]["count"], 2, "{answer}");
+            }
+            answer = form.sync(&alice, Some(pos(&answer)), 0, &list(1)).await;
+            assert_eq!(rooms(&answer), [&quiet], "{answer}");
+            answer = form.sync(&alice, Some(pos(&answer)), 0, &list(1)).await;
+            assert!(rooms(&answer).is_empty(), "{answer}");
+            alice.send_text(&quiet, "new").await;
+            answer = form.sync(&alice, Some(pos(&answer)), 0, &list(1)).await;
+            assert_eq!(texts(&answer["rooms"][&quiet]), ["new"], "{answer}");
+        }
+    }
+
     async fn a_list_shows_the_most_active_rooms_with_their_newest_events(server: TestServer) {
         let alice = server.user("alice").await;
         let mut made = Vec::new();

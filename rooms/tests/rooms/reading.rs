@@ -1,6 +1,6 @@
 //! Many rooms at once.
 
-use model::{Membership, Position};
+use model::{Clock, Membership, Position};
 use rooms::Preset;
 use storage::{TimelineDirection, testing::TestDatabase};
 
@@ -53,5 +53,38 @@ async fn many_rooms_are_read_in_one_statement() {
                 assert_eq!(together[room_nr], alone);
             }
         }
+    }
+}
+
+/// A long list does not bring its events into memory: it is written from what is stored, and that makes no difference.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_state_is_the_same_from_memory_and_from_the_database() {
+    for database in TestDatabase::each().await {
+        let house = House::open_at(&database, Clock::manual(1_000_000)).await;
+        let (alice, bob, carol) = (house.user("alice").await, house.user("bob").await, house.user("carol").await);
+        let id = house.rooms.create_room(&alice, room(Preset::PublicChat)).await.unwrap();
+        house.rooms.join(&bob, &id, Some("with a reason")).await.unwrap();
+        house.rooms.join(&carol, &id, None).await.unwrap();
+        let joined = house.state(&alice, &id, "m.room.member", "@carol:hs").await;
+        house.rooms.redact(&alice, &id, &joined.pdu.event_id, "1".into(), Some("no")).await.unwrap();
+        let mut lists = Vec::new();
+        for is_in_memory in [true, false] {
+            let forget = || (!is_in_memory).then(|| house.storage.forget_all());
+            forget();
+            let list = house.rooms.full_state(&bob, &id).await.unwrap();
+            let state = list.events(list.pieces().next().unwrap()).await.unwrap();
+            forget();
+            let list = house.rooms.joined_members(&bob, &id).await.unwrap();
+            let profiles = list.profiles(list.pieces().next().unwrap()).await.unwrap();
+            forget();
+            let members = house.members_who_are(&bob, &id, Membership::Join).await;
+            lists.push((String::from_utf8(state).unwrap(), String::from_utf8(profiles).unwrap(), members));
+        }
+        assert_eq!(lists[0], lists[1]);
+        let (state, profiles, members) = &lists[0];
+        assert!(state.contains("redacted_because") && state.contains("with a reason"), "{state}");
+        assert!(profiles.contains(r#""@bob:hs":{"#), "{profiles}");
+        assert_eq!(members.len(), 3);
+        assert!(members.iter().any(|member| member["unsigned"]["membership"] == "join"), "{members:?}");
     }
 }

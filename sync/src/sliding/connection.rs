@@ -17,7 +17,7 @@ use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use storage::{ConnectionKey, ConnectionRow};
 
-use super::required_state::RequiredState;
+use super::{required_state::RequiredState, settled::LastLook};
 use crate::{Error, Sync};
 
 /// Most connections of one device: a client has two or three.
@@ -209,6 +209,7 @@ pub(super) struct Connection {
     states: Vec<(u64, Arc<State>)>,
     used_at_ms: AtomicI64,
     members: Arc<SentMembers>,
+    last_look: Arc<LastLook>,
 }
 
 /// The members that were sent as they were needed, so that they are not sent again with each message. In memory only: who is not
@@ -281,6 +282,7 @@ pub(super) struct Start {
     /// What it has been sent.
     pub(super) state: Arc<State>,
     pub(super) members: Arc<SentMembers>,
+    pub(super) last_look: Arc<LastLook>,
 }
 
 impl Sync {
@@ -291,8 +293,8 @@ impl Sync {
     /// [`Error::UnknownPos`] when the token is none of this connection, or of a version that is not kept any more.
     pub(super) async fn start_of(&self, key: ConnectionKey, pos: Option<&str>) -> Result<Start, Error> {
         let Some(pos) = pos else {
-            let members = Arc::default();
-            return Ok(Start { key, token: None, state: Arc::default(), members });
+            let (state, members, last_look) = Default::default();
+            return Ok(Start { key, token: None, state, members, last_look });
         };
         let token: SlidingToken = pos.parse().map_err(|_| Error::UnknownPos)?;
         let connection = self.connection(&key, token.version).await?.ok_or(Error::UnknownPos)?;
@@ -303,7 +305,8 @@ impl Sync {
             connection.used_at_ms.store(now_ms, Ordering::Relaxed);
             self.0.storage.touch_sync_connection(&key).await?;
         }
-        Ok(Start { key, token: Some(token), state, members: connection.members.clone() })
+        let (members, last_look) = (connection.members.clone(), connection.last_look.clone());
+        Ok(Start { key, token: Some(token), state, members, last_look })
     }
 
     /// A connection that has a version; asks the database when it is not in memory.
@@ -319,6 +322,7 @@ impl Sync {
             states: states.collect::<Result<_, Error>>()?,
             used_at_ms: AtomicI64::new(used_at_ms),
             members: Arc::default(),
+            last_look: Arc::default(),
         });
         self.0.connections.0.insert(key.clone(), connection.clone());
         Ok(Some(connection))
@@ -366,6 +370,7 @@ impl Sync {
                     states: [(version, Arc::new(state))].into_iter().chain(before).collect(),
                     used_at_ms: AtomicI64::new(self.0.storage.clock().now_ms()),
                     members: start.members.clone(),
+                    last_look: start.last_look.clone(),
                 };
                 self.0.connections.0.insert(start.key.clone(), Arc::new(connection));
                 version

@@ -32,7 +32,7 @@ pub struct Request {
 }
 
 /// A list of rooms and the part of it that the client looks at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct List {
     /// The first and the last place of each part, counted from zero; without, all of the list.
     pub ranges: Option<Vec<(u64, u64)>>,
@@ -43,7 +43,7 @@ pub struct List {
 }
 
 /// What is wanted of a room.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct RoomConfig {
     /// Most events of the timeline in one answer.
     pub timeline_limit: u32,
@@ -52,7 +52,7 @@ pub struct RoomConfig {
 }
 
 /// Which rooms a list has. MSC4186, "SlidingRoomFilter".
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Filters {
     /// Direct chats only, or all but these.
     pub is_dm: Option<bool>,
@@ -101,7 +101,7 @@ pub struct ToDevice {
 }
 
 /// The rooms that an extension is about. MSC3575, "Extensions".
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub struct Scope {
     /// The lists whose rooms it is about; without, all of them.
     pub lists: Option<BTreeSet<String>>,

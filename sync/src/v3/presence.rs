@@ -1,13 +1,13 @@
 //! Presence in an answer.
 
-use accounts::UserSettings;
-use event_bus::{Availability, UserPresence};
-use model::{EphemeralPosition, UserNr};
-use ruma::{UserId, api::client::filter::Filter, events::presence::PresenceEvent, serde::Raw};
-use serde_json::json;
+use std::collections::HashSet;
 
-use super::{Request, filter::matches_filter_type, raw};
-use crate::{Error, Sync, UserRooms};
+use event_bus::Availability;
+use model::{EphemeralPosition, UserNr};
+use ruma::{UserId, api::client::filter::Filter};
+
+use super::{Request, filter::matches_filter_type};
+use crate::{Error, Sync, UserRooms, presence_events::Told};
 
 /// Most users of whom one answer tells; the next one tells of the others.
 const USERS_MAX: usize = 1_000;
@@ -15,7 +15,7 @@ const USERS_MAX: usize = 1_000;
 /// Of whom an answer tells, and where its reader stands then.
 #[derive(Default)]
 pub(super) struct PresenceOf {
-    pub(super) users: Vec<UserNr>,
+    pub(super) users: Vec<Told>,
     pub(super) position: EphemeralPosition,
 }
 
@@ -53,24 +53,8 @@ impl Sync {
             seen.truncate(limit);
             position.position = seen.last().map_or(position.position, |(at, _)| *at);
         }
-        Ok(PresenceOf { users: seen.into_iter().map(|(_, user_nr)| user_nr).collect(), position })
-    }
-
-    /// The presence of users as events. Client-Server API, "m.presence".
-    pub(super) async fn presence_events(
-        &self,
-        users: &[UserNr],
-        settings: &UserSettings,
-    ) -> Result<Vec<Raw<PresenceEvent>>, Error> {
-        let Some(presence) = self.presence() else { return Ok(Vec::new()) };
-        if users.is_empty() {
-            return Ok(Vec::new());
-        }
-        let names = self.0.storage.user_ids(users).await?;
-        let known = users.iter().filter_map(|user_nr| Some((names.get(user_nr)?, presence.get(*user_nr)?)));
-        // Client-Server API, "Ignoring Users".
-        let known = known.filter(|(user_id, _)| !settings.ignores(user_id));
-        Ok(known.filter_map(|(user_id, presence)| raw(presence_event(user_id, &presence))).collect())
+        let told = |(at, user_nr)| (Some(EphemeralPosition { position: at, ..news.position }), user_nr);
+        Ok(PresenceOf { users: seen.into_iter().map(told).collect(), position })
     }
 
     /// Those of users who are there, for somebody who sees them from now on, and wants to.
@@ -78,43 +62,24 @@ impl Sync {
         &self,
         filter: &Filter,
         users: &[UserNr],
-        told: &[UserNr],
-    ) -> Result<Vec<UserNr>, Error> {
+        told: &[Told],
+    ) -> Result<Vec<Told>, Error> {
         let Some(presence) = self.presence().filter(|_| wants_any(filter)) else { return Ok(Vec::new()) };
         let is_there = |user_nr: &UserNr| {
             presence.get(*user_nr).is_some_and(|known| known.shown.availability != Availability::Offline)
         };
+        let told: HashSet<UserNr> = told.iter().map(|(_, user_nr)| *user_nr).collect();
         let there = users.iter().copied().filter(|user_nr| !told.contains(user_nr) && is_there(user_nr));
-        let there: Vec<UserNr> = there.take(USERS_MAX).collect();
-        if filter.senders.is_none() && filter.not_senders.is_empty() {
-            return Ok(there);
+        let mut there: Vec<UserNr> = there.take(USERS_MAX).collect();
+        if filter.senders.is_some() || !filter.not_senders.is_empty() {
+            let names = self.0.storage.user_ids(&there).await?;
+            there.retain(|user_nr| names.get(user_nr).is_some_and(|user_id| wants_of(filter, user_id)));
         }
-        let names = self.0.storage.user_ids(&there).await?;
-        let wanted = |user_nr: &UserNr| names.get(user_nr).is_some_and(|user_id| wants_of(filter, user_id));
-        Ok(there.into_iter().filter(wanted).collect())
+        Ok(there.into_iter().map(|user_nr| (None, user_nr)).collect())
     }
 }
 
 fn wants_of(filter: &Filter, user_id: &UserId) -> bool {
     filter.senders.as_ref().is_none_or(|senders| senders.iter().any(|sender| sender == user_id))
         && !filter.not_senders.iter().any(|sender| sender == user_id)
-}
-
-fn presence_event(user_id: &UserId, presence: &UserPresence) -> String {
-    let says = &presence.shown.says;
-    let mut content = json!({"presence": presence.shown.availability});
-    if presence.shown.availability == Availability::Online {
-        content["currently_active"] = json!(presence.shown.currently_active);
-    }
-    if let Some(ago_ms) = presence.last_active_ago_ms {
-        content["last_active_ago"] = json!(ago_ms);
-    }
-    let texts =
-        [("status_msg", &says.status_msg), ("displayname", &says.display_name), ("avatar_url", &says.avatar_url)];
-    for (key, text) in texts {
-        if let Some(text) = text {
-            content[key] = json!(text);
-        }
-    }
-    json!({"type": "m.presence", "sender": user_id, "content": content}).to_string()
 }

@@ -63,7 +63,7 @@ impl Sync {
             return Ok(RoomState { events: Vec::new(), has_summary: false, summary: RoomSummary::new() });
         }
         let mut summarized = BTreeSet::new();
-        for event_type in SUMMARIZED {
+        for event_type in SUMMARIZED.iter().filter(|_| !is_quiet) {
             summarized.insert(storage.type_nr(event_type).await?);
         }
         let member_nr = storage.type_nr("m.room.member").await?;
