@@ -13,6 +13,7 @@ mod room_facts;
 mod room_marks;
 pub mod sliding;
 mod tail;
+mod to_device;
 mod unread;
 pub mod v3;
 

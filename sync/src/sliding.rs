@@ -39,7 +39,7 @@ use crate::{
     news::News,
     room_facts::{ListedRoom, UserList},
     room_marks::RoomMarks,
-    v3::{TIMEOUT_MAX, decides_counts},
+    v3::TIMEOUT_MAX,
 };
 
 /// Most rooms that one answer tells of; the next one has the others.
@@ -56,8 +56,6 @@ struct Look<'a> {
     since: Option<Position>,
     upto: Position,
     news: News,
-    /// Whether what the user has not read may be another number in all rooms.
-    recounts: bool,
     typing: TypingNews,
     list: Arc<UserList>,
     marks: Arc<RoomMarks>,
@@ -72,7 +70,7 @@ struct Found {
     state: Option<State>,
     members: HashMap<RoomNr, NewMembers>,
     upto: Position,
-    ephemeral: EphemeralPosition,
+    typing: EphemeralPosition,
 }
 
 /// What the client has been sent, while an answer is put together.
@@ -167,7 +165,9 @@ impl Sync {
         let start = self.start_of(key, request.pos.as_deref()).await?;
         let token = start.token.map(|token| token.stream);
         if let Some(token) = token {
-            self.catch_up(token.position).await?;
+            // A position that is still to come is none of this server: the client begins anew.
+            let ahead = |error| if matches!(error, Error::BadToken) { Error::UnknownPos } else { error };
+            self.catch_up(token.position).await.map_err(ahead)?;
         }
         self.acknowledge_to_device(requester, request).await?;
         let timeout = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
@@ -191,16 +191,19 @@ impl Sync {
             let rooms_now = list.made_from();
             let _guard_now =
                 (!Arc::ptr_eq(rooms_now, &rooms)).then(|| self.0.waiters.wait(requester.user_nr, rooms_now, false));
-            let typing = self.0.typing.news(&rooms_now.joined, token.unwrap_or_default().ephemeral);
+            let typing = self.0.typing.news(&rooms_now.joined, token.unwrap_or_default().typing);
             let news = self.news(requester, token, rooms_now, (after, upto), &typing);
             if found.is_none() || news.any() {
-                let news = self.news(requester, token, rooms_now, (since.unwrap_or_default(), upto), &typing);
+                let mut news = self.news(requester, token, rooms_now, (since.unwrap_or_default(), upto), &typing);
+                if request.counts_unread && news.account_data && !news.recounts() {
+                    let after = since.unwrap_or_default();
+                    let changed = self.0.storage.list_account_data(requester.user_nr, after, upto).await?;
+                    news.note_account_data(&changed);
+                }
                 let marks = self.room_marks(requester.user_nr).await?;
                 let settings = self.0.rooms.settings(requester).await?;
-                let recounts = request.counts_unread && self.recounts(requester, since, upto, &news).await?;
                 let (list, start) = (list.clone(), &start);
-                let look =
-                    Look { requester, request, start, since, upto, news, recounts, typing, list, marks, settings };
+                let look = Look { requester, request, start, since, upto, news, typing, list, marks, settings };
                 // Boxed: a poll that waits must not hold the memory of one that answers.
                 let new = Box::pin(self.look(look)).await?;
                 if answers_at_once || !new.response.is_empty() {
@@ -222,9 +225,9 @@ impl Sync {
 
     /// Keeps what the answer leaves behind, and gives it its `pos`.
     async fn finish(&self, start: &Start, found: Found) -> Result<Response, Error> {
-        let Found { mut response, state, members, upto, ephemeral } = found;
+        let Found { mut response, state, members, upto, typing } = found;
         let (version, answer) = self.keep(start, state, members).await?;
-        let stream = StreamToken { ephemeral, ..StreamToken::at(upto) };
+        let stream = StreamToken { typing, ..StreamToken::at(upto) };
         response.pos = SlidingToken { version, answer, stream }.to_string();
         Ok(response)
     }
@@ -256,23 +259,7 @@ impl Sync {
         self.add_extensions(&look, &selection, &timelines, &mut next, &mut response).await?;
         response.lists = selection.counts;
         let state = next.into_changed();
-        Ok(Found { response, state, members, upto: look.upto, ephemeral: look.typing.position })
-    }
-
-    /// Whether what a user has not read may be another number in all of their rooms: by what they chose, or for all that is known.
-    async fn recounts(
-        &self,
-        requester: &Requester,
-        since: Option<Position>,
-        upto: Position,
-        news: &News,
-    ) -> Result<bool, Error> {
-        let Some(since) = since else { return Ok(false) };
-        if news.events.is_none() || !news.account_data {
-            return Ok(news.events.is_none());
-        }
-        let changed = self.0.storage.list_account_data(requester.user_nr, since, upto).await?;
-        Ok(changed.iter().any(decides_counts))
+        Ok(Found { response, state, members, upto: look.upto, typing: look.typing.position })
     }
 
     /// The rooms of which there may be something to tell: the most active ones first, and not too many at once.
@@ -327,7 +314,7 @@ impl Look<'_> {
         let is_live = || self.start.state.rooms.get(&room_nr).is_none_or(|sent| sent.stream == Sent::Live);
         self.request.counts_unread
             && room.row.membership == Membership::Join
-            && (self.recounts || self.news.may_count(room_nr) || !is_live())
+            && (self.news.may_count(room_nr) || !is_live())
     }
 }
 

@@ -32,17 +32,15 @@ use ruma::{
     serde::Raw,
 };
 use serde_json::{json, value::RawValue};
-use storage::{AccountDataRow, Item, RoomMembership, RoomRow};
+use storage::{AccountDataRow, RoomMembership, RoomRow};
 
 pub use self::filter::matches as matches_filter;
 use self::{ahead::Ahead, fields::EventFields, lazy::Device, presence::PresenceOf, room::room_account_data};
 pub(crate) use self::{lazy::ToldMembers, room::Stay};
-use crate::{Error, Sync, UserRooms, news::News};
+use crate::{Error, Sync, UserRooms, news::News, to_device};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(120);
-/// Most messages to a device in one answer; the next answer has the others.
-pub(crate) const TO_DEVICE_MAX: u32 = 100;
 
 /// Members after whom a room without a name is called. Client-Server API, "Calculating the display name for a room".
 const HEROES: u32 = 5;
@@ -100,10 +98,7 @@ impl Sync {
         self.reach(self.0.storage.published()).await;
         if let Some(since) = request.since {
             self.catch_up(since.position).await?;
-            if let Some(device_id) = &requester.device_id {
-                self.acknowledge(requester.user_nr, device_id.as_str(), since.to_device.unwrap_or(since.position))
-                    .await?;
-            }
+            self.acknowledge(requester, since.to_device.unwrap_or(since.position)).await?;
         }
         let timeout = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
         tokio::pin!(timeout);
@@ -120,8 +115,8 @@ impl Sync {
             tokio::pin!(notified);
             notified.as_mut().enable();
 
-            let typing = self.0.typing.news(&rooms.joined, request.since.unwrap_or_default().ephemeral);
-            let ephemeral = typing.position;
+            let typing = self.0.typing.news(&rooms.joined, request.since.unwrap_or_default().typing);
+            let typing_position = typing.position;
             let upto = self.position();
             let news = self.news(requester, request.since, &rooms, (after, upto), &typing);
             let now_ms = self.0.storage.clock().now_ms();
@@ -159,7 +154,7 @@ impl Sync {
             };
             drop(guard);
             if is_over {
-                let token = StreamToken { position: upto, ephemeral, presence: presence_after, to_device: None };
+                let token = StreamToken { typing: typing_position, presence: presence_after, ..StreamToken::at(upto) };
                 let mut response = Response::new(token.to_string());
                 self.add_key_counts(requester, &mut response).await?;
                 return Ok(response);
@@ -204,31 +199,10 @@ impl Sync {
         let _ = tokio::time::timeout(Duration::from_secs(5), arrived).await;
     }
 
-    /// Deletes the messages that the device says it has. A device that had none waiting costs nothing.
-    pub(crate) async fn acknowledge(&self, user_nr: UserNr, device_id: &str, upto: Position) -> Result<(), Error> {
-        let device = (user_nr, device_id.to_owned());
-        if let Some(known) = self.0.acknowledged.get(&device) {
-            let mut has_new = false;
-            let all_here = self.0.ring.scan(known, upto, |_, item| {
-                has_new |= matches!(item, Item::ToDevice(user, to) if *user == user_nr && to == device_id);
-            });
-            if known >= upto || (all_here && !has_new) {
-                self.0.acknowledged.insert(device, known.max(upto));
-                return Ok(());
-            }
-        }
-        let waiting = self.0.storage.list_to_device(user_nr, device_id, Position(0), upto, 1).await?;
-        if !waiting.is_empty() {
-            while self.0.storage.delete_to_device(user_nr, device_id, upto, 500).await? == 500 {}
-        }
-        self.0.acknowledged.insert(device, upto);
-        Ok(())
-    }
-
     async fn build(
         &self,
         mut answer: Answer<'_>,
-        news: News,
+        mut news: News,
         rooms: &UserRooms,
         typing: TypingNews,
         presence: PresenceOf,
@@ -236,18 +210,13 @@ impl Sync {
         let Answer { requester, request, upto, .. } = answer;
         let storage = &self.0.storage;
         let after = answer.since.unwrap_or(Position(0));
-        let mut token =
-            StreamToken { position: upto, ephemeral: typing.position, presence: presence.position, to_device: None };
+        let mut token = StreamToken { typing: typing.position, presence: presence.position, ..StreamToken::at(upto) };
         let mut response = Response::new(String::new());
-        if let Some(device_id) = requester.device_id.as_ref().filter(|_| news.to_device) {
+        if news.to_device {
             let after = request.since.and_then(|since| since.to_device).unwrap_or(after);
-            let list =
-                storage.list_to_device(requester.user_nr, device_id.as_str(), after, upto, TO_DEVICE_MAX).await?;
-            if list.len() == TO_DEVICE_MAX as usize {
-                // The others come with the next answer.
-                token.to_device = list.last().map(|(position, _)| *position);
-            }
-            response.to_device.events = list.into_iter().filter_map(|(_, json)| raw(json)).collect();
+            let found = self.to_device(requester, &answer.settings, (after, upto), to_device::MESSAGES_MAX).await?;
+            response.to_device.events = found.events.into_iter().map(Raw::from_json).collect();
+            token.to_device = found.more_after;
         }
         response.next_batch = token.to_string();
 
@@ -267,9 +236,8 @@ impl Sync {
             Vec::new()
         };
         let typing = typing.changes;
-        // What counts is another thing for all rooms then.
-        let is_recounted = answer.since.is_some() && account_data.iter().any(decides_counts);
-        let recounted = rooms.joined.iter().copied().filter(|_| is_recounted);
+        news.note_account_data(&account_data);
+        let recounted = rooms.joined.iter().copied().filter(|_| news.recounts());
         let also: BTreeSet<RoomNr> = account_data
             .iter()
             .map(|row| row.room_nr)
@@ -308,7 +276,7 @@ impl Sync {
         let mut shown = std::pin::pin!(stream::iter(shown).buffered(ROOMS_AT_ONCE));
         while let Some((room_nr, room_id, mut room)) = shown.try_next().await? {
             if let ShownRoom::Joined(room) = &mut room
-                && (!room.is_empty() || answer.since.is_none() || is_recounted || news.may_count(room_nr))
+                && (!room.is_empty() || news.may_count(room_nr))
             {
                 show_unread(room, unread.remove(&room_nr).unwrap_or_default(), splits_threads);
             }
@@ -430,11 +398,6 @@ impl Sync {
             response.account_data.events.extend(raw(default_push_rules_event(&answer.requester.user_id)));
         }
     }
-}
-
-/// Whether account data says what counts as unread.
-pub(crate) fn decides_counts(row: &AccountDataRow) -> bool {
-    row.room_nr == RoomNr(0) && matches!(row.event_type.as_str(), "m.push_rules" | "m.ignored_user_list")
 }
 
 /// Client-Server API, "GET /sync", `unread_notifications`: with those of threads, or threads apart.

@@ -24,7 +24,8 @@ use super::{
 use crate::{
     Error, Sync,
     room_facts::ListedRoom,
-    v3::{TO_DEVICE_MAX, account_data_event, default_push_rules_event},
+    to_device,
+    v3::{account_data_event, default_push_rules_event},
 };
 
 /// Most changes of subscriptions to threads in one answer.
@@ -37,10 +38,10 @@ impl Sync {
     /// Deletes the messages that the client says it has. MSC3885.
     pub(super) async fn acknowledge_to_device(&self, requester: &Requester, request: &Request) -> Result<(), Error> {
         let since = request.extensions.to_device.as_ref().and_then(|asked| asked.since.as_ref());
-        let (Some(since), Some(device_id)) = (since, &requester.device_id) else { return Ok(()) };
+        let (Some(since), Some(_)) = (since, &requester.device_id) else { return Ok(()) };
         let since = to_device_position(since)?;
         self.catch_up(since).await?;
-        self.acknowledge(requester.user_nr, device_id.as_str(), since).await
+        self.acknowledge(requester, since).await
     }
 
     pub(super) async fn add_extensions(
@@ -90,24 +91,19 @@ impl Sync {
 
     /// Messages to the device. MSC3885.
     async fn add_to_device(&self, look: &Look<'_>, response: &mut Response) -> Result<(), Error> {
-        let (Some(asked), Some(device_id)) = (&look.request.extensions.to_device, &look.requester.device_id) else {
+        let (Some(asked), Some(_)) = (&look.request.extensions.to_device, &look.requester.device_id) else {
             return Ok(());
         };
         let after = asked.since.as_deref().map(to_device_position).transpose()?.unwrap_or_default();
-        let limit = asked.limit.unwrap_or(TO_DEVICE_MAX).clamp(1, TO_DEVICE_MAX);
-        let mut upto = look.upto.max(after);
-        let mut events = Vec::new();
+        let limit = asked.limit.unwrap_or(to_device::MESSAGES_MAX).clamp(1, to_device::MESSAGES_MAX);
+        let upto = look.upto.max(after);
         // Who has all up to where it stands, and of whom no news is heard, has none waiting.
-        if look.news.to_device || look.since.is_none_or(|since| after < since) {
-            let user_nr = look.requester.user_nr;
-            let found = self.0.storage.list_to_device(user_nr, device_id.as_str(), after, upto, limit).await?;
-            if found.len() == limit as usize {
-                // The others come with the next answer.
-                upto = found.last().map_or(upto, |(position, _)| *position);
-            }
-            events = found.into_iter().filter_map(|(_, json)| RawValue::from_string(json).ok()).collect();
-        }
-        response.extensions.to_device = Some(ToDevice { next_batch: StreamToken::at(upto).to_string(), events });
+        let found = match look.news.to_device || look.since.is_none_or(|since| after < since) {
+            true => self.to_device(look.requester, &look.settings, (after, upto), limit).await?,
+            false => Default::default(),
+        };
+        let next_batch = StreamToken::at(found.more_after.unwrap_or(upto)).to_string();
+        response.extensions.to_device = Some(ToDevice { next_batch, events: found.events });
         Ok(())
     }
 

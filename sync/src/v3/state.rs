@@ -89,7 +89,13 @@ impl Sync {
             };
             for user_id in needed {
                 let Some(key) = storage.find_state_key("m.room.member", user_id).await? else { continue };
-                let Some(nr) = storage.get_state_event(room.nr, end, key).await? else { continue };
+                // Before a change that the timeline tells, they were what it replaced.
+                let is_of_key = |event: &&Arc<StoredEvent>| (event.type_nr, event.state_key_nr) == (key.0, Some(key.1));
+                let nr = match timeline.iter().find(is_of_key).filter(|_| !is_after) {
+                    Some(change) => change.replaces,
+                    None => storage.get_state_event(room.nr, end, key).await?,
+                };
+                let Some(nr) = nr else { continue };
                 let is_told = || answer.told.as_ref().is_some_and(|told| told.knows(room.nr, key, nr));
                 // Who comes into the room, or wants all of it, begins anew.
                 if span.base.is_none() || !is_told() {
