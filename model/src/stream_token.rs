@@ -16,7 +16,7 @@ pub struct EphemeralPosition {
 /// Where a client stands: `next_batch`, `since`, `from`, `prev_batch`. Opaque to clients.
 ///
 /// Text form: `s1_<position>`; then, each where it is not nothing, `_t<incarnation>.<position>` of typing, `_p<incarnation>.<position>` of
-/// presence, and `_d<position>` of messages to the device. Numbers are in lower-case hexadecimal.
+/// presence, `_d<position>` of messages to the device, and `_a<number>` of an answer. Numbers are in lower-case hexadecimal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct StreamToken {
     /// Everything at or below this position has been seen.
@@ -27,6 +27,8 @@ pub struct StreamToken {
     pub presence: EphemeralPosition,
     /// Of the messages to the device, those up to here have been seen, when there were too many for one answer.
     pub to_device: Option<Position>,
+    /// The number of the last answer that told of members as they were needed.
+    pub answer: Option<u32>,
 }
 
 /// The text is not a token of this server.
@@ -39,20 +41,23 @@ impl StreamToken {
     #[must_use]
     pub const fn at(position: Position) -> Self {
         let nothing = EphemeralPosition { incarnation: 0, position: 0 };
-        Self { position, typing: nothing, presence: nothing, to_device: None }
+        Self { position, typing: nothing, presence: nothing, to_device: None, answer: None }
     }
 }
 
 impl fmt::Display for StreamToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { position, typing, presence, to_device } = self;
+        let Self { position, typing, presence, to_device, answer } = self;
         write!(f, "s1_{:x}", position.0)?;
         for (letter, at) in [('t', typing), ('p', presence)] {
             if *at != EphemeralPosition::default() {
                 write!(f, "_{letter}{:x}.{:x}", at.incarnation, at.position)?;
             }
         }
-        to_device.map_or(Ok(()), |to_device| write!(f, "_d{:x}", to_device.0))
+        if let Some(to_device) = to_device {
+            write!(f, "_d{:x}", to_device.0)?;
+        }
+        answer.map_or(Ok(()), |answer| write!(f, "_a{answer:x}"))
     }
 }
 
@@ -69,6 +74,7 @@ impl FromStr for StreamToken {
                 't' => token.typing = ephemeral(number)?,
                 'p' => token.presence = ephemeral(number)?,
                 'd' => token.to_device = Some(position(number)?),
+                'a' => token.answer = Some(u32::from_str_radix(number, 16).map_err(|_| TokenError)?),
                 _ => return Err(TokenError),
             }
         }
@@ -99,8 +105,10 @@ mod tests {
         for typing in places {
             for presence in places {
                 for to_device in [None, Some(Position(0)), Some(Position(77))] {
-                    let token = StreamToken { position: Position(1 << 40), typing, presence, to_device };
-                    assert_eq!(token.to_string().parse(), Ok(token));
+                    for answer in [None, Some(0), Some(u32::MAX)] {
+                        let token = StreamToken { position: Position(1 << 40), typing, presence, to_device, answer };
+                        assert_eq!(token.to_string().parse(), Ok(token));
+                    }
                 }
             }
         }
@@ -132,6 +140,9 @@ mod tests {
             "s1_1_t1.1_t1.1",
             "s1_1_d",
             "s1_1_d1_d1",
+            "s1_1_a1_d1",
+            "s1_1_a",
+            "s1_1_a100000000",
             "s1_1_dffffffffffffffff",
         ] {
             assert_eq!(text.parse::<StreamToken>(), Err(TokenError), "{text}");

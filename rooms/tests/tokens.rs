@@ -74,9 +74,8 @@ fn the_corpus_is_read_as_its_names_say() {
     for (name, data) in corpus() {
         // `/messages` takes the tokens of `/sync` too.
         let expected = match name.as_str() {
-            "stream" | "stream_typing" | "stream_presence" | "stream_to_device" | "stream_both" | "stream_largest" => {
-                [true, true, false]
-            }
+            "stream" | "stream_typing" | "stream_presence" | "stream_to_device" | "stream_answer" | "stream_both"
+            | "stream_largest" => [true, true, false],
             "timeline" | "timeline_backfilled" | "timeline_largest" => [false, true, false],
             "directory_next" | "directory_previous" | "directory_largest" => [false, false, true],
             // No room has so few members: there the list ends.

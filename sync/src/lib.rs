@@ -14,6 +14,7 @@ mod room_marks;
 pub mod sliding;
 mod tail;
 mod to_device;
+mod told_members;
 mod unread;
 pub mod v3;
 
@@ -35,12 +36,16 @@ use self::{
     room_marks::RoomMarks,
     sliding::Connections,
     tail::Waiters,
+    told_members::ToldMembers,
 };
 
 /// Most users whose rooms are in memory.
 const USERS_CACHED: u64 = 20_000;
 /// Most devices of whose messages it is known how many were seen.
 const DEVICES_CACHED: u64 = 50_000;
+
+/// Most devices of which it is known what members they were told of: some hundred bytes each mostly, 200 KB at most.
+const LAZY_DEVICES_CACHED: u64 = 5_000;
 
 /// Most rooms in the lists that are in memory, of all users together.
 const LISTED_ROOMS_CACHED: u64 = 2_000_000;
@@ -106,8 +111,8 @@ struct Inner {
     acknowledged: Cache<(UserNr, String), Position>,
     /// What users have not read.
     tallies: Cache<UserNr, Arc<unread::Slot>>,
-    /// Which members each device that loads them lazily has been told of.
-    told_members: v3::ToldMembers,
+    /// Which members each device that loads them lazily by `/sync` has been told of.
+    told_members: Cache<(UserNr, String), Arc<ToldMembers>>,
     stopping: CancellationToken,
 }
 
@@ -151,7 +156,7 @@ impl Sync {
             filters: Cache::new(FILTERS_CACHED),
             acknowledged: Cache::new(DEVICES_CACHED),
             tallies: unread::cache(),
-            told_members: v3::ToldMembers::default(),
+            told_members: Cache::new(LAZY_DEVICES_CACHED),
             storage,
             rooms,
             typing,

@@ -24,7 +24,7 @@ use storage::ConnectionKey;
 
 pub(crate) use self::connection::Connections;
 use self::{
-    connection::{NewMembers, Sent, SentRoom, Start, State},
+    connection::{Sent, SentRoom, Start, State},
     lists::{Selected, Selection},
     required_state::Wanted,
     room::Task,
@@ -39,6 +39,7 @@ use crate::{
     news::News,
     room_facts::{ListedRoom, UserList},
     room_marks::RoomMarks,
+    told_members::NewMembers,
     v3::TIMEOUT_MAX,
 };
 
@@ -227,8 +228,8 @@ impl Sync {
     async fn finish(&self, start: &Start, found: Found) -> Result<Response, Error> {
         let Found { mut response, state, members, upto, typing } = found;
         let (version, answer) = self.keep(start, state, members).await?;
-        let stream = StreamToken { typing, ..StreamToken::at(upto) };
-        response.pos = SlidingToken { version, answer, stream }.to_string();
+        let stream = StreamToken { typing, answer: Some(answer), ..StreamToken::at(upto) };
+        response.pos = SlidingToken { version, stream }.to_string();
         Ok(response)
     }
 

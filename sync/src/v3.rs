@@ -23,7 +23,7 @@ use rooms::{Counts, Unread};
 use ruma::{
     OneTimeKeyAlgorithm, UInt, UserId,
     api::client::{
-        filter::{FilterDefinition, LazyLoadOptions},
+        filter::FilterDefinition,
         sync::sync_events::{
             DeviceLists, UnreadNotificationsCount,
             v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
@@ -35,8 +35,8 @@ use serde_json::{json, value::RawValue};
 use storage::{AccountDataRow, RoomMembership, RoomRow};
 
 pub use self::filter::matches as matches_filter;
-use self::{ahead::Ahead, fields::EventFields, lazy::Device, presence::PresenceOf, room::room_account_data};
-pub(crate) use self::{lazy::ToldMembers, room::Stay};
+pub(crate) use self::room::Stay;
+use self::{ahead::Ahead, fields::EventFields, lazy::LazyMembers, presence::PresenceOf, room::room_account_data};
 use crate::{Error, Sync, UserRooms, news::News, to_device};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
@@ -82,7 +82,7 @@ struct Answer<'a> {
     /// What is shown of each event, if not all.
     fields: Option<EventFields>,
     /// What the device knows of members, if it loads them lazily and does not want to be told again.
-    told: Option<Arc<Device>>,
+    told: Option<LazyMembers>,
     ahead: Ahead,
 }
 
@@ -154,7 +154,9 @@ impl Sync {
             };
             drop(guard);
             if is_over {
-                let token = StreamToken { typing: typing_position, presence: presence_after, ..StreamToken::at(upto) };
+                let answer = request.since.and_then(|since| since.answer);
+                let (typing, presence) = (typing_position, presence_after);
+                let token = StreamToken { typing, presence, answer, ..StreamToken::at(upto) };
                 let mut response = Response::new(token.to_string());
                 self.add_key_counts(requester, &mut response).await?;
                 return Ok(response);
@@ -182,9 +184,7 @@ impl Sync {
         (since, upto): (Option<Position>, Position),
         settings: Arc<UserSettings>,
     ) -> Answer<'a> {
-        let lazy = &request.filter.room.state.lazy_load_options;
-        let told = matches!(lazy, LazyLoadOptions::Enabled { include_redundant_members: false })
-            .then(|| self.0.told_members.of(requester.user_nr, requester.device(), since));
+        let told = self.lazy_members(requester, request);
         let fields = request.filter.event_fields.as_deref().map(EventFields::new);
         Answer { requester, request, since, upto, settings, fields, told, ahead: Ahead::default() }
     }
@@ -210,7 +210,10 @@ impl Sync {
         let Answer { requester, request, upto, .. } = answer;
         let storage = &self.0.storage;
         let after = answer.since.unwrap_or(Position(0));
+        // Until the answer has a number of its own.
+        let answer_before = request.since.and_then(|since| since.answer);
         let mut token = StreamToken { typing: typing.position, presence: presence.position, ..StreamToken::at(upto) };
+        token.answer = answer_before;
         let mut response = Response::new(String::new());
         if news.to_device {
             let after = request.since.and_then(|since| since.to_device).unwrap_or(after);
@@ -218,7 +221,6 @@ impl Sync {
             response.to_device.events = found.events.into_iter().map(Raw::from_json).collect();
             token.to_device = found.more_after;
         }
-        response.next_batch = token.to_string();
 
         let mut wanted: Vec<&RoomMembership> =
             rooms.rows.iter().filter(|row| !row.forgotten && self.concerns(&answer, &news, row)).collect();
@@ -300,6 +302,8 @@ impl Sync {
         }
         response.presence.events = self.presence_events(&seen, &answer.settings).await?;
         self.add_key_counts(requester, &mut response).await?;
+        token.answer = answer.told.as_ref().and_then(|told| told.finish(storage.random())).or(token.answer);
+        response.next_batch = token.to_string();
         Ok(response)
     }
 

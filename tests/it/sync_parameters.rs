@@ -216,7 +216,7 @@ on_each_database! {
         let alice = server.user("alice").await;
         alice.create_room().await;
         let own = alice.sync(None).await["next_batch"].as_str().unwrap().to_owned();
-        let mut strange: Vec<String> = ["s72594_4483_1934", "p1_1_1_s1_1", "t1_1_0", "0", "-1", "s1_", "\u{0}"].map(str::to_owned).into();
+        let mut strange: Vec<String> = ["s72594_4483_1934", "p1_1_s1_1", "t1_1_0", "0", "-1", "s1_", "\u{0}"].map(str::to_owned).into();
         // Times that are still to come: an hour's worth, and all that there is.
         let at = own.split('_').nth(1).unwrap();
         let far = format!("{:x}", i64::from_str_radix(at, 16).unwrap() + 1_000_000);

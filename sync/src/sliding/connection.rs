@@ -5,20 +5,23 @@
 //! the answer's `pos`. The version that the client asked from and the newest one are kept, so that a request can be repeated.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
 };
 
-use model::{Position, RoomNr, SlidingToken, StateKeyNr};
+use model::{Position, RoomNr, SlidingToken};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use storage::{ConnectionKey, ConnectionRow};
 
 use super::required_state::RequiredState;
-use crate::{Error, Sync};
+use crate::{
+    Error, Sync,
+    told_members::{KnownMembers, NewMembers, ToldMembers},
+};
 
 /// Most connections of one device: a client has two or three.
 const CONNECTIONS_MAX: u32 = 10;
@@ -32,9 +35,6 @@ const ROOM_BYTES: usize = 100;
 const CONFIG_BYTES_MAX: usize = 2_000_000;
 /// How often it is noted that a connection is in use, in milliseconds.
 const TOUCHED_EVERY_MS: i64 = 24 * 3_600_000;
-/// Most members of whom it is remembered that a connection was sent them.
-const MEMBERS_REMEMBERED: usize = 10_000;
-
 /// How much of something a client has been sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "i64", from = "i64")]
@@ -208,69 +208,7 @@ impl Default for Connections {
 pub(super) struct Connection {
     states: Vec<(u64, Arc<State>)>,
     used_at_ms: AtomicI64,
-    members: Arc<SentMembers>,
-}
-
-/// The members that were sent as they were needed, so that they are not sent again with each message. In memory only: who is not
-/// remembered is sent once more.
-#[derive(Debug, Default)]
-pub(super) struct SentMembers(
-    /// Guards what was sent. Held for moments only; no other lock is taken inside.
-    Mutex<Answered>,
-);
-
-#[derive(Debug, Default)]
-struct Answered {
-    /// The answer that the client has, and the members that it has.
-    taken: u32,
-    known: HashMap<RoomNr, HashSet<StateKeyNr>>,
-    /// The answer that it may not have yet, and what that one sent.
-    answer: u32,
-    sent: HashMap<RoomNr, NewMembers>,
-}
-
-/// The members that an answer sends of a room.
-#[derive(Clone, Debug, Default)]
-pub(super) struct NewMembers {
-    /// Whether the client forgets those that it had. MSC4186, "Lazy loaded memberships".
-    pub(super) starts_anew: bool,
-    pub(super) members: HashSet<StateKeyNr>,
-}
-
-impl SentMembers {
-    /// The client comes from an answer: it has what that one sent.
-    fn take(&self, answer: u32) {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Answered { taken, known, answer: last, sent } = &mut *guard;
-        let sent = std::mem::take(sent);
-        if answer == *last {
-            for (room, new) in sent {
-                let members = known.entry(room).or_default();
-                if new.starts_anew {
-                    members.clear();
-                }
-                members.extend(new.members);
-            }
-        } else if answer != *taken {
-            // Another process has answered meanwhile, or has begun.
-            known.clear();
-        }
-        if known.values().map(HashSet::len).sum::<usize>() > MEMBERS_REMEMBERED {
-            known.clear();
-        }
-        (*taken, *last) = (answer, answer);
-    }
-
-    fn answer(&self, answer: u32, new: HashMap<RoomNr, NewMembers>) {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (guard.answer, guard.sent) = (answer, new);
-    }
-
-    /// Whether the client has a member of a room.
-    pub(super) fn knows(&self, room_nr: RoomNr, member: StateKeyNr) -> bool {
-        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.known.get(&room_nr).is_some_and(|members| members.contains(&member))
-    }
+    members: Arc<ToldMembers>,
 }
 
 /// Where a request starts.
@@ -280,7 +218,9 @@ pub(super) struct Start {
     pub(super) token: Option<SlidingToken>,
     /// What it has been sent.
     pub(super) state: Arc<State>,
-    pub(super) members: Arc<SentMembers>,
+    /// The members whom it was sent as they were needed, and those that the client has.
+    pub(super) members: Arc<ToldMembers>,
+    pub(super) known: Arc<KnownMembers>,
 }
 
 impl Sync {
@@ -291,19 +231,19 @@ impl Sync {
     /// [`Error::UnknownPos`] when the token is none of this connection, or of a version that is not kept any more.
     pub(super) async fn start_of(&self, key: ConnectionKey, pos: Option<&str>) -> Result<Start, Error> {
         let Some(pos) = pos else {
-            let members = Arc::default();
-            return Ok(Start { key, token: None, state: Arc::default(), members });
+            let (members, known) = Default::default();
+            return Ok(Start { key, token: None, state: Arc::default(), members, known });
         };
         let token: SlidingToken = pos.parse().map_err(|_| Error::UnknownPos)?;
         let connection = self.connection(&key, token.version).await?.ok_or(Error::UnknownPos)?;
         let state = connection.state(token.version).ok_or(Error::UnknownPos)?;
-        connection.members.take(token.answer);
+        let known = connection.members.take(token.stream.answer);
         let now_ms = self.0.storage.clock().now_ms();
         if now_ms - connection.used_at_ms.load(Ordering::Relaxed) > TOUCHED_EVERY_MS {
             connection.used_at_ms.store(now_ms, Ordering::Relaxed);
             self.0.storage.touch_sync_connection(&key).await?;
         }
-        Ok(Start { key, token: Some(token), state, members: connection.members.clone() })
+        Ok(Start { key, token: Some(token), state, members: connection.members.clone(), known })
     }
 
     /// A connection that has a version; asks the database when it is not in memory.
@@ -371,7 +311,7 @@ impl Sync {
                 version
             }
         };
-        start.members.answer(answer, members);
+        start.members.note(answer, members);
         Ok((version, answer))
     }
 }
@@ -419,31 +359,5 @@ mod tests {
             assert_eq!(wanted(&back, found.config), wanted(&before, known.config));
             assert_eq!(SentRoom { config: 0, ..found }, SentRoom { config: 0, ..*known });
         }
-    }
-
-    #[test]
-    fn a_member_is_known_once_the_client_comes_from_the_answer_that_sent_it() {
-        let (members, room, alice) = (SentMembers::default(), RoomNr(1), StateKeyNr(5));
-        let new = |starts_anew: bool, member: Option<StateKeyNr>| {
-            HashMap::from([(room, NewMembers { starts_anew, members: member.into_iter().collect() })])
-        };
-        members.take(1);
-        members.answer(2, new(false, Some(alice)));
-        assert!(!members.knows(room, alice));
-        // The answer was lost, and the request came again.
-        members.take(1);
-        assert!(!members.knows(room, alice));
-        members.answer(3, new(false, Some(alice)));
-        members.take(3);
-        assert!(members.knows(room, alice));
-        // A gap: the client has forgotten its members.
-        members.answer(4, new(true, None));
-        members.take(4);
-        assert!(!members.knows(room, alice));
-        members.answer(5, new(false, Some(alice)));
-        members.take(5);
-        // Another process has answered.
-        members.take(77);
-        assert!(!members.knows(room, alice));
     }
 }

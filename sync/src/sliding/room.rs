@@ -18,7 +18,7 @@ use storage::{StateKey, StateLook, StoredEvent, TimelineDirection};
 
 use super::{
     Look,
-    connection::{NewMembers, Sent, SentRoom},
+    connection::{Sent, SentRoom},
     lists::Combination,
     required_state::Wanted,
     response::{Hero, Room},
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     Error, Sync,
     room_facts::{KnownSummary, ListedRoom},
+    told_members::NewMembers,
     v3::Stay,
 };
 
@@ -536,17 +537,19 @@ impl Sync {
         let users: Vec<&str> = users.into_iter().collect();
         let (types, keys) = storage.find_words(&["m.room.member"], &users).await?;
         let Some(member) = types.get("m.room.member").copied() else { return Ok(()) };
+        let mut named: HashMap<usize, Vec<StateKey>> = HashMap::new();
         let mut needed: HashMap<usize, Vec<StateKey>> = HashMap::new();
         for (nr, events) in &timelines {
             let work = &mut works[*nr];
             work.members.starts_anew = work.task.from.is_none() || work.limited;
             let room_nr = work.task.room_nr();
             let words: HashSet<&str> = events.iter().flat_map(|event| named_by(event)).collect();
-            let numbers: Vec<StateKeyNr> = words.into_iter().filter_map(|word| keys.get(word).copied()).collect();
-            let is_new = |key: &StateKeyNr| work.members.starts_anew || !look.start.members.knows(room_nr, *key);
-            let new: Vec<StateKey> = numbers.iter().filter(|key| is_new(key)).map(|key| (member, *key)).collect();
-            needed.insert(*nr, new.into_iter().filter(|key| !work.state.contains_key(key)).collect());
-            work.members.members.extend(numbers);
+            let members: Vec<StateKey> =
+                words.into_iter().filter_map(|word| Some((member, *keys.get(word)?))).collect();
+            let is_new = |key: &StateKey| work.members.starts_anew || look.start.known.get(room_nr, key.1).is_none();
+            let lacks = |key: &StateKey| is_new(key) && !work.state.contains_key(key);
+            needed.insert(*nr, members.iter().copied().filter(lacks).collect());
+            named.insert(*nr, members);
         }
         let looks = needed.iter().map(|(nr, keys)| StateLook {
             room_nr: works[*nr].task.room_nr(),
@@ -558,6 +561,8 @@ impl Sync {
             let work = &mut works[nr];
             let found = self.wanted_state(work.task.room_nr(), work.end, |_| true, Some(keys)).await?;
             work.state.extend(found);
+            let told = named[&nr].iter().filter_map(|key| Some((key.1, *work.state.get(key)?)));
+            work.members.members.extend(told);
         }
         Ok(())
     }

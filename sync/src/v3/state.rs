@@ -17,7 +17,7 @@ use ruma::{
 use storage::{RoomRow, StateKey, StoredEvent};
 
 use super::{Answer, HEROES, filter::matches};
-use crate::{Error, Sync};
+use crate::{Error, Sync, told_members::NewMembers};
 
 /// State that the summary of a room follows.
 const SUMMARIZED: &[&str] = &["m.room.member", "m.room.name", "m.room.canonical_alias"];
@@ -96,7 +96,7 @@ impl Sync {
                     None => storage.get_state_event(room.nr, end, key).await?,
                 };
                 let Some(nr) = nr else { continue };
-                let is_told = || answer.told.as_ref().is_some_and(|told| told.knows(room.nr, key, nr));
+                let is_told = || answer.told.as_ref().is_some_and(|told| told.knows(room.nr, key.1, nr));
                 // Who comes into the room, or wants all of it, begins anew.
                 if span.base.is_none() || !is_told() {
                     changes.entry(key).or_insert(nr);
@@ -112,8 +112,8 @@ impl Sync {
         events.sort_unstable_by_key(|event| event.nr);
         if let Some(told) = &answer.told {
             let shown = events.iter().chain(timeline).filter(|event| event.type_nr == member_nr);
-            let shown = shown.filter_map(|event| Some(((event.type_nr, event.state_key_nr?), &**event)));
-            told.note(shown, answer.upto);
+            let members = shown.filter_map(|event| Some((event.state_key_nr?, event.nr))).collect();
+            told.add(room.nr, NewMembers { starts_anew: span.base.is_none(), members });
         }
         Ok(RoomState { events, has_summary, summary })
     }
