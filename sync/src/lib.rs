@@ -2,7 +2,9 @@
 //!
 //! One [`tail`] a process follows the stream and wakes those who wait; [`v3`] and [`sliding`] put answers together.
 
+mod ephemeral;
 mod error;
+mod heroes;
 mod ignored_invites;
 mod news;
 mod peek;

@@ -10,13 +10,13 @@ mod room;
 mod state;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use accounts::{Requester, UserSettings, default_push_rules};
-use event_bus::{TypingChange, TypingNews};
+use event_bus::TypingNews;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use model::{Membership, Position, RoomNr, StreamToken, UserNr};
 use rooms::{Counts, Unread};
@@ -37,13 +37,10 @@ use storage::{AccountDataRow, RoomMembership, RoomRow};
 pub use self::filter::matches as matches_filter;
 pub(crate) use self::room::Stay;
 use self::{ahead::Ahead, fields::EventFields, lazy::LazyMembers, presence::PresenceOf, room::room_account_data};
-use crate::{Error, Sync, UserRooms, news::News, to_device};
+use crate::{Error, Sync, UserRooms, ephemeral::EventByRoom, news::News, to_device};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(120);
-
-/// Members after whom a room without a name is called. Client-Server API, "Calculating the display name for a room".
-const HEROES: u32 = 5;
 
 /// How many rooms of an answer are put together at once.
 const ROOMS_AT_ONCE: usize = 8;
@@ -210,10 +207,9 @@ impl Sync {
         let Answer { requester, request, upto, .. } = answer;
         let storage = &self.0.storage;
         let after = answer.since.unwrap_or(Position(0));
-        // Until the answer has a number of its own.
-        let answer_before = request.since.and_then(|since| since.answer);
         let mut token = StreamToken { typing: typing.position, presence: presence.position, ..StreamToken::at(upto) };
-        token.answer = answer_before;
+        // Until the answer has a number of its own.
+        token.answer = request.since.and_then(|since| since.answer);
         let mut response = Response::new(String::new());
         if news.to_device {
             let after = request.since.and_then(|since| since.to_device).unwrap_or(after);
@@ -266,11 +262,13 @@ impl Sync {
         let joined: Vec<RoomNr> = joined.map(|(row, _)| row.room_nr).collect();
         let mut unread = self.unread(requester, &joined, upto).await?;
         let splits_threads = request.filter.room.timeline.unread_thread_notifications;
-        let (news, account_data, typing, receipts) = (&news, &account_data[..], &typing[..], &receipts);
+        let typing = self.typing_events(&answer.settings, &typing).await?;
+        let (news, account_data, ephemeral) =
+            (&news, &account_data[..], [("m.typing", &typing), ("m.receipt", &receipts)]);
         let shown: Vec<_> = wanted
             .into_iter()
             .map(|(row, room)| async move {
-                let shown = self.shown_room(answer, news, row, room, (account_data, typing, receipts)).await?;
+                let shown = self.shown_room(answer, news, row, room, (account_data, ephemeral)).await?;
                 Ok::<_, Error>((row.room_nr, room.id.clone(), shown))
             })
             .collect();
@@ -313,13 +311,13 @@ impl Sync {
         news: &News,
         row: &RoomMembership,
         room: &Arc<RoomRow>,
-        (account_data, typing, receipts): (&[AccountDataRow], &[TypingChange], &HashMap<RoomNr, String>),
+        (account_data, ephemeral): (&[AccountDataRow], [(&str, &EventByRoom); 2]),
     ) -> Result<ShownRoom, Error> {
         Ok(match row.membership {
             Membership::Join => {
                 let mut shown = self.joined_room(answer, news, row, room).await?;
                 self.add_room_account_data(answer, &mut shown, (row, room), account_data).await?;
-                self.add_ephemeral(answer, &mut shown, room, typing, receipts).await?;
+                self.add_ephemeral(answer, &mut shown, room, ephemeral);
                 ShownRoom::Joined(Box::new(shown))
             }
             Membership::Invite => ShownRoom::Invited(self.invited_room(row, room, answer.requester).await?),

@@ -8,10 +8,7 @@ use std::{
 use accounts::Requester;
 use model::{EphemeralPosition, Membership, Position, RoomNr, StreamToken};
 use ruma::OwnedRoomId;
-use serde_json::{
-    json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::value::RawValue;
 use storage::{AccountDataRow, ReceiptRow, StoredEvent};
 
 use super::{
@@ -243,7 +240,7 @@ impl Sync {
         let by_nr: HashMap<RoomNr, &OwnedRoomId> =
             rooms.iter().map(|(room, _)| (room.row.room_nr, &room.facts.room.id)).collect();
         for (room_nr, event) in events {
-            if let (Some(room_id), Ok(event)) = (by_nr.get(&room_nr), RawValue::from_string(event)) {
+            if let Some(room_id) = by_nr.get(&room_nr) {
                 response.extensions.receipts.insert((*room_id).clone(), event);
             }
         }
@@ -291,19 +288,8 @@ impl Sync {
             changes.extend(now.changes);
         }
         changes.retain(|change| rooms.contains_key(&change.room_nr));
-        let users: Vec<_> = changes.iter().flat_map(|change| change.users.iter().copied()).collect();
-        let names = if users.is_empty() { HashMap::new() } else { self.0.storage.user_ids(&users).await? };
-        for change in changes {
-            let mut ids: Vec<_> = change
-                .users
-                .iter()
-                .filter_map(|user| names.get(user))
-                .filter(|user| !look.settings.ignores(user))
-                .collect();
-            ids.sort_unstable();
-            if let Ok(event) = to_raw_value(&json!({"type": "m.typing", "content": {"user_ids": ids}})) {
-                response.extensions.typing.insert(rooms[&change.room_nr].clone(), event);
-            }
+        for (room_nr, event) in self.typing_events(&look.settings, &changes).await? {
+            response.extensions.typing.insert(rooms[&room_nr].clone(), event);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use model::{EventNr, Membership, NodeNr, Position, RoomNr};
+use model::{EventNr, NodeNr, Position, RoomNr, UserNr};
 use rooms::Reader;
 use ruma::{
     OwnedUserId, UInt,
@@ -16,7 +16,7 @@ use ruma::{
 };
 use storage::{RoomRow, StateKey, StoredEvent};
 
-use super::{Answer, HEROES, filter::matches};
+use super::{Answer, filter::matches};
 use crate::{Error, Sync, told_members::NewMembers};
 
 /// State that the summary of a room follows.
@@ -202,21 +202,11 @@ impl Sync {
         if summary.name.is_some() || summary.canonical_alias.is_some() {
             return Ok((shown, Vec::new()));
         }
-        let mut heroes = Vec::new();
-        for kinds in [[Membership::Join, Membership::Invite], [Membership::Leave, Membership::Ban]] {
-            let members = match answer.ahead.heroes.get(&room_nr).filter(|_| kinds[0] == Membership::Join) {
-                Some(members) => members.clone(),
-                None => {
-                    let members = storage.list_members_of_kinds(room_nr, &kinds, HEROES + 1).await?;
-                    members.into_iter().map(|row| row.user_nr).collect()
-                }
-            };
-            heroes.extend(members.into_iter().filter(|nr| *nr != answer.requester.user_nr));
-            if !heroes.is_empty() {
-                break;
-            }
-        }
-        heroes.truncate(HEROES as usize);
+        let heroes = match answer.ahead.heroes.get(&room_nr) {
+            Some(known) => known.clone(),
+            None => self.heroes(answer.requester.user_nr, &[room_nr]).await?.remove(&room_nr).unwrap_or_default(),
+        };
+        let heroes: Vec<UserNr> = heroes.into_iter().map(|(user_nr, _)| user_nr).collect();
         let mut names = storage.user_ids(&heroes).await?;
         let heroes: Vec<OwnedUserId> = heroes.iter().filter_map(|nr| names.remove(nr)).collect();
         shown.heroes.clone_from(&heroes);
