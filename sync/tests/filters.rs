@@ -430,7 +430,7 @@ impl World {
                 if self.pick(3) == 0 {
                     let events = self.events(room).await;
                     let roots = events.iter().filter(|event| event.content.get("body").is_some());
-                    if let Some(root) = roots.filter(|event| event.content.get("m.relates_to").is_none()).last() {
+                    if let Some(root) = roots.filter(|event| event.content.get("m.relates_to").is_none()).next_back() {
                         content["m.relates_to"] = json!({ "rel_type": "m.thread", "event_id": root.id });
                     }
                 }
