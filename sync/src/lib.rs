@@ -2,6 +2,7 @@
 //!
 //! One [`tail`] a process follows the stream and wakes those who wait; [`v3`] and [`sliding`] put answers together.
 
+mod account_data;
 mod ephemeral;
 mod error;
 mod heroes;
@@ -14,6 +15,8 @@ mod ring;
 mod room_facts;
 mod room_marks;
 pub mod sliding;
+mod stay;
+mod stripped_state;
 mod tail;
 mod to_device;
 mod told_members;

@@ -24,7 +24,7 @@ use storage::ConnectionKey;
 
 pub(crate) use self::connection::Connections;
 use self::{
-    connection::{Sent, SentRoom, Start, State},
+    connection::{Sent, SentRoom, SentState, Start},
     lists::{Selected, Selection},
     required_state::Wanted,
     room::Task,
@@ -68,7 +68,7 @@ struct Look<'a> {
 struct Found {
     response: Response,
     /// What the client has been sent afterwards, if the position does not tell it.
-    state: Option<State>,
+    state: Option<SentState>,
     members: HashMap<RoomNr, NewMembers>,
     upto: Position,
     typing: EphemeralPosition,
@@ -76,7 +76,7 @@ struct Found {
 
 /// What the client has been sent, while an answer is put together.
 struct NextState<'a> {
-    before: &'a State,
+    before: &'a SentState,
     rooms: HashMap<RoomNr, SentRoom>,
     asked: Vec<Arc<RequiredState>>,
     configs: Vec<Vec<usize>>,
@@ -85,7 +85,7 @@ struct NextState<'a> {
 }
 
 impl<'a> NextState<'a> {
-    fn new(before: &'a State) -> Self {
+    fn new(before: &'a SentState) -> Self {
         Self {
             before,
             rooms: HashMap::new(),
@@ -138,13 +138,13 @@ impl<'a> NextState<'a> {
     }
 
     /// The state, if it is another one than before.
-    fn into_changed(self) -> Option<State> {
+    fn into_changed(self) -> Option<SentState> {
         let Self { before, rooms, asked, configs, account_data, threads } = self;
         let is_changed = account_data != before.account_data
             || threads != before.threads
             || rooms.iter().any(|(room_nr, sent)| before.rooms.get(room_nr) != Some(sent));
         is_changed.then(|| {
-            let mut state = State { rooms: before.rooms.clone(), asked, configs, account_data, threads };
+            let mut state = SentState { rooms: before.rooms.clone(), asked, configs, account_data, threads };
             state.rooms.extend(rooms);
             state
         })
@@ -271,10 +271,10 @@ impl Sync {
             .iter()
             .filter(|room| {
                 let combination = &selection.combinations[room.combination];
-                concerns(look, &look.list.rooms[room.nr], combination.timeline_limit, configs[room.combination])
+                concerns(look, &look.list.rooms[room.place], combination.timeline_limit, configs[room.combination])
             })
             .collect();
-        rooms.sort_by_cached_key(|room| std::cmp::Reverse(look.list.rooms[room.nr].last()));
+        rooms.sort_by_cached_key(|room| std::cmp::Reverse(look.list.rooms[room.place].last()));
         let mut wanted: HashMap<usize, Arc<Wanted>> = HashMap::new();
         let mut tasks: Vec<Task<'a>> = Vec::new();
         let mut events = 0;
@@ -284,7 +284,7 @@ impl Sync {
             if events > EVENTS_MAX && !tasks.is_empty() {
                 break;
             }
-            let listed = &look.list.rooms[selected.nr];
+            let listed = &look.list.rooms[selected.place];
             let sent = look.start.state.rooms.get(&listed.row.room_nr);
             let config = configs[selected.combination];
             let before = sent.map(|sent| sent.config).filter(|before| *before != config);

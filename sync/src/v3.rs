@@ -15,13 +15,13 @@ use std::{
     time::Duration,
 };
 
-use accounts::{Requester, UserSettings, default_push_rules};
+use accounts::{Requester, UserSettings};
 use event_bus::TypingNews;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use model::{Membership, Position, RoomNr, StreamToken, UserNr};
 use rooms::{Counts, Unread};
 use ruma::{
-    OneTimeKeyAlgorithm, UInt, UserId,
+    OneTimeKeyAlgorithm, UInt,
     api::client::{
         filter::FilterDefinition,
         sync::sync_events::{
@@ -31,13 +31,21 @@ use ruma::{
     },
     serde::Raw,
 };
-use serde_json::{json, value::RawValue};
+use serde_json::value::RawValue;
 use storage::{AccountDataRow, RoomMembership, RoomRow};
 
 pub use self::filter::matches as matches_filter;
-pub(crate) use self::room::Stay;
-use self::{ahead::Ahead, fields::EventFields, lazy::LazyMembers, presence::PresenceOf, room::room_account_data};
-use crate::{Error, Sync, UserRooms, ephemeral::EventByRoom, news::News, to_device};
+use self::{
+    ahead::Ahead, ephemeral::add_ephemeral, fields::EventFields, lazy::LazyMembers, presence::PresenceOf,
+    room::room_account_data,
+};
+use crate::{
+    Error, Sync, UserRooms,
+    account_data::{account_data_event, default_push_rules_event},
+    ephemeral::EventByRoom,
+    news::News,
+    to_device,
+};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(120);
@@ -317,7 +325,7 @@ impl Sync {
             Membership::Join => {
                 let mut shown = self.joined_room(answer, news, row, room).await?;
                 self.add_room_account_data(answer, &mut shown, (row, room), account_data).await?;
-                self.add_ephemeral(answer, &mut shown, room, ephemeral);
+                add_ephemeral(answer, &mut shown, room, ephemeral);
                 ShownRoom::Joined(Box::new(shown))
             }
             Membership::Invite => ShownRoom::Invited(self.invited_room(row, room, answer.requester).await?),
@@ -417,16 +425,6 @@ fn show_unread(room: &mut JoinedRoom, unread: Unread, splits_threads: bool) {
     } else {
         room.unread_notifications = shown(unread.total());
     }
-}
-
-pub(crate) fn account_data_event(event_type: &str, content: &str) -> String {
-    let content: Option<Box<RawValue>> = RawValue::from_string(content.to_owned()).ok();
-    json!({"type": event_type, "content": content}).to_string()
-}
-
-/// The rules of whoever never changed them. Client-Server API, "m.push_rules".
-pub(crate) fn default_push_rules_event(user_id: &UserId) -> String {
-    json!({"type": "m.push_rules", "content": {"global": default_push_rules(user_id)}}).to_string()
 }
 
 /// Ready-made JSON as ruma takes it; damaged JSON is left out.

@@ -87,14 +87,14 @@ pub(super) struct SentRoom {
     pub(super) receipts: Sent,
     /// The newest events that it has, without a hole: at least so many, if the room has them.
     pub(super) timeline_limit: u32,
-    /// Which state it wants: the place in [`State::configs`].
+    /// Which state it wants: the place in [`SentState::configs`].
     pub(super) config: usize,
     pub(super) is_dm: bool,
 }
 
 /// What a client has been sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct SentState {
     pub(super) rooms: HashMap<RoomNr, SentRoom>,
     /// What lists and subscriptions want of rooms, each once.
     pub(super) asked: Vec<Arc<RequiredState>>,
@@ -117,7 +117,7 @@ struct Packed {
     groups: Vec<(SentRoom, Vec<i64>)>,
 }
 
-impl State {
+impl SentState {
     fn pack(&self) -> Vec<u8> {
         let mut groups: BTreeMap<SentRoom, Vec<i64>> = BTreeMap::new();
         for (room_nr, sent) in &self.rooms {
@@ -197,7 +197,7 @@ pub(crate) struct Connections(Cache<ConnectionKey, Arc<Connection>>);
 impl Default for Connections {
     fn default() -> Self {
         let weigh = |_: &ConnectionKey, connection: &Arc<Connection>| {
-            let weight = |state: &State| (state.rooms.len() + state.config_bytes() / ROOM_BYTES) as u32;
+            let weight = |state: &SentState| (state.rooms.len() + state.config_bytes() / ROOM_BYTES) as u32;
             connection.states.iter().map(|(_, state)| weight(state)).sum::<u32>() + 50
         };
         Self(Cache::builder().max_capacity(ROOMS_CACHED).weigher(weigh).build())
@@ -206,7 +206,7 @@ impl Default for Connections {
 
 /// A connection in memory.
 pub(super) struct Connection {
-    states: Vec<(u64, Arc<State>)>,
+    states: Vec<(u64, Arc<SentState>)>,
     used_at_ms: AtomicI64,
     members: Arc<ToldMembers>,
 }
@@ -217,7 +217,7 @@ pub(super) struct Start {
     /// The token that the client has; nothing for a new connection.
     pub(super) token: Option<SlidingToken>,
     /// What it has been sent.
-    pub(super) state: Arc<State>,
+    pub(super) state: Arc<SentState>,
     /// The members whom it was sent as they were needed, and those that the client has.
     pub(super) members: Arc<ToldMembers>,
     pub(super) known: Arc<KnownMembers>,
@@ -254,7 +254,8 @@ impl Sync {
         }
         let Some(row) = self.0.storage.get_sync_connection(key).await? else { return Ok(None) };
         let ConnectionRow { states, used_at_ms } = row;
-        let states = states.into_iter().map(|(version, state)| Ok((version as u64, Arc::new(State::unpack(&state)?))));
+        let states =
+            states.into_iter().map(|(version, state)| Ok((version as u64, Arc::new(SentState::unpack(&state)?))));
         let connection = Arc::new(Connection {
             states: states.collect::<Result<_, Error>>()?,
             used_at_ms: AtomicI64::new(used_at_ms),
@@ -272,7 +273,7 @@ impl Sync {
     pub(super) async fn keep(
         &self,
         start: &Start,
-        state: Option<State>,
+        state: Option<SentState>,
         members: HashMap<RoomNr, NewMembers>,
     ) -> Result<(u64, u32), Error> {
         let answer = self.0.storage.random().number() as u32;
@@ -317,7 +318,7 @@ impl Sync {
 }
 
 impl Connection {
-    fn state(&self, version: u64) -> Option<Arc<State>> {
+    fn state(&self, version: u64) -> Option<Arc<SentState>> {
         self.states.iter().find(|(known, _)| *known == version).map(|(_, state)| state.clone())
     }
 }
@@ -339,7 +340,7 @@ mod tests {
             Arc::new(RequiredState { include: [pattern].into(), ..RequiredState::default() })
         };
         let asked = vec![config("unused"), config("b"), config("a")];
-        let mut state = State { asked, configs: vec![vec![1, 2], vec![0, 2], vec![1]], ..State::default() };
+        let mut state = SentState { asked, configs: vec![vec![1, 2], vec![0, 2], vec![1]], ..SentState::default() };
         for nr in 1..=3_000 {
             state.rooms.insert(RoomNr(nr * 3), sent(Sent::Live, 0));
         }
@@ -348,10 +349,10 @@ mod tests {
         state.tidy();
         let packed = state.pack();
         assert!(packed.len() < 10_000, "{}", packed.len());
-        let back = State::unpack(&packed).unwrap();
+        let back = SentState::unpack(&packed).unwrap();
         assert_eq!(back.rooms.len(), 3_000);
         assert_eq!((back.configs.len(), back.asked.len()), (2, 2));
-        let wanted = |state: &State, config: usize| -> BTreeSet<Arc<RequiredState>> {
+        let wanted = |state: &SentState, config: usize| -> BTreeSet<Arc<RequiredState>> {
             state.configs[config].iter().map(|place| state.asked[*place].clone()).collect()
         };
         for (room, known) in &before.rooms {

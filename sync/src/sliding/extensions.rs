@@ -20,9 +20,9 @@ use super::{
 };
 use crate::{
     Error, Sync,
+    account_data::{account_data_event, default_push_rules_event},
     room_facts::ListedRoom,
     to_device,
-    v3::{account_data_event, default_push_rules_event},
 };
 
 /// Most changes of subscriptions to threads in one answer.
@@ -272,7 +272,7 @@ impl Sync {
         };
         let (mut rooms, mut new) = (HashMap::new(), Vec::new());
         for selected in selection.rooms.iter().filter(|selected| selection.covers(scope, selected)) {
-            let room = &look.list.rooms[selected.nr];
+            let room = &look.list.rooms[selected.place];
             if room.row.membership == Membership::Join {
                 rooms.insert(room.row.room_nr, &room.facts.room.id);
                 if is_new(room) {
@@ -307,7 +307,7 @@ fn in_scope<'l>(
     let Some(scope) = scope else { return Vec::new() };
     let mut rooms = Vec::new();
     for selected in selection.rooms.iter().filter(|selected| selection.covers(scope, selected)) {
-        let room = &look.list.rooms[selected.nr];
+        let room = &look.list.rooms[selected.place];
         if room.row.membership != Membership::Join {
             continue;
         }

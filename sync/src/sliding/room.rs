@@ -26,8 +26,8 @@ use super::{
 use crate::{
     Error, Sync,
     room_facts::{KnownSummary, ListedRoom},
+    stay::Stay,
     told_members::NewMembers,
-    v3::Stay,
 };
 
 /// Most pieces of state in one answer, but for the last room.

@@ -13,22 +13,6 @@ use crate::{Error, Sync, ephemeral::EventByRoom};
 const RECEIPTS_MAX: u32 = 1_000;
 
 impl Sync {
-    /// Adds who is typing in a room and who has read what, as far as it is new and wanted.
-    pub(super) fn add_ephemeral(
-        &self,
-        answer: &Answer<'_>,
-        shown: &mut JoinedRoom,
-        room: &RoomRow,
-        events: [(&str, &EventByRoom); 2],
-    ) {
-        let filter = &answer.request.filter.room.ephemeral;
-        for (event_type, events) in events {
-            if let Some(event) = events.get(&room.nr).filter(|_| matches_part(filter, &room.id, event_type)) {
-                shown.ephemeral.events.push(Raw::from_json(event.clone()));
-            }
-        }
-    }
-
     /// The receipts of rooms as events: new ones, and the newest of a room that is new to the client.
     pub(super) async fn receipts(
         &self,
@@ -50,5 +34,20 @@ impl Sync {
             found.extend(storage.list_receipts(&old, since, answer.upto).await?);
         }
         self.receipt_events(answer.requester, found).await
+    }
+}
+
+/// Adds who is typing in a room and who has read what, as far as it is new and wanted.
+pub(super) fn add_ephemeral(
+    answer: &Answer<'_>,
+    shown: &mut JoinedRoom,
+    room: &RoomRow,
+    events: [(&str, &EventByRoom); 2],
+) {
+    let filter = &answer.request.filter.room.ephemeral;
+    for (event_type, events) in events {
+        if let Some(event) = events.get(&room.nr).filter(|_| matches_part(filter, &room.id, event_type)) {
+            shown.ephemeral.events.push(Raw::from_json(event.clone()));
+        }
     }
 }
