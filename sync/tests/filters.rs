@@ -429,8 +429,8 @@ impl World {
                 }
                 if self.pick(3) == 0 {
                     let events = self.events(room).await;
-                    let roots = events.iter().filter(|event| event.content.get("body").is_some());
-                    if let Some(root) = roots.filter(|event| event.content.get("m.relates_to").is_none()).next_back() {
+                    let has = |event: &Event, field: &str| event.content.get(field).is_some();
+                    if let Some(root) = events.iter().rfind(|event| has(event, "body") && !has(event, "m.relates_to")) {
                         content["m.relates_to"] = json!({ "rel_type": "m.thread", "event_id": root.id });
                     }
                 }
@@ -498,7 +498,8 @@ impl World {
             let too_much = too_much.filter(|id| remembers || !by_id[&***id].is_member());
             let too_much: Vec<&Event> = too_much.map(|id| by_id[&**id]).collect();
             assert!(too_much.is_empty(), "{too_much:?} is too much in the state of {id}: {context}");
-            for event in timeline.iter().chain(&state) {
+            // The state lies before the timeline.
+            for event in state.iter().chain(&timeline) {
                 let whole = by_id[event["event_id"].as_str().unwrap()];
                 check_fields(&device.filter["event_fields"], whole, event);
                 if whole.is_member() && device.remembers() {
