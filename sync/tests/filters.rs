@@ -211,7 +211,8 @@ impl Device {
             }
             let is_named = at_end.contains_key(&("m.room.name", ""));
             let heroes = at_end.values().filter(|event| event.is_member() && is_join(event));
-            let heroes = heroes.filter(|_| !is_named).filter_map(|event| event.state_key.as_deref());
+            // Of a room that the user has left there is no summary.
+            let heroes = heroes.filter(|_| is_joined && !is_named).filter_map(|event| event.state_key.as_deref());
             let heroes: BTreeSet<&str> = heroes.filter(|user| *user != alice).collect();
             if base.is_none() {
                 needed.extend(&heroes);

@@ -73,6 +73,7 @@ impl Sync {
                 || since.is_none()
                 || answer.request.full_state
                 || news.is_resolved(room.nr),
+            is_left: false,
         };
         let mut shown = JoinedRoom::new();
         let state = self.room_state(answer, room, &span, &events).await?;
@@ -97,7 +98,7 @@ impl Sync {
         let events = self.0.rooms.visible(&reader, found.events).await?;
         let mut shown = LeftRoom::new();
         if let Some(left) = reader.left_at() {
-            let span = Span { base: since, upto: left, has_more: true };
+            let span = Span { base: since, upto: left, has_more: true, is_left: true };
             let state = self.room_state(answer, room, &span, &events).await?;
             shown.state = self.show_state(answer, &reader, state.events).await?;
         }

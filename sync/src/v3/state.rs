@@ -30,6 +30,8 @@ pub(super) struct Span {
     pub(super) upto: Position,
     /// Whether something has happened to the state that the timeline does not tell.
     pub(super) has_more: bool,
+    /// Whether the user is out of the room: then the answer has no summary, which would tell of now.
+    pub(super) is_left: bool,
 }
 
 /// The state of a room in an answer.
@@ -71,8 +73,10 @@ impl Sync {
         for event in timeline.iter().filter(|event| event.is_state() && summarized.contains(&event.type_nr)) {
             has_summary = has_summary || event.type_nr != member_nr || self.changes_membership(event).await?;
         }
-        let (summary, heroes) =
-            if has_summary || span.base.is_none() { self.summary(answer, room.nr).await? } else { Default::default() };
+        let (summary, heroes) = match (has_summary || span.base.is_none()) && !span.is_left {
+            true => self.summary(answer, room.nr).await?,
+            false => Default::default(),
+        };
         if is_lazy {
             // Client-Server API, "Lazy-loading room members": those who speak, the heroes, the user; and all that changed in a gap.
             let mut needed: BTreeSet<&str> = timeline.iter().map(|event| event.pdu.sender.as_str()).collect();
