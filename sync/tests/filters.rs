@@ -475,6 +475,10 @@ impl World {
         );
         let mut told = since.map(|answer| answer.told.clone()).unwrap_or_default();
         let remembers = elsewhere.is_none();
+        if !remembers {
+            // The number of an answer of another process says nothing to this one.
+            told.values_mut().for_each(|(_, is_remembered)| *is_remembered = false);
+        }
         for (room_nr, id) in self.ids.iter().enumerate() {
             let events = self.events(room_nr).await;
             let by_id: HashMap<&str, &Event> = events.iter().map(|event| (&*event.id, event)).collect();
