@@ -85,6 +85,8 @@ struct Expected {
     state: BTreeSet<String>,
     /// State that may be there, too: members who need not be told again.
     redundant: BTreeSet<String>,
+    /// Whether the device gets all of the room, and what it was told of its members before may be forgotten.
+    begins_anew: bool,
 }
 
 struct World {
@@ -237,6 +239,7 @@ impl Device {
             limited,
             state: state.into_values().filter(is_shown).map(|event| event.id.clone()).collect(),
             redundant: redundant.filter(is_shown).map(|event| event.id.clone()).collect(),
+            begins_anew: base.is_none(),
         })
     }
 
@@ -503,6 +506,10 @@ impl World {
             let too_much = too_much.filter(|id| remembers || !by_id[&***id].is_member());
             let too_much: Vec<&Event> = too_much.map(|id| by_id[&**id]).collect();
             assert!(too_much.is_empty(), "{too_much:?} is too much in the state of {id}: {context}");
+            if expected.begins_anew {
+                let of_room = told.iter_mut().filter(|((room, _), _)| *room == room_nr);
+                of_room.for_each(|(_, (_, is_remembered))| *is_remembered = false);
+            }
             // The state lies before the timeline.
             for event in state.iter().chain(&timeline) {
                 let whole = by_id[event["event_id"].as_str().unwrap()];
