@@ -49,7 +49,7 @@ pub use self::{
     register::{NewAccount, RegisteredUser},
     requester::Requester,
     sessions::{LoggedIn, SessionRequest},
-    settings::{Settings, UserSettings},
+    settings::{Settings, UserSettings, is_of_settings},
     shared_secret::SharedSecretRegistration,
     uiaa::Completed,
 };

@@ -56,6 +56,12 @@ impl UserSettings {
     }
 }
 
+/// Whether [`UserSettings`] are made of account data of that type, which is of no room.
+#[must_use]
+pub fn is_of_settings(event_type: &str) -> bool {
+    matches!(event_type, PUSH_RULES | IGNORED_USERS)
+}
+
 /// Settings of users. Cheap to clone.
 #[derive(Clone)]
 pub struct Settings {

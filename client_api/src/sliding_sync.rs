@@ -7,7 +7,10 @@
 mod unstable;
 mod v4;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use ::rooms::SubscribedThread;
 use axum::{Router, response::Response, routing::post};
@@ -18,7 +21,10 @@ use ruma::{OwnedEventId, OwnedRoomId, UserId};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use storage::ThreadSubscription;
-use sync::sliding::{self, ExtensionAnswers, Extensions, Hero, RequiredState, Scope, ThreadSubscriptions, ToDevice};
+use sync::sliding::{
+    self, ExtensionAnswers, Extensions, Hero, LISTS_MAX, List, Request, RequiredState, RoomConfig, Scope,
+    ThreadSubscriptions, ToDevice,
+};
 use web::{JsonBody, MatrixError, RateLimits, ReadyJson};
 
 use crate::ClientApi;
@@ -58,12 +64,76 @@ fn or_default<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserial
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Bounds the different pieces of state that a whole request names.
-fn check_required_state(request: &sliding::Request) -> Result<(), MatrixError> {
+/// A request as both forms have it, but for how they write its lists, and what is wanted of a room.
+struct Common<L, C> {
+    conn_id: Option<String>,
+    pos: Option<String>,
+    timeout_ms: Option<u64>,
+    lists: BTreeMap<String, L>,
+    subscriptions: BTreeMap<OwnedRoomId, C>,
+    extensions: ExtensionsAsked,
+}
+
+impl<L, C> Common<L, C> {
+    /// The request, if it keeps to the bounds. MSC4186, "Request Body".
+    ///
+    /// # Errors
+    ///
+    /// 400 `M_INVALID_PARAM`, which names the first bound that it does not keep to.
+    fn into_request(
+        self,
+        subscriptions_max: usize,
+        list: impl Fn(&str, L) -> Result<List, MatrixError>,
+        config: impl Fn(C) -> RoomConfig,
+    ) -> Result<Request, MatrixError> {
+        check_count("lists", self.lists.len(), LISTS_MAX)?;
+        check_count("subscriptions", self.subscriptions.len(), subscriptions_max)?;
+        let conn_id = self.conn_id.unwrap_or_default();
+        check_text("`conn_id`", &conn_id)?;
+        let lists = self.lists.into_iter().map(|(name, asked)| {
+            let list = list(&name, asked)?;
+            Ok((name, list))
+        });
+        let request = Request {
+            conn_id,
+            pos: self.pos,
+            timeout: Duration::from_millis(self.timeout_ms.unwrap_or(0)),
+            lists: lists.collect::<Result<_, MatrixError>>()?,
+            subscriptions: self.subscriptions.into_iter().map(|(room_id, asked)| (room_id, config(asked))).collect(),
+            extensions: self.extensions.into_model()?,
+            counts_unread: false,
+        };
+        check_configs(&request)?;
+        Ok(request)
+    }
+}
+
+/// Bounds what is wanted of rooms: in each list or subscription, and in all of them together.
+fn check_configs(request: &Request) -> Result<(), MatrixError> {
+    for list in request.lists.values() {
+        check_ranges(list.ranges.as_deref().unwrap_or_default())?;
+    }
     let configs = request.lists.values().map(|list| &list.config).chain(request.subscriptions.values());
     let different: BTreeSet<&RequiredState> = configs.map(|config| &config.required_state).collect();
-    let pieces = different.iter().map(|state| state.include.len() + state.exclude.len()).sum();
-    check_count("different pieces of required state in all lists and subscriptions", pieces, REQUIRED_STATE_SUM_MAX)
+    let mut sum = 0;
+    for state in different {
+        let pieces = state.include.len() + state.exclude.len();
+        check_count("pieces of required state", pieces, REQUIRED_STATE_MAX)?;
+        sum += pieces;
+        for pattern in state.include.iter().chain(&state.exclude) {
+            check_text("a type", pattern.event_type.as_deref().unwrap_or_default())?;
+            check_text("a state key", pattern.state_key.as_deref().unwrap_or_default())?;
+        }
+    }
+    check_count("different pieces of required state in all lists and subscriptions", sum, REQUIRED_STATE_SUM_MAX)
+}
+
+fn check_ranges(ranges: &[(u64, u64)]) -> Result<(), MatrixError> {
+    check_count("ranges in a list", ranges.len(), RANGES_MAX)?;
+    match ranges.iter().any(|(first, last)| last < first) {
+        true => Err(MatrixError::invalid_param("a range ends before it begins")),
+        false => Ok(()),
+    }
 }
 
 fn check_count(what: &str, count: usize, max: usize) -> Result<(), MatrixError> {
@@ -79,15 +149,6 @@ fn check_text(what: &str, text: &str) -> Result<(), MatrixError> {
 
 fn timeline_limit(asked: u64) -> u32 {
     asked.min(TIMELINE_LIMIT_MAX) as u32
-}
-
-/// The parts of a list, as they were asked for.
-fn ranges(asked: Vec<(u64, u64)>) -> Result<Vec<(u64, u64)>, MatrixError> {
-    check_count("ranges in a list", asked.len(), RANGES_MAX)?;
-    if asked.iter().any(|(first, last)| last < first) {
-        return Err(MatrixError::invalid_param("a range ends before it begins"));
-    }
-    Ok(asked)
 }
 
 /// MSC4186, "SlidingRoomFilter".

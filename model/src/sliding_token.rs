@@ -6,20 +6,18 @@ use crate::{StreamToken, TokenError};
 
 /// Where a connection of sliding sync stands: `pos`. Opaque to clients.
 ///
-/// Text form: `p1_<version>_<answer>_` before that of the [`StreamToken`], numbers in lower-case hexadecimal.
+/// Text form: `p1_<version>_`, the number in lower-case hexadecimal, before that of the [`StreamToken`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SlidingToken {
     /// The version of the connection's state that the answer left behind. No other connection has it.
     pub version: u64,
-    /// Tells the answer from others that left the same state behind.
-    pub answer: u32,
     /// How far the answer went in the streams.
     pub stream: StreamToken,
 }
 
 impl fmt::Display for SlidingToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "p1_{:x}_{:x}_{}", self.version, self.answer, self.stream)
+        write!(f, "p1_{:x}_{}", self.version, self.stream)
     }
 }
 
@@ -28,17 +26,12 @@ impl FromStr for SlidingToken {
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
         let rest = text.strip_prefix("p1_").ok_or(TokenError)?;
-        let (version, rest) = rest.split_once('_').ok_or(TokenError)?;
-        let (answer, stream) = rest.split_once('_').ok_or(TokenError)?;
+        let (version, stream) = rest.split_once('_').ok_or(TokenError)?;
         // `from_str_radix` takes a plus sign, which we never write.
-        if version.starts_with('+') || answer.starts_with('+') {
+        if version.starts_with('+') {
             return Err(TokenError);
         }
-        Ok(Self {
-            version: u64::from_str_radix(version, 16).map_err(|_| TokenError)?,
-            answer: u32::from_str_radix(answer, 16).map_err(|_| TokenError)?,
-            stream: stream.parse()?,
-        })
+        Ok(Self { version: u64::from_str_radix(version, 16).map_err(|_| TokenError)?, stream: stream.parse()? })
     }
 }
 
@@ -49,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_token_survives_its_text_form() {
-        let token = SlidingToken { version: u64::MAX, answer: 7, stream: StreamToken::at(Position(9)) };
+        let token = SlidingToken { version: u64::MAX, stream: StreamToken::at(Position(9)) };
         assert_eq!(token.to_string().parse(), Ok(token));
     }
 
@@ -58,12 +51,13 @@ mod tests {
         for text in [
             "",
             "p1_",
-            "s1_1_1_1",
-            "p1_1_1",
-            "p1_1_s1_1_1_1",
-            "p1_+1_1_s1_1_1_1",
-            "p1_1_100000000_s1_1_1_1",
-            "p2_1_1_s1_1_1_1",
+            "s1_1",
+            "p1_1",
+            "p1_s1_1",
+            "p1_+1_s1_1",
+            "p1_1_1_s1_1",
+            "p1_10000000000000000_s1_1",
+            "p2_1_s1_1",
         ] {
             assert_eq!(text.parse::<SlidingToken>(), Err(TokenError), "{text}");
         }

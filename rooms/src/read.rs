@@ -6,7 +6,7 @@ use std::{
 };
 
 use accounts::Requester;
-use model::{EventNr, Membership, NodeNr, Unsigned};
+use model::{EventNr, Membership, NodeNr, Position, Unsigned};
 use ruma::{EventId, OwnedUserId, RoomId};
 use serde_json::value::RawValue;
 use storage::{RoomRow, StoredEvent};

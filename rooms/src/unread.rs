@@ -12,13 +12,12 @@ use std::{
 
 use accounts::{Requester, UserSettings};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use model::{EventNr, NodeNr, Position, RoomNr, Thread, UserNr};
+use model::{EventNr, Position, RoomNr, Thread, UserNr};
 use ruma::{OwnedEventId, OwnedUserId, UInt, UserId, events::TimelineEventType};
 use storage::{LISTED_OF_ROOM_MAX, ReadPositions, RoomRow, StoredEvent, TimelineDirection, UnreadRange};
 
 use crate::{
     Error, Rooms,
-    power::{Power, rules_of},
     push::{
         Chosen, class,
         judge::Judge,

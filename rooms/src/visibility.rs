@@ -111,13 +111,8 @@ impl Reader {
         }
     }
 
-    /// The reader's membership at an event, its own change included, where that is known without asking the database.
-    /// Client-Server API, "UnsignedData".
-    pub(crate) fn membership_at(&self, event: &StoredEvent) -> Option<Membership> {
-        self.membership_in_state(event.state, event.position)
-    }
-
-    /// The same by the state after an event and its place in the stream.
+    /// The reader's membership at an event, its own change included, by the state after it and its place in the stream, where that is
+    /// known without asking the database. Client-Server API, "UnsignedData".
     pub(crate) fn membership_in_state(&self, state: NodeNr, position: Option<Position>) -> Option<Membership> {
         if let Some(at_event) = self.looked_at().get(&state) {
             return Some(at_event.membership.unwrap_or(Membership::Leave));

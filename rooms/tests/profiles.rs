@@ -26,7 +26,7 @@ impl House {
         let storage = Storage::open(database.options.clone(), clock, Random::system()).await.unwrap();
         let key = KeyPair::generate(&Random::seeded(1));
         let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
-        let options = Options { default_version: RoomVersionId::V11 };
+        let options = Options { default_version: RoomVersionId::V11, ..Options::default() };
         Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
     }
 

@@ -28,16 +28,16 @@ statements! {
            AND s.position = (SELECT max(t.position) FROM room_states t
                               WHERE t.room_nr = r.room_nr AND t.position <= r.position)"];
     LIST_OLDEST_MEMBERS = [(either "
-        SELECT m.room_nr, m.user_nr
+        SELECT m.room_nr, m.user_nr, m.event_nr
           FROM json_each($1) r CROSS JOIN memberships m
          WHERE m.room_nr = r.value AND m.user_nr IN (
                SELECT user_nr FROM memberships
                 WHERE room_nr = r.value AND membership IN (SELECT value FROM json_each($2))
                 ORDER BY position, user_nr LIMIT $3)
          ORDER BY m.room_nr, m.position, m.user_nr" "
-        SELECT m.room_nr, m.user_nr
+        SELECT m.room_nr, m.user_nr, m.event_nr
           FROM UNNEST($1::bigint[]) AS r(room_nr) CROSS JOIN LATERAL (
-               SELECT room_nr, user_nr, position FROM memberships
+               SELECT room_nr, user_nr, event_nr, position FROM memberships
                 WHERE room_nr = r.room_nr AND membership = ANY($2)
                 ORDER BY position, user_nr LIMIT $3) m
          ORDER BY m.room_nr, m.position, m.user_nr")];
@@ -90,7 +90,7 @@ impl Storage {
         Ok(states)
     }
 
-    /// The members of some kinds of rooms, oldest first, at most `limit` of each room.
+    /// The members of some kinds of rooms and their events, oldest first, at most `limit` of each room.
     ///
     /// # Errors
     ///
@@ -100,14 +100,14 @@ impl Storage {
         rooms: &[RoomNr],
         kinds: &[Membership],
         limit: u32,
-    ) -> Result<HashMap<RoomNr, Vec<UserNr>>, Error> {
+    ) -> Result<HashMap<RoomNr, Vec<(UserNr, EventNr)>>, Error> {
         let kinds: Vec<i64> = kinds.iter().map(|kind| kind.code()).collect();
-        let mut members: HashMap<RoomNr, Vec<UserNr>> = HashMap::new();
+        let mut members: HashMap<RoomNr, Vec<(UserNr, EventNr)>> = HashMap::new();
         for rooms in rooms.chunks(ROOMS_AT_ONCE) {
             let numbers: Vec<i64> = rooms.iter().map(|room| room.0).collect();
             let rows = self.db().read(&LIST_OLDEST_MEMBERS, args![numbers, kinds.clone(), i64::from(limit)]).await?;
             for row in rows {
-                members.entry(row.nr(0)?).or_default().push(row.nr(1)?);
+                members.entry(row.nr(0)?).or_default().push((row.nr(1)?, row.nr(2)?));
             }
         }
         Ok(members)

@@ -2,7 +2,10 @@
 //!
 //! One [`tail`] a process follows the stream and wakes those who wait; [`v3`] and [`sliding`] put answers together.
 
+mod account_data;
+mod ephemeral;
 mod error;
+mod heroes;
 mod ignored_invites;
 mod news;
 mod peek;
@@ -13,7 +16,11 @@ mod ring;
 mod room_facts;
 mod room_marks;
 pub mod sliding;
+mod stay;
+mod stripped_state;
 mod tail;
+mod to_device;
+mod told_members;
 mod unread;
 pub mod v3;
 
@@ -40,12 +47,16 @@ use self::{
     room_marks::RoomMarks,
     sliding::Connections,
     tail::Waiters,
+    told_members::ToldMembers,
 };
 
 /// Most users whose rooms are in memory.
 const USERS_CACHED: u64 = 20_000;
 /// Most devices of whose messages it is known how many were seen.
 const DEVICES_CACHED: u64 = 50_000;
+
+/// Most devices of which it is known what members they were told of: some hundred bytes each mostly, 200 KB at most.
+const LAZY_DEVICES_CACHED: u64 = 5_000;
 
 /// Most rooms in the lists that are in memory, of all users together.
 const LISTED_ROOMS_CACHED: u64 = 2_000_000;
@@ -118,8 +129,8 @@ struct Inner {
     acknowledged: Cache<(UserNr, String), Arc<AtomicI64>>,
     /// What users have not read.
     tallies: Cache<UserNr, Arc<unread::Slot>>,
-    /// Which members each device that loads them lazily has been told of.
-    told_members: v3::ToldMembers,
+    /// Which members each device that loads them lazily by `/sync` has been told of.
+    told_members: Cache<(UserNr, String), Arc<ToldMembers>>,
     stopping: CancellationToken,
 }
 
@@ -164,7 +175,7 @@ impl Sync {
             filters: Cache::new(FILTERS_CACHED),
             acknowledged: Cache::new(DEVICES_CACHED),
             tallies: unread::cache(),
-            told_members: v3::ToldMembers::default(),
+            told_members: Cache::new(LAZY_DEVICES_CACHED),
             storage,
             rooms,
             typing,

@@ -3,11 +3,11 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use accounts::Requester;
+use accounts::{Requester, is_of_settings};
 use event_bus::TypingNews;
 use model::{Position, RoomNr, StreamToken};
 use ruma::events::TimelineEventType;
-use storage::{Item, StoredEvent};
+use storage::{AccountDataRow, Item, StoredEvent};
 
 use crate::{Sync, UserRooms};
 
@@ -22,6 +22,8 @@ pub(crate) struct News {
     read_rooms: HashSet<RoomNr>,
     /// Rooms of threads that the user has subscribed to, or unsubscribed from, where that was looked up.
     pub(crate) subscribed_rooms: HashSet<RoomNr>,
+    /// Whether the user chose anew what counts as unread.
+    recounts: bool,
     /// Rooms whose state was changed by state resolution.
     resolved_rooms: HashSet<RoomNr>,
     pub(crate) receipts: bool,
@@ -62,13 +64,24 @@ impl News {
         }
     }
 
-    /// Whether what the user has not read of a room may be another now.
+    /// Notes which account data is new: some of it decides what counts as unread.
+    pub(crate) fn note_account_data(&mut self, rows: &[AccountDataRow]) {
+        self.recounts = rows.iter().any(|row| row.room_nr == RoomNr(0) && is_of_settings(&row.event_type));
+    }
+
+    /// Whether what the user has not read may be another number in all rooms.
+    pub(crate) fn recounts(&self) -> bool {
+        self.recounts || self.events.is_none()
+    }
+
+    /// Whether what the user has not read of a room may be another number now.
     pub(crate) fn may_count(&self, room_nr: RoomNr) -> bool {
         let counts = |event: &Arc<StoredEvent>| {
             event.countable.is_some() || event.pdu.event_type == TimelineEventType::RoomRedaction
         };
         let events = self.events.as_ref().and_then(|events| events.get(&room_nr));
-        self.read_rooms.contains(&room_nr)
+        self.recounts()
+            || self.read_rooms.contains(&room_nr)
             || self.subscribed_rooms.contains(&room_nr)
             || events.is_some_and(|events| events.iter().any(counts))
     }

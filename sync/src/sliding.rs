@@ -25,7 +25,7 @@ use storage::ConnectionKey;
 
 pub(crate) use self::connection::Connections;
 use self::{
-    connection::{NewMembers, Sent, SentRoom, Start, State},
+    connection::{Sent, SentRoom, SentState, Start},
     lists::{Selected, Selection},
     required_state::Wanted,
     room::Task,
@@ -40,7 +40,8 @@ use crate::{
     news::News,
     room_facts::{ListedRoom, UserList},
     room_marks::RoomMarks,
-    v3::{TIMEOUT_MAX, decides_counts},
+    told_members::NewMembers,
+    v3::TIMEOUT_MAX,
 };
 
 /// Most rooms that one answer tells of; the next one has the others.
@@ -57,8 +58,6 @@ struct Look<'a> {
     since: Option<Position>,
     upto: Position,
     news: News,
-    /// Whether what the user has not read may be another number in all rooms.
-    recounts: bool,
     typing: TypingNews,
     list: Arc<UserList>,
     marks: Arc<RoomMarks>,
@@ -70,15 +69,15 @@ struct Look<'a> {
 struct Found {
     response: Response,
     /// What the client has been sent afterwards, if the position does not tell it.
-    state: Option<State>,
+    state: Option<SentState>,
     members: HashMap<RoomNr, NewMembers>,
     upto: Position,
-    ephemeral: EphemeralPosition,
+    typing: EphemeralPosition,
 }
 
 /// What the client has been sent, while an answer is put together.
 struct NextState<'a> {
-    before: &'a State,
+    before: &'a SentState,
     rooms: HashMap<RoomNr, SentRoom>,
     asked: Vec<Arc<RequiredState>>,
     configs: Vec<Vec<usize>>,
@@ -87,7 +86,7 @@ struct NextState<'a> {
 }
 
 impl<'a> NextState<'a> {
-    fn new(before: &'a State) -> Self {
+    fn new(before: &'a SentState) -> Self {
         Self {
             before,
             rooms: HashMap::new(),
@@ -140,13 +139,13 @@ impl<'a> NextState<'a> {
     }
 
     /// The state, if it is another one than before.
-    fn into_changed(self) -> Option<State> {
+    fn into_changed(self) -> Option<SentState> {
         let Self { before, rooms, asked, configs, account_data, threads } = self;
         let is_changed = account_data != before.account_data
             || threads != before.threads
             || rooms.iter().any(|(room_nr, sent)| before.rooms.get(room_nr) != Some(sent));
         is_changed.then(|| {
-            let mut state = State { rooms: before.rooms.clone(), asked, configs, account_data, threads };
+            let mut state = SentState { rooms: before.rooms.clone(), asked, configs, account_data, threads };
             state.rooms.extend(rooms);
             state
         })
@@ -168,7 +167,9 @@ impl Sync {
         let start = self.start_of(key, request.pos.as_deref()).await?;
         let token = start.token.map(|token| token.stream);
         if let Some(token) = token {
-            self.catch_up(token.position).await?;
+            // A position that is still to come is none of this server: the client begins anew.
+            let ahead = |error| if matches!(error, Error::BadToken) { Error::UnknownPos } else { error };
+            self.catch_up(token.position).await.map_err(ahead)?;
         }
         self.acknowledge_to_device(requester, request).await?;
         let timeout = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
@@ -192,19 +193,22 @@ impl Sync {
             let rooms_now = list.made_from();
             let _guard_now =
                 (!Arc::ptr_eq(rooms_now, &rooms)).then(|| self.0.waiters.wait(requester.user_nr, rooms_now, false));
-            let typing = self.0.typing.news(&rooms_now.joined, token.unwrap_or_default().ephemeral);
+            let typing = self.0.typing.news(&rooms_now.joined, token.unwrap_or_default().typing);
             let news = self.news(requester, token, rooms_now, (after, upto), &typing);
             if found.is_none() || news.any() {
                 let mut news = self.news(requester, token, rooms_now, (since.unwrap_or_default(), upto), &typing);
                 if let Some(since) = since.filter(|_| news.threads) {
                     news.subscribed_rooms = self.subscribed_rooms(requester, since, upto).await?;
                 }
+                if request.counts_unread && news.account_data && !news.recounts() {
+                    let after = since.unwrap_or_default();
+                    let changed = self.0.storage.list_account_data(requester.user_nr, after, upto).await?;
+                    news.note_account_data(&changed);
+                }
                 let marks = self.room_marks(requester.user_nr).await?;
                 let settings = self.0.rooms.settings(requester).await?;
-                let recounts = request.counts_unread && self.recounts(requester, since, upto, &news).await?;
                 let (list, start) = (list.clone(), &start);
-                let look =
-                    Look { requester, request, start, since, upto, news, recounts, typing, list, marks, settings };
+                let look = Look { requester, request, start, since, upto, news, typing, list, marks, settings };
                 // Boxed: a poll that waits must not hold the memory of one that answers.
                 let new = Box::pin(self.look(look)).await?;
                 if answers_at_once || !new.response.is_empty() {
@@ -226,10 +230,10 @@ impl Sync {
 
     /// Keeps what the answer leaves behind, and gives it its `pos`.
     async fn finish(&self, start: &Start, found: Found) -> Result<Response, Error> {
-        let Found { mut response, state, members, upto, ephemeral } = found;
+        let Found { mut response, state, members, upto, typing } = found;
         let (version, answer) = self.keep(start, state, members).await?;
-        let stream = StreamToken { ephemeral, ..StreamToken::at(upto) };
-        response.pos = SlidingToken { version, answer, stream }.to_string();
+        let stream = StreamToken { typing, answer: Some(answer), ..StreamToken::at(upto) };
+        response.pos = SlidingToken { version, stream }.to_string();
         Ok(response)
     }
 
@@ -267,22 +271,6 @@ impl Sync {
         Ok(found(&look, response, next, members, are_all))
     }
 
-    /// Whether what a user has not read may be another number in all of their rooms: by what they chose, or for all that is known.
-    async fn recounts(
-        &self,
-        requester: &Requester,
-        since: Option<Position>,
-        upto: Position,
-        news: &News,
-    ) -> Result<bool, Error> {
-        let Some(since) = since else { return Ok(false) };
-        if news.events.is_none() || !news.account_data {
-            return Ok(news.events.is_none());
-        }
-        let changed = self.0.storage.list_account_data(requester.user_nr, since, upto).await?;
-        Ok(changed.iter().any(decides_counts))
-    }
-
     /// The rooms of which there may be something to tell: the most active ones first, and not too many at once; and whether these are all.
     fn tasks<'a>(
         &self,
@@ -296,10 +284,10 @@ impl Sync {
             .iter()
             .filter(|room| {
                 let combination = &selection.combinations[room.combination];
-                concerns(look, &look.list.rooms[room.nr], combination.timeline_limit, configs[room.combination])
+                concerns(look, &look.list.rooms[room.place], combination.timeline_limit, configs[room.combination])
             })
             .collect();
-        rooms.sort_by_cached_key(|room| std::cmp::Reverse(look.list.rooms[room.nr].last()));
+        rooms.sort_by_cached_key(|room| std::cmp::Reverse(look.list.rooms[room.place].last()));
         let mut wanted: HashMap<usize, Arc<Wanted>> = HashMap::new();
         let mut tasks: Vec<Task<'a>> = Vec::new();
         let (count, mut events) = (rooms.len(), 0);
@@ -309,7 +297,7 @@ impl Sync {
             if events > EVENTS_MAX && !tasks.is_empty() {
                 break;
             }
-            let listed = &look.list.rooms[selected.nr];
+            let listed = &look.list.rooms[selected.place];
             let sent = look.start.state.rooms.get(&listed.row.room_nr);
             let config = configs[selected.combination];
             let before = sent.map(|sent| sent.config).filter(|before| *before != config);
@@ -345,7 +333,7 @@ fn found(
     if is_all && state.is_none() {
         look.start.last_look.note(look, &response.lists);
     }
-    Found { response, state, members, upto: look.upto, ephemeral: look.typing.position }
+    Found { response, state, members, upto: look.upto, typing: look.typing.position }
 }
 
 impl Look<'_> {
@@ -356,7 +344,7 @@ impl Look<'_> {
         let is_live = || self.start.state.rooms.get(&room_nr).is_none_or(|sent| sent.stream == Sent::Live);
         self.request.counts_unread
             && room.row.membership == Membership::Join
-            && (self.recounts || self.news.may_count(room_nr) || !is_live())
+            && (self.news.may_count(room_nr) || !is_live())
     }
 }
 

@@ -10,23 +10,20 @@ mod room;
 mod state;
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
     time::Duration,
 };
 
-use accounts::{Requester, UserSettings, default_push_rules};
-use event_bus::{TypingChange, TypingNews};
+use accounts::{Requester, UserSettings};
+use event_bus::TypingNews;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use model::{Membership, Position, RoomNr, StreamToken, UserNr};
 use rooms::{Counts, Unread};
 use ruma::{
     OneTimeKeyAlgorithm, UInt,
     api::client::{
-        filter::{FilterDefinition, LazyLoadOptions},
+        filter::FilterDefinition,
         sync::sync_events::{
             DeviceLists, UnreadNotificationsCount,
             v3::{InvitedRoom, JoinedRoom, KnockedRoom, LeftRoom, Response},
@@ -34,21 +31,18 @@ use ruma::{
     },
     serde::Raw,
 };
-use serde_json::{json, value::RawValue};
-use storage::{AccountDataRow, Item, RoomMembership, RoomRow};
+use serde_json::value::RawValue;
+use storage::{AccountDataRow, RoomMembership, RoomRow};
 
 pub use self::filter::matches as matches_filter;
-use self::{ahead::Ahead, fields::EventFields, lazy::Device, presence::PresenceOf, room::room_account_data};
-pub(crate) use self::{lazy::ToldMembers, room::Stay};
-use crate::{Error, Sync, UserRooms, news::News};
+use self::{
+    ahead::Ahead, ephemeral::add_ephemeral, fields::EventFields, lazy::LazyMembers, presence::PresenceOf,
+    room::room_account_data,
+};
+use crate::{Error, Sync, UserRooms, ephemeral::EventByRoom, news::News, to_device};
 
 /// Longest that a poll waits: longer is cut, so that dead connections do not pile up.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(120);
-/// Most messages to a device in one answer; the next answer has the others.
-pub(crate) const TO_DEVICE_MAX: u32 = 100;
-
-/// Members after whom a room without a name is called. Client-Server API, "Calculating the display name for a room".
-const HEROES: u32 = 5;
 
 /// How many rooms of an answer are put together at once.
 const ROOMS_AT_ONCE: usize = 8;
@@ -87,7 +81,7 @@ struct Answer<'a> {
     /// What is shown of each event, if not all.
     fields: Option<EventFields>,
     /// What the device knows of members, if it loads them lazily and does not want to be told again.
-    told: Option<Arc<Device>>,
+    told: Option<LazyMembers>,
     ahead: Ahead,
 }
 
@@ -103,10 +97,7 @@ impl Sync {
         self.reach(self.0.storage.published()).await;
         if let Some(since) = request.since {
             self.catch_up(since.position).await?;
-            if let Some(device_id) = &requester.device_id {
-                self.acknowledge(requester.user_nr, device_id.as_str(), since.to_device.unwrap_or(since.position))
-                    .await?;
-            }
+            self.acknowledge(requester, since.to_device.unwrap_or(since.position)).await?;
         }
         let timeout = tokio::time::sleep(request.timeout.min(TIMEOUT_MAX));
         tokio::pin!(timeout);
@@ -123,8 +114,8 @@ impl Sync {
             tokio::pin!(notified);
             notified.as_mut().enable();
 
-            let typing = self.0.typing.news(&rooms.joined, request.since.unwrap_or_default().ephemeral);
-            let ephemeral = typing.position;
+            let typing = self.0.typing.news(&rooms.joined, request.since.unwrap_or_default().typing);
+            let typing_position = typing.position;
             let upto = self.position();
             let news = self.news(requester, request.since, &rooms, (after, upto), &typing);
             let now_ms = self.0.storage.clock().now_ms();
@@ -162,7 +153,9 @@ impl Sync {
             };
             drop(guard);
             if is_over {
-                let token = StreamToken { position: upto, ephemeral, presence: presence_after, to_device: None };
+                let answer = request.since.and_then(|since| since.answer);
+                let (typing, presence) = (typing_position, presence_after);
+                let token = StreamToken { typing, presence, answer, ..StreamToken::at(upto) };
                 let mut response = Response::new(token.to_string());
                 self.add_key_counts(requester, &mut response).await?;
                 return Ok(response);
@@ -190,9 +183,7 @@ impl Sync {
         (since, upto): (Option<Position>, Position),
         settings: Arc<UserSettings>,
     ) -> Answer<'a> {
-        let lazy = &request.filter.room.state.lazy_load_options;
-        let told = matches!(lazy, LazyLoadOptions::Enabled { include_redundant_members: false })
-            .then(|| self.0.told_members.of(requester.user_nr, requester.device(), since));
+        let told = self.lazy_members(requester, request);
         let fields = request.filter.event_fields.as_deref().map(EventFields::new);
         Answer { requester, request, since, upto, settings, fields, told, ahead: Ahead::default() }
     }
@@ -207,24 +198,6 @@ impl Sync {
         let _ = tokio::time::timeout(Duration::from_secs(5), arrived).await;
     }
 
-    /// Deletes the messages that the device says it has. A device that had none waiting costs nothing.
-    pub(crate) async fn acknowledge(&self, user_nr: UserNr, device_id: &str, upto: Position) -> Result<(), Error> {
-        // Nothing is known of a device of which nothing was heard: it may have messages from the first position on.
-        let before_all = || Arc::new(AtomicI64::new(i64::MIN));
-        let acknowledged = self.0.acknowledged.get_with((user_nr, device_id.to_owned()), before_all);
-        let known = Position(acknowledged.load(Ordering::Acquire));
-        let mut has_new = false;
-        let has_none = known >= upto
-            || self.0.ring.scan(known, upto, |_, item| {
-                has_new |= matches!(item, Item::ToDevice(user, to) if *user == user_nr && to == device_id);
-            }) && !has_new;
-        if !has_none && !self.0.storage.list_to_device(user_nr, device_id, Position(0), upto, 1).await?.is_empty() {
-            while self.0.storage.delete_to_device(user_nr, device_id, upto, 500).await? == 500 {}
-        }
-        acknowledged.fetch_max(upto.0, Ordering::AcqRel);
-        Ok(())
-    }
-
     async fn build(
         &self,
         mut answer: Answer<'_>,
@@ -236,20 +209,16 @@ impl Sync {
         let Answer { requester, request, upto, .. } = answer;
         let storage = &self.0.storage;
         let after = answer.since.unwrap_or(Position(0));
-        let mut token =
-            StreamToken { position: upto, ephemeral: typing.position, presence: presence.position, to_device: None };
+        let mut token = StreamToken { typing: typing.position, presence: presence.position, ..StreamToken::at(upto) };
+        // Until the answer has a number of its own.
+        token.answer = request.since.and_then(|since| since.answer);
         let mut response = Response::new(String::new());
-        if let Some(device_id) = requester.device_id.as_ref().filter(|_| news.to_device) {
+        if news.to_device {
             let after = request.since.and_then(|since| since.to_device).unwrap_or(after);
-            let list =
-                storage.list_to_device(requester.user_nr, device_id.as_str(), after, upto, TO_DEVICE_MAX).await?;
-            if list.len() == TO_DEVICE_MAX as usize {
-                // The others come with the next answer.
-                token.to_device = list.last().map(|(position, _)| *position);
-            }
-            response.to_device.events = list.into_iter().filter_map(|(_, json)| raw(json)).collect();
+            let found = self.to_device(requester, &answer.settings, (after, upto), to_device::MESSAGES_MAX).await?;
+            response.to_device.events = found.events.into_iter().map(Raw::from_json).collect();
+            token.to_device = found.more_after;
         }
-        response.next_batch = token.to_string();
         if let Some(since) = answer.since.filter(|_| news.threads) {
             news.subscribed_rooms = self.subscribed_rooms(requester, since, upto).await?;
         }
@@ -270,9 +239,8 @@ impl Sync {
             Vec::new()
         };
         let typing = typing.changes;
-        // What counts is another thing for all rooms then.
-        let is_recounted = answer.since.is_some() && account_data.iter().any(decides_counts);
-        let recounted = rooms.joined.iter().copied().filter(|_| is_recounted);
+        news.note_account_data(&account_data);
+        let recounted = rooms.joined.iter().copied().filter(|_| news.recounts());
         let also: BTreeSet<RoomNr> = account_data
             .iter()
             .map(|row| row.room_nr)
@@ -299,11 +267,13 @@ impl Sync {
         let joined: Vec<RoomNr> = joined.map(|(row, _)| row.room_nr).collect();
         let mut unread = self.unread(requester, &joined, upto).await?;
         let splits_threads = request.filter.room.timeline.unread_thread_notifications;
-        let (news, account_data, typing, receipts) = (&news, &account_data[..], &typing[..], &receipts);
+        let typing = self.typing_events(&answer.settings, &typing).await?;
+        let (news, account_data, ephemeral) =
+            (&news, &account_data[..], [("m.typing", &typing), ("m.receipt", &receipts)]);
         let shown: Vec<_> = wanted
             .into_iter()
             .map(|(row, room)| async move {
-                let shown = self.shown_room(answer, news, row, room, (account_data, typing, receipts)).await?;
+                let shown = self.shown_room(answer, news, row, room, (account_data, ephemeral)).await?;
                 Ok::<_, Error>((row.room_nr, room.id.clone(), shown))
             })
             .collect();
@@ -311,7 +281,7 @@ impl Sync {
         let mut shown = std::pin::pin!(stream::iter(shown).buffered(ROOMS_AT_ONCE));
         while let Some((room_nr, room_id, mut room)) = shown.try_next().await? {
             if let ShownRoom::Joined(room) = &mut room
-                && (!room.is_empty() || answer.since.is_none() || is_recounted || news.may_count(room_nr))
+                && (!room.is_empty() || news.may_count(room_nr))
             {
                 show_unread(room, unread.remove(&room_nr).unwrap_or_default(), splits_threads);
             }
@@ -335,6 +305,8 @@ impl Sync {
         }
         response.presence.events = self.presence_events(&seen, &answer.settings).await?;
         self.add_key_counts(requester, &mut response).await?;
+        token.answer = answer.told.as_ref().and_then(|told| told.finish(storage.random())).or(token.answer);
+        response.next_batch = token.to_string();
         Ok(response)
     }
 
@@ -344,13 +316,13 @@ impl Sync {
         news: &News,
         row: &RoomMembership,
         room: &Arc<RoomRow>,
-        (account_data, typing, receipts): (&[AccountDataRow], &[TypingChange], &HashMap<RoomNr, String>),
+        (account_data, ephemeral): (&[AccountDataRow], [(&str, &EventByRoom); 2]),
     ) -> Result<ShownRoom, Error> {
         Ok(match row.membership {
             Membership::Join => {
                 let mut shown = self.joined_room(answer, news, row, room).await?;
                 self.add_room_account_data(answer, &mut shown, (row, room), account_data).await?;
-                self.add_ephemeral(answer, &mut shown, room, typing, receipts).await?;
+                add_ephemeral(answer, &mut shown, room, ephemeral);
                 ShownRoom::Joined(Box::new(shown))
             }
             Membership::Invite => ShownRoom::Invited(self.invited_room(row, room, answer.requester).await?),
@@ -439,34 +411,6 @@ impl Sync {
     }
 }
 
-impl Sync {
-    /// Account data of a user in no room, as a client gets it.
-    pub(crate) fn global_account_data_event(
-        &self,
-        requester: &Requester,
-        settings: &UserSettings,
-        row: &AccountDataRow,
-    ) -> String {
-        match row.event_type.as_str() {
-            "m.push_rules" => self.push_rules_event(requester, settings),
-            event_type => account_data_event(event_type, &row.content),
-        }
-    }
-
-    /// The rules that hold for a user, which may be more than are stored: default rules come with newer programs, and whoever never
-    /// changed any has only those. Client-Server API, "m.push_rules".
-    pub(crate) fn push_rules_event(&self, requester: &Requester, settings: &UserSettings) -> String {
-        let default = || default_push_rules(&requester.user_id, self.0.rooms.has_thread_subscriptions());
-        let rules = settings.push_rules.as_deref().cloned().unwrap_or_else(default);
-        json!({"type": "m.push_rules", "content": {"global": rules}}).to_string()
-    }
-}
-
-/// Whether account data says what counts as unread.
-pub(crate) fn decides_counts(row: &AccountDataRow) -> bool {
-    row.room_nr == RoomNr(0) && matches!(row.event_type.as_str(), "m.push_rules" | "m.ignored_user_list")
-}
-
 /// Client-Server API, "GET /sync", `unread_notifications`: with those of threads, or threads apart.
 fn show_unread(room: &mut JoinedRoom, unread: Unread, splits_threads: bool) {
     let shown = |counts: Counts| {
@@ -482,11 +426,6 @@ fn show_unread(room: &mut JoinedRoom, unread: Unread, splits_threads: bool) {
     } else {
         room.unread_notifications = shown(unread.total());
     }
-}
-
-pub(crate) fn account_data_event(event_type: &str, content: &str) -> String {
-    let content: Option<Box<RawValue>> = RawValue::from_string(content.to_owned()).ok();
-    json!({"type": event_type, "content": content}).to_string()
 }
 
 /// Ready-made JSON as ruma takes it; damaged JSON is left out.

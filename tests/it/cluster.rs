@@ -23,7 +23,7 @@ const LONG_MS: u64 = 30_000;
 const TRIAL: &str = "can you hear me";
 
 /// Two servers, if there is what they need, with lines to Redis that can be cut.
-async fn two_servers(ask_every: Option<Duration>) -> Option<([TestServer; 2], [RedisProxy; 2])> {
+pub(crate) async fn two_servers(ask_every: Option<Duration>) -> Option<([TestServer; 2], [RedisProxy; 2])> {
     let (redis, database) = (redis_url()?, TestDatabase::postgres().await?);
     let proxies = [RedisProxy::start(&redis).await, RedisProxy::start(&redis).await];
     let options = |proxy: &RedisProxy| {

@@ -38,14 +38,23 @@ impl Device {
 }
 
 on_each_database! {
-    // shows: uploadKeys, queryKeys, claimKeys
+    // shows: uploadKeys, queryKeys, claimKeys, sync
     async fn a_one_time_key_is_given_once(server: TestServer) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let device = Device::of(&alice);
         let one_time = device.sign(json!({ "key": "A".repeat(43) }));
-        let body = json!({ "device_keys": device.keys(), "one_time_keys": { "signed_curve25519:1": &one_time } });
+        let fallback = device.sign(json!({ "key": "B".repeat(43), "fallback": true }));
+        let body = json!({
+            "device_keys": device.keys(), "one_time_keys": { "signed_curve25519:1": &one_time },
+            "fallback_keys": { "signed_curve25519:f": &fallback },
+        });
         let counts = alice.post("/keys/upload", &body).await.ok();
         assert_eq!(counts["one_time_key_counts"]["signed_curve25519"], 1);
+        let told = async || {
+            let sync = alice.sync(None).await;
+            (sync["device_one_time_keys_count"]["signed_curve25519"].clone(), sync["device_unused_fallback_key_types"].clone())
+        };
+        assert_eq!(told().await, (json!(1), json!(["signed_curve25519"])));
         let query = bob.post("/keys/query", &json!({ "device_keys": { alice.id(): [] } })).await.ok();
         let key = &query["device_keys"][alice.id()][alice.device_id()];
         assert_eq!(key["keys"], device.keys()["keys"], "{query}");
@@ -53,8 +62,14 @@ on_each_database! {
         let first = bob.post("/keys/claim", &claim).await.ok();
         let given = &first["one_time_keys"][alice.id()][alice.device_id()]["signed_curve25519:1"];
         assert_eq!(given, &one_time, "{first}");
-        let second = bob.post("/keys/claim", &claim).await.ok();
-        assert!(!second["one_time_keys"].to_string().contains("signed_curve25519"), "{second}");
+        assert_eq!(told().await, (json!(0), json!(["signed_curve25519"])));
+        // Then there is the fallback, which is given again and again.
+        for _ in 0..2 {
+            let later = bob.post("/keys/claim", &claim).await.ok();
+            let given = &later["one_time_keys"][alice.id()][alice.device_id()];
+            assert_eq!(given, &json!({ "signed_curve25519:f": &fallback }), "{later}");
+            assert_eq!(told().await, (json!(0), json!([])));
+        }
     }
 
     // shows: getKeysChanges, sync

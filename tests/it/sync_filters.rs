@@ -148,6 +148,44 @@ on_each_database! {
         assert_eq!(events(&shown["timeline"])[0]["content"]["body"], "hi");
     }
 
+    /// Client-Server API, "Aggregations of child events": in a limited timeline; "Filtering", `event_fields`: as far as it is asked for.
+    // shows: sync
+    async fn what_relates_to_an_event_is_a_field_of_it(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let room = alice.create_public_room().await;
+        bob.join(&room).await;
+        let since = token(&bob.sync(None).await);
+        alice.send_text(&room, "before").await;
+        let first = alice.send_text(&room, "old").await;
+        let edit = json!({
+            "msgtype": "m.text", "body": "* new", "m.new_content": { "msgtype": "m.text", "body": "new" },
+            "m.relates_to": { "rel_type": "m.replace", "event_id": first },
+        });
+        let edit = alice.send(&room, "m.room.message", &edit).await;
+        for (limit, fields, expected) in [
+            (2, json!(["content", "unsigned.m\\.relations"]), vec!["m.relations"]),
+            (2, json!(["content", "unsigned"]), vec!["age", "m.relations", "membership"]),
+            (2, json!(["content", "unsigned.m.relations"]), vec![]),
+            (2, json!(["content"]), vec![]),
+            // Who is told everything puts it together.
+            (3, json!(["content", "unsigned.m\\.relations"]), vec![]),
+        ] {
+            let filter = json!({ "event_fields": fields, "room": { "timeline": { "limit": limit } } });
+            let sync = sync_with(&bob, Some(&since), "", &filter).await;
+            let timeline = &sync["rooms"]["join"][&room]["timeline"];
+            assert_eq!(timeline["limited"].as_bool().unwrap_or_default(), limit == 2, "{sync}");
+            let event = events(timeline).into_iter().find(|event| event["event_id"] == *first).unwrap();
+            assert_eq!(event["content"], json!({ "msgtype": "m.text", "body": "old" }), "{sync}");
+            let unsigned = event["unsigned"].as_object().cloned().unwrap_or_default();
+            let keys: Vec<&String> = unsigned.keys().collect();
+            assert_eq!(keys, expected, "{fields}: {sync}");
+            if let Some(relations) = unsigned.get("m.relations") {
+                assert_eq!(relations["m.replace"]["event_id"], *edit, "{sync}");
+                assert_eq!(relations["m.replace"]["content"]["m.new_content"]["body"], "new", "{sync}");
+            }
+        }
+    }
+
     // shows: sync
     async fn a_lazy_client_is_told_of_a_member_once_and_again_when_the_answer_was_lost(server: TestServer) {
         let (alice, bob, carol) = (server.user("alice").await, server.user("bob").await, server.user("carol").await);

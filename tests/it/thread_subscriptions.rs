@@ -8,8 +8,18 @@ use crate::sliding_sync::{FORMS, pos};
 
 const EXTENSION: &str = "io.element.msc4308.thread_subscriptions";
 
-fn path(room: &str, root: &str) -> String {
+pub(crate) fn path(room: &str, root: &str) -> String {
     format!("/_matrix/client/unstable/io.element.msc4306/rooms/{}/thread/{}/subscription", encode(room), encode(root))
+}
+
+/// A request of sliding sync for changes of subscriptions.
+pub(crate) fn body() -> Value {
+    json!({ "extensions": { EXTENSION: { "enabled": true } } })
+}
+
+/// What an answer of sliding sync tells of subscriptions.
+pub(crate) fn shown(answer: &Value) -> &Value {
+    &answer["extensions"][EXTENSION]
 }
 
 async fn subscribe(user: &TestUser, room: &str, root: &str, cause: Option<&str>) -> test_kit::Answer {

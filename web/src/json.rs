@@ -6,7 +6,7 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, header};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{
     MatrixError,
@@ -25,7 +25,11 @@ impl<S: Sync, T: DeserializeOwned, const BYTES_MAX: usize> FromRequest<S> for Js
     async fn from_request(request: Request, _state: &S) -> Result<Self, MatrixError> {
         let (parts, body) = request.into_parts();
         let body = read(&parts.headers, body, BYTES_MAX).await?;
-        serde_json::from_slice(&body).map(Self).map_err(|error| not_json_of_this_shape(&error))
+        serde_json::from_slice(&body).map(Self).map_err(|error| match serde_json::from_slice::<IgnoredAny>(&body) {
+            // Also where a list is too long, which counts as a mistake in the JSON otherwise.
+            Ok(_) => MatrixError::bad_json(error.to_string()),
+            Err(_) => not_json_of_this_shape(&error),
+        })
     }
 }
 

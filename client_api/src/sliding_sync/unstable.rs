@@ -1,6 +1,6 @@
 //! The form that deployed clients speak. MSC4186 as of September 2025, at the path of its unstable prefix.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use axum::{
     extract::{Query, State},
@@ -13,13 +13,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sync::{
     Sync,
-    sliding::{self, LISTS_MAX, List, Pattern, Request, RequiredState, RoomConfig},
+    sliding::{self, List, Pattern, Request, RequiredState, RoomConfig},
 };
 use web::{JsonBody, MatrixError, RateLimits, RequesterOrGuest};
 
 use super::{
-    Body, ExtensionsAsked, Filters, HeroShown, REQUIRED_STATE_MAX, answer, availability, check_count, check_rate,
-    check_required_state, check_text, or_default, ranges, timeline_limit,
+    Body, Common, ExtensionsAsked, Filters, HeroShown, answer, availability, check_rate, or_default, timeline_limit,
 };
 
 pub(super) const PATH: &str = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync";
@@ -87,45 +86,32 @@ pub(super) async fn sync(
 }
 
 fn to_request(parameters: Parameters, asked: Asked, user_id: &UserId) -> Result<Request, MatrixError> {
-    check_count("lists", asked.lists.len(), LISTS_MAX)?;
-    check_count("subscriptions", asked.room_subscriptions.len(), SUBSCRIPTIONS_MAX)?;
-    let conn_id = asked.conn_id.unwrap_or_default();
-    check_text("`conn_id`", &conn_id)?;
-    let mut request = Request {
-        conn_id,
+    let common = Common {
+        conn_id: asked.conn_id,
         pos: parameters.pos,
-        timeout: Duration::from_millis(parameters.timeout.unwrap_or(0)),
-        extensions: asked.extensions.into_model()?,
-        counts_unread: true,
-        ..Request::default()
+        timeout_ms: parameters.timeout,
+        lists: asked.lists,
+        subscriptions: asked.room_subscriptions,
+        extensions: asked.extensions,
     };
-    for (name, list) in asked.lists {
+    let config = |limit: u64, state: &[(String, String)]| RoomConfig {
+        timeline_limit: timeline_limit(limit),
+        required_state: required_state(state, user_id),
+    };
+    let list = |name: &str, list: ListAsked| {
         if name.len() > LIST_NAME_BYTES_MAX {
-            return Err(MatrixError::invalid_param(format!(
-                "the name of a list is longer than {LIST_NAME_BYTES_MAX} bytes"
-            )));
+            let rule = format!("the name of a list is longer than {LIST_NAME_BYTES_MAX} bytes");
+            return Err(MatrixError::invalid_param(rule));
         }
-        let list = List {
-            ranges: list.ranges.map(ranges).transpose()?,
+        Ok(List {
+            ranges: list.ranges,
             filters: list.filters.unwrap_or_default().into_model()?,
-            config: config(list.timeline_limit, &list.required_state, user_id)?,
-        };
-        request.lists.insert(name, list);
-    }
-    for (room_id, asked) in asked.room_subscriptions {
-        request.subscriptions.insert(room_id, config(asked.timeline_limit, &asked.required_state, user_id)?);
-    }
-    check_required_state(&request)?;
-    Ok(request)
-}
-
-fn config(limit: u64, state: &[(String, String)], user_id: &UserId) -> Result<RoomConfig, MatrixError> {
-    check_count("pieces of required state", state.len(), REQUIRED_STATE_MAX)?;
-    for (event_type, state_key) in state {
-        check_text("a type", event_type)?;
-        check_text("a state key", state_key)?;
-    }
-    Ok(RoomConfig { timeline_limit: timeline_limit(limit), required_state: required_state(state, user_id) })
+            config: config(list.timeline_limit, &list.required_state),
+        })
+    };
+    let subscription = |asked: ConfigAsked| config(asked.timeline_limit, &asked.required_state);
+    let request = common.into_request(SUBSCRIPTIONS_MAX, list, subscription)?;
+    Ok(Request { counts_unread: true, ..request })
 }
 
 /// The tuples with their special values. MSC4186, "`RequiredStateTuple`".
@@ -155,9 +141,11 @@ fn required_state(tuples: &[(String, String)], user_id: &UserId) -> RequiredStat
 /// MSC4186 as of September 2025, "`RoomResult`".
 #[derive(Serialize)]
 struct RoomShown<'a> {
-    /// Null when there is none any more, as with the picture: clients understand that here.
+    /// Empty when there is none any more, which means the same ("m.room.name"): in this form it is a text, and clients take null for
+    /// unchanged.
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a Option<String>>,
+    name: Option<&'a str>,
+    /// Null when there is none any more: clients understand that here.
     #[serde(skip_serializing_if = "Option::is_none")]
     avatar: Option<&'a Option<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -199,7 +187,7 @@ impl<'a> RoomShown<'a> {
     fn of(room: &'a sliding::Room) -> Self {
         let stripped = room.stripped_state.as_deref();
         Self {
-            name: room.name.as_ref(),
+            name: room.name.as_ref().map(|name| name.as_deref().unwrap_or_default()),
             avatar: room.avatar.as_ref(),
             heroes: room.heroes.as_ref().map(|heroes| heroes.iter().map(HeroShown::of).collect()),
             is_dm: room.is_dm,

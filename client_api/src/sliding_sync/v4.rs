@@ -1,9 +1,6 @@
 //! The form that was accepted. MSC4186, "API".
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::{extract::State, response::Response};
 use http::request::Parts;
@@ -12,13 +9,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sync::{
     Sync,
-    sliding::{self, LISTS_MAX, List, Pattern, Request, RequiredState, RoomConfig},
+    sliding::{self, List, Pattern, Request, RequiredState, RoomConfig},
 };
 use web::{JsonBody, MatrixError, RateLimits, RequesterOrGuest};
 
 use super::{
-    Body, ExtensionsAsked, Filters, HeroShown, REQUIRED_STATE_MAX, answer, availability, check_count, check_rate,
-    check_required_state, check_text, or_default, ranges, timeline_limit,
+    Body, Common, ExtensionsAsked, Filters, HeroShown, answer, availability, check_rate, or_default, timeline_limit,
 };
 
 pub(super) const PATH: &str = "/_matrix/client/v4/sync";
@@ -92,33 +88,26 @@ pub(super) async fn sync(
 }
 
 fn to_request(asked: Asked) -> Result<Request, MatrixError> {
-    check_count("lists", asked.lists.len(), LISTS_MAX)?;
-    check_count("subscriptions", asked.room_subscriptions.len(), SUBSCRIPTIONS_MAX)?;
-    let conn_id = asked.conn_id.unwrap_or_default();
-    check_text("`conn_id`", &conn_id)?;
-    let mut request = Request {
-        conn_id,
+    let common = Common {
+        conn_id: asked.conn_id,
         pos: asked.pos,
-        timeout: Duration::from_millis(asked.timeout.unwrap_or(0)),
-        extensions: asked.extensions.into_model()?,
-        ..Request::default()
+        timeout_ms: asked.timeout,
+        lists: asked.lists,
+        subscriptions: asked.room_subscriptions,
+        extensions: asked.extensions,
     };
-    for (name, list) in asked.lists {
-        if !is_opaque_identifier(&name) {
+    let list = |name: &str, list: ListAsked| {
+        if !is_opaque_identifier(name) {
             return Err(MatrixError::invalid_param("the name of a list is no opaque identifier"));
         }
-        let list = List {
-            ranges: list.range.map(|range| ranges(vec![range])).transpose()?,
+        Ok(List {
+            ranges: list.range.map(|range| vec![range]),
             filters: list.filters.unwrap_or_default().into_model()?,
-            config: config(list.timeline_limit, list.required_state)?,
-        };
-        request.lists.insert(name, list);
-    }
-    for (room_id, asked) in asked.room_subscriptions {
-        request.subscriptions.insert(room_id, config(asked.timeline_limit, asked.required_state)?);
-    }
-    check_required_state(&request)?;
-    Ok(request)
+            config: config(list.timeline_limit, list.required_state),
+        })
+    };
+    let subscription = |asked: ConfigAsked| config(asked.timeline_limit, asked.required_state);
+    common.into_request(SUBSCRIPTIONS_MAX, list, subscription)
 }
 
 /// Appendices, "Opaque Identifiers".
@@ -127,26 +116,22 @@ fn is_opaque_identifier(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(is_allowed)
 }
 
-fn config(limit: u64, state: StateAsked) -> Result<RoomConfig, MatrixError> {
-    check_count("pieces of required state", state.include.len() + state.exclude.len(), REQUIRED_STATE_MAX)?;
+fn config(limit: u64, state: StateAsked) -> RoomConfig {
     // Of members that are loaded lazily only those that are named are wanted at once. MSC4186, "Lazy loaded memberships".
     let narrowed = if state.lazy_members { BTreeSet::from(["m.room.member".to_owned()]) } else { BTreeSet::new() };
+    let patterns = |elements: Vec<Element>| {
+        elements
+            .into_iter()
+            .map(|element| Pattern { event_type: element.r#type, state_key: element.state_key })
+            .collect()
+    };
     let required_state = RequiredState {
-        include: patterns(state.include)?,
-        exclude: patterns(state.exclude)?,
+        include: patterns(state.include),
+        exclude: patterns(state.exclude),
         narrowed,
         lazy_members: state.lazy_members,
     };
-    Ok(RoomConfig { timeline_limit: timeline_limit(limit), required_state })
-}
-
-fn patterns(elements: Vec<Element>) -> Result<BTreeSet<Pattern>, MatrixError> {
-    let pattern = |element: Element| {
-        check_text("a type", element.r#type.as_deref().unwrap_or_default())?;
-        check_text("a state key", element.state_key.as_deref().unwrap_or_default())?;
-        Ok(Pattern { event_type: element.r#type, state_key: element.state_key })
-    };
-    elements.into_iter().map(pattern).collect()
+    RoomConfig { timeline_limit: timeline_limit(limit), required_state }
 }
 
 /// MSC4186, "`RoomResult`".

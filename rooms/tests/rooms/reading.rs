@@ -49,7 +49,7 @@ async fn many_rooms_are_read_in_one_statement() {
             let together = storage.list_oldest_members(&rooms, kinds, limit).await.unwrap();
             for room_nr in &rooms {
                 let alone = storage.list_members_of_kinds(*room_nr, kinds, limit).await.unwrap();
-                let alone: Vec<_> = alone.into_iter().map(|row| row.user_nr).collect();
+                let alone: Vec<_> = alone.into_iter().map(|row| (row.user_nr, row.event_nr)).collect();
                 assert_eq!(together[room_nr], alone);
             }
         }

@@ -5,20 +5,23 @@
 //! the answer's `pos`. The version that the client asked from and the newest one are kept, so that a request can be repeated.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicI64, Ordering},
     },
 };
 
-use model::{Position, RoomNr, SlidingToken, StateKeyNr};
+use model::{Position, RoomNr, SlidingToken};
 use moka::sync::Cache;
 use serde::{Deserialize, Serialize};
 use storage::{ConnectionKey, ConnectionRow};
 
 use super::{required_state::RequiredState, settled::LastLook};
-use crate::{Error, Sync};
+use crate::{
+    Error, Sync,
+    told_members::{KnownMembers, NewMembers, ToldMembers},
+};
 
 /// Most connections of one device: a client has two or three.
 const CONNECTIONS_MAX: u32 = 10;
@@ -32,9 +35,6 @@ const ROOM_BYTES: usize = 100;
 const CONFIG_BYTES_MAX: usize = 2_000_000;
 /// How often it is noted that a connection is in use, in milliseconds.
 const TOUCHED_EVERY_MS: i64 = 24 * 3_600_000;
-/// Most members of whom it is remembered that a connection was sent them.
-const MEMBERS_REMEMBERED: usize = 10_000;
-
 /// How much of something a client has been sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "i64", from = "i64")]
@@ -87,14 +87,14 @@ pub(super) struct SentRoom {
     pub(super) receipts: Sent,
     /// The newest events that it has, without a hole: at least so many, if the room has them.
     pub(super) timeline_limit: u32,
-    /// Which state it wants: the place in [`State::configs`].
+    /// Which state it wants: the place in [`SentState::configs`].
     pub(super) config: usize,
     pub(super) is_dm: bool,
 }
 
 /// What a client has been sent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct State {
+pub(super) struct SentState {
     pub(super) rooms: HashMap<RoomNr, SentRoom>,
     /// What lists and subscriptions want of rooms, each once.
     pub(super) asked: Vec<Arc<RequiredState>>,
@@ -117,7 +117,7 @@ struct Packed {
     groups: Vec<(SentRoom, Vec<i64>)>,
 }
 
-impl State {
+impl SentState {
     fn pack(&self) -> Vec<u8> {
         let mut groups: BTreeMap<SentRoom, Vec<i64>> = BTreeMap::new();
         for (room_nr, sent) in &self.rooms {
@@ -197,7 +197,7 @@ pub(crate) struct Connections(Cache<ConnectionKey, Arc<Connection>>);
 impl Default for Connections {
     fn default() -> Self {
         let weigh = |_: &ConnectionKey, connection: &Arc<Connection>| {
-            let weight = |state: &State| (state.rooms.len() + state.config_bytes() / ROOM_BYTES) as u32;
+            let weight = |state: &SentState| (state.rooms.len() + state.config_bytes() / ROOM_BYTES) as u32;
             connection.states.iter().map(|(_, state)| weight(state)).sum::<u32>() + 50
         };
         Self(Cache::builder().max_capacity(ROOMS_CACHED).weigher(weigh).build())
@@ -206,72 +206,10 @@ impl Default for Connections {
 
 /// A connection in memory.
 pub(super) struct Connection {
-    states: Vec<(u64, Arc<State>)>,
+    states: Vec<(u64, Arc<SentState>)>,
     used_at_ms: AtomicI64,
-    members: Arc<SentMembers>,
+    members: Arc<ToldMembers>,
     last_look: Arc<LastLook>,
-}
-
-/// The members that were sent as they were needed, so that they are not sent again with each message. In memory only: who is not
-/// remembered is sent once more.
-#[derive(Debug, Default)]
-pub(super) struct SentMembers(
-    /// Guards what was sent. Held for moments only; no other lock is taken inside.
-    Mutex<Answered>,
-);
-
-#[derive(Debug, Default)]
-struct Answered {
-    /// The answer that the client has, and the members that it has.
-    taken: u32,
-    known: HashMap<RoomNr, HashSet<StateKeyNr>>,
-    /// The answer that it may not have yet, and what that one sent.
-    answer: u32,
-    sent: HashMap<RoomNr, NewMembers>,
-}
-
-/// The members that an answer sends of a room.
-#[derive(Clone, Debug, Default)]
-pub(super) struct NewMembers {
-    /// Whether the client forgets those that it had. MSC4186, "Lazy loaded memberships".
-    pub(super) starts_anew: bool,
-    pub(super) members: HashSet<StateKeyNr>,
-}
-
-impl SentMembers {
-    /// The client comes from an answer: it has what that one sent.
-    fn take(&self, answer: u32) {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Answered { taken, known, answer: last, sent } = &mut *guard;
-        let sent = std::mem::take(sent);
-        if answer == *last {
-            for (room, new) in sent {
-                let members = known.entry(room).or_default();
-                if new.starts_anew {
-                    members.clear();
-                }
-                members.extend(new.members);
-            }
-        } else if answer != *taken {
-            // Another process has answered meanwhile, or has begun.
-            known.clear();
-        }
-        if known.values().map(HashSet::len).sum::<usize>() > MEMBERS_REMEMBERED {
-            known.clear();
-        }
-        (*taken, *last) = (answer, answer);
-    }
-
-    fn answer(&self, answer: u32, new: HashMap<RoomNr, NewMembers>) {
-        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        (guard.answer, guard.sent) = (answer, new);
-    }
-
-    /// Whether the client has a member of a room.
-    pub(super) fn knows(&self, room_nr: RoomNr, member: StateKeyNr) -> bool {
-        let guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.known.get(&room_nr).is_some_and(|members| members.contains(&member))
-    }
 }
 
 /// Where a request starts.
@@ -280,8 +218,10 @@ pub(super) struct Start {
     /// The token that the client has; nothing for a new connection.
     pub(super) token: Option<SlidingToken>,
     /// What it has been sent.
-    pub(super) state: Arc<State>,
-    pub(super) members: Arc<SentMembers>,
+    pub(super) state: Arc<SentState>,
+    /// The members whom it was sent as they were needed, and those that the client has.
+    pub(super) members: Arc<ToldMembers>,
+    pub(super) known: Arc<KnownMembers>,
     pub(super) last_look: Arc<LastLook>,
 }
 
@@ -293,20 +233,20 @@ impl Sync {
     /// [`Error::UnknownPos`] when the token is none of this connection, or of a version that is not kept any more.
     pub(super) async fn start_of(&self, key: ConnectionKey, pos: Option<&str>) -> Result<Start, Error> {
         let Some(pos) = pos else {
-            let (state, members, last_look) = Default::default();
-            return Ok(Start { key, token: None, state, members, last_look });
+            let (state, members, known, last_look) = Default::default();
+            return Ok(Start { key, token: None, state, members, known, last_look });
         };
         let token: SlidingToken = pos.parse().map_err(|_| Error::UnknownPos)?;
         let connection = self.connection(&key, token.version).await?.ok_or(Error::UnknownPos)?;
         let state = connection.state(token.version).ok_or(Error::UnknownPos)?;
-        connection.members.take(token.answer);
+        let known = connection.members.take(token.stream.answer);
         let now_ms = self.0.storage.clock().now_ms();
         if now_ms - connection.used_at_ms.load(Ordering::Relaxed) > TOUCHED_EVERY_MS {
             connection.used_at_ms.store(now_ms, Ordering::Relaxed);
             self.0.storage.touch_sync_connection(&key).await?;
         }
         let (members, last_look) = (connection.members.clone(), connection.last_look.clone());
-        Ok(Start { key, token: Some(token), state, members, last_look })
+        Ok(Start { key, token: Some(token), state, members, known, last_look })
     }
 
     /// A connection that has a version; asks the database when it is not in memory.
@@ -317,7 +257,8 @@ impl Sync {
         }
         let Some(row) = self.0.storage.get_sync_connection(key).await? else { return Ok(None) };
         let ConnectionRow { states, used_at_ms } = row;
-        let states = states.into_iter().map(|(version, state)| Ok((version as u64, Arc::new(State::unpack(&state)?))));
+        let states =
+            states.into_iter().map(|(version, state)| Ok((version as u64, Arc::new(SentState::unpack(&state)?))));
         let connection = Arc::new(Connection {
             states: states.collect::<Result<_, Error>>()?,
             used_at_ms: AtomicI64::new(used_at_ms),
@@ -336,7 +277,7 @@ impl Sync {
     pub(super) async fn keep(
         &self,
         start: &Start,
-        state: Option<State>,
+        state: Option<SentState>,
         members: HashMap<RoomNr, NewMembers>,
     ) -> Result<(u64, u32), Error> {
         let answer = self.0.storage.random().number() as u32;
@@ -376,13 +317,13 @@ impl Sync {
                 version
             }
         };
-        start.members.answer(answer, members);
+        start.members.note(answer, members);
         Ok((version, answer))
     }
 }
 
 impl Connection {
-    fn state(&self, version: u64) -> Option<Arc<State>> {
+    fn state(&self, version: u64) -> Option<Arc<SentState>> {
         self.states.iter().find(|(known, _)| *known == version).map(|(_, state)| state.clone())
     }
 }
@@ -404,7 +345,7 @@ mod tests {
             Arc::new(RequiredState { include: [pattern].into(), ..RequiredState::default() })
         };
         let asked = vec![config("unused"), config("b"), config("a")];
-        let mut state = State { asked, configs: vec![vec![1, 2], vec![0, 2], vec![1]], ..State::default() };
+        let mut state = SentState { asked, configs: vec![vec![1, 2], vec![0, 2], vec![1]], ..SentState::default() };
         for nr in 1..=3_000 {
             state.rooms.insert(RoomNr(nr * 3), sent(Sent::Live, 0));
         }
@@ -413,10 +354,10 @@ mod tests {
         state.tidy();
         let packed = state.pack();
         assert!(packed.len() < 10_000, "{}", packed.len());
-        let back = State::unpack(&packed).unwrap();
+        let back = SentState::unpack(&packed).unwrap();
         assert_eq!(back.rooms.len(), 3_000);
         assert_eq!((back.configs.len(), back.asked.len()), (2, 2));
-        let wanted = |state: &State, config: usize| -> BTreeSet<Arc<RequiredState>> {
+        let wanted = |state: &SentState, config: usize| -> BTreeSet<Arc<RequiredState>> {
             state.configs[config].iter().map(|place| state.asked[*place].clone()).collect()
         };
         for (room, known) in &before.rooms {
@@ -424,31 +365,5 @@ mod tests {
             assert_eq!(wanted(&back, found.config), wanted(&before, known.config));
             assert_eq!(SentRoom { config: 0, ..found }, SentRoom { config: 0, ..*known });
         }
-    }
-
-    #[test]
-    fn a_member_is_known_once_the_client_comes_from_the_answer_that_sent_it() {
-        let (members, room, alice) = (SentMembers::default(), RoomNr(1), StateKeyNr(5));
-        let new = |starts_anew: bool, member: Option<StateKeyNr>| {
-            HashMap::from([(room, NewMembers { starts_anew, members: member.into_iter().collect() })])
-        };
-        members.take(1);
-        members.answer(2, new(false, Some(alice)));
-        assert!(!members.knows(room, alice));
-        // The answer was lost, and the request came again.
-        members.take(1);
-        assert!(!members.knows(room, alice));
-        members.answer(3, new(false, Some(alice)));
-        members.take(3);
-        assert!(members.knows(room, alice));
-        // A gap: the client has forgotten its members.
-        members.answer(4, new(true, None));
-        members.take(4);
-        assert!(!members.knows(room, alice));
-        members.answer(5, new(false, Some(alice)));
-        members.take(5);
-        // Another process has answered.
-        members.take(77);
-        assert!(!members.knows(room, alice));
     }
 }

@@ -8,10 +8,7 @@ use std::{
 use accounts::Requester;
 use model::{EphemeralPosition, Membership, Position, RoomNr, StreamToken};
 use ruma::OwnedRoomId;
-use serde_json::{
-    json,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::value::RawValue;
 use storage::{AccountDataRow, ReceiptRow, StoredEvent};
 
 use super::{
@@ -21,11 +18,7 @@ use super::{
     request::{Request, Scope},
     response::{E2ee, Response, ThreadSubscriptions, ToDevice},
 };
-use crate::{
-    Error, Sync,
-    room_facts::ListedRoom,
-    v3::{TO_DEVICE_MAX, account_data_event},
-};
+use crate::{Error, Sync, account_data::account_data_event, room_facts::ListedRoom, to_device};
 
 /// Most changes of subscriptions to threads in one answer.
 const THREADS_MAX: u32 = 100;
@@ -37,10 +30,10 @@ impl Sync {
     /// Deletes the messages that the client says it has. MSC3885.
     pub(super) async fn acknowledge_to_device(&self, requester: &Requester, request: &Request) -> Result<(), Error> {
         let since = request.extensions.to_device.as_ref().and_then(|asked| asked.since.as_ref());
-        let (Some(since), Some(device_id)) = (since, &requester.device_id) else { return Ok(()) };
+        let (Some(since), Some(_)) = (since, &requester.device_id) else { return Ok(()) };
         let since = to_device_position(since)?;
         self.catch_up(since).await?;
-        self.acknowledge(requester.user_nr, device_id.as_str(), since).await
+        self.acknowledge(requester, since).await
     }
 
     pub(super) async fn add_extensions(
@@ -90,24 +83,19 @@ impl Sync {
 
     /// Messages to the device. MSC3885.
     async fn add_to_device(&self, look: &Look<'_>, response: &mut Response) -> Result<(), Error> {
-        let (Some(asked), Some(device_id)) = (&look.request.extensions.to_device, &look.requester.device_id) else {
+        let (Some(asked), Some(_)) = (&look.request.extensions.to_device, &look.requester.device_id) else {
             return Ok(());
         };
         let after = asked.since.as_deref().map(to_device_position).transpose()?.unwrap_or_default();
-        let limit = asked.limit.unwrap_or(TO_DEVICE_MAX).clamp(1, TO_DEVICE_MAX);
-        let mut upto = look.upto.max(after);
-        let mut events = Vec::new();
+        let limit = asked.limit.unwrap_or(to_device::MESSAGES_MAX).clamp(1, to_device::MESSAGES_MAX);
+        let upto = look.upto.max(after);
         // Who has all up to where it stands, and of whom no news is heard, has none waiting.
-        if look.news.to_device || look.since.is_none_or(|since| after < since) {
-            let user_nr = look.requester.user_nr;
-            let found = self.0.storage.list_to_device(user_nr, device_id.as_str(), after, upto, limit).await?;
-            if found.len() == limit as usize {
-                // The others come with the next answer.
-                upto = found.last().map_or(upto, |(position, _)| *position);
-            }
-            events = found.into_iter().filter_map(|(_, json)| RawValue::from_string(json).ok()).collect();
-        }
-        response.extensions.to_device = Some(ToDevice { next_batch: StreamToken::at(upto).to_string(), events });
+        let found = match look.news.to_device || look.since.is_none_or(|since| after < since) {
+            true => self.to_device(look.requester, &look.settings, (after, upto), limit).await?,
+            false => Default::default(),
+        };
+        let next_batch = StreamToken::at(found.more_after.unwrap_or(upto)).to_string();
+        response.extensions.to_device = Some(ToDevice { next_batch, events: found.events });
         Ok(())
     }
 
@@ -251,7 +239,7 @@ impl Sync {
         let by_nr: HashMap<RoomNr, &OwnedRoomId> =
             rooms.iter().map(|(room, _)| (room.row.room_nr, &room.facts.room.id)).collect();
         for (room_nr, event) in events {
-            if let (Some(room_id), Ok(event)) = (by_nr.get(&room_nr), RawValue::from_string(event)) {
+            if let Some(room_id) = by_nr.get(&room_nr) {
                 response.extensions.receipts.insert((*room_id).clone(), event);
             }
         }
@@ -283,7 +271,7 @@ impl Sync {
         };
         let (mut rooms, mut new) = (HashMap::new(), Vec::new());
         for selected in selection.rooms.iter().filter(|selected| selection.covers(scope, selected)) {
-            let room = &look.list.rooms[selected.nr];
+            let room = &look.list.rooms[selected.place];
             if room.row.membership == Membership::Join {
                 rooms.insert(room.row.room_nr, &room.facts.room.id);
                 if is_new(room) {
@@ -299,19 +287,8 @@ impl Sync {
             changes.extend(now.changes);
         }
         changes.retain(|change| rooms.contains_key(&change.room_nr));
-        let users: Vec<_> = changes.iter().flat_map(|change| change.users.iter().copied()).collect();
-        let names = if users.is_empty() { HashMap::new() } else { self.0.storage.user_ids(&users).await? };
-        for change in changes {
-            let mut ids: Vec<_> = change
-                .users
-                .iter()
-                .filter_map(|user| names.get(user))
-                .filter(|user| !look.settings.ignores(user))
-                .collect();
-            ids.sort_unstable();
-            if let Ok(event) = to_raw_value(&json!({"type": "m.typing", "content": {"user_ids": ids}})) {
-                response.extensions.typing.insert(rooms[&change.room_nr].clone(), event);
-            }
+        for (room_nr, event) in self.typing_events(&look.settings, &changes).await? {
+            response.extensions.typing.insert(rooms[&room_nr].clone(), event);
         }
         Ok(())
     }
@@ -329,7 +306,7 @@ fn in_scope<'l>(
     let Some(scope) = scope else { return Vec::new() };
     let mut rooms = Vec::new();
     for selected in selection.rooms.iter().filter(|selected| selection.covers(scope, selected)) {
-        let room = &look.list.rooms[selected.nr];
+        let room = &look.list.rooms[selected.place];
         if room.row.membership != Membership::Join {
             continue;
         }

@@ -11,7 +11,7 @@ use ruma::OwnedRoomId;
 
 use super::{
     Look,
-    connection::State,
+    connection::SentState,
     request::{Filters, LISTS_MAX, List, Request, Scope},
     required_state::RequiredState,
 };
@@ -35,7 +35,7 @@ pub(super) struct Combination<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Selected<'a> {
     /// Its place in the user's list.
-    pub(super) nr: usize,
+    pub(super) place: usize,
     /// The place of what is wanted of it in [`Selection::combinations`].
     pub(super) combination: usize,
     /// The room, if it is asked for by name.
@@ -62,13 +62,13 @@ impl<'a> Selection<'a> {
         let configs = request.lists.values().map(|list| &list.config).chain(request.subscriptions.values());
         let asked: BTreeSet<&RequiredState> = configs.map(|config| &config.required_state).collect();
         let places: BTreeMap<&RequiredState, usize> =
-            asked.iter().enumerate().map(|(nr, asked)| (*asked, nr)).collect();
+            asked.iter().enumerate().map(|(place, asked)| (*asked, place)).collect();
         let of_lists: Vec<usize> = request.lists.values().map(|list| places[&list.config.required_state]).collect();
         self.asked = asked.into_iter().collect();
         // What is wanted of a room depends on the lists that it is in, and on what is asked of it by name.
         let mut known: HashMap<(u128, Option<(u32, usize)>), usize> = HashMap::new();
-        for (nr, bits) in bits.iter().enumerate() {
-            let subscribed = subscribed.get(&nr).copied();
+        for (place, bits) in bits.iter().enumerate() {
+            let subscribed = subscribed.get(&place).copied();
             if *bits == 0 && subscribed.is_none() {
                 continue;
             }
@@ -86,7 +86,7 @@ impl<'a> Selection<'a> {
                 });
                 self.combinations.len() - 1
             });
-            self.rooms.push(Selected { nr, combination, subscribed });
+            self.rooms.push(Selected { place, combination, subscribed });
         }
     }
 }
@@ -125,8 +125,8 @@ impl Sync {
         // In which lists each room is: a bit for each.
         let mut bits = vec![0; list.rooms.len()];
         let mut by_activity: Option<Vec<usize>> = None;
-        for (list_nr, (name, asked)) in request.lists.iter().enumerate().take(LISTS_MAX) {
-            let matching = |nr: &usize| is_listed[*nr] && matches(&asked.filters, &list.rooms[*nr], &known);
+        for (bit, (name, asked)) in request.lists.iter().enumerate().take(LISTS_MAX) {
+            let matching = |place: &usize| is_listed[*place] && matches(&asked.filters, &list.rooms[*place], &known);
             let found: Vec<usize> = if is_whole(asked, list.rooms.len()) {
                 (0..list.rooms.len()).filter(matching).collect()
             } else {
@@ -134,14 +134,14 @@ impl Sync {
                 order.iter().copied().filter(matching).collect()
             };
             selection.counts.insert(name.clone(), found.len());
-            for nr in in_ranges(asked, &found) {
-                bits[nr] |= 1 << list_nr;
+            for place in in_ranges(asked, &found) {
+                bits[place] |= 1 << bit;
             }
         }
         let by_name = request.subscriptions.keys().filter_map(|room_id| Some((*list.by_id.get(room_id)?, room_id)));
         // Whoever has nothing to do with a room, or was never let in, is not told that it exists.
-        let by_name = by_name.filter(|(nr, _)| {
-            let room = &list.rooms[*nr];
+        let by_name = by_name.filter(|(place, _)| {
+            let room = &list.rooms[*place];
             may_subscribe(list, state, room) && !is_hidden(room)
         });
         let by_name = by_name.collect();
@@ -156,7 +156,7 @@ impl Sync {
         space: &OwnedRoomId,
         upto: Position,
     ) -> Result<HashSet<OwnedRoomId>, Error> {
-        let room = list.by_id.get(space).map(|nr| &list.rooms[*nr]);
+        let room = list.by_id.get(space).map(|place| &list.rooms[*place]);
         let Some(room) = room.filter(|room| room.row.membership == Membership::Join) else { return Ok(HashSet::new()) };
         let state = self.0.storage.get_state_at(room.row.room_nr, upto).await?;
         Ok(self.0.rooms.space_children(room.row.room_nr, state).await?.into_iter().collect())
@@ -164,21 +164,21 @@ impl Sync {
 }
 
 /// Whether a room is among those of the lists. MSC4186, "Lists": who left is told if they knew the room, who was removed always.
-fn is_listed(list: &UserList, state: &State, room: &ListedRoom) -> bool {
+fn is_listed(list: &UserList, state: &SentState, room: &ListedRoom) -> bool {
     !room.is_out() || list.removed.contains(&room.row.room_nr) || state.rooms.contains_key(&room.row.room_nr)
 }
 
 /// Whether a room may be asked for by name. MSC4186, "Subscriptions".
-fn may_subscribe(list: &UserList, state: &State, room: &ListedRoom) -> bool {
+fn may_subscribe(list: &UserList, state: &SentState, room: &ListedRoom) -> bool {
     is_listed(list, state, room) || room.row.membership == Membership::Leave
 }
 
 fn by_activity_of(list: &UserList) -> Vec<usize> {
     // Taken once: something may happen meanwhile.
     let mut order: Vec<(Reverse<Position>, usize)> =
-        list.rooms.iter().enumerate().map(|(nr, room)| (Reverse(room.last()), nr)).collect();
+        list.rooms.iter().enumerate().map(|(place, room)| (Reverse(room.last()), place)).collect();
     order.sort_unstable();
-    order.into_iter().map(|(_, nr)| nr).collect()
+    order.into_iter().map(|(_, place)| place).collect()
 }
 
 /// Whether the ranges of a list leave nothing out, however the rooms are ordered.

@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use model::{EventNr, Membership, NodeNr, Position, RoomNr, StateKeyNr, TypeNr};
+use model::{EventNr, Membership, NodeNr, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
 use rooms::{Counts, Reader, TimelineToken};
 use ruma::{OwnedRoomId, events::TimelineEventType};
 use serde::Deserialize;
@@ -18,7 +18,7 @@ use storage::{StateKey, StateLook, StoredEvent, TimelineDirection};
 
 use super::{
     Look,
-    connection::{NewMembers, Sent, SentRoom},
+    connection::{Sent, SentRoom},
     lists::Combination,
     required_state::Wanted,
     response::{Hero, Room},
@@ -26,11 +26,10 @@ use super::{
 use crate::{
     Error, Sync,
     room_facts::{KnownSummary, ListedRoom},
-    v3::Stay,
+    stay::Stay,
+    told_members::NewMembers,
 };
 
-/// Members after whom a room without a name is called. Client-Server API, "Calculating the display name for a room".
-const HEROES: u32 = 5;
 /// Most pieces of state in one answer, but for the last room.
 const STATE_MAX: usize = 20_000;
 /// How many rooms of an answer are put together at once.
@@ -180,17 +179,52 @@ impl Sync {
         let events = &if numbers.is_empty() { HashMap::new() } else { self.0.storage.get_events(&numbers).await? };
         let with_summary = works.iter().filter(|work| work.needs_summary()).map(|work| &work.task.listed.facts);
         let summaries = &self.summaries(with_summary.collect()).await?;
+        let heroes = &mut self.heroes_of(look, &works, summaries).await?;
         let counts = &self.counts(look, &works).await?;
         let mut shown = Vec::with_capacity(works.len());
         for work in works {
             let summary = summaries.get(&work.task.room_nr()).map(|summary| &**summary);
             let counts = counts.get(&work.task.room_nr()).copied();
-            shown.push(self.whole_room(look, work, events, summary, counts));
+            let heroes = heroes.remove(&work.task.room_nr());
+            shown.push(self.whole_room(look, work, events, summary, (heroes, counts)));
         }
         // Some at a time: each waits for the database most of its time, if it has to ask at all.
         let shown: Vec<Told> = stream::iter(shown).buffered(ROOMS_AT_ONCE).try_collect().await?;
         told.extend(shown);
         Ok(told)
+    }
+
+    /// After whom rooms are called that have no name, where that may have changed. MSC4186, "`heroes`".
+    async fn heroes_of(
+        &self,
+        look: &Look<'_>,
+        works: &[Work<'_>],
+        summaries: &HashMap<RoomNr, Arc<KnownSummary>>,
+    ) -> Result<HashMap<RoomNr, Vec<Hero>>, Error> {
+        let is_called_after_some = |work: &&Work<'_>| {
+            let summary = summaries.get(&work.task.room_nr());
+            let Touched { name, members, .. } = work.touched;
+            (work.task.from.is_none() || name || members) && summary.is_some_and(|summary| summary.shown.name.is_none())
+        };
+        let rooms = works.iter().filter(|work| work.needs_summary()).filter(is_called_after_some);
+        let found =
+            self.heroes(look.requester.user_nr, &rooms.map(|work| work.task.room_nr()).collect::<Vec<_>>()).await?;
+        let (users, numbers): (Vec<UserNr>, Vec<EventNr>) = found.values().flatten().copied().unzip();
+        if users.is_empty() {
+            return Ok(found.into_keys().map(|room_nr| (room_nr, Vec::new())).collect());
+        }
+        let names = self.0.storage.user_ids(&users).await?;
+        let events = self.0.storage.get_events(&numbers).await?;
+        let hero = |(user_nr, event_nr): (UserNr, EventNr)| {
+            let event = events.get(&event_nr).cloned();
+            let content = event.and_then(|event| content_of(&[event], "m.room.member")).unwrap_or_default();
+            let user_id = names.get(&user_nr)?.clone();
+            Some(Hero { user_id, display_name: content.displayname, avatar_url: content.avatar_url })
+        };
+        Ok(found
+            .into_iter()
+            .map(|(room_nr, heroes)| (room_nr, heroes.into_iter().filter_map(hero).collect()))
+            .collect())
     }
 
     /// What the user has not read of the rooms, if the client is told.
@@ -536,17 +570,19 @@ impl Sync {
         let users: Vec<&str> = users.into_iter().collect();
         let (types, keys) = storage.find_words(&["m.room.member"], &users).await?;
         let Some(member) = types.get("m.room.member").copied() else { return Ok(()) };
+        let mut named: HashMap<usize, Vec<StateKey>> = HashMap::new();
         let mut needed: HashMap<usize, Vec<StateKey>> = HashMap::new();
         for (nr, events) in &timelines {
             let work = &mut works[*nr];
             work.members.starts_anew = work.task.from.is_none() || work.limited;
             let room_nr = work.task.room_nr();
             let words: HashSet<&str> = events.iter().flat_map(|event| named_by(event)).collect();
-            let numbers: Vec<StateKeyNr> = words.into_iter().filter_map(|word| keys.get(word).copied()).collect();
-            let is_new = |key: &StateKeyNr| work.members.starts_anew || !look.start.members.knows(room_nr, *key);
-            let new: Vec<StateKey> = numbers.iter().filter(|key| is_new(key)).map(|key| (member, *key)).collect();
-            needed.insert(*nr, new.into_iter().filter(|key| !work.state.contains_key(key)).collect());
-            work.members.members.extend(numbers);
+            let members: Vec<StateKey> =
+                words.into_iter().filter_map(|word| Some((member, *keys.get(word)?))).collect();
+            let is_new = |key: &StateKey| work.members.starts_anew || look.start.known.get(room_nr, key.1).is_none();
+            let lacks = |key: &StateKey| is_new(key) && !work.state.contains_key(key);
+            needed.insert(*nr, members.iter().copied().filter(lacks).collect());
+            named.insert(*nr, members);
         }
         let looks = needed.iter().map(|(nr, keys)| StateLook {
             room_nr: works[*nr].task.room_nr(),
@@ -558,6 +594,8 @@ impl Sync {
             let work = &mut works[nr];
             let found = self.wanted_state(work.task.room_nr(), work.end, |_| true, Some(keys)).await?;
             work.state.extend(found);
+            let told = named[&nr].iter().filter_map(|key| Some((key.1, *work.state.get(key)?)));
+            work.members.members.extend(told);
         }
         Ok(())
     }
@@ -569,7 +607,7 @@ impl Sync {
         work: Work<'_>,
         events: &HashMap<EventNr, Arc<StoredEvent>>,
         summary: Option<&KnownSummary>,
-        counts: Option<Counts>,
+        (heroes, counts): (Option<Vec<Hero>>, Option<Counts>),
     ) -> Result<Told, Error> {
         let Work { task, reader, timeline, limited, expanded, depth, state, deleted, touched, members, .. } = work;
         let ListedRoom { row, facts } = task.listed;
@@ -610,9 +648,7 @@ impl Sync {
                 room.joined_count = Some(summary.joined);
                 room.invited_count = Some(summary.invited);
             }
-            if summary.shown.name.is_none() && (initial || touched.name || touched.members) {
-                room.heroes = Some(self.heroes(look, row.room_nr).await?);
-            }
+            room.heroes = heroes;
         } else if !task.is_joined() && initial {
             room.name = content_of(&state, "m.room.name").and_then(|content| content.name).map(Some);
         }
@@ -655,31 +691,6 @@ impl Sync {
         let names = self.0.storage.state_key_names(&names).await?;
         let words = keys.iter().filter_map(|(t, k)| Some((types.get(t)?.to_string(), names.get(k)?.to_string())));
         Ok(words.collect())
-    }
-
-    /// After whom a room without a name is called, as in `/sync`. Client-Server API, "RoomSummary".
-    async fn heroes(&self, look: &Look<'_>, room_nr: RoomNr) -> Result<Vec<Hero>, Error> {
-        let storage = &self.0.storage;
-        let mut rows = Vec::new();
-        for kinds in [[Membership::Join, Membership::Invite], [Membership::Leave, Membership::Ban]] {
-            rows = storage.list_members_of_kinds(room_nr, &kinds, HEROES + 1).await?;
-            rows.retain(|row| row.user_nr != look.requester.user_nr);
-            if !rows.is_empty() {
-                break;
-            }
-        }
-        rows.truncate(HEROES as usize);
-        let users: Vec<_> = rows.iter().map(|row| row.user_nr).collect();
-        let numbers: Vec<_> = rows.iter().map(|row| row.event_nr).collect();
-        let mut names = storage.user_ids(&users).await?;
-        let events = if numbers.is_empty() { HashMap::new() } else { storage.get_events(&numbers).await? };
-        let heroes = rows.iter().filter_map(|row| {
-            let event = events.get(&row.event_nr).cloned();
-            let content = event.and_then(|event| content_of(&[event], "m.room.member")).unwrap_or_default();
-            let user_id = names.remove(&row.user_nr)?;
-            Some(Hero { user_id, display_name: content.displayname, avatar_url: content.avatar_url })
-        });
-        Ok(heroes.collect())
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use accounts::UserSettings;
 use model::Position;
 
-use super::{Look, State};
+use super::{Look, SentState};
 use crate::{room_facts::UserList, room_marks::RoomMarks};
 
 /// The last look of a connection after which there was nothing left to tell.
@@ -26,7 +26,7 @@ pub(super) struct LastLook(
 #[derive(Debug)]
 struct Settled {
     upto: Position,
-    state: Weak<State>,
+    state: Weak<SentState>,
     list: Weak<UserList>,
     marks: Weak<RoomMarks>,
     settings: Weak<UserSettings>,
@@ -41,7 +41,6 @@ impl LastLook {
         let settled = guard.as_ref()?;
         let is_same = look.since == Some(settled.upto)
             && !look.news.any()
-            && !look.recounts
             && settled.state.as_ptr() == Arc::as_ptr(&look.start.state)
             && settled.list.as_ptr() == Arc::as_ptr(&look.list)
             && settled.marks.as_ptr() == Arc::as_ptr(&look.marks)

@@ -2,12 +2,12 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNr, Membership, NodeNr, Position, RoomNr, UserNr};
+use model::{EventNr, Membership, NodeNr, Position, RoomNr};
 use rooms::OwnTransactions;
 use storage::{RoomMembership, RoomSummary, StoredEvent, TimelinePlace};
 
-use super::{Answer, HEROES, filter::matches, room::timeline_limit};
-use crate::{Error, Sync};
+use super::{Answer, filter::matches, room::timeline_limit};
+use crate::{Error, Sync, heroes::Heroes};
 
 /// What was asked for all rooms at once; a room or a place that is not in it is asked for by itself.
 #[derive(Default)]
@@ -15,8 +15,8 @@ pub(super) struct Ahead {
     /// States of rooms at positions.
     pub(super) states: HashMap<(RoomNr, Position), NodeNr>,
     pub(super) summaries: HashMap<RoomNr, (RoomSummary, u64, u64)>,
-    /// The oldest members of rooms that are called after them, one more than are shown.
-    pub(super) heroes: HashMap<RoomNr, Vec<UserNr>>,
+    /// Those after whom rooms are called.
+    pub(super) heroes: Heroes,
     /// The newest rows of each room's timeline; all rooms of the answer are in it, or none.
     pub(super) timelines: HashMap<RoomNr, Vec<(EventNr, TimelinePlace)>>,
     /// How the requester's device named its own events.
@@ -59,10 +59,7 @@ impl Sync {
                 summary.is_some_and(|(summary, ..)| summary.name.is_none() && summary.canonical_alias.is_none())
             };
             let nameless: Vec<RoomNr> = numbers.iter().copied().filter(nameless).collect();
-            if !nameless.is_empty() {
-                let kinds = [Membership::Join, Membership::Invite];
-                ahead.heroes = storage.list_oldest_members(&nameless, &kinds, HEROES + 1).await?;
-            }
+            ahead.heroes = self.heroes(answer.requester.user_nr, &nameless).await?;
             let ends = storage.get_states_at(&numbers, answer.upto).await?;
             ahead.states = ends.into_iter().map(|(room_nr, state)| ((room_nr, answer.upto), state)).collect();
         }

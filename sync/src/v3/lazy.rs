@@ -1,79 +1,61 @@
-//! Which members a device has been told of. Client-Server API, "Lazy-loading room members".
-//!
-//! It is remembered with each member in which answer they were told, by its position. A device that comes with the token of an earlier
-//! answer did not get the later ones: what was told there counts no more. What is forgotten, and what another process told, is told again.
+//! The members that an answer tells as they are needed. Client-Server API, "Lazy-loading room members".
 
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use model::{EventNr, Position, RoomNr, UserNr};
-use moka::sync::Cache;
-use storage::{StateKey, StoredEvent};
+use accounts::Requester;
+use model::{EventNr, Random, RoomNr, StateKeyNr};
+use ruma::api::client::filter::LazyLoadOptions;
 
-/// Most members that are remembered of one device.
-const MEMBERS_MAX: usize = 3_000;
-/// Most devices of which anything is remembered: a few hundred bytes each mostly, a few hundred kilobytes at most.
-const DEVICES_MAX: u64 = 5_000;
+use super::Request;
+use crate::{
+    Sync,
+    told_members::{KnownMembers, NewMembers, ToldMembers},
+};
 
-/// What each device has been told.
-#[derive(Clone)]
-pub(crate) struct ToldMembers(Cache<(UserNr, String), Arc<Device>>);
-
-/// What one device has been told. Guards the members, for moments only.
-#[derive(Default)]
-pub(crate) struct Device(Mutex<Members>);
-
-#[derive(Default)]
-struct Members {
-    told: HashMap<(RoomNr, StateKey), Told>,
-    /// The position of the last answer that told of any.
-    newest: Position,
+/// What a client has of members, and what the answer in the making adds.
+pub(super) struct LazyMembers {
+    told: Arc<ToldMembers>,
+    known: Arc<KnownMembers>,
+    /// Guards what the rooms of the answer add, which are put together at once. Held for moments only.
+    new: Mutex<HashMap<RoomNr, NewMembers>>,
 }
 
-/// The event by which a device was told of a member, and the position of the answer.
-type Told = (EventNr, Position);
-
-impl Default for ToldMembers {
-    fn default() -> Self {
-        Self(Cache::new(DEVICES_MAX))
+impl Sync {
+    /// What a client has of members, if it loads them lazily and does not want to be told again.
+    pub(super) fn lazy_members(&self, requester: &Requester, request: &Request) -> Option<LazyMembers> {
+        let lazy = &request.filter.room.state.lazy_load_options;
+        matches!(lazy, LazyLoadOptions::Enabled { include_redundant_members: false }).then(|| {
+            let key = (requester.user_nr, requester.device().to_owned());
+            let told = self.0.told_members.get_with(key, Arc::default);
+            let known = told.take(request.since.and_then(|since| since.answer));
+            LazyMembers { told, known, new: Mutex::default() }
+        })
     }
 }
 
-impl ToldMembers {
-    /// What a device that comes with `since` has been told.
-    pub(crate) fn of(&self, user_nr: UserNr, device: &str, since: Option<Position>) -> Arc<Device> {
-        let device = self.0.get_with((user_nr, device.to_owned()), Arc::default);
-        let mut known = device.lock();
-        if since.is_none_or(|since| known.newest > since) {
-            known.told.retain(|_, (_, answer)| since.is_some_and(|since| *answer <= since));
-            known.newest = since.unwrap_or_default();
-        }
-        drop(known);
-        device
-    }
-}
-
-impl Device {
-    /// Whether the device knows a member by that event.
-    pub(crate) fn knows(&self, room_nr: RoomNr, key: StateKey, event_nr: EventNr) -> bool {
-        self.lock().told.get(&(room_nr, key)).is_some_and(|(told, _)| *told == event_nr)
+impl LazyMembers {
+    /// Whether the client knows a member by that event.
+    pub(super) fn knows(&self, room_nr: RoomNr, member: StateKeyNr, event_nr: EventNr) -> bool {
+        self.known.get(room_nr, member) == Some(event_nr)
     }
 
-    /// Notes that an answer that ends at a position tells of members.
-    pub(crate) fn note<'a>(&self, members: impl IntoIterator<Item = (StateKey, &'a StoredEvent)>, answer: Position) {
-        let mut known = self.lock();
-        for (key, event) in members {
-            if known.told.len() >= MEMBERS_MAX {
-                known.told.clear();
-            }
-            known.newest = known.newest.max(answer);
-            known.told.insert((event.room_nr, key), (event.nr, answer));
+    /// Adds what the answer tells of the members of a room.
+    pub(super) fn add(&self, room_nr: RoomNr, new: NewMembers) {
+        if new.starts_anew || !new.members.is_empty() {
+            self.new.lock().unwrap_or_else(PoisonError::into_inner).insert(room_nr, new);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Members> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Notes what the answer tells, if it tells anything, and gives its number.
+    pub(super) fn finish(&self, random: &Random) -> Option<u32> {
+        let new = std::mem::take(&mut *self.new.lock().unwrap_or_else(PoisonError::into_inner));
+        (!new.is_empty()).then(|| {
+            let answer = random.number() as u32;
+            self.told.note(answer, new);
+            answer
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use accounts::Requester;
-use model::{ClientEvent, EventNr, Membership, Position, limits};
+use model::{EventNr, Position, limits};
 use rooms::{Reader, TimelineToken};
 use ruma::{
     api::client::{
@@ -13,33 +13,21 @@ use ruma::{
     events::AnyRoomAccountDataEvent,
     serde::Raw,
 };
-use serde_json::value::RawValue;
 use storage::{AccountDataRow, RoomMembership, RoomRow, StoredEvent, TimelineDirection};
 
 use super::{
-    Answer, account_data_event,
+    Answer,
     ahead::rows_read,
     filter::{matches, matches_part},
     raw,
     state::Span,
 };
-use crate::{Error, Sync, news::News};
+use crate::{Error, Sync, account_data::account_data_event, news::News, stay::Stay};
 
 /// Events of a room in an answer when the client names no number.
 const TIMELINE_DEFAULT: u32 = 10;
 /// How many pages of a room's timeline are read for one answer to a filter that fits little.
 const PAGES_MAX: usize = 5;
-
-/// State that shows somebody who they are invited by and to what. Client-Server API, "Stripped state".
-const STRIPPED_STATE: &[&str] = &[
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-];
 
 /// The events of a room between two positions.
 struct Found {
@@ -48,17 +36,6 @@ struct Found {
     limited: bool,
     /// Whether the filter kept a state event back.
     lacks_state: bool,
-}
-
-/// What a user was to a room over the time that an answer is about.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stay {
-    /// Joined all the time.
-    Joined,
-    /// Joined at its start, and away since then for a while.
-    Away,
-    /// Not joined at its start.
-    New,
 }
 
 /// How many events of a room an answer has at most.
@@ -96,6 +73,7 @@ impl Sync {
                 || since.is_none()
                 || answer.request.full_state
                 || news.is_resolved(room.nr),
+            is_left: false,
         };
         let mut shown = JoinedRoom::new();
         let state = self.room_state(answer, room, &span, &events).await?;
@@ -120,7 +98,7 @@ impl Sync {
         let events = self.0.rooms.visible(&reader, found.events).await?;
         let mut shown = LeftRoom::new();
         if let Some(left) = reader.left_at() {
-            let span = Span { base: since, upto: left, has_more: true };
+            let span = Span { base: since, upto: left, has_more: true, is_left: true };
             let state = self.room_state(answer, room, &span, &events).await?;
             shown.state = self.show_state(answer, &reader, state.events).await?;
         }
@@ -148,72 +126,6 @@ impl Sync {
         let mut state = KnockState::new();
         state.events = self.stripped_state(row, room, requester).await?.into_iter().map(Raw::from_json).collect();
         Ok(KnockedRoom::from(state))
-    }
-
-    /// What an invited user may see of a room: as it was when they were invited.
-    pub(crate) async fn stripped_state(
-        &self,
-        row: &RoomMembership,
-        room: &RoomRow,
-        requester: &Requester,
-    ) -> Result<Vec<Box<RawValue>>, Error> {
-        let storage = &self.0.storage;
-        let Some(member) = storage.get_event(row.event_nr).await? else { return Ok(Vec::new()) };
-        let mut keys: Vec<(&str, String)> = STRIPPED_STATE.iter().map(|word| (*word, String::new())).collect();
-        keys.push(("m.room.member", member.pdu.sender.to_string()));
-        keys.push(("m.room.member", requester.user_id.to_string()));
-        keys.dedup();
-        let mut numbers = Vec::new();
-        for (event_type, state_key) in keys {
-            if let Some(key) = storage.find_state_key(event_type, &state_key).await? {
-                numbers.extend(storage.get_state_event(room.nr, member.state, key).await?);
-            }
-        }
-        let events = storage.get_events(&numbers).await?;
-        Ok(numbers
-            .iter()
-            .filter_map(|nr| events.get(nr))
-            .filter_map(|event| Some(ClientEvent::of(&event.pdu.json).ok()?.to_stripped()))
-            .collect())
-    }
-
-    /// What a user, who is joined now, was to a room since a position.
-    pub(crate) async fn stay(&self, since: Option<Position>, row: &RoomMembership) -> Result<Stay, Error> {
-        let Some(since) = since else { return Ok(Stay::New) };
-        if row.position <= since {
-            return Ok(Stay::Joined);
-        }
-        // A member's event changes with their name, too.
-        let log = self.0.storage.list_membership_log(row.room_nr, row.user_nr).await?;
-        let (before, after) = log.split_at(log.partition_point(|(at, _)| *at <= since));
-        let is_join = |(_, membership): &(Position, Membership)| *membership == Membership::Join;
-        Ok(match before.last().is_some_and(is_join) {
-            true if after.iter().all(is_join) => Stay::Joined,
-            true => Stay::Away,
-            false => Stay::New,
-        })
-    }
-
-    /// Whether a user was joined at a position.
-    pub(crate) async fn was_joined_at(&self, row: &RoomMembership, position: Option<Position>) -> Result<bool, Error> {
-        let Some(position) = position else { return Ok(false) };
-        let log = self.0.storage.list_membership_log(row.room_nr, row.user_nr).await?;
-        let last = log.iter().take_while(|(at, _)| *at <= position).last();
-        Ok(last.is_some_and(|(_, membership)| *membership == Membership::Join))
-    }
-
-    /// The events after the last one that the reader may not see, and whether there is one: a timeline has no holes, and what is
-    /// before it is told as state.
-    pub(crate) async fn visible_end(
-        &self,
-        reader: &Reader,
-        events: Vec<Arc<StoredEvent>>,
-    ) -> Result<(Vec<Arc<StoredEvent>>, bool), Error> {
-        let mut visible = self.0.rooms.visible(reader, events.clone()).await?;
-        let hidden = events.iter().rposition(|event| !visible.iter().any(|seen| seen.nr == event.nr));
-        let Some(hidden) = hidden else { return Ok((visible, false)) };
-        visible.retain(|event| events[hidden + 1..].iter().any(|later| later.nr == event.nr));
-        Ok((visible, true))
     }
 
     /// The newest events after `since` up to `upto` that the filter lets through, oldest first.

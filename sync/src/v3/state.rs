@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use model::{EventNr, Membership, NodeNr, Position, RoomNr};
+use model::{EventNr, NodeNr, Position, RoomNr, UserNr};
 use rooms::Reader;
 use ruma::{
     OwnedUserId, UInt,
@@ -16,8 +16,8 @@ use ruma::{
 };
 use storage::{RoomRow, StateKey, StoredEvent};
 
-use super::{Answer, HEROES, filter::matches};
-use crate::{Error, Sync};
+use super::{Answer, filter::matches};
+use crate::{Error, Sync, told_members::NewMembers};
 
 /// State that the summary of a room follows.
 const SUMMARIZED: &[&str] = &["m.room.member", "m.room.name", "m.room.canonical_alias"];
@@ -30,6 +30,8 @@ pub(super) struct Span {
     pub(super) upto: Position,
     /// Whether something has happened to the state that the timeline does not tell.
     pub(super) has_more: bool,
+    /// Whether the user is out of the room: then the answer has no summary, which would tell of now.
+    pub(super) is_left: bool,
 }
 
 /// The state of a room in an answer.
@@ -71,8 +73,10 @@ impl Sync {
         for event in timeline.iter().filter(|event| event.is_state() && summarized.contains(&event.type_nr)) {
             has_summary = has_summary || event.type_nr != member_nr || self.changes_membership(event).await?;
         }
-        let (summary, heroes) =
-            if has_summary || span.base.is_none() { self.summary(answer, room.nr).await? } else { Default::default() };
+        let (summary, heroes) = match (has_summary || span.base.is_none()) && !span.is_left {
+            true => self.summary(answer, room.nr).await?,
+            false => Default::default(),
+        };
         if is_lazy {
             // Client-Server API, "Lazy-loading room members": those who speak, the heroes, the user; and all that changed in a gap.
             let mut needed: BTreeSet<&str> = timeline.iter().map(|event| event.pdu.sender.as_str()).collect();
@@ -89,8 +93,14 @@ impl Sync {
             };
             for user_id in needed {
                 let Some(key) = storage.find_state_key("m.room.member", user_id).await? else { continue };
-                let Some(nr) = storage.get_state_event(room.nr, end, key).await? else { continue };
-                let is_told = || answer.told.as_ref().is_some_and(|told| told.knows(room.nr, key, nr));
+                // Before a change that the timeline tells, they were what it replaced.
+                let is_of_key = |event: &&Arc<StoredEvent>| (event.type_nr, event.state_key_nr) == (key.0, Some(key.1));
+                let nr = match timeline.iter().find(is_of_key).filter(|_| !is_after) {
+                    Some(change) => change.replaces,
+                    None => storage.get_state_event(room.nr, end, key).await?,
+                };
+                let Some(nr) = nr else { continue };
+                let is_told = || answer.told.as_ref().is_some_and(|told| told.knows(room.nr, key.1, nr));
                 // Who comes into the room, or wants all of it, begins anew.
                 if span.base.is_none() || !is_told() {
                     changes.entry(key).or_insert(nr);
@@ -106,8 +116,8 @@ impl Sync {
         events.sort_unstable_by_key(|event| event.nr);
         if let Some(told) = &answer.told {
             let shown = events.iter().chain(timeline).filter(|event| event.type_nr == member_nr);
-            let shown = shown.filter_map(|event| Some(((event.type_nr, event.state_key_nr?), &**event)));
-            told.note(shown, answer.upto);
+            let members = shown.filter_map(|event| Some((event.state_key_nr?, event.nr))).collect();
+            told.add(room.nr, NewMembers { starts_anew: span.base.is_none(), members });
         }
         Ok(RoomState { events, has_summary, summary })
     }
@@ -196,21 +206,11 @@ impl Sync {
         if summary.name.is_some() || summary.canonical_alias.is_some() {
             return Ok((shown, Vec::new()));
         }
-        let mut heroes = Vec::new();
-        for kinds in [[Membership::Join, Membership::Invite], [Membership::Leave, Membership::Ban]] {
-            let members = match answer.ahead.heroes.get(&room_nr).filter(|_| kinds[0] == Membership::Join) {
-                Some(members) => members.clone(),
-                None => {
-                    let members = storage.list_members_of_kinds(room_nr, &kinds, HEROES + 1).await?;
-                    members.into_iter().map(|row| row.user_nr).collect()
-                }
-            };
-            heroes.extend(members.into_iter().filter(|nr| *nr != answer.requester.user_nr));
-            if !heroes.is_empty() {
-                break;
-            }
-        }
-        heroes.truncate(HEROES as usize);
+        let heroes = match answer.ahead.heroes.get(&room_nr) {
+            Some(known) => known.clone(),
+            None => self.heroes(answer.requester.user_nr, &[room_nr]).await?.remove(&room_nr).unwrap_or_default(),
+        };
+        let heroes: Vec<UserNr> = heroes.into_iter().map(|(user_nr, _)| user_nr).collect();
         let mut names = storage.user_ids(&heroes).await?;
         let heroes: Vec<OwnedUserId> = heroes.iter().filter_map(|nr| names.remove(nr)).collect();
         shown.heroes.clone_from(&heroes);
