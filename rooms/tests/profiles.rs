@@ -238,7 +238,7 @@ async fn rooms_show_the_last_of_several_profiles() {
                 }
             }
         };
-        house.follow_until(checked).await;
+        Box::pin(house.follow_until(checked)).await;
         house.storage.close().await;
     }
 }
