@@ -64,8 +64,8 @@ impl Storage {
     pub async fn maintain(&self, stop: CancellationToken) {
         let mut checkpoint = tokio::time::interval(CHECKPOINT_EVERY);
         let mut clean = tokio::time::interval(CLEAN_EVERY);
-        let again = tokio::time::Instant::now() + relations_fill::AGAIN_EVERY;
-        let mut fill = tokio::time::interval_at(again, relations_fill::AGAIN_EVERY);
+        let mut fill = tokio::time::interval(relations_fill::AGAIN_EVERY);
+        fill.reset();
         loop {
             let done = tokio::select! {
                 () = stop.cancelled() => return,
