@@ -26,9 +26,9 @@ statements! {
         SELECT u.user_id FROM user_numbers u
           JOIN memberships m ON m.room_nr = $1 AND m.user_nr = u.user_nr AND m.membership = 3
          WHERE u.user_id", (in_list 2), " ORDER BY u.user_id"];
-    LIST_ROOMS_OF_USER = ["
-        SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
-         WHERE user_nr = $1 ORDER BY room_nr"];
+    LIST_ROOMS_OF_USER = [
+        (packed "room_nr, user_nr, membership, event_nr, position, CAST(CASE WHEN forgotten THEN 1 ELSE 0 END AS bigint)"), "
+           FROM memberships WHERE user_nr = $1"];
     LIST_MEMBERSHIPS_IN = ["
         SELECT room_nr, user_nr, membership, event_nr, position, forgotten FROM memberships
          WHERE user_nr = $1 AND room_nr", (in_list 2), " ORDER BY room_nr"];
@@ -254,7 +254,19 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn list_rooms_of_user(&self, user_nr: UserNr) -> Result<Vec<RoomMembership>, Error> {
-        self.db().read(&LIST_ROOMS_OF_USER, args![user_nr]).await?.iter().map(membership_of).collect()
+        let rows: Vec<(i64, i64, i64, i64, i64, i64)> =
+            self.db().read_packed(&LIST_ROOMS_OF_USER, args![user_nr]).await?;
+        let membership = |(room_nr, user_nr, membership, event_nr, position, forgotten)| RoomMembership {
+            room_nr: RoomNr(room_nr),
+            user_nr: UserNr(user_nr),
+            membership: Membership::from_code(membership),
+            event_nr: EventNr(event_nr),
+            position: Position(position),
+            forgotten: forgotten != 0,
+        };
+        let mut rows: Vec<RoomMembership> = rows.into_iter().map(membership).collect();
+        rows.sort_unstable_by_key(|row| row.room_nr);
+        Ok(rows)
     }
 
     /// What a user is to some rooms; those that they never were anything to are left out.

@@ -15,9 +15,9 @@ use crate::{
 statements! {
     FIND_ROOM = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id = $1"];
     FIND_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id", (in_list 1)];
-    GET_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_nr", (in_list 1)];
+    GET_ROOMS = [(packed "room_nr, room_id, version"), " FROM rooms WHERE room_nr", (in_list 1)];
     GET_HEAD = ["SELECT state_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
-    LIST_ACTIVITY = ["SELECT room_nr, position, bump FROM room_heads WHERE room_nr", (in_list 1)];
+    LIST_ACTIVITY = [(packed "room_nr, position, bump"), " FROM room_heads WHERE room_nr", (in_list 1)];
     GET_SUMMARIES = ["
         SELECT room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule, history_visibility,
                guest_access, joined, invited
@@ -81,10 +81,13 @@ pub struct AliasRow {
 }
 
 pub(crate) fn room_of(row: &Row) -> Result<RoomRow, Error> {
-    let nr: RoomNr = row.nr(0)?;
+    room_of_columns((row.get(0)?, row.get(1)?, row.get(2)?))
+}
+
+fn room_of_columns((nr, id, version): (i64, String, String)) -> Result<RoomRow, Error> {
     let damaged = |_| Error::Damaged(format!("room {nr}"));
-    let id = RoomId::parse(row.get::<String>(1)?).map_err(damaged)?;
-    Ok(RoomRow { nr, id, version: RoomVersionId::try_from(row.get::<String>(2)?).map_err(damaged)? })
+    let id = RoomId::parse(id).map_err(damaged)?;
+    Ok(RoomRow { nr: RoomNr(nr), id, version: RoomVersionId::try_from(version).map_err(damaged)? })
 }
 
 fn alias_of(row: &Row) -> Result<AliasRow, Error> {
@@ -127,8 +130,8 @@ impl Storage {
             }
         }
         if !missing.is_empty() {
-            for row in self.db().read(&GET_ROOMS, args![missing]).await? {
-                let room = Arc::new(room_of(&row)?);
+            for columns in self.db().read_packed(&GET_ROOMS, args![missing]).await? {
+                let room = Arc::new(room_of_columns(columns)?);
                 cache.insert(room.nr, room.clone());
                 found.insert(room.nr, room);
             }
@@ -157,9 +160,13 @@ impl Storage {
     /// When the database fails.
     pub async fn list_room_activity(&self, rooms: &[RoomNr]) -> Result<Vec<RoomActivity>, Error> {
         let numbers: Vec<i64> = rooms.iter().map(|nr| nr.0).collect();
-        let rows = self.db().read(&LIST_ACTIVITY, args![numbers]).await?;
-        let activity = |row: &Row| Ok(RoomActivity { room_nr: row.nr(0)?, last: row.nr(1)?, bump: row.nr(2)? });
-        rows.iter().map(activity).collect()
+        let rows: Vec<(i64, i64, i64)> = self.db().read_packed(&LIST_ACTIVITY, args![numbers]).await?;
+        let activity = |(room_nr, last, bump)| RoomActivity {
+            room_nr: RoomNr(room_nr),
+            last: Position(last),
+            bump: Position(bump),
+        };
+        Ok(rows.into_iter().map(activity).collect())
     }
 
     /// What rooms show of themselves, with how many members are joined and invited.

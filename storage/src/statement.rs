@@ -16,6 +16,7 @@ pub(crate) struct Statement {
 /// - `(in_list 2)`: the value before it is one of the list bound as `$2`.
 /// - `(rows [1 a bigint, 2 b text, 3 c bytea])`: many rows bound with [`crate::rows::Rows`], as a table named `r`.
 ///   Such a statement takes no other parameters; put a `WHERE TRUE` before its `ON CONFLICT`.
+/// - `(packed "a, b")`: selects columns for [`crate::db::Db::read_packed`]; SQLite gives all rows in no order as one JSON text.
 /// - `(for_update)`: locks the rows that are read; SQLite has locked everything already.
 /// - `(either "for SQLite" "for PostgreSQL")`: whatever else differs.
 macro_rules! statements {
@@ -36,6 +37,7 @@ macro_rules! statements {
 macro_rules! sqlite_piece {
     ($text:literal) => { $text };
     ((in_list $n:literal)) => { concat!(" IN (SELECT value FROM json_each($", $n, "))") };
+    ((packed $columns:literal)) => { concat!("SELECT json_group_array(json_array(", $columns, "))") };
     ((for_update)) => { "" };
     ((either $sqlite:literal $postgres:literal)) => { $sqlite };
     ((rows [$first:literal $name:ident $kind:ident $(, $n:literal $other:ident $other_kind:ident)* $(,)?])) => {
@@ -60,6 +62,7 @@ macro_rules! sqlite_column {
 macro_rules! postgres_piece {
     ($text:literal) => { $text };
     ((in_list $n:literal)) => { concat!(" = ANY($", $n, ")") };
+    ((packed $columns:literal)) => { concat!("SELECT ", $columns) };
     ((for_update)) => { " FOR UPDATE" };
     ((either $sqlite:literal $postgres:literal)) => { $postgres };
     ((rows [$first:literal $name:ident $kind:ident $(, $n:literal $other:ident $other_kind:ident)* $(,)?])) => {
