@@ -26,9 +26,22 @@ pub(crate) enum Command {
     Serve,
     /// Say whether the configuration can be used, and start nothing
     CheckConfig,
+    /// Manage the keys that sign the server's events and requests
+    #[command(subcommand)]
+    SigningKey(SigningKeyCommand),
     /// Manage users, on the database itself; the server may run or not
     #[command(subcommand)]
     User(UserCommand),
+}
+
+/// What to do about signing keys.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SigningKeyCommand {
+    /// Make a new key and publish the old one as ended; the server uses it from its next start on
+    Rotate {
+        /// Which of the server's names [default: the first]
+        name: Option<String>,
+    },
 }
 
 /// What to do about users.

@@ -7,6 +7,7 @@ mod accounts;
 mod application_services;
 mod client_api;
 mod event_bus;
+mod federation;
 mod listener;
 mod load;
 mod network;
@@ -23,6 +24,7 @@ pub use self::{
     application_services::ApplicationServicesConfig,
     client_api::ClientApiConfig,
     event_bus::{EventBusConfig, EventBusUrl},
+    federation::FederationConfig,
     listener::{Api, ListenerConfig, TlsConfig},
     load::{ConfigError, load},
     network::Network,
@@ -53,6 +55,8 @@ pub struct Config {
     pub presence: PresenceConfig,
     /// The Matrix client-server API.
     pub client_api: ClientApiConfig,
+    /// Rooms shared with other servers.
+    pub federation: FederationConfig,
     /// Bridges and bots that may connect.
     pub application_services: ApplicationServicesConfig,
     /// What makes a server unsafe, for tests and test beds.
@@ -71,6 +75,7 @@ impl Default for Config {
             rooms: RoomsConfig::default(),
             presence: PresenceConfig::default(),
             client_api: ClientApiConfig::default(),
+            federation: FederationConfig::default(),
             application_services: ApplicationServicesConfig::default(),
             unsafe_options: UnsafeConfig::default(),
         }
@@ -92,6 +97,12 @@ impl Config {
     pub fn registration(&self) -> Registration {
         let unsaid = if self.is_private() { Registration::Open } else { Registration::Closed };
         self.accounts.registration.unwrap_or(unsaid)
+    }
+
+    /// Whether users share rooms with those of other servers: as configured, but not by the rule of [`Config::is_private`].
+    #[must_use]
+    pub fn federates(&self) -> bool {
+        self.federation.enabled && !self.is_private()
     }
 
     fn all_listeners_on_loopback(&self) -> bool {

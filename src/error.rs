@@ -29,6 +29,9 @@ pub enum Error {
         /// What is wrong with it.
         source: model::KeyPairError,
     },
+    /// A name is not one of the server's.
+    #[error("{0} is not one of `server.names`")]
+    NotAName(String),
     /// A certificate cannot be used.
     #[error("the certificate {certificate} with the key {key} cannot be used: {reason}")]
     Certificate {
@@ -36,6 +39,14 @@ pub enum Error {
         certificate: PathBuf,
         /// The key's file.
         key: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The certificates of authorities cannot be used.
+    #[error("{path} does not hold certificates of authorities: {reason}")]
+    Authorities {
+        /// The file.
+        path: PathBuf,
         /// Why.
         reason: String,
     },
@@ -49,6 +60,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// Nothing can be asked of other servers.
+    #[error("cannot reach other servers; `federation.enabled = false` does without them")]
+    Outbound(#[from] outbound::Error),
     /// The event bus cannot be used.
     #[error("cannot use the event bus in `event_bus.url`")]
     EventBus(#[from] event_bus::BusError),

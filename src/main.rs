@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use command_line::{Command, CommandLine, UserCommand};
+use command_line::{Command, CommandLine, SigningKeyCommand, UserCommand};
 use swiftchat::{
     Overrides, Server,
     config::{self, Config},
@@ -47,6 +47,13 @@ async fn run(command_line: CommandLine) -> anyhow::Result<()> {
         Command::CheckConfig => {
             config.application_services.read()?;
             println!("The configuration is good.");
+            Ok(())
+        }
+        Command::SigningKey(SigningKeyCommand::Rotate { name }) => {
+            let (name, key) = swiftchat::rotate_signing_key(&config, name.as_deref())?;
+            println!(
+                "{name} signs with the key {key} from its next start on: start the server anew now, and back up the key."
+            );
             Ok(())
         }
         Command::User(UserCommand::Create(options)) => user_command::create(&config, &options).await,

@@ -10,7 +10,7 @@ use std::{
     path::Path,
 };
 
-use model::{KeyPair, LocalServer, LocalServers, Random};
+use model::{KeyPair, LocalServer, LocalServers, OldKey, Random};
 use ruma::{OwnedServerName, ServerName};
 use tracing::info;
 
@@ -21,9 +21,58 @@ pub(crate) fn open(folder: &Path, names: Vec<OwnedServerName>, random: &Random) 
     let folder = data_folder::make(&folder.join("signing_keys"))?;
     let servers = names.into_iter().map(|name| {
         let key = open_one(&folder, &name, random)?;
-        Ok(LocalServer { name, key })
+        let mut old_keys = read_old(&folder, &name)?;
+        // A rotation that broke off half-way has the key in both places: it signs still.
+        old_keys.retain(|old| old.id != *key.id());
+        Ok(LocalServer { name, key, old_keys })
     });
     Ok(LocalServers::new(servers.collect::<Result<_, Error>>()?))
+}
+
+/// Gives a name a new key. The old one is published as ended at `now_ms`; a server that runs signs with it until it starts anew.
+///
+/// # Errors
+///
+/// [`Error::File`] or [`Error::SigningKey`]; the key is the old one then.
+pub(crate) fn rotate(folder: &Path, name: &ServerName, now_ms: i64, random: &Random) -> Result<KeyPair, Error> {
+    let folder = data_folder::make(&folder.join("signing_keys"))?;
+    let old = open_one(&folder, name, random)?;
+    let mut ended = read_old(&folder, name)?;
+    ended.retain(|key| key.id != *old.id());
+    ended.push(OldKey::of(&old, now_ms));
+    let text: String = ended.iter().map(OldKey::to_text).collect();
+    replace(&folder, &format!("{name}.old_keys"), &text, random)?;
+    let key = KeyPair::generate(random);
+    replace(&folder, &format!("{name}.key"), &key.to_text(), random)?;
+    Ok(key)
+}
+
+/// Writes a file whole, or not at all.
+fn replace(folder: &Path, file: &str, text: &str, random: &Random) -> Result<(), Error> {
+    let path = folder.join(file);
+    let new = folder.join(format!("{file}.{}.new", random.alphanumeric(8)));
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)?;
+        fs::File::open(folder)?.sync_all()
+    };
+    write().map_err(|source| Error::File { action: "write", path: path.clone(), source })
+}
+
+/// The keys of a name that sign no more, one a line.
+fn read_old(folder: &Path, name: &ServerName) -> Result<Vec<OldKey>, Error> {
+    let path = folder.join(format!("{name}.old_keys"));
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(source) => return Err(Error::File { action: "read the old signing keys", path, source }),
+    };
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    lines
+        .map(|line| OldKey::from_text(line).map_err(|source| Error::SigningKey { path: path.clone(), source }))
+        .collect()
 }
 
 fn open_one(folder: &Path, name: &ServerName, random: &Random) -> Result<KeyPair, Error> {
@@ -83,6 +132,25 @@ mod tests {
         for file in files {
             assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
         }
+    }
+
+    #[test]
+    fn a_name_gets_a_new_key_and_remembers_the_old_ones() {
+        let (folder, random) = (tempfile::tempdir().unwrap(), Random::seeded(1));
+        let name = server_name!("one.example");
+        let read = || open(folder.path(), vec![name.to_owned()], &random).unwrap();
+        let first = OldKey::of(&read().get(name).unwrap().key, 1);
+        let second = rotate(folder.path(), name, 1, &random).unwrap();
+        let third = rotate(folder.path(), name, 2, &random).unwrap();
+        let servers = read();
+        let server = servers.get(name).unwrap();
+        assert_eq!(server.key.public_key(), third.public_key());
+        assert_eq!(server.old_keys, [first.clone(), OldKey::of(&second, 2)]);
+        // What a rotation that broke off leaves: the old keys are written, the new one is not.
+        let path = folder.path().join("signing_keys/one.example.key");
+        fs::write(path, second.to_text()).unwrap();
+        let servers = read();
+        assert_eq!(servers.get(name).unwrap().old_keys, [first]);
     }
 
     #[test]

@@ -1,12 +1,23 @@
 //! Certificates of listeners.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use rustls::{ServerConfig, crypto::aws_lc_rs};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use tokio_rustls::TlsAcceptor;
 
 use crate::{Error, config::TlsConfig};
+
+/// The certificates of authorities in a PEM file.
+///
+/// # Errors
+///
+/// [`Error::Authorities`].
+pub(crate) fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| Error::Authorities { path: path.to_owned(), reason: error.to_string() })
+}
 
 /// Reads the certificate and offers HTTP/2 and HTTP/1.1 with it.
 pub(crate) fn acceptor(config: &TlsConfig) -> Result<TlsAcceptor, Error> {

@@ -40,3 +40,17 @@ impl Tools {
         self.storage.close().await;
     }
 }
+
+/// Makes a new signing key for one of the configured names, the first if none is said; gives the name and the key's id.
+///
+/// # Errors
+///
+/// [`Error::NotAName`], and as [`crate::Server::start`].
+pub fn rotate_signing_key(config: &Config, name: Option<&str>) -> Result<(String, String), Error> {
+    let names = config.server.names_in_force();
+    let found = names.iter().find(|known| name.is_none_or(|name| *known == name));
+    let found = found.ok_or_else(|| Error::NotAName(name.unwrap_or_default().to_owned()))?;
+    let folder = data_folder::make(&config.server.data_folder)?;
+    let key = signing_keys::rotate(&folder, found, Clock::system().now_ms(), &Random::system())?;
+    Ok((found.to_string(), key.id().to_string()))
+}

@@ -6,7 +6,9 @@ use accounts::Accounts;
 use axum::Router;
 use client_api::ClientApi;
 use event_bus::{Bus, Presence, Typing};
+use federation::{Federation, FederationApi};
 use model::{Clock, LocalServers, Random};
+use outbound::Outbound;
 use rooms::Rooms;
 use storage::Storage;
 use sync::{Ephemeral, Sync};
@@ -17,6 +19,7 @@ use web::{Rate, RateLimitOptions, RateLimits};
 use crate::{
     Error, Overrides,
     config::{Api, Config, Database, EventBusUrl, Registration},
+    tls,
 };
 
 /// The services of a running server.
@@ -27,6 +30,7 @@ pub(crate) struct Services {
     typing: Typing,
     sync: Sync,
     limits: RateLimits,
+    federation: Option<Federation>,
     public_url: Option<String>,
     accounts_task: JoinHandle<()>,
     profiles_task: JoinHandle<()>,
@@ -46,13 +50,24 @@ impl Services {
         stopping: CancellationToken,
     ) -> Result<Self, Error> {
         let Overrides { clock, random, ask_every } = overrides;
+        // Before the database: what is wrong with it needs nothing of it.
+        let outbound = config.federates().then(|| open_outbound(config, &random)).transpose()?;
         let storage = open_storage(config, data_folder, clock.clone(), random.clone()).await?;
+        let federation = match &outbound {
+            Some(outbound) => Some(open_federation(config, outbound, &storage, &local_servers)?),
+            None => None,
+        };
         let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options);
         let options = rooms::Options {
             default_version: config.rooms.default_version.clone(),
             thread_subscriptions: config.rooms.thread_subscriptions,
         };
-        let rooms = Rooms::new(storage.clone(), local_servers, options);
+        let rooms = match &federation {
+            Some(federation) => {
+                Rooms::federating(storage.clone(), local_servers, options, Arc::new(federation.clone()))
+            }
+            None => Rooms::new(storage.clone(), local_servers, options),
+        };
         let (bus, typing, presence) = match &config.event_bus.url {
             EventBusUrl::Memory => {
                 (Bus::memory(), Typing::new(clock.clone(), &random), Presence::new(clock.clone(), &random))
@@ -100,6 +115,7 @@ impl Services {
             typing,
             sync,
             limits,
+            federation,
             public_url,
             accounts_task,
             profiles_task,
@@ -123,6 +139,14 @@ impl Services {
         if apis.contains(&Api::Client) {
             router = router.merge(client_api::router(api.clone()));
         }
+        if let Some(federation) = self.federation.as_ref().filter(|_| apis.contains(&Api::Federation)) {
+            router = router.merge(federation::router(FederationApi {
+                federation: federation.clone(),
+                accounts: self.accounts.clone(),
+                rooms: self.rooms.clone(),
+                rate_limits: self.limits.clone(),
+            }));
+        }
         if apis.contains(&Api::Admin) {
             router = router.merge(client_api::admin_router(api));
         }
@@ -139,6 +163,41 @@ impl Services {
         let _ = self.maintenance.await;
         self.storage.close().await;
     }
+}
+
+/// The way to other servers.
+///
+/// # Errors
+///
+/// [`Error::Outbound`] when the system has neither certificate authorities nor name servers, [`Error::Authorities`].
+fn open_outbound(config: &Config, random: &Random) -> Result<Outbound, Error> {
+    let options = &config.unsafe_options;
+    let mut authorities = Vec::new();
+    for path in &options.federation_extra_authorities {
+        authorities.extend(tls::authorities(path)?);
+    }
+    let options = outbound::Options {
+        allowed_ranges: options.outgoing_private_networks.iter().copied().map(Into::into).collect(),
+        denied_ranges: Vec::new(),
+        name_servers: options.federation_dns_server.into_iter().collect(),
+        certificate_authorities: authorities,
+        user_agent: concat!("SwiftChat/", env!("CARGO_PKG_VERSION")).to_owned(),
+        random: random.clone(),
+    };
+    Ok(Outbound::new(options)?)
+}
+
+fn open_federation(
+    config: &Config,
+    outbound: &Outbound,
+    storage: &Storage,
+    servers: &LocalServers,
+) -> Result<Federation, Error> {
+    let options = federation::Options {
+        notaries: config.federation.notaries.clone(),
+        delegates: config.federation.delegates.clone(),
+    };
+    Ok(Federation::new(outbound, storage.clone(), servers.clone(), options)?)
 }
 
 /// Opens the configured database; an SQLite file lies in `data_folder`.

@@ -64,7 +64,7 @@ async fn get_location_for_room_alias(
     _requester: Requester,
     Ruma(request): Ruma<get_location_for_room_alias::v3::Request>,
 ) -> Result<Ruma<get_location_for_room_alias::v3::Response>, MatrixError> {
-    rooms.resolve_alias(&request.alias).await?;
+    rooms.resolve_local_alias(&request.alias).await?;
     Ok(Ruma(get_location_for_room_alias::v3::Response::new(Vec::new())))
 }
 

@@ -34,7 +34,7 @@ impl House {
     async fn open(database: &TestDatabase) -> Self {
         let storage = database.open().await;
         let key = KeyPair::generate(&Random::seeded(1));
-        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+        let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), key)]);
         let options = accounts::Options {
             registration: accounts::Registration::Open,
             guests: true,

@@ -23,7 +23,7 @@ pub use canonical::{CanonicalError, canonical_object};
 pub use clock::Clock;
 pub use event_format::{ClientEvent, ReadyEvent, Unsigned};
 pub use json::{ContentError, check_depth, content_object};
-pub use local_servers::{KeyPair, KeyPairError, LocalServer, LocalServers};
+pub use local_servers::{KeyPair, KeyPairError, LocalServer, LocalServers, OldKey};
 pub use membership::Membership;
 pub use numbers::{EventNr, NodeNr, Position, RoomNr, StateKeyNr, TypeNr, UserNr};
 pub use pdu::{Pdu, PduError};

@@ -41,6 +41,27 @@ pub struct LocalServer {
     pub name: OwnedServerName,
     /// The key that signs its events and requests.
     pub key: KeyPair,
+    /// The keys that did so before.
+    pub old_keys: Vec<OldKey>,
+}
+
+impl LocalServer {
+    /// A name with its first key.
+    #[must_use]
+    pub fn new(name: OwnedServerName, key: KeyPair) -> Self {
+        Self { name, key, old_keys: Vec::new() }
+    }
+}
+
+/// A key that signs no more: others still verify with it what was signed before its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldKey {
+    /// Its id, `ed25519:<version>`.
+    pub id: OwnedServerSigningKeyId,
+    /// Its public half, in unpadded base64.
+    pub public_key: String,
+    /// When it ended, in milliseconds since 1970.
+    pub expired_ms: i64,
 }
 
 impl LocalServers {
@@ -146,6 +167,42 @@ impl KeyPair {
     }
 }
 
+impl OldKey {
+    /// A key that ends at `now_ms`.
+    #[must_use]
+    pub fn of(key: &KeyPair, now_ms: i64) -> Self {
+        Self { id: key.id().clone(), public_key: key.public_key(), expired_ms: now_ms }
+    }
+
+    /// Reads one line, `ed25519 <version> <public key> <end>`: the end is in milliseconds since 1970.
+    ///
+    /// # Errors
+    ///
+    /// [`KeyPairError`] when the text is anything else.
+    pub fn from_text(text: &str) -> Result<Self, KeyPairError> {
+        let mut words = text.split_ascii_whitespace();
+        let (Some("ed25519"), Some(version), Some(public_key), Some(expired_ms), None) =
+            (words.next(), words.next(), words.next(), words.next(), words.next())
+        else {
+            return Err(KeyPairError);
+        };
+        let version = <&ServerSigningKeyVersion>::try_from(version).map_err(|_| KeyPairError)?;
+        let bytes: [u8; 32] =
+            LENIENT.decode(public_key).ok().and_then(|key| key.try_into().ok()).ok_or(KeyPairError)?;
+        Ok(Self {
+            id: SigningKeyId::from_parts(SigningKeyAlgorithm::Ed25519, version),
+            public_key: STANDARD_NO_PAD.encode(bytes),
+            expired_ms: expired_ms.parse().map_err(|_| KeyPairError)?,
+        })
+    }
+
+    /// The key as one line of text.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        format!("ed25519 {} {} {}\n", self.id.key_name(), self.public_key, self.expired_ms)
+    }
+}
+
 impl signatures::KeyPair for KeyPair {
     fn sign(&self, message: &[u8]) -> signatures::Signature {
         let id = SigningKeyId::from_parts(SigningKeyAlgorithm::Ed25519, self.id.key_name().as_str().into());
@@ -179,6 +236,9 @@ mod tests {
             signatures::KeyPair::sign(&key, b"{}").base64(),
             "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"
         );
+        let old = OldKey::of(&key, 5);
+        assert_eq!(OldKey::from_text(&old.to_text()).unwrap(), old);
+        assert!(OldKey::from_text("ed25519 1 AAAA 5").is_err() && OldKey::from_text(&key.to_text()).is_err());
         for text in ["", "ed25519 1", "ed25519 1 AAAA", "rsa 1 YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1"] {
             assert!(KeyPair::from_text(text).is_err(), "{text}");
         }

@@ -1,7 +1,9 @@
 //! Names of rooms. Client-Server API, "Room aliases".
 
 use accounts::Requester;
-use ruma::{OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, events::TimelineEventType};
+use ruma::{
+    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, ServerName, events::TimelineEventType,
+};
 use serde::Deserialize;
 use serde_json::{
     Map, Value,
@@ -45,12 +47,28 @@ pub(crate) fn keep_aliases(content: &mut Map<String, Value>, keep: impl Fn(&str)
 }
 
 impl Rooms {
-    /// The room that an alias of ours points to, and servers that are in it.
+    /// The room that an alias points to, and servers that are in it; the server of the alias is asked, if it is not ours.
     ///
     /// # Errors
     ///
-    /// [`Error::AliasUnknown`]; also for an alias of another server, which cannot be asked yet.
-    pub async fn resolve_alias(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
+    /// [`Error::AliasUnknown`]; [`Error::Remote`] when its server gives no answer.
+    pub async fn resolve_alias(
+        &self,
+        as_server: &ServerName,
+        alias: &RoomAliasId,
+    ) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
+        if self.servers().is_local(alias.server_name()) {
+            return self.resolve_local_alias(alias).await;
+        }
+        self.remote().find_alias(as_server, alias).await?.ok_or(Error::AliasUnknown)
+    }
+
+    /// The room that an alias of ours points to, and servers that are in it. Server-Server API, "GET /query/directory".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::AliasUnknown`].
+    pub async fn resolve_local_alias(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), Error> {
         let row = self.storage().find_alias(alias.as_str()).await?.ok_or(Error::AliasUnknown)?;
         let room = self.storage().get_rooms(&[row.room_nr]).await?.remove(&row.room_nr).ok_or(Error::AliasUnknown)?;
         let servers = self.storage().list_servers(row.room_nr, SERVERS_MAX).await?;

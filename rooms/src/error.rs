@@ -56,6 +56,9 @@ pub enum Error {
     /// The room is on servers that cannot be asked yet; 404 `M_NOT_FOUND`.
     #[error("none of our servers is in that room, and joining over federation is not built yet")]
     NotLocal,
+    /// Another server that had to be asked gave no answer; 502 `M_UNKNOWN`, or 404 `M_NOT_FOUND` when none is asked.
+    #[error(transparent)]
+    Remote(#[from] crate::RemoteError),
     /// Too much is waiting to be written, or the room changed again and again; 503, try again later.
     #[error("the server is busy; try again in a moment")]
     Busy,

@@ -28,6 +28,7 @@ mod receipts;
 mod receive;
 mod redactions;
 mod relations;
+mod remote;
 mod reports;
 mod resolution;
 mod restricted;
@@ -64,6 +65,7 @@ pub use self::{
     receipts::{ReceiptKind, ReceiptRequest},
     receive::Received,
     relations::{RECURSION_LEVELS, RelationsRequest},
+    remote::{Asking, RemoteError, RemoteServers},
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
@@ -113,13 +115,25 @@ struct Inner {
     /// those of the database. Between processes the database compares receipts, and the last `m.fully_read` counts.
     readings: Vec<tokio::sync::Mutex<()>>,
     redaction_work: redactions::RedactionWork,
+    remote: Arc<dyn RemoteServers>,
     walks: hierarchy::Walks,
 }
 
 impl Rooms {
-    /// The rooms in a database, for the server names that are ours.
+    /// The rooms in a database, for the server names that are ours; no other servers are asked.
     #[must_use]
     pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
+        Self::federating(storage, servers, options, Arc::new(remote::Nobody))
+    }
+
+    /// The same, with other servers to ask.
+    #[must_use]
+    pub fn federating(
+        storage: Storage,
+        servers: LocalServers,
+        options: Options,
+        remote: Arc<dyn RemoteServers>,
+    ) -> Self {
         let (turns, rows) = (Cache::new(TURNS_CACHED), Cache::new(TURNS_CACHED));
         let readings = (0..READINGS).map(|_| tokio::sync::Mutex::default()).collect();
         let typed_state = typed_state::TypedStates::new();
@@ -139,12 +153,17 @@ impl Rooms {
             default_plan,
             readings,
             redaction_work,
+            remote,
             walks,
         }))
     }
 
     pub(crate) fn redaction_work(&self) -> &redactions::RedactionWork {
         &self.0.redaction_work
+    }
+
+    pub(crate) fn remote(&self) -> &dyn RemoteServers {
+        &*self.0.remote
     }
 
     /// The version of new rooms that do not ask for one.

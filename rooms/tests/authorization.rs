@@ -21,7 +21,7 @@ impl Scene {
         let database = TestDatabase::sqlite();
         let storage = database.open().await;
         let key = KeyPair::generate(&Random::seeded(1));
-        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+        let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), key)]);
         let version = RoomVersionId::try_from(version.to_string()).unwrap();
         let rooms = Rooms::new(storage.clone(), servers, Options { default_version: version, ..Options::default() });
         let mut scene = Self { storage, rooms, room: ruma::room_id!("!none:hs").to_owned(), _database: database };

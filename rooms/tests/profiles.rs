@@ -25,7 +25,7 @@ impl House {
     async fn open_at(database: &TestDatabase, clock: Clock) -> Self {
         let storage = Storage::open(database.options.clone(), clock, Random::system()).await.unwrap();
         let key = KeyPair::generate(&Random::seeded(1));
-        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+        let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), key)]);
         let options = Options { default_version: RoomVersionId::V11, ..Options::default() };
         Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
     }

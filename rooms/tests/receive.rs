@@ -34,7 +34,7 @@ impl Scene {
             let public = Base64::<Standard>::parse(key.public_key()).unwrap();
             keys.entry(server.to_owned()).or_default().insert(key.id().to_string(), public);
         }
-        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key: ours }]);
+        let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), ours)]);
         let version = RoomVersionId::try_from(version.to_string()).unwrap();
         let rooms =
             Rooms::new(storage.clone(), servers, Options { default_version: version.clone(), ..Options::default() });

@@ -143,7 +143,7 @@ impl Process {
     async fn start(database: &TestDatabase) -> Self {
         let storage = database.open().await;
         let key = KeyPair::generate(&Random::seeded(1));
-        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+        let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), key)]);
         let options = Options { default_version: RoomVersionId::V12, ..Options::default() };
         Self { rooms: Rooms::new(storage.clone(), servers, options), storage }
     }

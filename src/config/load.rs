@@ -6,8 +6,8 @@ use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
 use super::{
-    AccountsConfig, ApplicationServicesConfig, ClientApiConfig, Config, EventBusConfig, ListenerConfig, PresenceConfig,
-    RoomsConfig, ServerConfig, StorageConfig, UnsafeConfig,
+    AccountsConfig, ApplicationServicesConfig, ClientApiConfig, Config, EventBusConfig, FederationConfig,
+    ListenerConfig, PresenceConfig, RoomsConfig, ServerConfig, StorageConfig, UnsafeConfig,
 };
 
 /// What every variable of the environment that sets an option begins with.
@@ -191,6 +191,7 @@ pub(super) fn sections() -> Vec<(&'static str, &'static [&'static str])> {
         ("rooms", field_names::<RoomsConfig>()),
         ("presence", field_names::<PresenceConfig>()),
         ("client_api", field_names::<ClientApiConfig>()),
+        ("federation", field_names::<FederationConfig>()),
         ("application_services", field_names::<ApplicationServicesConfig>()),
         ("unsafe", field_names::<UnsafeConfig>()),
     ]

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
+use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 /// A network such as `10.0.0.0/8` or `fd00::/8`, or one address.
@@ -26,6 +27,13 @@ impl Network {
             }
             _ => false,
         }
+    }
+}
+
+impl From<Network> for IpNet {
+    fn from(network: Network) -> Self {
+        let prefix = u8::try_from(network.prefix).expect("a prefix has at most 128 bits");
+        Self::new(network.address, prefix).expect("a network's prefix fits its address")
     }
 }
 

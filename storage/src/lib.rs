@@ -38,6 +38,7 @@ mod room_leases;
 mod room_reads;
 mod rooms;
 mod rows;
+mod server_keys;
 mod state_map;
 mod statement;
 mod stream;
@@ -80,6 +81,7 @@ pub use self::{
     reports::{NewReport, ReportRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},
+    server_keys::{ServerKeyRow, ServerKeysRow},
     state_map::{NewNodes, StateKey, StateLook, StateNode},
     stream::{Item, Published},
     sync_connections::{ConnectionKey, ConnectionRow},

@@ -52,6 +52,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(17, "0017_presence"),
     migration!(18, "0018_thread_subscriptions"),
     migration!(19, "0019_threads"),
+    migration!(20, "0020_server_keys"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

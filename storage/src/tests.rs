@@ -13,7 +13,7 @@ use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys,
     listed_events, maintenance, many_rooms, numbers, presence, profiles, redactions, relations, relations_fill,
-    reports, room_leases, room_reads, rooms, state_map, statement::Statement, stream, sync_connections,
+    reports, room_leases, room_reads, rooms, server_keys, state_map, statement::Statement, stream, sync_connections,
     testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
@@ -22,7 +22,7 @@ mod older_program;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 37] = [
+    let files: [&'static [Statement]; 38] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -50,6 +50,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         room_leases::ALL,
         room_reads::ALL,
         rooms::ALL,
+        server_keys::ALL,
         state_map::ALL,
         stream::ALL,
         sync_connections::ALL,

@@ -281,7 +281,7 @@ fn ids(events: &[Value]) -> Vec<String> {
 
 fn process(storage: &Storage) -> (Rooms, Sync) {
     let key = KeyPair::generate(&Random::seeded(1));
-    let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+    let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), key)]);
     let rooms =
         Rooms::new(storage.clone(), servers, Options { default_version: RoomVersionId::V11, ..Options::default() });
     let typing = Typing::new(Clock::system(), &Random::system());

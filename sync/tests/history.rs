@@ -82,7 +82,7 @@ impl Process {
         let started = handle.spawn(async move {
             let storage = Storage::open(options, Clock::system(), Random::system()).await.unwrap();
             let key = KeyPair::generate(&Random::seeded(1));
-            let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }]);
+            let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), key)]);
             let rooms = Rooms::new(
                 storage.clone(),
                 servers,

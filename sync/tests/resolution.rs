@@ -55,7 +55,7 @@ async fn state_that_resolution_alone_changed_is_told() {
             let public = Base64::<Standard>::parse(key.public_key()).unwrap();
             keys.entry(server.to_owned()).or_default().insert(key.id().to_string(), public);
         }
-        let servers = LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key: ours }]);
+        let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), ours)]);
         let rooms =
             Rooms::new(storage.clone(), servers, Options { default_version: RoomVersionId::V11, ..Options::default() });
         let typing = Typing::new(Clock::system(), &Random::system());

@@ -540,7 +540,7 @@ impl World {
 
 fn servers() -> LocalServers {
     let key = KeyPair::generate(&Random::seeded(1));
-    LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }])
+    LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), key)])
 }
 
 /// Rooms and sync of a process, which looks often at what others wrote.

@@ -61,7 +61,7 @@ impl Http {
         &self.base
     }
 
-    /// Sends `body` as it is; `path` includes the query.
+    /// Sends `body` as it is; `path` includes the query. A `token` that begins with `X-Matrix` is the whole `Authorization` header.
     ///
     /// # Errors
     ///
@@ -80,12 +80,17 @@ impl Http {
             .method(Method::from_bytes(method.as_bytes()).map_err(|error| not_http(&error))?)
             .uri(Uri::from_maybe_shared(uri).map_err(|error| not_http(&error))?);
         if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+            // What has a scheme of its own is sent as it is.
+            let value = if token.starts_with("X-Matrix") { token.to_owned() } else { format!("Bearer {token}") };
+            request = request.header(header::AUTHORIZATION, value);
         }
         if let Some(content_type) = content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
-        let request = request.body(Full::new(body.into())).map_err(|error| not_http(&error))?;
+        self.answer(request.body(Full::new(body.into())).map_err(|error| not_http(&error))?).await
+    }
+
+    async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         let answer = async {
             let answer = self.client.request(request).await.map_err(|error| Failure::Connection(chain(&error)))?;
             let status = answer.status();
@@ -95,6 +100,20 @@ impl Http {
             Ok(Answer { status, content_type, bytes: bytes.to_bytes() })
         };
         tokio::time::timeout(WAIT_MAX, answer).await.unwrap_or(Err(Failure::Hang))
+    }
+
+    /// Asks a server under the name `host`, without a body.
+    ///
+    /// # Panics
+    ///
+    /// When no answer came.
+    pub async fn request_for(&self, host: &str, method: &str, path: &str) -> Answer {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.base)).header(header::HOST, host);
+        let request = request.body(Full::default()).expect("a test's request can be written");
+        match self.answer(request).await {
+            Ok(answer) => answer,
+            Err(failure) => panic!("{method} {path} for {host}: {failure:?}"),
+        }
     }
 
     /// Sends `body` as JSON; null sends none.

@@ -1,15 +1,23 @@
 //! Whole servers in a test: spawn, drive, break.
 
+mod authority;
 pub mod conformance;
 mod eventually;
+mod federation;
 pub mod fuzz;
 mod http;
+mod link;
+mod peer;
 mod server;
 mod user;
 
 use self::user::register_anyone;
 pub use self::{
+    authority::{Authority, loopback_address},
+    federation::TestFederation,
     http::{Answer, Failure, Http, encode},
+    link::Link,
+    peer::{Asked, Peer},
     server::{ServerOptions, TestServer},
     user::{TestUser, register, register_guest},
 };
@@ -17,5 +25,6 @@ pub use self::{
 pub use tokio;
 pub use {
     event_bus::testing::{RedisProxy, redis_url},
+    outbound::testing::TestDns,
     storage::testing::{Saboteur, TestDatabase},
 };

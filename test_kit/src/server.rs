@@ -29,8 +29,10 @@ pub struct TestServer {
 /// How a test wants its server.
 #[derive(Clone, Debug)]
 pub struct ServerOptions {
-    /// The configuration, but for listener, data folder and database.
+    /// The configuration, but for listeners, data folder and database.
     pub config: Config,
+    /// Listeners beside the one that the test's own requests go to.
+    pub more_listeners: Vec<ListenerConfig>,
     /// Where time comes from.
     pub clock: Clock,
     /// Where chance comes from.
@@ -48,7 +50,7 @@ impl Default for ServerOptions {
         config.unsafe_options.cheap_password_hashing = true;
         config.unsafe_options.rate_limits_off = true;
         config.client_api.public_url = Some("https://matrix.example.org".to_owned());
-        Self { config, clock: Clock::system(), random: Random::system(), ask_every: None }
+        Self { config, more_listeners: Vec::new(), clock: Clock::system(), random: Random::system(), ask_every: None }
     }
 }
 
@@ -141,6 +143,7 @@ async fn start(database: &TestDatabase, folder: &tempfile::TempDir, options: &Se
     let mut config = options.config.clone();
     config.server.data_folder = folder.path().to_owned();
     config.listeners = vec![ListenerConfig { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..Default::default() }];
+    config.listeners.extend(options.more_listeners.iter().cloned());
     config.storage.database = match &database.options {
         // An absolute path stays what it is when it is joined to the data folder.
         Options::Sqlite { path, .. } => Database::Sqlite(path.clone()),

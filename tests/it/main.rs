@@ -10,6 +10,7 @@ mod conformance;
 mod crashes;
 mod durability;
 mod erasure;
+mod federation;
 mod fuzz_routes;
 mod key_backups;
 mod keys;

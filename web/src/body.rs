@@ -18,7 +18,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// # Errors
 ///
 /// `M_TOO_LARGE` when it has more than `bytes_max`, `M_NOT_JSON` when it does not come to its end, or not in time.
-pub(crate) async fn read(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, MatrixError> {
+pub async fn read_body(headers: &HeaderMap, body: Body, bytes_max: usize) -> Result<Bytes, MatrixError> {
     read_within(BODY_TIMEOUT, headers, body, bytes_max).await
 }
 

@@ -255,6 +255,8 @@ impl From<rooms::Error> for MatrixError {
             E::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
             E::UnsupportedVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
             E::InvalidRoomState(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message),
+            E::Remote(rooms::RemoteError::NotFederating) => Self::not_found(message),
+            E::Remote(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
             E::Busy => Self::busy(),
             E::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),
             E::Storage(_) => Self::internal(&error),

@@ -10,7 +10,7 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 
 use crate::{
     MatrixError,
-    body::{not_json_of_this_shape, read},
+    body::{not_json_of_this_shape, read_body},
 };
 
 /// A request's body of at most `BYTES_MAX`, for endpoints that ruma does not know. As an argument it must be the last one.
@@ -24,7 +24,7 @@ impl<S: Sync, T: DeserializeOwned, const BYTES_MAX: usize> FromRequest<S> for Js
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, MatrixError> {
         let (parts, body) = request.into_parts();
-        let body = read(&parts.headers, body, BYTES_MAX).await?;
+        let body = read_body(&parts.headers, body, BYTES_MAX).await?;
         serde_json::from_slice(&body).map(Self).map_err(|error| match serde_json::from_slice::<IgnoredAny>(&body) {
             // Also where a list is too long, which counts as a mistake in the JSON otherwise.
             Ok(_) => MatrixError::bad_json(error.to_string()),

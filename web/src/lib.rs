@@ -13,11 +13,12 @@ mod requester;
 mod routes;
 mod ruma_types;
 
+pub use body::read_body;
 pub use client_address::{ClientAddress, network_of};
 pub use error::MatrixError;
 pub use finish::finish;
 pub use json::{JsonBody, ReadyJson};
 pub use rate_limits::{Rate, RateLimitOptions, RateLimits};
 pub use requester::{AccessToken, OptionalRequester, Requester, RequesterOrGuest};
-pub use routes::{RumaHandler, RumaRoutes};
-pub use ruma_types::Ruma;
+pub use routes::{RumaArgument, RumaHandler, RumaRoutes};
+pub use ruma_types::{Ruma, request_of};

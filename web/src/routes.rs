@@ -7,9 +7,13 @@ use axum::{
 };
 use ruma::api::{IncomingRequest, Metadata, path_builder::PathBuilder};
 
-use crate::Ruma;
+/// An argument of a handler that reads a request of ruma's, whoever made it.
+pub trait RumaArgument {
+    /// The request.
+    type Request: IncomingRequest;
+}
 
-/// A handler whose last argument is a [`Ruma`] request: it says by itself which endpoint it answers.
+/// A handler whose last argument is a request of ruma's: it says by itself which endpoint it answers.
 pub trait RumaHandler<Arguments, S>: Handler<Arguments, S> {
     /// The request that it takes.
     type Request: IncomingRequest;
@@ -17,12 +21,12 @@ pub trait RumaHandler<Arguments, S>: Handler<Arguments, S> {
 
 macro_rules! ruma_handler {
     ($($argument:ident),*) => {
-        impl<F, S, M, R, $($argument),*> RumaHandler<(M, $($argument,)* Ruma<R>,), S> for F
+        impl<F, S, M, R, $($argument),*> RumaHandler<(M, $($argument,)* R,), S> for F
         where
-            F: Handler<(M, $($argument,)* Ruma<R>,), S>,
-            R: IncomingRequest,
+            F: Handler<(M, $($argument,)* R,), S>,
+            R: RumaArgument,
         {
-            type Request = R;
+            type Request = R::Request;
         }
     };
 }

@@ -26,8 +26,8 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::{
-    MatrixError, RateLimits,
-    body::{not_json_of_this_shape, read},
+    MatrixError, RateLimits, RumaArgument,
+    body::{not_json_of_this_shape, read_body},
     rate_limits::Cost,
 };
 
@@ -42,6 +42,10 @@ const TYPING_MS_DEFAULT: u64 = 30_000;
 /// requests `M_LIMIT_EXCEEDED`. A `POST` or `DELETE` without a body counts as one with `{}`, as clients rely on.
 #[derive(Clone, Debug)]
 pub struct Ruma<T>(pub T);
+
+impl<T: IncomingRequest> RumaArgument for Ruma<T> {
+    type Request = T;
+}
 
 impl<S, T> FromRequest<S> for Ruma<T>
 where
@@ -59,8 +63,11 @@ where
             .await
             .map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))?;
         let arguments: Vec<&str> = arguments.iter().map(|(_, value)| value).collect();
-        let body =
-            if T::METHOD == Method::GET { Bytes::new() } else { read(&parts.headers, body, BODY_BYTES_MAX).await? };
+        let body = if T::METHOD == Method::GET {
+            Bytes::new()
+        } else {
+            read_body(&parts.headers, body, BODY_BYTES_MAX).await?
+        };
         let is_empty_json =
             body.is_empty() && matches!(T::METHOD, Method::POST | Method::DELETE) && is_json(&parts.headers);
         let body = if is_empty_json { b"{}".as_slice() } else { &body };
@@ -68,9 +75,17 @@ where
         let field = only_profile_field::<T>(body, &arguments)?;
         let changed = field.or_else(|| with_readable_auth::<T>(body)).or_else(|| with_typing_timeout::<T>(body));
         let body = changed.as_deref().unwrap_or(body);
-        let request = http::Request::from_parts(parts, body);
-        T::try_from_http_request(request, &arguments).map(Self).map_err(|error| not_understood(&error))
+        request_of(http::Request::from_parts(parts, body), &arguments).map(Self)
     }
+}
+
+/// Reads a request of ruma's from its parts; `arguments` are those of its path, decoded.
+///
+/// # Errors
+///
+/// As [`Ruma`] has them.
+pub fn request_of<T: IncomingRequest>(request: http::Request<&[u8]>, arguments: &[&str]) -> Result<T, MatrixError> {
+    T::try_from_http_request(request, arguments).map_err(|error| not_understood(&error))
 }
 
 /// Whether the body counts as JSON: clients may leave the type out (Client-Server API, "API Standards").

@@ -35,7 +35,7 @@ impl FromRef<State> for RateLimits {
 
 async fn accounts(folder: &TempDir) -> Accounts {
     let random = Random::seeded(1);
-    let server = LocalServer { name: owned_server_name!("a.test"), key: KeyPair::generate(&random) };
+    let server = LocalServer::new(owned_server_name!("a.test"), KeyPair::generate(&random));
     let path = folder.path().join("test.db");
     let options = storage::Options::Sqlite { path, read_connections: 1 };
     let storage = Storage::open(options, Clock::manual(1_000_000), random).await.unwrap();

@@ -31,7 +31,7 @@ impl World {
         let options = Options { cheap_password_hashing: true, ..options };
         let key = || KeyPair::generate(&Random::seeded(1));
         let names = [server_name!("one.test"), server_name!("two.test")];
-        let servers = names.map(|name| LocalServer { name: name.to_owned(), key: key() });
+        let servers = names.map(|name| LocalServer::new(name.to_owned(), key()));
         let servers = LocalServers::new(servers.into());
         let open = async || {
             let storage = Storage::open(database.options.clone(), clock.clone(), random.clone()).await.unwrap();

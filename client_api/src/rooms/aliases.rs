@@ -20,7 +20,7 @@ async fn get_alias(
     State(rooms): State<Rooms>,
     Ruma(request): Ruma<get_alias::v3::Request>,
 ) -> Result<Ruma<get_alias::v3::Response>, MatrixError> {
-    let (room_id, servers) = rooms.resolve_alias(&request.room_alias).await?;
+    let (room_id, servers) = rooms.resolve_alias(rooms.servers().primary(), &request.room_alias).await?;
     Ok(Ruma(get_alias::v3::Response::new(room_id, servers)))
 }
 

@@ -5,7 +5,7 @@ use accounts::Accounts;
 use axum::{Router, extract::State};
 use event_bus::Typing;
 use ruma::{
-    OwnedRoomId, OwnedRoomOrAliasId,
+    OwnedRoomId, OwnedRoomOrAliasId, ServerName,
     api::client::{
         knock::knock_room,
         membership::{
@@ -54,7 +54,7 @@ async fn join_room_by_id_or_alias(
     Ruma(request): Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<Ruma<join_room_by_id_or_alias::v3::Response>, MatrixError> {
     refuse_third_party(request.third_party_signed.as_ref())?;
-    let room_id = resolve(&rooms, request.room_id_or_alias).await?;
+    let room_id = resolve(&rooms, requester.user_id.server_name(), request.room_id_or_alias).await?;
     let room_id = rooms.join_with_settings(&accounts, &requester, &room_id, request.reason.as_deref()).await?;
     Ok(Ruma(join_room_by_id_or_alias::v3::Response::new(room_id)))
 }
@@ -65,16 +65,20 @@ async fn knock_room(
     requester: Requester,
     Ruma(request): Ruma<knock_room::v3::Request>,
 ) -> Result<Ruma<knock_room::v3::Response>, MatrixError> {
-    let room_id = resolve(&rooms, request.room_id_or_alias).await?;
+    let room_id = resolve(&rooms, requester.user_id.server_name(), request.room_id_or_alias).await?;
     let room_id = rooms.knock(&requester, &room_id, request.reason.as_deref()).await?;
     Ok(Ruma(knock_room::v3::Response::new(room_id)))
 }
 
 /// The room of an id or an alias.
-pub(super) async fn resolve(rooms: &Rooms, id_or_alias: OwnedRoomOrAliasId) -> Result<OwnedRoomId, MatrixError> {
+pub(super) async fn resolve(
+    rooms: &Rooms,
+    as_server: &ServerName,
+    id_or_alias: OwnedRoomOrAliasId,
+) -> Result<OwnedRoomId, MatrixError> {
     match OwnedRoomId::try_from(id_or_alias) {
         Ok(room_id) => Ok(room_id),
-        Err(alias) => Ok(rooms.resolve_alias(&alias).await?.0),
+        Err(alias) => Ok(rooms.resolve_alias(as_server, &alias).await?.0),
     }
 }
 

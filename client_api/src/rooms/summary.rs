@@ -21,7 +21,8 @@ async fn get_summary(
     OptionalRequester(requester): OptionalRequester,
     Ruma(request): Ruma<get_summary::v1::Request>,
 ) -> Result<Ruma<get_summary::v1::Response>, MatrixError> {
-    let room_id = resolve(&rooms, request.room_id_or_alias).await?;
+    let server = requester.as_ref().map_or(rooms.servers().primary(), |requester| requester.user_id.server_name());
+    let room_id = resolve(&rooms, server, request.room_id_or_alias).await?;
     let preview = rooms.room_summary(requester.as_ref(), &room_id).await?;
     let mut response = get_summary::v1::Response::new(preview.summary);
     // Who never was anything to the room has left it, too.

@@ -32,7 +32,7 @@ impl Keys {
     /// Our one server name with its key.
     pub(crate) fn local_servers() -> LocalServers {
         let key = KeyPair::generate(&Random::seeded(1));
-        LocalServers::new(vec![LocalServer { name: server_name!("hs").to_owned(), key }])
+        LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), key)])
     }
 }
 

@@ -24,7 +24,7 @@ impl House {
         let names = [server_name!("hs"), server_name!("two")];
         let server = |name: &ruma::ServerName| {
             let key = KeyPair::generate(&Random::seeded(1));
-            LocalServer { name: name.to_owned(), key }
+            LocalServer::new(name.to_owned(), key)
         };
         let servers = LocalServers::new(names.map(server).into());
         let options = Options { default_version: RoomVersionId::V12, ..Default::default() };

@@ -1,0 +1,123 @@
+//! Signed requests to other servers. Server-Server API, "Request Authentication".
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, header};
+use model::LocalServers;
+use outbound::{Answer, Bounds, ServiceClient};
+use ruma::{
+    ServerName,
+    api::{
+        IncomingResponse, IncomingResponseExt as _, OutgoingBody as _, OutgoingRequest,
+        auth_scheme::NoAuthentication,
+        error::{Error as RumaError, FromHttpResponseError},
+        federation::authentication::{ServerSignatures, XMatrix},
+        path_builder::SinglePath,
+    },
+    serde::Base64,
+    signatures::KeyPair as _,
+};
+
+use crate::{Error, resolve::Resolver};
+
+/// What an answer may be that is no list of events.
+pub(crate) const SMALL: Bounds = Bounds { timeout: Duration::from_secs(30), body_bytes_max: 4 << 20 };
+
+/// Asks other servers in the name of ours.
+pub(crate) struct Client {
+    pub(crate) resolver: Resolver,
+    pub(crate) http: ServiceClient,
+    pub(crate) servers: LocalServers,
+}
+
+impl Client {
+    /// Sends a request of `origin`, one of our names, to `destination`, and reads the answer.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Error`].
+    pub(crate) async fn send<R>(
+        &self,
+        origin: &ServerName,
+        destination: &ServerName,
+        request: R,
+        bounds: Bounds,
+    ) -> Result<R::IncomingResponse, Error>
+    where
+        R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
+        R::IncomingResponse: IncomingResponse<EndpointError = RumaError>,
+    {
+        let mut request = to_http(request)?;
+        let server = self.servers.get(origin).ok_or_else(|| Error::NotOurs(origin.to_owned()))?;
+        let object = XMatrix::request_object(&request, origin, destination)
+            .map_err(|error| Error::BadRequest(error.to_string()))?;
+        let object = serde_json::to_vec(&object).map_err(|error| Error::BadRequest(error.to_string()))?;
+        let signature = Base64::new(server.key.sign(&object).as_bytes().to_vec());
+        let header = XMatrix::new(origin.to_owned(), destination.to_owned(), server.key.id().clone(), signature);
+        request.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from(&header));
+        self.ask::<R::IncomingResponse>(destination, request, bounds).await
+    }
+
+    /// Sends a request that needs no signature.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Error`].
+    pub(crate) async fn send_unsigned<R>(
+        &self,
+        destination: &ServerName,
+        request: R,
+        bounds: Bounds,
+    ) -> Result<R::IncomingResponse, Error>
+    where
+        R: OutgoingRequest<Authentication = NoAuthentication, PathBuilder = SinglePath>,
+        R::IncomingResponse: IncomingResponse<EndpointError = RumaError>,
+    {
+        let request = to_http(request)?;
+        self.ask::<R::IncomingResponse>(destination, request, bounds).await
+    }
+
+    async fn ask<A: IncomingResponse<EndpointError = RumaError>>(
+        &self,
+        name: &ServerName,
+        mut request: http::Request<Bytes>,
+        bounds: Bounds,
+    ) -> Result<A, Error> {
+        if self.servers.is_local(name) {
+            return Err(Error::Ours(name.to_owned()));
+        }
+        let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
+        let destination = self.resolver.resolve(name).await;
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+        let uri = format!("https://{}{path}", destination.authority);
+        *request.uri_mut() = uri.parse().map_err(|error: http::uri::InvalidUri| bad(&error))?;
+        let host = HeaderValue::from_str(&destination.host).map_err(|error| bad(&error))?;
+        request.headers_mut().insert(header::HOST, host);
+        let answer = self.http.send(request, destination.by_service, bounds).await;
+        read(name, answer.map_err(|source| Error::Unreachable { server: name.to_owned(), source })?)
+    }
+}
+
+/// The request with its path and body, and nothing of where it goes.
+fn to_http<R: OutgoingRequest<PathBuilder = SinglePath>>(request: R) -> Result<http::Request<Bytes>, Error> {
+    let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
+    let request = request.try_into_http_request_inner("https://server", ()).map_err(|error| bad(&error))?;
+    let (mut parts, body) = request.into_parts();
+    if let Some(content_type) = body.content_type() {
+        parts.headers.entry(header::CONTENT_TYPE).or_insert(content_type);
+    }
+    let body: BytesMut = body.try_into_buf().map_err(|error| bad(&error.into()))?;
+    Ok(http::Request::from_parts(parts, body.freeze()))
+}
+
+fn read<A: IncomingResponse<EndpointError = RumaError>>(server: &ServerName, answer: Answer) -> Result<A, Error> {
+    let Answer { status, headers, body } = answer;
+    let mut response = http::Response::new(&*body);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    A::try_from_http_response(response).map_err(|error| match error {
+        FromHttpResponseError::Server(error) => Error::Refused { server: server.to_owned(), error: Box::new(error) },
+        error => Error::Misbehaved { server: server.to_owned(), what: error.to_string() },
+    })
+}

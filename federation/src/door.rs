@@ -1,0 +1,57 @@
+//! What other servers may ask.
+
+mod discovery;
+mod keys;
+mod query;
+mod signed;
+
+use accounts::Accounts;
+use axum::{Router, extract::FromRef};
+use http::{HeaderMap, header};
+use model::LocalServer;
+use rooms::Rooms;
+use web::RateLimits;
+
+pub(crate) use self::signed::Signed;
+use crate::Federation;
+
+/// What the handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub struct FederationApi {
+    /// Other servers.
+    pub federation: Federation,
+    /// Users and their profiles.
+    pub accounts: Accounts,
+    /// Rooms and events.
+    pub rooms: Rooms,
+    /// How much strangers may ask.
+    pub rate_limits: RateLimits,
+}
+
+macro_rules! parts {
+    ($($field:ident: $part:ty;)+) => {$(
+        impl FromRef<FederationApi> for $part {
+            fn from_ref(api: &FederationApi) -> Self {
+                api.$field.clone()
+            }
+        }
+    )+};
+}
+
+parts! {
+    federation: Federation;
+    accounts: Accounts;
+    rooms: Rooms;
+    rate_limits: RateLimits;
+}
+
+/// All endpoints of this API.
+pub fn router(api: FederationApi) -> Router {
+    Router::new().merge(discovery::routes()).merge(keys::routes()).merge(query::routes()).with_state(api)
+}
+
+/// Which of our names a request without a signature means, by its `Host`: the name, or the host that it is delegated to.
+pub(crate) fn meant<'a>(federation: &'a Federation, headers: &HeaderMap) -> &'a LocalServer {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    federation.local_server_of_host(host)
+}

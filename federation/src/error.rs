@@ -1,0 +1,45 @@
+//! What may go wrong between servers.
+
+use ruma::OwnedServerName;
+
+/// Why there is no answer of another server, or none for one.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It was not reached. Trying again later may help.
+    #[error("{server} cannot be reached")]
+    Unreachable {
+        /// The server.
+        server: OwnedServerName,
+        /// Why.
+        source: outbound::Error,
+    },
+    /// It answered with an error.
+    #[error("{server} refused")]
+    Refused {
+        /// The server.
+        server: OwnedServerName,
+        /// What it said.
+        #[source]
+        error: Box<ruma::api::error::Error>,
+    },
+    /// It broke the protocol. Asking it again will not help.
+    #[error("{server} broke the protocol: {what}")]
+    Misbehaved {
+        /// The server.
+        server: OwnedServerName,
+        /// How.
+        what: String,
+    },
+    /// The server is ours: nobody is to be asked.
+    #[error("{0} is this server")]
+    Ours(OwnedServerName),
+    /// The server is not ours: we cannot speak for it.
+    #[error("{0} is not this server")]
+    NotOurs(OwnedServerName),
+    /// What we wanted to ask cannot be said in a request.
+    #[error("not a request: {0}")]
+    BadRequest(String),
+    /// Ours.
+    #[error("storage failed")]
+    Storage(#[from] storage::Error),
+}

@@ -1,0 +1,48 @@
+//! What other servers are asked about rooms. The door to them fills this; without one there are no others.
+
+use std::{pin::Pin, sync::Arc};
+
+use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId, ServerName};
+
+/// An answer that takes its time.
+pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
+
+/// Asks other servers about rooms, in the name of one of ours.
+pub trait RemoteServers: Send + Sync {
+    /// The room that an alias points to, and servers that are in it; nothing when its server knows no such alias.
+    fn find_alias<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        alias: &'a RoomAliasId,
+    ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
+}
+
+/// Why another server gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum RemoteError {
+    /// It was not reached, or made no sense. Trying again later may help.
+    #[error("{server} gave no answer")]
+    Unavailable {
+        /// The server.
+        server: OwnedServerName,
+        /// Why.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// This server asks no others.
+    #[error("this server does not federate")]
+    NotFederating,
+}
+
+/// No other servers.
+pub(crate) struct Nobody;
+
+impl RemoteServers for Nobody {
+    fn find_alias<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _alias: &'a RoomAliasId,
+    ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+}

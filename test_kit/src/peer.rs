@@ -1,0 +1,214 @@
+//! Another server in the hands of a test: it says what the test wants, well-behaved or not.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use ::http::{Method, Request, Response, StatusCode};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::TokioIo;
+use model::{KeyPair, Random};
+use ruma::{
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
+    api::federation::authentication::XMatrix,
+    serde::Base64,
+    signatures::{KeyPair as _, sign_json},
+};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+
+use crate::{Answer, Authority, Http, link::listen};
+
+/// A server that a test drives: it listens on port 8448 of an address of its own, with a certificate for its name.
+#[derive(Debug)]
+pub struct Peer {
+    name: OwnedServerName,
+    address: IpAddr,
+    key: KeyPair,
+    said: Arc<Said>,
+    task: JoinHandle<()>,
+}
+
+/// What it answers, and what it was asked.
+#[derive(Debug, Default)]
+struct Said {
+    answers: Mutex<HashMap<String, (StatusCode, Value)>>,
+    asked: Mutex<Vec<Asked>>,
+}
+
+/// A request that a peer got.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// Method and path with the query: `GET /_matrix/key/v2/server`.
+    pub what: String,
+    /// The `Host` header.
+    pub host: String,
+    /// The `Authorization` header.
+    pub authorization: String,
+    /// The body; null when it is no JSON.
+    pub body: Value,
+}
+
+impl Peer {
+    /// A peer with keys of its own, which it publishes.
+    ///
+    /// # Panics
+    ///
+    /// When `name` is no server name.
+    pub async fn start(name: &str, authority: &Authority) -> Self {
+        let name = OwnedServerName::try_from(name).expect("a server name");
+        let listener = listen(8_448).await;
+        let address = listener.local_addr().expect("a bound socket has an address").ip();
+        let acceptor = authority.acceptor(&[name.host(), &address.to_string()]);
+        let said = Arc::new(Said::default());
+        let to_serve = said.clone();
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, said) = (acceptor.clone(), to_serve.clone());
+                tokio::spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let service = service_fn(move |request| answer(said.clone(), request));
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+            }
+        });
+        let peer = Self { name, address, key: KeyPair::generate(&Random::system()), said, task };
+        peer.answer("GET /_matrix/key/v2/server", 200, &peer.keys(&[&peer.key], &[]));
+        peer
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &OwnedServerName {
+        &self.name
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// The key that signs for it.
+    #[must_use]
+    pub fn key(&self) -> &KeyPair {
+        &self.key
+    }
+
+    /// Signs with another key from now on; gives the one before. It publishes what it did.
+    pub fn set_key(&mut self, key: KeyPair) -> KeyPair {
+        std::mem::replace(&mut self.key, key)
+    }
+
+    /// What it says of its keys: `current` ones, which sign it, and ended ones with their end.
+    #[must_use]
+    pub fn keys(&self, current: &[&KeyPair], old: &[(&KeyPair, i64)]) -> Value {
+        let current_keys: serde_json::Map<String, Value> =
+            current.iter().map(|key| (key.id().to_string(), json!({"key": key.public_key()}))).collect();
+        let old_keys: serde_json::Map<String, Value> = old
+            .iter()
+            .map(|(key, end_ms)| (key.id().to_string(), json!({"key": key.public_key(), "expired_ts": end_ms})))
+            .collect();
+        let valid_until_ms = model::Clock::system().now_ms() + 24 * 3_600_000;
+        let said = json!({
+            "server_name": self.name, "verify_keys": current_keys, "old_verify_keys": old_keys,
+            "valid_until_ts": valid_until_ms,
+        });
+        current.iter().fold(said, |said, key| self.sign(said, key))
+    }
+
+    /// The object with a signature of this server by `key`.
+    ///
+    /// # Panics
+    ///
+    /// When it is no object that can be signed.
+    #[must_use]
+    pub fn sign(&self, object: Value, key: &KeyPair) -> Value {
+        let mut object: CanonicalJsonObject = serde_json::from_value(object).expect("canonical JSON");
+        sign_json(self.name.as_str(), key, &mut object).expect("an object that can be signed");
+        serde_json::to_value(&object).expect("JSON")
+    }
+
+    /// From now on it answers `what`, such as `GET /_matrix/key/v2/server`, with this; else with 404.
+    pub fn answer(&self, what: &str, status: u16, body: &Value) {
+        let status = StatusCode::from_u16(status).expect("a status");
+        self.said
+            .answers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(what.to_owned(), (status, body.clone()));
+    }
+
+    /// What it was asked so far.
+    #[must_use]
+    pub fn asked(&self) -> Vec<Asked> {
+        self.said.asked.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the server `destination` at `http`, signed.
+    ///
+    /// # Panics
+    ///
+    /// When no answer comes.
+    pub async fn ask(&self, http: &Http, destination: &str, method: &str, path: &str, body: &Value) -> Answer {
+        let header = self.header(destination, method, path, body);
+        http.request(method, path, Some(&header), body).await
+    }
+
+    /// The `Authorization` header of a request.
+    ///
+    /// # Panics
+    ///
+    /// When the request cannot be signed.
+    #[must_use]
+    pub fn header(&self, destination: &str, method: &str, path: &str, body: &Value) -> String {
+        let destination = OwnedServerName::try_from(destination).expect("a server name");
+        let mut object = CanonicalJsonObject::from([
+            ("method".to_owned(), method.into()),
+            ("uri".to_owned(), path.into()),
+            ("origin".to_owned(), self.name.as_str().into()),
+            ("destination".to_owned(), destination.as_str().into()),
+        ]);
+        if !body.is_null() {
+            let content: CanonicalJsonValue = serde_json::from_value(body.clone()).expect("canonical JSON");
+            object.insert("content".to_owned(), content);
+        }
+        let text = serde_json::to_vec(&object).expect("JSON");
+        let signature = Base64::new(self.key.sign(&text).as_bytes().to_vec());
+        XMatrix::new(self.name.clone(), destination, self.key.id().clone(), signature).to_string()
+    }
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let (parts, body) = request.into_parts();
+    let bytes = body.collect().await?.to_bytes();
+    let header = |name: &str| {
+        let value = parts.headers.get(name).and_then(|value| value.to_str().ok());
+        value.unwrap_or_default().to_owned()
+    };
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    let what = format!("{} {path}", parts.method);
+    let body =
+        if parts.method == Method::GET { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
+    let asked = Asked { what: what.clone(), host: header("host"), authorization: header("authorization"), body };
+    said.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
+    let found = said.answers.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
+    let (status, body) =
+        found.unwrap_or((StatusCode::NOT_FOUND, json!({"errcode": "M_UNRECOGNIZED", "error": "not in this test"})));
+    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    *response.status_mut() = status;
+    response.headers_mut().insert("content-type", ::http::HeaderValue::from_static("application/json"));
+    Ok(response)
+}
