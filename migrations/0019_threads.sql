@@ -1,5 +1,9 @@
 -- One word for the main timeline, in events as in receipts; subscriptions to threads by room; what redactions take off counts.
 
+-- Those of the redacted events that might count, packed, each with whether it was in a thread. NULL: an older program wrote the row.
+-- First, as writers lock the tables in this order.
+ALTER TABLE commits ADD COLUMN uncounted BYTEA;
+
 UPDATE countable_events SET thread = 'main' WHERE thread = '';
 DROP INDEX countable_events_threads;
 CREATE INDEX countable_events_threads ON countable_events (room_nr, position) WHERE thread <> 'main';
@@ -15,6 +19,3 @@ UPDATE countable_events SET class = class | 8192
                                           WHERE t.type = 'org.matrix.msc3381.poll.response' AND e.position IS NOT NULL);
 
 CREATE INDEX thread_subscriptions_room ON thread_subscriptions (user_nr, room_nr);
-
--- Those of the redacted events that might count, packed, each with whether it was in a thread. NULL: an older program wrote the row.
-ALTER TABLE commits ADD COLUMN uncounted BYTEA;

@@ -99,7 +99,7 @@ impl Config {
         self.accounts.registration.unwrap_or(unsaid)
     }
 
-    /// Whether users share rooms with those of other servers: as configured, but not by the rule of [`Config::is_private`].
+    /// Whether other servers are asked and answered: as configured, but not by the rule of [`Config::is_private`].
     #[must_use]
     pub fn federates(&self) -> bool {
         self.federation.enabled && !self.is_private()

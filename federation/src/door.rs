@@ -7,7 +7,7 @@ mod signed;
 
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
-use http::{HeaderMap, header};
+use http::{HeaderMap, Uri, header};
 use model::LocalServer;
 use rooms::Rooms;
 use web::RateLimits;
@@ -50,8 +50,10 @@ pub fn router(api: FederationApi) -> Router {
     Router::new().merge(discovery::routes()).merge(keys::routes()).merge(query::routes()).with_state(api)
 }
 
-/// Which of our names a request without a signature means, by its `Host`: the name, or the host that it is delegated to.
-pub(crate) fn meant<'a>(federation: &'a Federation, headers: &HeaderMap) -> &'a LocalServer {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+/// Which of our names a request without a signature means, by its host: the name, or the host that it is delegated to.
+pub(crate) fn meant<'a>(federation: &'a Federation, headers: &HeaderMap, uri: &Uri) -> &'a LocalServer {
+    // HTTP/2 has the host in the URI.
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| Some(uri.authority()?.as_str())).unwrap_or_default();
     federation.local_server_of_host(host)
 }

@@ -34,7 +34,13 @@ pub(crate) fn own_keys(server: &LocalServer, now_ms: i64) -> Result<Raw<ServerSi
 
 /// An answer of another server with our signature beside its own: what we say as a notary.
 pub(crate) fn countersigned(answer: &str, server: &LocalServer) -> Result<Raw<ServerSigningKeys>, Error> {
-    signed(serde_json::from_str(answer).map_err(|error| Error::BadRequest(error.to_string()))?, server)
+    let mut object: CanonicalJsonObject =
+        serde_json::from_str(answer).map_err(|error| Error::BadRequest(error.to_string()))?;
+    // It may have anything in the place of our signature.
+    if let Some(CanonicalJsonValue::Object(signatures)) = object.get_mut("signatures") {
+        signatures.remove(server.name.as_str());
+    }
+    signed(object, server)
 }
 
 fn signed(mut object: CanonicalJsonObject, server: &LocalServer) -> Result<Raw<ServerSigningKeys>, Error> {

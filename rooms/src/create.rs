@@ -1,19 +1,23 @@
 //! Making a room. Client-Server API, "Creation".
 
+use std::collections::HashMap;
+
 use accounts::Requester;
-use model::canonical_object;
+use model::{UserNr, canonical_object};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
     RoomVersionId, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, json, value::RawValue};
 use storage::{ChangedProfile, Commit, CommitError, NewRoom, RoomRow};
+use tracing::warn;
 
 use crate::{
     Draft, Error, Rooms,
     aliases::named_aliases,
     head::{Built, Head, random_room_id},
     power::rules_of,
+    profiles::MemberProfile,
     turn::room_commit,
     upgrade::TOMBSTONE_LEVEL,
 };
@@ -125,11 +129,9 @@ impl Rooms {
         for attempt in 0..ATTEMPTS {
             match self.commit_new_room(&request, &version, &rules, requester, &drafts, attempt).await? {
                 Some(room_id) => {
-                    // Who follows a change of profile that came meanwhile did not find the room.
-                    let user_nr = requester.user_nr;
-                    if self.member_profiles(&[user_nr]).await?.get(&user_nr) != profiles.get(&user_nr) {
-                        let profiles = vec![ChangedProfile { user_nr, is_in_rooms: true }];
-                        self.storage().commit(Commit { profiles, ..Commit::default() }).await?;
+                    // The room is there: whoever got an error would make another one.
+                    if let Err(error) = self.follow_profile_of(requester.user_nr, &profiles).await {
+                        warn!(%error, room.id = %room_id, "a new room may show an old profile of its maker");
                     }
                     return Ok(room_id);
                 }
@@ -157,6 +159,15 @@ impl Rooms {
         let members = drafts.iter().filter(|draft| draft.event_type == TimelineEventType::RoomMember);
         let members = members.filter_map(|draft| <&UserId>::try_from(draft.state_key.as_deref()?).ok());
         Ok(self.storage().intern(&types, &keys, &members.collect::<Vec<_>>()).await?)
+    }
+
+    /// Lets the new room show what its maker's profile is by now: who follows changes of profiles did not find the room.
+    async fn follow_profile_of(&self, user_nr: UserNr, shown: &HashMap<UserNr, MemberProfile>) -> Result<(), Error> {
+        if self.member_profiles(&[user_nr]).await?.get(&user_nr) != shown.get(&user_nr) {
+            let profiles = vec![ChangedProfile { user_nr, is_in_rooms: true }];
+            self.storage().commit(Commit { profiles, ..Commit::default() }).await?;
+        }
+        Ok(())
     }
 
     /// Builds and commits the first events of a room; gives nothing when the room or its alias existed.

@@ -86,9 +86,13 @@ impl Work {
         };
         let Some(way) = self.ways.iter_mut().find(|way| way.user_nr == user_nr) else { return };
         way.writing -= 1;
-        if let Err(error) = result {
-            debug!(%error, "a room did not take a change of profile; it is tried again");
-            way.failed.push(room_nr);
+        match result {
+            // As long as rooms take it, none is given up.
+            Ok(()) => way.tries = 0,
+            Err(error) => {
+                debug!(%error, "a room did not take a change of profile; it is tried again");
+                way.failed.push(room_nr);
+            }
         }
     }
 

@@ -9,7 +9,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FederationConfig {
-    /// Whether users share rooms with those of other servers. Default: `true`; but a server for this machine alone asks nobody.
+    /// Whether other servers are asked and answered. Default: `false`, until rooms can be shared with them. A server for this machine alone
+    /// asks nobody in any case.
     pub enabled: bool,
     /// Servers that are asked for the signing keys of those that do not answer. Default: `["matrix.org"]`.
     pub notaries: Vec<OwnedServerName>,
@@ -20,6 +21,6 @@ pub struct FederationConfig {
 
 impl Default for FederationConfig {
     fn default() -> Self {
-        Self { enabled: true, notaries: vec![owned_server_name!("matrix.org")], delegates: BTreeMap::new() }
+        Self { enabled: false, notaries: vec![owned_server_name!("matrix.org")], delegates: BTreeMap::new() }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use event_bus::Bus;
-use model::{Position, RoomNr, UserNr};
+use model::{EventNr, Position, RoomNr, UserNr};
 use ruma::events::TimelineEventType;
 use storage::{Item, Published};
 use tokio::sync::{
@@ -350,15 +350,15 @@ async fn take(sync: &Sync, published: &Published) {
         return;
     }
     let mut redacted = Vec::new();
+    let uncounted: HashMap<EventNr, bool> = published.uncounted.iter().copied().collect();
     for nr in &published.redacted {
         // Readers of the ring get what is left of the event.
         match sync.0.storage.get_event(*nr).await {
             Ok(Some(event)) => {
-                let counted = published.uncounted.iter().find(|(uncounted, _)| uncounted == nr);
                 redacted.extend(event.position.map(|position| Redacted {
                     room_nr: event.room_nr,
                     position,
-                    counted_in_thread: counted.map(|(_, is_in_thread)| *is_in_thread),
+                    counted_in_thread: uncounted.get(nr).copied(),
                 }));
                 sync.0.ring.replace(event);
             }

@@ -66,6 +66,7 @@ impl TestFederation {
         }
         let names: Vec<String> = config.server.names.iter().map(|name| name.host().to_owned()).collect();
         config.federation.notaries.retain(|notary| notary != "matrix.org");
+        config.federation.enabled = true;
         config.unsafe_options.open_registration = true;
         config.unsafe_options.federation_extra_authorities = vec![self.authority.file()];
         config.unsafe_options.federation_dns_server = Some(dns.address());

@@ -1,7 +1,7 @@
 //! Where this server is, and what it is. Server-Server API, "Server discovery".
 
 use axum::{Router, extract::State};
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use ruma::api::federation::discovery::{
     discover_homeserver,
     get_server_version::{self, v1::Server},
@@ -19,9 +19,10 @@ pub(super) fn routes() -> Router<FederationApi> {
 async fn discover_homeserver(
     State(federation): State<Federation>,
     headers: HeaderMap,
+    uri: Uri,
     Ruma(_): Ruma<discover_homeserver::Request>,
 ) -> Result<Ruma<discover_homeserver::Response>, MatrixError> {
-    let name = &meant(&federation, &headers).name;
+    let name = &meant(&federation, &headers, &uri).name;
     let delegate = federation.options().delegates.get(name);
     let delegate =
         delegate.ok_or_else(|| MatrixError::not_found(format!("{name} is not delegated to another host")))?;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use axum::{Router, extract::State};
-use http::HeaderMap;
+use http::{HeaderMap, Uri};
 use model::LocalServer;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedServerName,
@@ -31,9 +31,10 @@ pub(super) fn routes() -> Router<FederationApi> {
 async fn get_server_keys(
     State(federation): State<Federation>,
     headers: HeaderMap,
+    uri: Uri,
     Ruma(_): Ruma<get_server_keys::v2::Request>,
 ) -> Result<Ruma<get_server_keys::v2::Response>, MatrixError> {
-    let server = meant(&federation, &headers);
+    let server = meant(&federation, &headers, &uri);
     let keys = published::own_keys(server, federation.now_ms()).map_err(|error| MatrixError::internal(&error))?;
     Ok(Ruma(get_server_keys::v2::Response::new(keys)))
 }
@@ -42,11 +43,12 @@ async fn get_server_keys(
 async fn get_remote_server_keys(
     State(federation): State<Federation>,
     headers: HeaderMap,
+    uri: Uri,
     Ruma(request): Ruma<get_remote_server_keys::v2::Request>,
 ) -> Result<Ruma<get_remote_server_keys::v2::Response>, MatrixError> {
     let wanted = Wanted { valid_at_ms: i64::from(request.minimum_valid_until_ts.0), ..Wanted::default() };
     let wanted = BTreeMap::from([(request.server_name, wanted)]);
-    let keys = attest(&federation, meant(&federation, &headers), wanted).await?;
+    let keys = attest(&federation, meant(&federation, &headers, &uri), wanted).await?;
     Ok(Ruma(get_remote_server_keys::v2::Response::new(keys)))
 }
 
@@ -54,6 +56,7 @@ async fn get_remote_server_keys(
 async fn get_remote_server_keys_batch(
     State(federation): State<Federation>,
     headers: HeaderMap,
+    uri: Uri,
     Ruma(request): Ruma<get_remote_server_keys_batch::v2::Request>,
 ) -> Result<Ruma<get_remote_server_keys_batch::v2::Response>, MatrixError> {
     if request.server_keys.len() > SERVERS_MAX {
@@ -65,7 +68,7 @@ async fn get_remote_server_keys_batch(
         let valid_at_ms = until.map_or(now_ms, |MilliSecondsSinceUnixEpoch(until)| until.into());
         (server, Wanted { key_ids: keys.into_keys().collect(), valid_at_ms })
     });
-    let keys = attest(&federation, meant(&federation, &headers), wanted.collect()).await?;
+    let keys = attest(&federation, meant(&federation, &headers, &uri), wanted.collect()).await?;
     Ok(Ruma(get_remote_server_keys_batch::v2::Response::new(keys)))
 }
 

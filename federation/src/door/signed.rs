@@ -45,7 +45,7 @@ where
                 return Err(unauthorized(format!("{name} is not this server")));
             }
             Some(name) => name.clone(),
-            None => super::meant(&federation, &parts.headers).name.clone(),
+            None => super::meant(&federation, &parts.headers, &parts.uri).name.clone(),
         };
         if federation.servers().is_local(&header.origin) {
             return Err(unauthorized(format!("{} is this server itself", header.origin)));

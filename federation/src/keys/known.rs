@@ -38,11 +38,17 @@ struct Key {
 }
 
 impl Known {
-    /// The keys of one of our own names: the one that signs.
+    /// The keys of one of our own names: the one that signs, and those that did before.
     pub(crate) fn of_local(server: &LocalServer) -> Self {
-        let public = Base64::parse(server.key.public_key()).expect("our own key is in base64");
-        let key = Key { public, until_ms: i64::MAX, is_old: false };
-        Self { keys: BTreeMap::from([(server.key.id().to_string(), key)]), ..Self::default() }
+        let key = |public: &str, until_ms, is_old| {
+            let public = Base64::parse(public).expect("our own keys are in base64");
+            Key { public, until_ms, is_old }
+        };
+        let old = server.old_keys.iter();
+        let mut keys: BTreeMap<_, _> =
+            old.map(|old| (old.id.to_string(), key(&old.public_key, old.expired_ms, true))).collect();
+        keys.insert(server.key.id().to_string(), key(&server.key.public_key(), i64::MAX, false));
+        Self { keys, ..Self::default() }
     }
 
     pub(crate) fn of_row(row: ServerKeysRow) -> Self {
@@ -83,8 +89,11 @@ impl Known {
         Self { asked_ms: now_ms, failures: self.failures.saturating_add(1), ..self.clone() }
     }
 
-    /// Whether the wanted keys are known, and valid when they must be.
+    /// Whether the wanted keys are known, and valid when they must be; who wants none by its id wants one that signs then.
     pub(crate) fn has(&self, wanted: &Wanted) -> bool {
+        if wanted.key_ids.is_empty() {
+            return self.has_current(wanted.valid_at_ms);
+        }
         let is_there = |id: &str| self.keys.get(id).is_some_and(|key| key.is_old || key.until_ms >= wanted.valid_at_ms);
         wanted.key_ids.iter().all(|id| is_there(id.as_str()))
     }

@@ -90,6 +90,13 @@ async fn acquainted() -> (TestFederation, Peer) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notary_says_what_it_was_told_though_the_server_is_gone() {
     let (mut federation, peer) = acquainted().await;
+    let http = federation.server("hs1").http();
+    // Whatever is in the place of our signature does not keep us from it.
+    let other = federation.peer("odd.test").await;
+    let mut said = other.keys(&[other.key()], &[]);
+    said["signatures"]["hs1"] = json!({"ed25519:a": "none"});
+    other.answer(KEYS, 200, &said);
+    assert_eq!(get(http, "/_matrix/key/v2/query/odd.test").await["server_keys"].as_array().unwrap().len(), 1);
     // It says so after a restart, too.
     federation.server_mut("hs1").restart().await;
     peer.answer(KEYS, 500, &json!({}));
