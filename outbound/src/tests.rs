@@ -1,5 +1,6 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustls_pki_types::pem::PemObject as _;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -9,6 +10,7 @@ use super::*;
 use crate::testing::TestDns;
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), body_bytes_max: 1_000 };
+const AUTHORITY: &[u8] = include_bytes!("../../src/testdata/localhost.pem");
 const SERVICE: Service = Service { names: &["_new._tcp", "_old._tcp"], port_default: 1 };
 
 fn outbound(dns: &TestDns, allowed: &[&str]) -> Outbound {
@@ -16,7 +18,8 @@ fn outbound(dns: &TestDns, allowed: &[&str]) -> Outbound {
         allowed_ranges: allowed.iter().map(|range| range.parse().unwrap()).collect(),
         denied_ranges: Vec::new(),
         name_servers: vec![dns.address()],
-        certificate_authorities: Vec::new(),
+        // Nothing here speaks TLS; but without any authority there is no client, and the machine may have none.
+        certificate_authorities: vec![CertificateDer::from_pem_slice(AUTHORITY).unwrap()],
         user_agent: "test".to_owned(),
         random: Random::seeded(1),
     })
