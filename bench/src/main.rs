@@ -10,6 +10,7 @@ mod matrix;
 mod members;
 mod percentiles;
 mod presence;
+mod probe;
 mod process;
 mod rename;
 mod report;

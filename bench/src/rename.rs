@@ -1,29 +1,21 @@
 //! `bench rename`: a change of name of somebody who is in many rooms, and sends of others meanwhile.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use bytes::Bytes;
 use http::Method;
 use serde_json::json;
-use tokio::{
-    task::JoinHandle,
-    time::{MissedTickBehavior, interval, sleep},
-};
+use tokio::time::sleep;
 
 use crate::{
     Target,
     matrix::{self, User},
     percentiles::Samples,
+    probe::Probe,
     process::Meter,
     report::{Report, progress},
-    setup::{self, Plan, Room},
+    setup::{self, Plan},
 };
 
 /// What the one who is renamed wants of `/sync`: where their member events changed.
@@ -32,8 +24,6 @@ const FILTER: &str = r#"{"presence":{"types":[]},"account_data":{"types":[]},"ro
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// Longest that a name may take into all rooms.
 const PATIENCE: Duration = Duration::from_secs(120);
-/// The pause between two sends of somebody else.
-const PROBE_EVERY: Duration = Duration::from_millis(10);
 
 /// Options of `bench rename`.
 #[derive(Clone, Debug, clap::Args)]
@@ -109,45 +99,6 @@ async fn rename(connection: &mut crate::client::Connection, user: &User, name: &
 fn times_in(answer: &[u8], name: &str) -> usize {
     let shown = format!("\"displayname\":\"{name}\"");
     answer.windows(shown.len()).filter(|window| *window == shown.as_bytes()).count()
-}
-
-/// Somebody who sends messages, one after the other.
-struct Probe {
-    is_over: Arc<AtomicBool>,
-    sending: JoinHandle<Result<Samples>>,
-}
-
-impl Probe {
-    fn start(target: &Target, user: &User, room: &Room) -> Self {
-        let is_over = Arc::new(AtomicBool::new(false));
-        let (user, path, run) = (user.clone(), matrix::send_path(&room.id), setup::run_name());
-        let mut connection = setup::connection(target, 1);
-        let sending = tokio::spawn({
-            let is_over = is_over.clone();
-            async move {
-                let mut samples = Samples::default();
-                let mut ticks = interval(PROBE_EVERY);
-                ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-                for number in 0.. {
-                    if is_over.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    ticks.tick().await;
-                    let started = Instant::now();
-                    let body = matrix::numbered_message(number, 200);
-                    matrix::send(&mut connection, &user, &path, &format!("{run}p{number}"), body).await?;
-                    samples.add(started.elapsed());
-                }
-                Ok(samples)
-            }
-        });
-        Self { is_over, sending }
-    }
-
-    async fn stop(self) -> Result<Samples> {
-        self.is_over.store(true, Ordering::Relaxed);
-        self.sending.await?
-    }
 }
 
 #[cfg(test)]

@@ -1,26 +1,17 @@
 //! `bench to-device`: one message to many devices, and what others feel of it.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use anyhow::Result;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::{
     Target, matrix,
     percentiles::Samples,
+    probe::Probe,
     process::Meter,
     report::{Report, progress},
     setup::{self, Plan},
 };
-
-/// How often somebody else sends into a room meanwhile.
-const PROBE_EVERY: Duration = Duration::from_millis(10);
 
 /// Options of `bench to-device`.
 #[derive(Clone, Debug, clap::Args)]
@@ -45,28 +36,7 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<()> {
     let run = setup::run_name();
 
     progress("sending");
-    let is_over = Arc::new(AtomicBool::new(false));
-    let probe = tokio::spawn({
-        let (is_over, mut connection) = (is_over.clone(), setup::connection(target, 1));
-        let (user, path) = (world.users[0].clone(), matrix::send_path(&world.rooms[0].id));
-        let run = run.clone();
-        async move {
-            let mut samples = Samples::default();
-            let mut ticks = interval(PROBE_EVERY);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            for number in 0.. {
-                if is_over.load(Ordering::Relaxed) {
-                    break;
-                }
-                ticks.tick().await;
-                let start = Instant::now();
-                let body = matrix::numbered_message(number, 200);
-                matrix::send(&mut connection, &user, &path, &format!("{run}p{number}"), body).await?;
-                samples.add(start.elapsed());
-            }
-            anyhow::Ok(samples)
-        }
-    });
+    let probe = Probe::start(target, &world.users[0], &world.rooms[0]);
     let mut connection = setup::connection(target, 0);
     let mut samples = Samples::default();
     let meter = Meter::start(&setup::processes(target))?;
@@ -75,9 +45,8 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<()> {
         matrix::send_to_devices(&mut connection, &world.users[0], &format!("{run}d{number}"), body.clone()).await?;
         samples.add(start.elapsed());
     }
-    is_over.store(true, Ordering::Relaxed);
     let cost = meter.stop()?;
-    let probed = probe.await??;
+    let probed = probe.stop().await?;
 
     let mut report = Report::new("to-device");
     report.count("devices", u64::from(options.devices)).count("messages", u64::from(options.messages));

@@ -56,10 +56,10 @@ impl WellKnowns {
     /// The server that a host names, if it names one. Who asks for the same host at the same time waits for one answer.
     pub(crate) async fn get(&self, host: &str) -> Option<OwnedServerName> {
         let now_ms = self.clock.now_ms();
-        if let Some(known) = self.known.get(host).await.filter(|known| known.until_ms > now_ms) {
+        let before = self.known.get(host).await;
+        if let Some(known) = before.as_ref().filter(|known| known.until_ms > now_ms) {
             return known.server.clone();
         }
-        let before = self.known.get(host).await;
         let asking = async { Arc::new(self.ask(host, before.as_deref()).await) };
         let entry = self.known.entry_by_ref(host).or_insert_with_if(asking, |known| known.until_ms <= now_ms).await;
         entry.into_value().server.clone()

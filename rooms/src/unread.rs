@@ -378,7 +378,7 @@ impl Rooms {
         Ok(events)
     }
 
-    /// The newest events of a room after a position, up to another.
+    /// The newest events of a room after a position, up to another, at most `limit`.
     async fn newest_after(
         &self,
         room_nr: RoomNr,
@@ -390,11 +390,12 @@ impl Rooms {
         let mut events = Vec::new();
         while events.len() < limit {
             let backward = TimelineDirection::Backward;
-            let rows = self.storage().list_timeline(room_nr, backward, from, stop, PAGE).await?;
+            let page = u32::try_from(limit - events.len()).map_or(PAGE, |left| left.min(PAGE));
+            let rows = self.storage().list_timeline(room_nr, backward, from, stop, page).await?;
             let numbers: Vec<EventNr> = rows.iter().map(|(nr, _)| *nr).collect();
             let found = self.storage().get_events(&numbers).await?;
             events.extend(found.into_values().filter(|event| event.position.is_some()));
-            let Some((_, last)) = rows.last().filter(|_| rows.len() == PAGE as usize) else { break };
+            let Some((_, last)) = rows.last().filter(|_| rows.len() == page as usize) else { break };
             from = *last;
         }
         Ok(events)

@@ -166,14 +166,21 @@ pub enum TimelineDirection {
 }
 
 fn membership_of(row: &Row) -> Result<RoomMembership, Error> {
-    Ok(RoomMembership {
-        room_nr: row.nr(0)?,
-        user_nr: row.nr(1)?,
-        membership: Membership::from_code(row.get(2)?),
-        event_nr: row.nr(3)?,
-        position: row.nr(4)?,
-        forgotten: row.get(5)?,
-    })
+    let forgotten = row.get::<bool>(5)?.into();
+    Ok(membership_of_columns((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, forgotten)))
+}
+
+fn membership_of_columns(
+    (room_nr, user_nr, membership, event_nr, position, forgotten): (i64, i64, i64, i64, i64, i64),
+) -> RoomMembership {
+    RoomMembership {
+        room_nr: RoomNr(room_nr),
+        user_nr: UserNr(user_nr),
+        membership: Membership::from_code(membership),
+        event_nr: EventNr(event_nr),
+        position: Position(position),
+        forgotten: forgotten != 0,
+    }
 }
 
 fn receipt_of(row: &Row) -> Result<ReceiptRow, Error> {
@@ -254,17 +261,8 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn list_rooms_of_user(&self, user_nr: UserNr) -> Result<Vec<RoomMembership>, Error> {
-        let rows: Vec<(i64, i64, i64, i64, i64, i64)> =
-            self.db().read_packed(&LIST_ROOMS_OF_USER, args![user_nr]).await?;
-        let membership = |(room_nr, user_nr, membership, event_nr, position, forgotten)| RoomMembership {
-            room_nr: RoomNr(room_nr),
-            user_nr: UserNr(user_nr),
-            membership: Membership::from_code(membership),
-            event_nr: EventNr(event_nr),
-            position: Position(position),
-            forgotten: forgotten != 0,
-        };
-        let mut rows: Vec<RoomMembership> = rows.into_iter().map(membership).collect();
+        let rows = self.db().read_packed(&LIST_ROOMS_OF_USER, args![user_nr]).await?;
+        let mut rows: Vec<RoomMembership> = rows.into_iter().map(membership_of_columns).collect();
         rows.sort_unstable_by_key(|row| row.room_nr);
         Ok(rows)
     }
