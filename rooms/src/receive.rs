@@ -1,5 +1,7 @@
 //! Events that other servers made. Server-Server API, "Checks performed on receipt of a PDU".
 
+mod verify;
+
 use std::{collections::HashMap, sync::Arc};
 
 use model::{EventNr, Membership, NodeNr, Pdu, Relation};
