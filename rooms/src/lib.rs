@@ -33,6 +33,7 @@ mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod server_acls;
 mod space_children;
 mod thread_subscriptions;
 mod threads;
@@ -117,6 +118,7 @@ struct Inner {
     redaction_work: redactions::RedactionWork,
     remote: Arc<dyn RemoteServers>,
     walks: hierarchy::Walks,
+    server_acls: server_acls::ServerAcls,
 }
 
 impl Rooms {
@@ -155,6 +157,7 @@ impl Rooms {
             redaction_work,
             remote,
             walks,
+            server_acls: server_acls::ServerAcls::new(),
         }))
     }
 
