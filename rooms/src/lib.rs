@@ -35,6 +35,7 @@ mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod server_acls;
 mod space_children;
 mod thread_subscriptions;
 mod threads;
@@ -121,6 +122,7 @@ struct Inner {
     walks: hierarchy::Walks,
     /// Guard joining a room through another server: one user after the other, across all that it takes.
     joining: Cache<ruma::OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
+    server_acls: server_acls::ServerAcls,
 }
 
 impl Rooms {
@@ -160,6 +162,7 @@ impl Rooms {
             remote,
             walks,
             joining: Cache::new(TURNS_CACHED),
+            server_acls: server_acls::ServerAcls::new(),
         }))
     }
 

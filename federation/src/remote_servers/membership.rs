@@ -11,8 +11,8 @@ use ruma::{
     api::{
         error::{Error as RumaError, ErrorKind},
         federation::membership::{
-            RawStrippedState, create_join_event, create_knock_event, create_leave_event, prepare_join_event,
-            prepare_knock_event, prepare_leave_event,
+            create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
+            prepare_leave_event,
         },
     },
 };
@@ -107,12 +107,10 @@ impl Federation {
             create_knock_event::v1::Request::new(knock.room_id.clone(), knock.event_id.clone(), json_of(knock)?);
         let answer = self.client().send(as_server, server, request, SMALL).await;
         let state = answer.map_err(|error| remote_error(server, error))?.knock_room_state;
-        #[expect(deprecated, reason = "servers from before version 1.16 of the specification send no whole events")]
-        let json = state.into_iter().map(|event| match event {
-            RawStrippedState::Stripped(event) => event.into_json(),
-            RawStrippedState::Pdu(event) => event,
-        });
-        Ok(json.collect())
+        // Servers from before version 1.16 of the specification send no whole events: both are shown in the same way.
+        let json = state.iter().map(|event| serde_json::value::to_raw_value(event));
+        json.collect::<Result<_, _>>()
+            .map_err(|error| RemoteError::Misbehaved { server: server.to_owned(), what: error.to_string() })
     }
 }
 
