@@ -256,6 +256,9 @@ impl Failure {
         if !matches!(self.0, Error::NotAllowed(_)) {
             self.0 = match error {
                 Error::Remote(RemoteError::Refused { message, is_forbidden: true, .. }) => Error::NotAllowed(message),
+                Error::Remote(RemoteError::UnsupportedVersion(version)) => {
+                    Error::UnsupportedVersion(version.to_string())
+                }
                 Error::BadEvent(what) => RemoteError::Misbehaved { server, what }.into(),
                 error => error,
             };

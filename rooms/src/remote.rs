@@ -101,6 +101,9 @@ pub enum RemoteError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The room has a version that we do not know.
+    #[error("the room has version {0}, which this server does not support")]
+    UnsupportedVersion(RoomVersionId),
     /// It understood, and says no.
     #[error("{server} says: {message}")]
     Refused {
