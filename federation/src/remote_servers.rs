@@ -1,16 +1,21 @@
 //! What `rooms` asks of other servers.
 
+mod membership;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use rooms::{Asking, EventSigners, RemoteError, RemoteServers};
+use model::{Membership, Pdu};
+use rooms::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers};
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
+    OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, ServerName, UserId,
     api::{error::ErrorKind, federation::query::get_room_information},
     signatures::PublicKeyMap,
 };
+
+use serde_json::value::RawValue;
 
 use crate::{
     Error, Federation,
@@ -52,6 +57,39 @@ impl RemoteServers for Federation {
             })?;
             Ok(signers.iter().map(|signers| keys_of(signers, &known)).collect())
         })
+    }
+
+    fn make_membership<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user_id: &'a UserId,
+        membership: Membership,
+    ) -> Asking<'a, MemberTemplate> {
+        Box::pin(self.ask_for_template(as_server, server, (room_id, user_id), membership))
+    }
+
+    fn send_join<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        join: &'a Pdu,
+    ) -> Asking<'a, JoinAnswer> {
+        Box::pin(self.ask_to_join(as_server, server, join))
+    }
+
+    fn send_leave<'a>(&'a self, as_server: &'a ServerName, server: &'a ServerName, leave: &'a Pdu) -> Asking<'a, ()> {
+        Box::pin(self.ask_to_leave(as_server, server, leave))
+    }
+
+    fn send_knock<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        knock: &'a Pdu,
+    ) -> Asking<'a, Vec<Box<RawValue>>> {
+        Box::pin(self.ask_to_knock(as_server, server, knock))
     }
 }
 

@@ -252,6 +252,7 @@ impl Head {
             prev: self.extremities.iter().take(limits::PREV_EVENTS_MAX).map(|(nr, _)| *nr).collect(),
             auth: auth.iter().map(|(nr, _)| *nr).collect(),
             placement: Placement::Live,
+            was_outlier: false,
             transaction: draft.transaction.clone(),
             countable,
             relation,

@@ -8,6 +8,7 @@ mod by_time;
 mod create;
 mod directory;
 mod draft;
+mod elsewhere;
 mod erasure;
 mod error;
 mod head;
@@ -16,6 +17,7 @@ mod in_thread;
 mod members;
 mod membership;
 mod mutual;
+mod outliers;
 mod power;
 mod presence;
 mod preview;
@@ -67,7 +69,7 @@ pub use self::{
     receipts::{ReceiptKind, ReceiptRequest},
     receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
-    remote::{Asking, EventSigners, RemoteError, RemoteServers},
+    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers},
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
@@ -119,6 +121,8 @@ struct Inner {
     redaction_work: redactions::RedactionWork,
     remote: Arc<dyn RemoteServers>,
     walks: hierarchy::Walks,
+    /// Guard joining a room through another server: one user after the other, across all that it takes.
+    joining: Cache<ruma::OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Rooms {
@@ -157,6 +161,7 @@ impl Rooms {
             redaction_work,
             remote,
             walks,
+            joining: Cache::new(TURNS_CACHED),
         }))
     }
 

@@ -272,6 +272,7 @@ impl Rooms {
             prev: prev.clone(),
             auth,
             placement,
+            was_outlier: false,
             transaction: None,
             countable,
             relation: match Relation::of_content(&pdu.content) {
@@ -281,23 +282,12 @@ impl Rooms {
         };
         let mut commit = RoomCommit {
             room_nr: head.row.nr,
-            new_room: None,
             expected_state: head.stored_state,
             lease,
             state: head.state,
             depth: head.depth.max(pdu.depth),
             events: vec![event],
-            extremities_used: Vec::new(),
-            extremities_added: Vec::new(),
-            state_nodes: Vec::new(),
-            state_changes: Vec::new(),
-            summary: None,
-            redactions: Vec::new(),
-            released: Vec::new(),
-            related_redactions: Vec::new(),
-            related_again: Vec::new(),
-            aliases: Vec::new(),
-            listed_on: None,
+            ..RoomCommit::default()
         };
         if matches!(placement, Placement::Live | Placement::Held) {
             let mut tips: Vec<EventNr> =

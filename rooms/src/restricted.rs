@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use accounts::Requester;
 use model::{Membership, Pdu, RoomNr, UserNr};
-use ruma::{OwnedRoomId, OwnedUserId, RoomId, UserId, room::JoinRule};
+use ruma::{OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId, room::JoinRule};
 use storage::{RoomRow, RoomSummary};
 
 use crate::{Error, Rooms, power::rules_of};
@@ -27,6 +27,18 @@ impl Rooms {
             return Ok(None);
         }
         self.voucher(room, &requester.user_id).await
+    }
+
+    /// Whether servers of others are in a room that lets in who is in another one.
+    pub(crate) async fn may_be_let_in_elsewhere(&self, room: &RoomRow) -> Result<bool, Error> {
+        let Some(event) = self.find_state(room, "m.room.join_rules", "").await? else { return Ok(false) };
+        if allowed_rooms(room, &event.pdu)?.is_empty() {
+            return Ok(false);
+        }
+        let servers = self.storage().list_servers(room.nr, 2 * VOUCHERS_MAX).await?;
+        Ok(servers
+            .iter()
+            .any(|server| <&ServerName>::try_from(server.as_str()).is_ok_and(|name| !self.servers().is_local(name))))
     }
 
     /// One of ours in the room who may invite: the same for each join, and on the server of who joins if there is one, which saves a

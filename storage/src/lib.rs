@@ -27,6 +27,7 @@ mod maintenance;
 mod many_rooms;
 mod migrate;
 mod numbers;
+mod outliers;
 mod packed;
 mod presence;
 mod profiles;

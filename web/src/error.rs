@@ -255,7 +255,9 @@ impl From<rooms::Error> for MatrixError {
             E::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
             E::UnsupportedVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
             E::InvalidRoomState(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message),
-            E::Remote(rooms::RemoteError::NotFederating) => Self::not_found(message),
+            E::Remote(rooms::RemoteError::NotFederating | rooms::RemoteError::Refused { .. }) => {
+                Self::not_found(message)
+            }
             E::Remote(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
             E::Busy => Self::busy(),
             E::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),
