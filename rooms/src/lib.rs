@@ -35,6 +35,7 @@ mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod server_acls;
 mod space_children;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -123,6 +124,7 @@ struct Inner {
     walks: hierarchy::Walks,
     /// Guard joining a room through another server: one user after the other, across all that it takes.
     joining: Cache<ruma::OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
+    server_acls: server_acls::ServerAcls,
 }
 
 impl Rooms {
@@ -162,6 +164,7 @@ impl Rooms {
             remote,
             walks,
             joining: Cache::new(TURNS_CACHED),
+            server_acls: server_acls::ServerAcls::new(),
         }))
     }
 
