@@ -37,6 +37,8 @@ mod restricted;
 mod send;
 mod server_acls;
 mod space_children;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
@@ -66,7 +68,7 @@ pub use self::{
     presence::{Flips, Presences},
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
-    receive::Received,
+    receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
     remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers},
     thread_subscriptions::SubscribedThread,
