@@ -7,7 +7,9 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use crate::{Asking, Error, EventSigners, JoinAnswer, MemberTemplate, Received, RemoteError, RemoteServers, Rooms, Source};
+use crate::{
+    Asking, Error, EventSigners, JoinAnswer, MemberTemplate, Received, RemoteError, RemoteServers, Rooms, Source,
+};
 
 /// Other servers that answer nothing, and have these keys.
 #[derive(Clone, Debug)]
