@@ -1,11 +1,13 @@
 //! What other servers may ask.
 
 mod discovery;
+mod invites;
 mod joins;
 mod keys;
 mod leaves_and_knocks;
 mod query;
 mod signed;
+mod transactions;
 
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
@@ -51,10 +53,12 @@ parts! {
 pub fn router(api: FederationApi) -> Router {
     Router::new()
         .merge(discovery::routes())
+        .merge(invites::routes())
         .merge(joins::routes())
         .merge(keys::routes())
         .merge(leaves_and_knocks::routes())
         .merge(query::routes())
+        .merge(transactions::routes())
         .with_state(api)
 }
 

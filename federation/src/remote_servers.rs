@@ -1,14 +1,27 @@
 //! What `rooms` asks of other servers.
 
-use std::sync::Arc;
+mod membership;
 
-use rooms::{Asking, OutgoingInvite, RemoteError, RemoteServers};
-use ruma::{
-    CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
-    api::{error::ErrorKind, federation::query::get_room_information},
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
 };
 
-use crate::{Error, Federation, client::SMALL};
+use model::{Membership, Pdu};
+use rooms::{Asking, EventSigners, JoinAnswer, MemberTemplate, OutgoingInvite, RemoteError, RemoteServers};
+use ruma::{
+    CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, ServerName, UserId,
+    api::{error::ErrorKind, federation::query::get_room_information},
+    signatures::PublicKeyMap,
+};
+
+use serde_json::value::RawValue;
+
+use crate::{
+    Error, Federation,
+    client::SMALL,
+    keys::{Known, Wanted},
+};
 
 impl RemoteServers for Federation {
     fn find_alias<'a>(
@@ -35,12 +48,71 @@ impl RemoteServers for Federation {
     ) -> Asking<'a, CanonicalJsonObject> {
         Box::pin(async move {
             let signed = self.ask_for_signature(as_server, destination, invite).await;
-            signed.map_err(|error| match error {
-                Error::Refused { server, error } => RemoteError::Refused { server, error },
-                error => unavailable(destination, error),
-            })
+            signed.map_err(|error| membership::remote_error(destination, error))
         })
     }
+
+    fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
+        Box::pin(async move {
+            let mut wanted: BTreeMap<OwnedServerName, Wanted> = BTreeMap::new();
+            for (server, key_ids, valid_at_ms) in signers
+                .iter()
+                .flat_map(|of_event| of_event.keys.iter().map(|(server, ids)| (server, ids, of_event.valid_at_ms)))
+            {
+                let wanted = wanted.entry(server.clone()).or_default();
+                wanted.key_ids.extend(key_ids.iter().cloned());
+                wanted.valid_at_ms = wanted.valid_at_ms.max(valid_at_ms.unwrap_or(0));
+            }
+            let known = self.keys().get_all(wanted).await.map_err(|error| match error {
+                Error::Storage(error) => RemoteError::Storage(Arc::new(error)),
+                error => unavailable(self.servers().primary(), error),
+            })?;
+            Ok(signers.iter().map(|signers| keys_of(signers, &known)).collect())
+        })
+    }
+
+    fn make_membership<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user_id: &'a UserId,
+        membership: Membership,
+    ) -> Asking<'a, MemberTemplate> {
+        Box::pin(self.ask_for_template(as_server, server, (room_id, user_id), membership))
+    }
+
+    fn send_join<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        join: &'a Pdu,
+    ) -> Asking<'a, JoinAnswer> {
+        Box::pin(self.ask_to_join(as_server, server, join))
+    }
+
+    fn send_leave<'a>(&'a self, as_server: &'a ServerName, server: &'a ServerName, leave: &'a Pdu) -> Asking<'a, ()> {
+        Box::pin(self.ask_to_leave(as_server, server, leave))
+    }
+
+    fn send_knock<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        knock: &'a Pdu,
+    ) -> Asking<'a, Vec<Box<RawValue>>> {
+        Box::pin(self.ask_to_knock(as_server, server, knock))
+    }
+}
+
+/// The keys of an event's signers that were valid when the room version wants them to be. Room Version 5, "Signing key validity period".
+fn keys_of(signers: &EventSigners, known: &HashMap<OwnedServerName, Arc<Known>>) -> PublicKeyMap {
+    let keys = signers.keys.iter().filter_map(|(server, key_ids)| {
+        let mut keys = known.get(server)?.valid_at(signers.valid_at_ms.unwrap_or(i64::MIN));
+        keys.retain(|id, _| key_ids.iter().any(|wanted| wanted.as_str() == id));
+        Some((server.to_string(), keys))
+    });
+    keys.collect()
 }
 
 fn unavailable(server: &ServerName, error: Error) -> RemoteError {

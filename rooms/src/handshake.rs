@@ -9,8 +9,7 @@ use model::{
 };
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, RoomId, RoomVersionId, ServerName, UserId,
-    events::TimelineEventType,
-    signatures::{self, PublicKeyMap, Verified},
+    events::TimelineEventType, room_version_rules::RoomVersionRules, signatures,
 };
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
@@ -113,8 +112,6 @@ impl Rooms {
     /// Takes in the member event that came of a template; the other servers of the room get it from us. Gives it as it is stored, with our
     /// signature where one of ours vouches for a join. An event that was taken in before is given again.
     ///
-    /// `keys` are those of the servers that must have signed the event.
-    ///
     /// # Errors
     ///
     /// [`Error::InvalidParam`] for what is no such event, or is not signed; [`Error::NotAllowed`] when the room does not let the user, by
@@ -125,13 +122,11 @@ impl Rooms {
         (room_id, event_id): (&RoomId, &EventId),
         handshake: Handshake,
         mut event: CanonicalJsonObject,
-        keys: &PublicKeyMap,
     ) -> Result<Arc<StoredEvent>, Error> {
         let room = self.room_of_resident(asker, room_id).await?;
-        let rules = rules_of(&room.version)?;
+        let rules = Arc::new(rules_of(&room.version)?);
         let invalid = |error: &dyn std::fmt::Display| Error::InvalidParam(error.to_string());
-        event.remove("unsigned");
-        let mut pdu = Pdu::from_canonical(&event, &rules).map_err(|error| invalid(&error))?;
+        let pdu = Pdu::from_canonical(&event, &rules).map_err(|error| invalid(&error))?;
         check_is_asked_for(&pdu, asker, &room, event_id, handshake.membership())?;
         if handshake == Handshake::Join
             && rules.authorization.restricted_join_rule
@@ -146,13 +141,10 @@ impl Rooms {
             }
             signatures::sign_event(server.name.as_str(), &server.key, &mut event, &rules.redaction)
                 .map_err(|error| invalid(&error))?;
-            pdu = Pdu::from_canonical(&event, &rules).map_err(|error| invalid(&error))?;
         }
-        if !matches!(signatures::verify_event(keys, &event, &rules).map_err(|error| invalid(&error))?, Verified::All) {
-            return Err(Error::InvalidParam("the event has not the content that its hash was made of".to_owned()));
-        }
+        let pdu = self.verified_whole(&room, &rules, event).await?;
         let not_allowed = |rule: String| Err(Error::NotAllowed(rule));
-        match self.receive_verified(&room, pdu, true).await? {
+        match self.receive_one(&room, pdu, true).await? {
             Received::Accepted | Received::Known => {}
             Received::SoftFailed(rule) | Received::Rejected(rule) => return not_allowed(rule),
             Received::Missing(_) => {
@@ -174,6 +166,31 @@ impl Rooms {
         }
         self.check_server_allowed(room_id, asker.origin).await?;
         Ok(room)
+    }
+
+    /// An event of another server that is signed, and has the content that its hash was made of.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidParam`].
+    pub(crate) async fn verified_whole(
+        &self,
+        room: &Arc<RoomRow>,
+        rules: &Arc<RoomVersionRules>,
+        event: CanonicalJsonObject,
+    ) -> Result<Pdu, Error> {
+        let invalid = |error: Error| match error {
+            Error::BadEvent(what) => Error::InvalidParam(what),
+            other => other,
+        };
+        let (_, read) = self.read_events(room, rules, vec![event]).await?.remove(0);
+        let read = read.map_err(invalid)?;
+        let given = read.pdu.json.clone();
+        let pdu = self.verify_events(vec![read]).await?.remove(0).map_err(invalid)?;
+        match pdu.json == given {
+            true => Ok(pdu),
+            false => Err(Error::InvalidParam("the event has not the content that its hash was made of".to_owned())),
+        }
     }
 
     async fn vouching_for(

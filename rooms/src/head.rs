@@ -238,6 +238,7 @@ impl Head {
             auth: auth.iter().map(|(nr, _)| *nr).collect(),
             placement: Placement::Live,
             passed_on: false,
+            was_outlier: false,
             transaction: draft.transaction.clone(),
             countable,
             relation,

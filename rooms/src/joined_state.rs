@@ -7,7 +7,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use model::{EventNr, Membership};
-use ruma::{CanonicalJsonObject, EventId, RoomId, signatures::PublicKeyMap};
+use ruma::{CanonicalJsonObject, EventId, RoomId};
 use storage::{StateKey, StoredEvent};
 
 use crate::{Asker, Error, Handshake, Rooms, resolution::Chains};
@@ -45,14 +45,13 @@ impl Rooms {
         asker: Asker<'_>,
         ids: (&RoomId, &EventId),
         event: CanonicalJsonObject,
-        keys: &PublicKeyMap,
         omit_members: bool,
     ) -> Result<JoinedState, Error> {
         let servers = match omit_members {
             true => Some(self.storage().list_servers(self.room(ids.0).await?.nr, SERVERS_MAX).await?),
             false => None,
         };
-        let join = self.accept_handshake(asker, ids, Handshake::Join, event, keys).await?;
+        let join = self.accept_handshake(asker, ids, Handshake::Join, event).await?;
         let before = self.state_before(&join).await?;
         let mut state: Vec<EventNr> = match omit_members {
             true => self.without_members(&join, before).await?,

@@ -8,6 +8,7 @@ mod by_time;
 mod create;
 mod directory;
 mod draft;
+mod elsewhere;
 mod erasure;
 mod error;
 mod handshake;
@@ -15,10 +16,12 @@ mod head;
 mod hierarchy;
 mod in_thread;
 mod invitations;
+mod invited;
 mod joined_state;
 mod members;
 mod membership;
 mod mutual;
+mod outliers;
 mod power;
 mod presence;
 mod preview;
@@ -39,6 +42,9 @@ mod send;
 mod server_acls;
 mod space_children;
 mod stripped_state;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod third_party_invites;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
@@ -71,9 +77,9 @@ pub use self::{
     presence::{Flips, Presences},
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
-    receive::Received,
+    receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
-    remote::{Asking, RemoteError, RemoteServers},
+    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers},
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
@@ -125,6 +131,8 @@ struct Inner {
     redaction_work: redactions::RedactionWork,
     remote: Arc<dyn RemoteServers>,
     walks: hierarchy::Walks,
+    /// Guard joining a room through another server: one user after the other, across all that it takes.
+    joining: Cache<ruma::OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
     server_acls: server_acls::ServerAcls,
 }
 
@@ -164,6 +172,7 @@ impl Rooms {
             redaction_work,
             remote,
             walks,
+            joining: Cache::new(TURNS_CACHED),
             server_acls: server_acls::ServerAcls::new(),
         }))
     }

@@ -1,10 +1,24 @@
 //! What other servers are asked about rooms. The door to them fills this; without one there are no others.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+};
 
-use ruma::{CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomAliasId, ServerName};
+use model::{Membership, Pdu};
+use ruma::{
+    CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, RoomAliasId, RoomId, RoomVersionId,
+    ServerName, UserId,
+    api::error::{Error as RumaError, ErrorBody, ErrorKind, StandardErrorBody},
+    signatures::PublicKeyMap,
+};
+use serde_json::value::RawValue;
 
 use crate::OutgoingInvite;
+
+/// Most characters of what another server says that somebody is shown.
+const MESSAGE_LENGTH_MAX: usize = 500;
 
 /// An answer that takes its time.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
@@ -25,6 +39,69 @@ pub trait RemoteServers: Send + Sync {
         destination: &'a ServerName,
         invite: &'a OutgoingInvite,
     ) -> Asking<'a, CanonicalJsonObject>;
+
+    /// The public keys by which events may have been signed, for each event; keys that cannot be had are left out.
+    ///
+    /// Those that are not known are asked for together.
+    fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>>;
+
+    /// What the member event has to refer to by which a user of ours joins, leaves or knocks on a room that `server` is in.
+    fn make_membership<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user_id: &'a UserId,
+        membership: Membership,
+    ) -> Asking<'a, MemberTemplate>;
+
+    /// Has a join brought into its room; gives the room's state before it.
+    fn send_join<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        join: &'a Pdu,
+    ) -> Asking<'a, JoinAnswer>;
+
+    /// Has a leave brought into its room.
+    fn send_leave<'a>(&'a self, as_server: &'a ServerName, server: &'a ServerName, leave: &'a Pdu) -> Asking<'a, ()>;
+
+    /// Has a knock brought into its room; gives stripped state that shows what the room is.
+    fn send_knock<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        knock: &'a Pdu,
+    ) -> Asking<'a, Vec<Box<RawValue>>>;
+}
+
+/// What a member event has to refer to.
+#[derive(Clone, Debug)]
+pub struct MemberTemplate {
+    /// The version of the room.
+    pub version: RoomVersionId,
+    /// The event, not complete and not signed.
+    pub event: Box<RawValue>,
+}
+
+/// What a resident answers whom it has let in. Nothing of it is checked.
+#[derive(Debug)]
+pub struct JoinAnswer {
+    /// The join event, if the resident has signed it too.
+    pub event: Option<Box<RawValue>>,
+    /// The state of the room before the join.
+    pub state: Vec<Box<RawValue>>,
+    /// The events that allow the state and the join, and those that allow them.
+    pub auth_chain: Vec<Box<RawValue>>,
+}
+
+/// By which keys an event must have been signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventSigners {
+    /// The servers that must have signed it, with the keys by which each of them did.
+    pub keys: BTreeMap<OwnedServerName, BTreeSet<OwnedServerSigningKeyId>>,
+    /// When the keys must have been valid, in milliseconds since 1970, if the room version asks for that.
+    pub valid_at_ms: Option<i64>,
 }
 
 /// Why another server gave no answer.
@@ -39,18 +116,48 @@ pub enum RemoteError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// It refused, and said why.
-    #[error("{server} refused")]
+    /// The room has a version that we do not know.
+    #[error("the room has version {0}, which this server does not support")]
+    UnsupportedVersion(RoomVersionId),
+    /// It understood, and says no.
+    #[error("{server} says: {}", told(error))]
     Refused {
         /// The server.
         server: OwnedServerName,
         /// What it said.
-        #[source]
-        error: Box<ruma::api::error::Error>,
+        error: Box<RumaError>,
     },
+    /// What it told makes no sense.
+    #[error("{server} broke the protocol: {what}")]
+    Misbehaved {
+        /// The server.
+        server: OwnedServerName,
+        /// How.
+        what: String,
+    },
+    /// What is known of others could not be read: ours.
+    #[error("storage failed")]
+    Storage(#[source] Arc<storage::Error>),
     /// This server asks no others.
     #[error("this server does not federate")]
     NotFederating,
+}
+
+impl RemoteError {
+    /// Whether it is the rules of the room that forbid what was asked for.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        let Self::Refused { error, .. } = self else { return false };
+        matches!(error.error_kind(), Some(ErrorKind::Forbidden | ErrorKind::UnableToGrantJoin))
+    }
+}
+
+/// What another server says in words, as far as somebody can read it.
+fn told(error: &RumaError) -> String {
+    match &error.body {
+        ErrorBody::Standard(StandardErrorBody { message, .. }) => message.chars().take(MESSAGE_LENGTH_MAX).collect(),
+        _ => error.status_code.to_string(),
+    }
 }
 
 /// No other servers.
@@ -71,6 +178,48 @@ impl RemoteServers for Nobody {
         _destination: &'a ServerName,
         _invite: &'a OutgoingInvite,
     ) -> Asking<'a, CanonicalJsonObject> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn find_public_keys<'a>(&'a self, _signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn make_membership<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _room_id: &'a RoomId,
+        _user_id: &'a UserId,
+        _membership: Membership,
+    ) -> Asking<'a, MemberTemplate> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn send_join<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _join: &'a Pdu,
+    ) -> Asking<'a, JoinAnswer> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn send_leave<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _leave: &'a Pdu,
+    ) -> Asking<'a, ()> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn send_knock<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _knock: &'a Pdu,
+    ) -> Asking<'a, Vec<Box<RawValue>>> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }
 }

@@ -68,6 +68,18 @@ impl Rooms {
         Ok(self.voucher(room, preferred).await?.map_or(Vouching::Nobody, Vouching::By))
     }
 
+    /// Whether servers of others are in a room that lets in who is in another one.
+    pub(crate) async fn may_be_let_in_elsewhere(&self, room: &RoomRow) -> Result<bool, Error> {
+        let Some(event) = self.find_state(room, "m.room.join_rules", "").await? else { return Ok(false) };
+        if allowed_rooms(room, &event.pdu)?.is_none_or(|allowed| allowed.is_empty()) {
+            return Ok(false);
+        }
+        let servers = self.storage().list_servers(room.nr, 2 * VOUCHERS_MAX).await?;
+        Ok(servers
+            .iter()
+            .any(|server| <&ServerName>::try_from(server.as_str()).is_ok_and(|name| !self.servers().is_local(name))))
+    }
+
     /// One of ours in the room who may invite: the same for each join, and on the preferred server if there is one, which saves a
     /// signature when that is who joins.
     async fn voucher(&self, room: &RoomRow, preferred: &ServerName) -> Result<Option<OwnedUserId>, Error> {

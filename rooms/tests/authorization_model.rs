@@ -18,8 +18,8 @@ use proptest::{
     sample::select,
     test_runner::{Config, RngSeed, TestRunner},
 };
-use rooms::{Error, Options, Received, Rooms};
-use ruma::{OwnedEventId, RoomId, RoomVersionId};
+use rooms::{Error, Options, Received, Rooms, testing};
+use ruma::{OwnedEventId, RoomVersionId};
 use serde_json::{Map, Value, json};
 use storage::{
     Commit, NewEvent, NewNodes, NewRoom, Placement, RoomCommit, RoomSummary, Storage, testing::TestDatabase,
@@ -512,8 +512,8 @@ impl Server {
     async fn new(database: TestDatabase) -> Self {
         let storage = Storage::open(database.options.clone(), Clock::system(), Random::seeded(1)).await.unwrap();
         let options = Options { default_version: RoomVersionId::V12, ..Options::default() };
-        let rooms = Rooms::new(storage.clone(), Keys::local_servers(), options);
         let (keys, random) = (Keys::new(), Random::seeded(2));
+        let rooms = keys.rooms(storage.clone(), options);
         Self { storage, rooms, keys, random, made: Cell::new(0), _database: database }
     }
 
@@ -577,6 +577,7 @@ impl Server {
                 auth: Vec::new(),
                 placement: Placement::Live,
                 passed_on: false,
+                was_outlier: false,
                 transaction: None,
                 countable: None,
                 relation: None,
@@ -586,21 +587,13 @@ impl Server {
             room_nr,
             new_room: Some(NewRoom { room_id: room_id.clone().try_into().unwrap(), version: version.clone() }),
             expected_state: NodeNr(0),
-            lease: false,
             state,
             depth: i64::try_from(events.len()).unwrap(),
-            extremities_used: Vec::new(),
             extremities_added: events.last().map(|event| event.nr).into_iter().collect(),
             events,
             state_nodes: nodes.nodes,
-            state_changes: Vec::new(),
             summary: Some(RoomSummary::default()),
-            redactions: Vec::new(),
-            released: Vec::new(),
-            related_redactions: Vec::new(),
-            related_again: Vec::new(),
-            aliases: Vec::new(),
-            listed_on: None,
+            ..RoomCommit::default()
         };
         storage.commit(Commit { room: Some(commit), ..Commit::default() }).await.unwrap();
         (room_id, ids)
@@ -648,8 +641,7 @@ impl Server {
             origin_server_ts: i64::try_from(index).unwrap(),
         }
         .sign(&self.keys, &version.rules().unwrap(), &self.random);
-        let room_id = RoomId::parse(room_id).unwrap();
-        (is_allowed, self.rooms.receive(&room_id, object, &self.keys.public).await)
+        (is_allowed, testing::receive(&self.rooms, object).await)
     }
 }
 

@@ -28,9 +28,11 @@ mod maintenance;
 mod many_rooms;
 mod migrate;
 mod numbers;
+mod outliers;
 mod packed;
 mod presence;
 mod profiles;
+mod received_transactions;
 mod redactions;
 mod relations;
 mod relations_fill;
@@ -77,6 +79,7 @@ pub use self::{
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
     presence::PresenceRow,
+    received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},
     redactions::RelatedRedactionRow,
     relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},
     reports::{NewReport, ReportRow},

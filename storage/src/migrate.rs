@@ -53,6 +53,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(18, "0018_thread_subscriptions"),
     migration!(19, "0019_threads"),
     migration!(20, "0020_server_keys"),
+    migration!(21, "0021_receiving"),
+    migration!(25, "0025_rooms_elsewhere"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

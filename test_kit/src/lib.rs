@@ -8,6 +8,7 @@ pub mod fuzz;
 mod http;
 mod link;
 mod peer;
+mod peer_host;
 mod peer_room;
 mod server;
 mod user;

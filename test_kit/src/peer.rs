@@ -21,7 +21,7 @@ use ruma::{
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::{Answer, Authority, Http, link::listen};
+use crate::{Answer, Authority, Http, http::decode, link::listen};
 
 /// A server that a test drives: it listens on port 8448 of an address of its own, with a certificate for its name.
 #[derive(Debug)]
@@ -157,7 +157,8 @@ impl Peer {
         serde_json::to_value(&object).expect("JSON")
     }
 
-    /// From now on it answers `what`, such as `GET /_matrix/key/v2/server`, with this; else with 404.
+    /// From now on it answers `what`, such as `GET /_matrix/key/v2/server`, with this; else with 404. With a `*` at its end it is how
+    /// what is asked begins, with nothing percent-encoded.
     pub fn answer(&self, what: &str, status: u16, body: &Value) {
         let status = StatusCode::from_u16(status).expect("a status");
         self.said
@@ -234,7 +235,12 @@ async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<
         if parts.method == Method::GET { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
     let asked = Asked { what: what.clone(), host: header("host"), authorization: header("authorization"), body };
     said.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
-    let mut found = said.answers.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
+    let mut found = {
+        let answers = said.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let plain = decode(&what);
+        let begins = |key: &str| key.strip_suffix('*').is_some_and(|start| plain.starts_with(start));
+        answers.get(&what).or_else(|| answers.iter().find(|(key, _)| begins(key)).map(|(_, answer)| answer)).cloned()
+    };
     if found.is_none() {
         found = said.responders.respond(asked).await;
     }

@@ -130,6 +130,16 @@ impl Peer {
 }
 
 impl PeerRoom {
+    /// A piece of the state.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    #[must_use]
+    pub fn state_event(&self, event_type: &str, state_key: &str) -> &PeerEvent {
+        &self.state[&(event_type.to_owned(), state_key.to_owned())]
+    }
+
     fn of_answer(room_id: &str, version: RoomVersionId, user: &str, join: PeerEvent, answer: Value) -> Self {
         let state = answer["state"].as_array().expect("`state` is a list").iter().map(|json| {
             let text = |field: &str| json[field].as_str().unwrap_or_default().to_owned();
@@ -207,7 +217,7 @@ fn rules(version: &RoomVersionId) -> RoomVersionRules {
 }
 
 /// Ids as `prev_events` and `auth_events` have them.
-fn references(rules: &RoomVersionRules, ids: &[String]) -> Value {
+pub(crate) fn references(rules: &RoomVersionRules, ids: &[String]) -> Value {
     let with_hashes = rules.events_reference_format == EventsReferenceFormatVersion::V1;
     ids.iter().map(|id| if with_hashes { json!([id, {}]) } else { json!(id) }).collect()
 }

@@ -18,9 +18,6 @@ use ruma::api::{
 use serde_json::json;
 use tracing::error;
 
-/// Most characters of what another server says that a client is shown.
-const MESSAGE_LENGTH_MAX: usize = 500;
-
 /// An error as a client sees it. Client-Server API, "Standard error response".
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(transparent)]
@@ -40,15 +37,12 @@ impl MatrixError {
     }
 
     /// What another server refused, where that speaks of what the client wants; what it has against us is no business of the client.
-    fn of_other_server(server: &ruma::ServerName, error: &RumaError) -> Self {
-        let message = |text: &str| format!("{server}: {}", text.chars().take(MESSAGE_LENGTH_MAX).collect::<String>());
-        match &error.body {
-            ErrorBody::Standard(StandardErrorBody { kind, message: text, .. })
-                if error.status_code.is_client_error() && is_passed_on(kind) =>
-            {
-                Self::new(error.status_code, kind.clone(), message(text))
+    fn of_other_server(error: &RumaError, message: String) -> Self {
+        match error.error_kind() {
+            Some(kind) if error.status_code.is_client_error() && is_passed_on(kind) => {
+                Self::new(error.status_code, kind.clone(), message)
             }
-            _ => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, format!("{server} refused")),
+            _ => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
         }
     }
 
@@ -237,7 +231,6 @@ fn is_passed_on(kind: &ErrorKind) -> bool {
         kind,
         ErrorKind::Forbidden
             | ErrorKind::InviteBlocked
-            | ErrorKind::IncompatibleRoomVersion(_)
             | ErrorKind::UnsupportedRoomVersion
             | ErrorKind::UnableToAuthorizeJoin
             | ErrorKind::UnableToGrantJoin
@@ -294,7 +287,10 @@ impl From<rooms::Error> for MatrixError {
             E::UnableToGrant => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, message),
             E::InvalidRoomState(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message),
             E::Remote(rooms::RemoteError::NotFederating) => Self::not_found(message),
-            E::Remote(rooms::RemoteError::Refused { server, error }) => Self::of_other_server(&server, &error),
+            E::Remote(rooms::RemoteError::UnsupportedVersion(_)) => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message)
+            }
+            E::Remote(rooms::RemoteError::Refused { error, .. }) => Self::of_other_server(&error, message),
             E::Remote(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
             E::Busy => Self::busy(),
             E::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),

@@ -19,8 +19,6 @@ use super::{
     FederationApi, Signed,
     leaves_and_knocks::{read_event, template},
 };
-use crate::Federation;
-
 /// How many pieces of a list are made at once: one while another is sent.
 const PIECES_AT_ONCE: usize = 2;
 
@@ -44,13 +42,12 @@ async fn prepare_join_event(
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`.
 async fn create_join_event(
     State(rooms): State<Rooms>,
-    State(federation): State<Federation>,
     signed: Signed<create_join_event::v2::Request>,
 ) -> Result<Response, MatrixError> {
     let (asker, request) = (signed.asker(), &signed.request);
-    let (event, keys) = read_event(&rooms, &federation, &request.room_id, &request.pdu).await?;
+    let event = read_event(&request.pdu)?;
     let ids = (&*request.room_id, &*request.event_id);
-    let joined = rooms.accept_join(asker, ids, event, &keys, request.omit_members).await?;
+    let joined = rooms.accept_join(asker, ids, event, request.omit_members).await?;
     Ok(answer(rooms, joined))
 }
 

@@ -9,14 +9,11 @@ use ruma::{
     api::federation::membership::{
         RawStrippedState, create_knock_event, create_leave_event, prepare_knock_event, prepare_leave_event,
     },
-    signatures::PublicKeyMap,
 };
 use serde_json::value::RawValue;
 use web::{MatrixError, Ruma, RumaRoutes as _};
 
 use super::{FederationApi, Signed};
-use crate::Federation;
-
 pub(super) fn routes() -> Router<FederationApi> {
     Router::new()
         .ruma_route(prepare_leave_event)
@@ -38,13 +35,12 @@ async fn prepare_leave_event(
 /// `PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}`.
 async fn create_leave_event(
     State(rooms): State<Rooms>,
-    State(federation): State<Federation>,
     signed: Signed<create_leave_event::v2::Request>,
 ) -> Result<Ruma<create_leave_event::v2::Response>, MatrixError> {
     let (asker, request) = (signed.asker(), &signed.request);
-    let (event, keys) = read_event(&rooms, &federation, &request.room_id, &request.pdu).await?;
+    let event = read_event(&request.pdu)?;
     let ids = (&*request.room_id, &*request.event_id);
-    rooms.accept_handshake(asker, ids, Handshake::Leave, event, &keys).await?;
+    rooms.accept_handshake(asker, ids, Handshake::Leave, event).await?;
     Ok(Ruma(create_leave_event::v2::Response::new()))
 }
 
@@ -62,13 +58,12 @@ async fn prepare_knock_event(
 /// `PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}`.
 async fn create_knock_event(
     State(rooms): State<Rooms>,
-    State(federation): State<Federation>,
     signed: Signed<create_knock_event::v1::Request>,
 ) -> Result<Ruma<create_knock_event::v1::Response>, MatrixError> {
     let (asker, request) = (signed.asker(), &signed.request);
-    let (event, keys) = read_event(&rooms, &federation, &request.room_id, &request.pdu).await?;
+    let event = read_event(&request.pdu)?;
     let ids = (&*request.room_id, &*request.event_id);
-    let knock = rooms.accept_handshake(asker, ids, Handshake::Knock, event, &keys).await?;
+    let knock = rooms.accept_handshake(asker, ids, Handshake::Knock, event).await?;
     let state = rooms.shown_to_knocking(&knock).await?.into_iter().map(RawStrippedState::Pdu).collect();
     Ok(Ruma(create_knock_event::v1::Response::new(state)))
 }
@@ -84,16 +79,7 @@ pub(super) async fn template(
     Ok(rooms.handshake_template(asker, room_id, user_id, handshake, versions).await?)
 }
 
-/// An event of a room as it was sent to us, and the keys of those who must have signed it.
-pub(super) async fn read_event(
-    rooms: &Rooms,
-    federation: &Federation,
-    room_id: &RoomId,
-    event: &RawValue,
-) -> Result<(CanonicalJsonObject, PublicKeyMap), MatrixError> {
-    let room = rooms.room(room_id).await?;
-    let event = canonical_object(event).map_err(|error| MatrixError::bad_json(error.to_string()))?;
-    let rules = room.version.rules().ok_or_else(|| MatrixError::not_found("unknown room version"))?;
-    let keys = federation.keys_of_event(&event, &rules).await.map_err(|error| MatrixError::internal(&error))?;
-    Ok((event, keys))
+/// An event as it was sent to us.
+pub(super) fn read_event(event: &RawValue) -> Result<CanonicalJsonObject, MatrixError> {
+    canonical_object(event).map_err(|error| MatrixError::bad_json(error.to_string()))
 }
