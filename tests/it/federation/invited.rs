@@ -176,9 +176,12 @@ async fn what_shows_the_room_is_of_the_room() {
         assert_eq!((answer.status.as_u16(), &*answer.errcode()), (400, "M_INVALID_PARAM"), "{why}: {answer}");
     }
     assert_eq!(world.told(&room.id).await, Value::Null);
-    // What its server has not signed is not shown.
     let mut forged = of(&room, "m.room.name");
     forged["sender"] = json!("@eve:unreachable.test");
+    let state = json!([of(&room, "m.room.create"), forged]);
+    world.invite_with(&room, &event, &state).await.is_error(400, "M_INVALID_PARAM");
+    // What may be signed by who cannot be asked for keys is not shown.
+    forged["signatures"]["unreachable.test"] = json!({"ed25519:a": "AAAA"});
     let state = json!([of(&room, "m.room.create"), forged, of(&room, "m.room.join_rules")]);
     world.invite_with(&room, &event, &state).await.ok();
     let told = world.told(&room.id).await;
