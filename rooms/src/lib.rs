@@ -10,6 +10,7 @@ mod directory;
 mod draft;
 mod erasure;
 mod error;
+mod graph_walk;
 mod head;
 mod hierarchy;
 mod in_thread;
@@ -33,7 +34,9 @@ mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod served;
 mod server_acls;
+mod server_visibility;
 mod space_children;
 mod thread_subscriptions;
 mod threads;
@@ -67,6 +70,7 @@ pub use self::{
     receive::Received,
     relations::{RECURSION_LEVELS, RelationsRequest},
     remote::{Asking, RemoteError, RemoteServers},
+    served::{BODIES_AT_ONCE, MissingEvents, ServedState},
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
