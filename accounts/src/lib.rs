@@ -13,6 +13,7 @@ mod filters;
 mod guesses;
 mod key_backups;
 mod keys;
+mod openid;
 mod options;
 mod passwords;
 mod profiles;

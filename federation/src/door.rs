@@ -2,6 +2,7 @@
 
 mod discovery;
 mod keys;
+mod openid;
 mod query;
 mod signed;
 
@@ -22,7 +23,6 @@ pub struct FederationApi {
     pub federation: Federation,
     /// Users and their profiles.
     pub accounts: Accounts,
-    /// Rooms and events.
     pub rooms: Rooms,
     /// How much strangers may ask.
     pub rate_limits: RateLimits,
@@ -47,7 +47,12 @@ parts! {
 
 /// All endpoints of this API.
 pub fn router(api: FederationApi) -> Router {
-    Router::new().merge(discovery::routes()).merge(keys::routes()).merge(query::routes()).with_state(api)
+    Router::new()
+        .merge(discovery::routes())
+        .merge(keys::routes())
+        .merge(query::routes())
+        .merge(openid::routes())
+        .with_state(api)
 }
 
 /// Which of our names a request without a signature means, by its host: the name, or the host that it is delegated to.

@@ -28,6 +28,7 @@ mod maintenance;
 mod many_rooms;
 mod migrate;
 mod numbers;
+mod openid_tokens;
 mod packed;
 mod presence;
 mod profiles;

@@ -12,7 +12,7 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, event_graph, events, filters, group, key_backups, keys,
-    listed_events, maintenance, many_rooms, numbers, presence, profiles, redactions, relations,
+    listed_events, maintenance, many_rooms, numbers, openid_tokens, presence, profiles, redactions, relations,
     relations_fill, reports, room_leases, room_reads, rooms, server_keys, state_map, statement::Statement, stream,
     sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work,
     users,
@@ -23,7 +23,7 @@ mod older_program;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 39] = [
+    let files: [&'static [Statement]; 40] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -43,6 +43,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         maintenance::ALL,
         many_rooms::ALL,
         numbers::ALL,
+        openid_tokens::ALL,
         presence::ALL,
         profiles::ALL,
         redactions::ALL,
