@@ -8,6 +8,7 @@ mod error;
 mod keys;
 mod published;
 mod remote_servers;
+mod remote_users;
 mod resolve;
 mod well_known;
 

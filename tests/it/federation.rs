@@ -2,5 +2,6 @@
 
 mod keys;
 mod openid;
+mod profiles;
 mod requests;
 mod resolution;
