@@ -1,10 +1,14 @@
 //! What other servers may ask.
 
 mod discovery;
+mod event_lists;
+mod events;
 mod keys;
 mod openid;
+mod public_rooms;
 mod query;
 mod signed;
+mod spaces;
 
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
@@ -23,6 +27,7 @@ pub struct FederationApi {
     pub federation: Federation,
     /// Users and their profiles.
     pub accounts: Accounts,
+    /// Rooms and events.
     pub rooms: Rooms,
     /// How much strangers may ask.
     pub rate_limits: RateLimits,
@@ -51,7 +56,10 @@ pub fn router(api: FederationApi) -> Router {
         .merge(discovery::routes())
         .merge(keys::routes())
         .merge(query::routes())
+        .merge(events::routes())
         .merge(openid::routes())
+        .merge(public_rooms::routes())
+        .merge(spaces::routes())
         .with_state(api)
 }
 

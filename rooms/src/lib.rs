@@ -30,11 +30,13 @@ mod receive;
 mod redactions;
 mod relations;
 mod remote;
+mod remote_spaces;
 mod reports;
 mod resolution;
 mod restricted;
 mod send;
 mod served;
+mod served_spaces;
 mod server_acls;
 mod server_visibility;
 mod space_children;
@@ -71,6 +73,7 @@ pub use self::{
     relations::{RECURSION_LEVELS, RelationsRequest},
     remote::{Asking, RemoteError, RemoteServers},
     served::{BODIES_AT_ONCE, MissingEvents, ServedState},
+    served_spaces::ServedSpace,
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
@@ -122,6 +125,7 @@ struct Inner {
     redaction_work: redactions::RedactionWork,
     remote: Arc<dyn RemoteServers>,
     walks: hierarchy::Walks,
+    remote_spaces: remote_spaces::RemoteSpaces,
     server_acls: server_acls::ServerAcls,
 }
 
@@ -161,6 +165,7 @@ impl Rooms {
             redaction_work,
             remote,
             walks,
+            remote_spaces: remote_spaces::RemoteSpaces::new(),
             server_acls: server_acls::ServerAcls::new(),
         }))
     }

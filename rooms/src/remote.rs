@@ -2,7 +2,10 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId, ServerName};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, ServerName};
+use storage::TimelineDirection;
+
+use crate::{PublicRooms, PublicRoomsRequest, ServedSpace};
 
 /// An answer that takes its time.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
@@ -15,6 +18,42 @@ pub trait RemoteServers: Send + Sync {
         as_server: &'a ServerName,
         alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
+
+    /// A page of another server's directory: its tokens are that server's.
+    fn public_rooms<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _asked: &'a PublicRoomsRequest<'a>,
+    ) -> Asking<'a, PublicRooms> {
+        nobody()
+    }
+
+    /// A space as another server tells of it, or another room; nothing when it does not, or not to us.
+    fn space<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _room_id: &'a RoomId,
+    ) -> Asking<'a, Option<ServedSpace>> {
+        nobody()
+    }
+
+    /// The event of a room closest to a time that another server knows, and when it was made.
+    fn event_by_timestamp<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _room_id: &'a RoomId,
+        _time: MilliSecondsSinceUnixEpoch,
+        _direction: TimelineDirection,
+    ) -> Asking<'a, Option<(OwnedEventId, MilliSecondsSinceUnixEpoch)>> {
+        nobody()
+    }
+}
+
+/// What there is to hear where nobody is asked.
+fn nobody<'a, T: Send + 'a>() -> Asking<'a, T> {
+    Box::pin(async { Err(RemoteError::NotFederating) })
 }
 
 /// Why another server gave no answer.

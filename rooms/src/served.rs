@@ -11,6 +11,7 @@ use storage::{RoomRow, StoredEvent, TimelineDirection};
 
 use crate::{
     Error, Rooms,
+    by_time::Viewer,
     erasure::{is_membership, redacted_copy},
     graph_walk::{Graph, Wanted},
     resolution::Chains,
@@ -115,10 +116,9 @@ impl Rooms {
         event_id: &EventId,
     ) -> Result<(Vec<OwnedEventId>, Vec<OwnedEventId>), Error> {
         let ServedState { state, auth_chain } = self.state_for_server(server, room_id, event_id).await?;
-        let storage = self.storage();
-        let ids =
-            async |events: &[EventNr]| storage.list_event_ids(events).await.map(|ids| ids.into_values().collect());
-        Ok((ids(&state).await?, ids(&auth_chain).await?))
+        let state = self.storage().list_event_ids(&state).await?.into_values().collect();
+        let auth_chain = self.storage().list_event_ids(&auth_chain).await?.into_values().collect();
+        Ok((state, auth_chain))
     }
 
     /// The auth chain of an event, without it. Server-Server API, "GET /event_auth/{roomId}/{eventId}".
@@ -197,13 +197,8 @@ impl Rooms {
         direction: TimelineDirection,
     ) -> Result<Arc<StoredEvent>, Error> {
         let room = self.may_server_see(server, room_id).await?;
-        let visible = async |mut events: Vec<Arc<StoredEvent>>| {
-            let hidden = self.hidden_from_server(&room, server, &events).await?;
-            events.retain(|event| !hidden.contains(&event.nr));
-            Ok(events)
-        };
-        let upto = self.storage().published();
-        self.closest_event(room.nr, (time, direction), upto, visible).await?.ok_or(Error::EventUnknown)
+        let (viewer, upto) = (Viewer::Server(&room, server), self.storage().published());
+        self.closest_event(viewer, room.nr, (time, direction), upto).await?.ok_or(Error::EventUnknown)
     }
 
     async fn event_of_room(&self, room: &RoomRow, event_id: &EventId) -> Result<Arc<StoredEvent>, Error> {

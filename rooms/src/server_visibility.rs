@@ -52,6 +52,18 @@ impl Rooms {
         Ok(hidden)
     }
 
+    /// The events of a room that the server sees whole.
+    pub(crate) async fn visible_to_server(
+        &self,
+        room: &RoomRow,
+        server: &ServerName,
+        mut events: Vec<Arc<StoredEvent>>,
+    ) -> Result<Vec<Arc<StoredEvent>>, Error> {
+        let hidden = self.hidden_from_server(room, server, &events).await?;
+        events.retain(|event| !hidden.contains(&event.nr));
+        Ok(events)
+    }
+
     /// Those of the states in which a user of the server was what their history visibility asks for.
     async fn states_with_users(
         &self,

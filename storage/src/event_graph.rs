@@ -8,7 +8,6 @@ use ruma::{EventId, OwnedEventId, OwnedUserId, ServerName, UserId};
 use crate::{
     Error, Storage, TimelinePlace,
     db::{Row, args},
-    directory::like_pattern,
     events::{FLAG_OUTLIER, FLAG_REJECTED, decode_body},
     packed::unpack_events,
     statement::statements,
@@ -28,6 +27,9 @@ statements! {
          WHERE e.event_nr", (in_list 1)];
     LIST_ROOMS_OF_SERVERS = ["
         SELECT DISTINCT room_nr FROM room_servers WHERE room_nr", (in_list 1), " AND server", (in_list 2), " AND joined > 0"];
+    LIST_ROOMS_INVITING_SERVER = ["
+        SELECT DISTINCT m.room_nr FROM memberships m JOIN user_numbers u ON u.user_nr = m.user_nr
+         WHERE m.room_nr", (in_list 1), " AND m.membership = 2 AND u.user_id LIKE $2 ESCAPE '!'"];
     LIST_USERS_OF_SERVER = ["
         SELECT u.user_id FROM memberships m JOIN user_numbers u ON u.user_nr = m.user_nr
          WHERE m.room_nr = $1 AND m.membership", (in_list 2), " AND u.user_id LIKE $3 ESCAPE '!'
@@ -68,6 +70,18 @@ impl EventNode {
             place: row.maybe_nr(5)?.zip(row.get::<Option<i64>>(6)?),
         })
     }
+}
+
+/// A `LIKE` pattern, with `!` as the escape, for what ends with a text. SQLite does not tell upper from lower case in it.
+fn like_ending(text: &str) -> String {
+    let mut pattern = String::from("%");
+    for c in text.chars() {
+        if matches!(c, '%' | '_' | '!') {
+            pattern.push('!');
+        }
+        pattern.push(c);
+    }
+    pattern
 }
 
 impl Storage {
@@ -145,6 +159,22 @@ impl Storage {
         rows.iter().map(|row| row.nr(0)).collect()
     }
 
+    /// Those of the rooms that users of a server are invited to. Looks at all who are invited.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_rooms_inviting_server(
+        &self,
+        rooms: &[RoomNr],
+        server: &ServerName,
+    ) -> Result<HashSet<RoomNr>, Error> {
+        let rooms: Vec<i64> = rooms.iter().map(|room| room.0).collect();
+        let args = args![rooms, like_ending(&format!(":{server}"))];
+        let rows = self.db().read(&LIST_ROOMS_INVITING_SERVER, args).await?;
+        rows.iter().map(|row| row.nr(0)).collect()
+    }
+
     /// Users of a server who have one of these memberships of a room, those who have had it longest first, at most `limit`.
     ///
     /// Looks at all members of the room.
@@ -160,8 +190,7 @@ impl Storage {
         limit: u32,
     ) -> Result<Vec<OwnedUserId>, Error> {
         let kinds: Vec<i64> = kinds.iter().map(|kind| kind.code()).collect();
-        // The pattern looks anywhere: what is found is checked.
-        let args = args![room_nr, kinds, like_pattern(&format!(":{server}")), i64::from(limit)];
+        let args = args![room_nr, kinds, like_ending(&format!(":{server}")), i64::from(limit)];
         let rows = self.db().read(&LIST_USERS_OF_SERVER, args).await?;
         let users = rows.iter().map(|row| {
             let user_id = row.get::<String>(0)?;
