@@ -11,6 +11,7 @@ mod invites;
 mod keys;
 mod published;
 mod remote_servers;
+mod remote_users;
 mod resolve;
 mod transactions;
 mod well_known;

@@ -12,8 +12,6 @@ use storage::{StateKey, StoredEvent};
 
 use crate::{Asker, Error, Handshake, Rooms, resolution::Chains};
 
-/// Most events whose JSON is asked for at once.
-pub const BODIES_AT_ONCE: usize = 500;
 /// Most servers of a room that are named.
 const SERVERS_MAX: u32 = 50_000;
 /// Most members after whom a room is called. Client-Server API, "RoomSummary", `m.heroes`.
@@ -67,15 +65,6 @@ impl Rooms {
         let mut auth_chain: Vec<EventNr> = chain.into_iter().collect();
         auth_chain.sort_unstable();
         Ok(JoinedState { join, state, auth_chain, servers })
-    }
-
-    /// The JSON of state events and of auth chains, in no order; at most [`BODIES_AT_ONCE`].
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn bodies(&self, events: &[EventNr]) -> Result<Vec<Arc<str>>, Error> {
-        Ok(self.storage().list_event_bodies(events).await?)
     }
 
     /// The state before a state event: that after it, with what the event replaced.

@@ -8,14 +8,15 @@ use std::{
 
 use model::{Membership, Pdu};
 use ruma::{
-    CanonicalJsonObject, OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, RoomAliasId, RoomId, RoomVersionId,
-    ServerName, UserId,
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName,
+    OwnedServerSigningKeyId, RoomAliasId, RoomId, RoomVersionId, ServerName, UserId,
     api::error::{Error as RumaError, ErrorBody, ErrorKind, StandardErrorBody},
     signatures::PublicKeyMap,
 };
 use serde_json::value::RawValue;
+use storage::TimelineDirection;
 
-use crate::OutgoingInvite;
+use crate::{OutgoingInvite, PublicRooms, PublicRoomsRequest, ServedSpace};
 
 /// Most characters of what another server says that somebody is shown.
 const MESSAGE_LENGTH_MAX: usize = 500;
@@ -32,13 +33,46 @@ pub trait RemoteServers: Send + Sync {
         alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
 
+    /// A page of another server's directory: its tokens are that server's.
+    fn public_rooms<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _asked: &'a PublicRoomsRequest<'a>,
+    ) -> Asking<'a, PublicRooms> {
+        nobody()
+    }
+
+    /// A space as another server tells of it, or another room; nothing when it does not, or not to us.
+    fn space<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _room_id: &'a RoomId,
+    ) -> Asking<'a, Option<ServedSpace>> {
+        nobody()
+    }
+
+    /// The event of a room closest to a time that another server knows, and when it was made.
+    fn event_by_timestamp<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _room_id: &'a RoomId,
+        _time: MilliSecondsSinceUnixEpoch,
+        _direction: TimelineDirection,
+    ) -> Asking<'a, Option<(OwnedEventId, MilliSecondsSinceUnixEpoch)>> {
+        nobody()
+    }
+
     /// The invitation with the signature of the server whose user is invited, which was verified; all else in it is as it was.
     fn sign_invite<'a>(
         &'a self,
-        as_server: &'a ServerName,
-        destination: &'a ServerName,
-        invite: &'a OutgoingInvite,
-    ) -> Asking<'a, CanonicalJsonObject>;
+        _as_server: &'a ServerName,
+        _destination: &'a ServerName,
+        _invite: &'a OutgoingInvite,
+    ) -> Asking<'a, CanonicalJsonObject> {
+        nobody()
+    }
 
     /// The public keys by which events may have been signed, for each event; keys that cannot be had are left out.
     ///
@@ -102,6 +136,11 @@ pub struct EventSigners {
     pub keys: BTreeMap<OwnedServerName, BTreeSet<OwnedServerSigningKeyId>>,
     /// When the keys must have been valid, in milliseconds since 1970, if the room version asks for that.
     pub valid_at_ms: Option<i64>,
+}
+
+/// What there is to hear where nobody is asked.
+fn nobody<'a, T: Send + 'a>() -> Asking<'a, T> {
+    Box::pin(async { Err(RemoteError::NotFederating) })
 }
 
 /// Why another server gave no answer.
@@ -169,15 +208,6 @@ impl RemoteServers for Nobody {
         _as_server: &'a ServerName,
         _alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn sign_invite<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _destination: &'a ServerName,
-        _invite: &'a OutgoingInvite,
-    ) -> Asking<'a, CanonicalJsonObject> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }
 

@@ -8,8 +8,7 @@ use ruma::{
 use serde_json::value::RawValue;
 
 use crate::{
-    Asking, Error, EventSigners, JoinAnswer, MemberTemplate, OutgoingInvite, Received, RemoteError, RemoteServers,
-    Rooms, Source,
+    Asking, Error, EventSigners, JoinAnswer, MemberTemplate, Received, RemoteError, RemoteServers, Rooms, Source,
 };
 
 /// Other servers that answer nothing, and have these keys.
@@ -22,15 +21,6 @@ impl RemoteServers for KnownKeys {
         _as_server: &'a ServerName,
         _alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn sign_invite<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _destination: &'a ServerName,
-        _invite: &'a OutgoingInvite,
-    ) -> Asking<'a, CanonicalJsonObject> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }
 

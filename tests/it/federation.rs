@@ -1,5 +1,6 @@
 //! Federation: how servers find, know and ask each other.
 
+mod directory;
 mod guest;
 mod handshakes;
 mod invitations;
@@ -7,6 +8,9 @@ mod invited;
 mod joining;
 mod joining_peers;
 mod keys;
+mod openid;
+mod profiles;
 mod requests;
 mod resolution;
+mod spaces;
 mod transactions;

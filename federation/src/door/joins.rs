@@ -1,26 +1,16 @@
 //! Users of other servers come into our rooms. Server-Server API, "Joining Rooms".
 
-use std::{fmt::Write as _, sync::Arc};
+use std::fmt::Write as _;
 
-use axum::{
-    Router,
-    body::{Body, Bytes},
-    extract::State,
-    response::{IntoResponse as _, Response},
-};
-use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
-use http::{HeaderValue, header};
-use model::EventNr;
-use rooms::{BODIES_AT_ONCE, Handshake, JoinedState, Rooms};
+use axum::{Router, extract::State, response::Response};
+use rooms::{Handshake, JoinedState, Rooms};
 use ruma::api::federation::membership::{create_join_event, prepare_join_event};
 use web::{MatrixError, Ruma, RumaRoutes as _};
 
 use super::{
-    FederationApi, Signed,
+    FederationApi, Signed, event_lists,
     leaves_and_knocks::{read_event, template},
 };
-/// How many pieces of a list are made at once: one while another is sent.
-const PIECES_AT_ONCE: usize = 2;
 
 pub(super) fn routes() -> Router<FederationApi> {
     Router::new().ruma_route(prepare_join_event).ruma_route(create_join_event)
@@ -48,45 +38,15 @@ async fn create_join_event(
     let event = read_event(&request.pdu)?;
     let ids = (&*request.room_id, &*request.event_id);
     let joined = rooms.accept_join(asker, ids, event, request.omit_members).await?;
-    Ok(answer(rooms, joined))
+    Ok(answer(&rooms, joined))
 }
 
 /// The answer is sent while it is made: it may have tens of thousands of events.
-fn answer(rooms: Rooms, joined: JoinedState) -> Response {
-    let JoinedState { join, state, auth_chain, servers } = joined;
-    let mut start = format!(r#"{{"event":{}"#, join.pdu.json);
-    if let Some(servers) = servers {
+fn answer(rooms: &Rooms, joined: JoinedState) -> Response {
+    let mut fields = format!(r#""event":{},"#, joined.join.pdu.json);
+    if let Some(servers) = joined.servers {
         let servers = serde_json::to_string(&servers).expect("texts serialize");
-        write!(start, r#","members_omitted":true,"servers_in_room":{servers}"#).expect("a text can be written to");
+        write!(fields, r#""members_omitted":true,"servers_in_room":{servers},"#).expect("a text can be written to");
     }
-    start.push_str(r#","state":["#);
-    let text = |text: String| stream::once(std::future::ready(Ok(Bytes::from(text))));
-    let body = text(start)
-        .chain(list(rooms.clone(), state))
-        .chain(text(r#"],"auth_chain":["#.to_owned()))
-        .chain(list(rooms, auth_chain))
-        .chain(text("]}".to_owned()));
-    let content_type = HeaderValue::from_static("application/json");
-    ([(header::CONTENT_TYPE, content_type)], Body::from_stream(body)).into_response()
-}
-
-/// The JSON of events, with commas between them.
-fn list(rooms: Rooms, events: Vec<EventNr>) -> impl Stream<Item = Result<Bytes, MatrixError>> + Send + 'static {
-    let count = events.len();
-    let events: Arc<[EventNr]> = events.into();
-    let pieces = stream::iter((0..count).step_by(BODIES_AT_ONCE)).map(move |start| {
-        let (rooms, events) = (rooms.clone(), events.clone());
-        async move {
-            let bodies = rooms.bodies(&events[start..count.min(start + BODIES_AT_ONCE)]).await?;
-            let mut piece = String::with_capacity(bodies.iter().map(|body| body.len() + 1).sum());
-            for (index, body) in bodies.iter().enumerate() {
-                if start + index > 0 {
-                    piece.push(',');
-                }
-                piece.push_str(body);
-            }
-            Ok::<_, rooms::Error>(Bytes::from(piece))
-        }
-    });
-    pieces.buffered(PIECES_AT_ONCE).map_err(MatrixError::from)
+    event_lists::answer_with(rooms, fields, [("state", joined.state), ("auth_chain", joined.auth_chain)])
 }

@@ -287,3 +287,31 @@ async fn a_new_room_is_there_though_somebody_cannot_be_invited() {
     let alone = world.alice.post("/createRoom", &json!({"invite": ["@no:peer.test"]})).await;
     alone.is_error(403, "M_INVITE_BLOCKED");
 }
+
+/// Both are ours: what one asks is what the other expects.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_of_another_server_is_invited_and_comes_or_does_not() {
+    let federation = TestFederation::of(2).await;
+    let alice = federation.user("hs1", "alice").await;
+    let (bob, carol) = (federation.user("hs2", "bob").await, federation.user("hs2", "carol").await);
+    for version in ["1", "6", "10", "11", "12"] {
+        let room =
+            alice.create_room_with(&json!({"room_version": version, "name": "Ball", "invite": ["@bob:hs2"]})).await;
+        let invited = bob.sync(None).await["rooms"]["invite"][&room]["invite_state"]["events"].clone();
+        let names: Vec<_> =
+            invited.as_array().unwrap().iter().filter_map(|event| event["content"]["name"].as_str()).collect();
+        assert_eq!(names, ["Ball"], "version {version}: {invited}");
+        bob.join(&room).await;
+        let members = alice.get(&format!("/rooms/{}/joined_members", encode(&room))).await.ok();
+        assert!(members["joined"]["@bob:hs2"].is_object(), "version {version}: {members}");
+        // Of the same server somebody else, who does not want to.
+        alice.in_room(&room, "invite", &json!({"user_id": carol.id()})).await.ok();
+        let path = format!("/rooms/{}/state/m.room.member/@carol:hs2", encode(&room));
+        assert_eq!(alice.get(&path).await.ok()["membership"], "invite");
+    }
+    let room = alice.create_room_with(&json!({"invite": ["@carol:hs2"]})).await;
+    assert!(carol.sync(None).await["rooms"]["invite"][&room].is_object());
+    carol.leave(&room).await;
+    let path = format!("/rooms/{}/state/m.room.member/@carol:hs2", encode(&room));
+    assert_eq!(alice.get(&path).await.ok()["membership"], "leave");
+}
