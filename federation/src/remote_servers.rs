@@ -1,6 +1,7 @@
 //! What `rooms` asks of other servers.
 
 mod membership;
+mod reads;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,14 +9,19 @@ use std::{
 };
 
 use model::{Membership, Pdu};
-use rooms::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers};
+use rooms::{
+    Asking, EventSigners, JoinAnswer, MemberTemplate, OutgoingInvite, PublicRooms, PublicRoomsRequest, RemoteError,
+    RemoteServers, ServedSpace,
+};
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, ServerName, UserId,
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
+    ServerName, UserId,
     api::{error::ErrorKind, federation::query::get_room_information},
     signatures::PublicKeyMap,
 };
 
 use serde_json::value::RawValue;
+use storage::TimelineDirection;
 
 use crate::{
     Error, Federation,
@@ -34,9 +40,49 @@ impl RemoteServers for Federation {
             let server = alias.server_name();
             match self.client().send(as_server, server, request, SMALL).await {
                 Ok(response) => Ok(Some((response.room_id, response.servers))),
-                Err(Error::Refused { error, .. }) if error.error_kind() == Some(&ErrorKind::NotFound) => Ok(None),
+                Err(error) if is_not_found(&error) => Ok(None),
                 Err(error) => Err(unavailable(server, error)),
             }
+        })
+    }
+
+    fn public_rooms<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        asked: &'a PublicRoomsRequest<'a>,
+    ) -> Asking<'a, PublicRooms> {
+        Box::pin(reads::public_rooms(self, as_server, asked))
+    }
+
+    fn space<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+    ) -> Asking<'a, Option<ServedSpace>> {
+        Box::pin(reads::space(self, as_server, server, room_id))
+    }
+
+    fn event_by_timestamp<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        time: MilliSecondsSinceUnixEpoch,
+        direction: TimelineDirection,
+    ) -> Asking<'a, Option<(OwnedEventId, MilliSecondsSinceUnixEpoch)>> {
+        Box::pin(reads::event_by_timestamp(self, as_server, server, room_id, (time, direction)))
+    }
+
+    fn sign_invite<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        destination: &'a ServerName,
+        invite: &'a OutgoingInvite,
+    ) -> Asking<'a, CanonicalJsonObject> {
+        Box::pin(async move {
+            let signed = self.ask_for_signature(as_server, destination, invite).await;
+            signed.map_err(|error| membership::remote_error(destination, error))
         })
     }
 
@@ -101,6 +147,11 @@ fn keys_of(signers: &EventSigners, known: &HashMap<OwnedServerName, Arc<Known>>)
         Some((server.to_string(), keys))
     });
     keys.collect()
+}
+
+/// Whether a server says that there is no such thing.
+fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Refused { error, .. } if error.error_kind() == Some(&ErrorKind::NotFound))
 }
 
 fn unavailable(server: &ServerName, error: Error) -> RemoteError {

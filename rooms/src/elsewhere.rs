@@ -208,6 +208,7 @@ impl Rooms {
                 prev: Vec::new(),
                 auth: Vec::new(),
                 placement: Placement::Outside,
+                passed_on: false,
                 was_outlier: false,
                 transaction: None,
                 countable,
@@ -255,7 +256,7 @@ impl Failure {
         debug!(%server, %error, "a server of the room did not bring it about");
         if !matches!(self.0, Error::NotAllowed(_)) {
             self.0 = match error {
-                Error::Remote(RemoteError::Refused { message, is_forbidden: true, .. }) => Error::NotAllowed(message),
+                Error::Remote(refused) if refused.is_forbidden() => Error::NotAllowed(refused.to_string()),
                 Error::Remote(RemoteError::UnsupportedVersion(version)) => {
                     Error::UnsupportedVersion(version.to_string())
                 }

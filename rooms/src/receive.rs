@@ -45,6 +45,8 @@ struct Incoming {
     pdu: Pdu,
     /// The room's state before it, where that is not known from what came before it.
     state_before: Option<NodeNr>,
+    /// Whether it is this server that has to tell the others in the room of it.
+    passed_on: bool,
 }
 
 /// Who gives us events.
@@ -177,6 +179,18 @@ impl Rooms {
         let numbers: Vec<_> = self.storage().find_event_nrs(ids).await?.into_values().collect();
         let events = self.storage().get_events(&numbers).await?.into_values();
         Ok(events.filter(|event| !event.outlier).map(|event| event.pdu.event_id.clone()).collect())
+    }
+
+    /// Takes in one event that was verified; whether it is `passed_on` to the other servers of the room.
+    pub(crate) async fn receive_verified(
+        &self,
+        room: &Arc<RoomRow>,
+        pdu: Pdu,
+        passed_on: bool,
+    ) -> Result<Received, Error> {
+        let incoming = Incoming { pdu, state_before: None, passed_on };
+        let mut outcomes = self.receive_in_turn(room, vec![incoming]).await?;
+        outcomes.pop().map_or(Err(Error::Busy), |(_, received)| received)
     }
 
     /// Takes in verified events of one room, in its turn and in order.

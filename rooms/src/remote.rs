@@ -8,10 +8,18 @@ use std::{
 
 use model::{Membership, Pdu};
 use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, RoomAliasId, RoomId, RoomVersionId, ServerName, UserId,
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName,
+    OwnedServerSigningKeyId, RoomAliasId, RoomId, RoomVersionId, ServerName, UserId,
+    api::error::{Error as RumaError, ErrorBody, ErrorKind, StandardErrorBody},
     signatures::PublicKeyMap,
 };
 use serde_json::value::RawValue;
+use storage::TimelineDirection;
+
+use crate::{OutgoingInvite, PublicRooms, PublicRoomsRequest, ServedSpace};
+
+/// Most characters of what another server says that somebody is shown.
+const MESSAGE_LENGTH_MAX: usize = 500;
 
 /// An answer that takes its time.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
@@ -24,6 +32,47 @@ pub trait RemoteServers: Send + Sync {
         as_server: &'a ServerName,
         alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
+
+    /// A page of another server's directory: its tokens are that server's.
+    fn public_rooms<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _asked: &'a PublicRoomsRequest<'a>,
+    ) -> Asking<'a, PublicRooms> {
+        nobody()
+    }
+
+    /// A space as another server tells of it, or another room; nothing when it does not, or not to us.
+    fn space<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _room_id: &'a RoomId,
+    ) -> Asking<'a, Option<ServedSpace>> {
+        nobody()
+    }
+
+    /// The event of a room closest to a time that another server knows, and when it was made.
+    fn event_by_timestamp<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _room_id: &'a RoomId,
+        _time: MilliSecondsSinceUnixEpoch,
+        _direction: TimelineDirection,
+    ) -> Asking<'a, Option<(OwnedEventId, MilliSecondsSinceUnixEpoch)>> {
+        nobody()
+    }
+
+    /// The invitation with the signature of the server whose user is invited, which was verified; all else in it is as it was.
+    fn sign_invite<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _destination: &'a ServerName,
+        _invite: &'a OutgoingInvite,
+    ) -> Asking<'a, CanonicalJsonObject> {
+        nobody()
+    }
 
     /// The public keys by which events may have been signed, for each event; keys that cannot be had are left out.
     ///
@@ -89,6 +138,11 @@ pub struct EventSigners {
     pub valid_at_ms: Option<i64>,
 }
 
+/// What there is to hear where nobody is asked.
+fn nobody<'a, T: Send + 'a>() -> Asking<'a, T> {
+    Box::pin(async { Err(RemoteError::NotFederating) })
+}
+
 /// Why another server gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RemoteError {
@@ -105,14 +159,12 @@ pub enum RemoteError {
     #[error("the room has version {0}, which this server does not support")]
     UnsupportedVersion(RoomVersionId),
     /// It understood, and says no.
-    #[error("{server} says: {message}")]
+    #[error("{server} says: {}", told(error))]
     Refused {
         /// The server.
         server: OwnedServerName,
-        /// Why, in its words.
-        message: String,
-        /// Whether it is the rules of the room that forbid it.
-        is_forbidden: bool,
+        /// What it said.
+        error: Box<RumaError>,
     },
     /// What it told makes no sense.
     #[error("{server} broke the protocol: {what}")]
@@ -128,6 +180,23 @@ pub enum RemoteError {
     /// This server asks no others.
     #[error("this server does not federate")]
     NotFederating,
+}
+
+impl RemoteError {
+    /// Whether it is the rules of the room that forbid what was asked for.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        let Self::Refused { error, .. } = self else { return false };
+        matches!(error.error_kind(), Some(ErrorKind::Forbidden | ErrorKind::UnableToGrantJoin))
+    }
+}
+
+/// What another server says in words, as far as somebody can read it.
+fn told(error: &RumaError) -> String {
+    match &error.body {
+        ErrorBody::Standard(StandardErrorBody { message, .. }) => message.chars().take(MESSAGE_LENGTH_MAX).collect(),
+        _ => error.status_code.to_string(),
+    }
 }
 
 /// No other servers.

@@ -129,6 +129,8 @@ pub struct NewEvent {
     pub auth: Vec<EventNr>,
     /// Where it stands.
     pub placement: Placement,
+    /// Whether we send it to the other servers of the room though it is not ours: its server is not in the room.
+    pub passed_on: bool,
     /// Whether it is stored already, as an outlier, and gets its place now.
     pub was_outlier: bool,
     /// The device and transaction id that sent it, shown to that device only.

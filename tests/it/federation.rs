@@ -1,9 +1,16 @@
 //! Federation: how servers find, know and ask each other.
 
+mod directory;
 mod guest;
+mod handshakes;
+mod invitations;
+mod invited;
 mod joining;
 mod joining_peers;
 mod keys;
+mod openid;
+mod profiles;
 mod requests;
 mod resolution;
+mod spaces;
 mod transactions;

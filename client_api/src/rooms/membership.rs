@@ -88,18 +88,6 @@ async fn resolve_via(
     }
 }
 
-/// The room of an id or an alias.
-pub(super) async fn resolve(
-    rooms: &Rooms,
-    as_server: &ServerName,
-    id_or_alias: OwnedRoomOrAliasId,
-) -> Result<OwnedRoomId, MatrixError> {
-    match OwnedRoomId::try_from(id_or_alias) {
-        Ok(room_id) => Ok(room_id),
-        Err(alias) => Ok(rooms.resolve_alias(as_server, &alias).await?.0),
-    }
-}
-
 /// `POST /rooms/{roomId}/invite`.
 async fn invite_user(
     State(rooms): State<Rooms>,

@@ -9,7 +9,7 @@ use rooms::{JoinAnswer, MemberTemplate, RemoteError};
 use ruma::{
     OwnedServerName, RoomId, RoomVersionId, ServerName, UserId,
     api::{
-        error::{Error as RumaError, ErrorBody, ErrorKind},
+        error::ErrorKind,
         federation::membership::{
             create_join_event, create_knock_event, create_leave_event, prepare_join_event, prepare_knock_event,
             prepare_leave_event,
@@ -129,18 +129,9 @@ pub(super) fn remote_error(server: &ServerName, error: Error) -> RemoteError {
             if let Some(ErrorKind::IncompatibleRoomVersion(data)) = error.error_kind() {
                 return RemoteError::UnsupportedVersion(data.room_version.clone());
             }
-            let is_forbidden = matches!(error.error_kind(), Some(ErrorKind::Forbidden | ErrorKind::UnableToGrantJoin));
-            RemoteError::Refused { server, message: message_of(&error), is_forbidden }
+            RemoteError::Refused { server, error }
         }
         Error::Misbehaved { what, .. } => RemoteError::Misbehaved { server, what },
         error => RemoteError::Unavailable { server, source: std::sync::Arc::new(error) },
-    }
-}
-
-/// What it says, for people.
-fn message_of(error: &RumaError) -> String {
-    match &error.body {
-        ErrorBody::Standard(body) => body.message.clone(),
-        _ => format!("status {}", error.status_code),
     }
 }

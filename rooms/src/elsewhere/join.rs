@@ -187,6 +187,7 @@ impl Rooms {
                 prev: prev.values().copied().collect(),
                 auth: auth.values().copied().collect(),
                 placement: Placement::Live,
+                passed_on: false,
                 was_outlier: false,
                 transaction: None,
                 countable: None,

@@ -119,13 +119,13 @@ impl Rooms {
         let mut chain = Chain { head, tips, new: HashMap::new(), built: Built::default() };
         let mut numbers = storage.take_event_nrs(incoming.len()).await.map_err(Error::from)?;
         let mut received = Vec::with_capacity(incoming.len());
-        for Incoming { pdu, state_before } in incoming {
+        for Incoming { pdu, state_before, passed_on } in incoming {
             match referred.get(&pdu.event_id) {
                 Some(known) if !known.outlier => {
                     received.push(Received::Known);
                     continue;
                 }
-                None if state_before.is_none() && pdu.event_type != TimelineEventType::RoomRedaction => {}
+                None if state_before.is_none() && !passed_on && pdu.event_type != TimelineEventType::RoomRedaction => {}
                 _ => break,
             }
             let Some(behind) = chain.behind(pdu, &referred) else { break };
@@ -174,13 +174,7 @@ impl Rooms {
 
     /// Judges an event by its `auth_events` and by the current state, which is the state before it: checks 4, 5 and 6. Moves the head on
     /// to it unless it is rejected.
-    async fn add_to_chain(
-        &self,
-        chain: &mut Chain,
-        pdu: &Pdu,
-        behind: Behind,
-        nr: EventNr,
-    ) -> Result<Received, Error> {
+    async fn add_to_chain(&self, chain: &mut Chain, pdu: &Pdu, behind: Behind, nr: EventNr) -> Result<Received, Error> {
         let storage = self.storage();
         let head = &chain.head;
         let mut state = HashMap::new();
@@ -204,6 +198,7 @@ impl Rooms {
             prev: behind.prev,
             auth: behind.auth.iter().map(|(nr, _)| *nr).collect(),
             placement: if rejection.is_some() { Placement::Rejected } else { Placement::Live },
+            passed_on: false,
             was_outlier: false,
             transaction: None,
             countable: None,
@@ -230,8 +225,7 @@ impl Rooms {
             return Ok(Received::Rejected(rule));
         }
         let may_notify_room = async || Ok(power_levels(&head.rules, &state)?.may_notify_room(&pdu.sender));
-        event.countable =
-            push::class::countable(storage, self.servers(), head.row.nr, &pdu, may_notify_room).await?;
+        event.countable = push::class::countable(storage, self.servers(), head.row.nr, &pdu, may_notify_room).await?;
         chain.tips.retain(|nr, _| !event.prev.contains(nr));
         chain.tips.insert(nr, event.state);
         chain.new.insert(pdu.event_id.clone(), (nr, event.state, pdu));
@@ -273,8 +267,9 @@ impl Rooms {
         }
         // What allows it is as a rule what the state has; then this was checked just now.
         let listed: HashSet<EventNr> = auth.iter().map(|(nr, _)| *nr).collect();
-        let is_same = state.values().all(|(nr, _)| listed.contains(nr) || create.is_some_and(|(create, _)| create == nr))
-            && listed.iter().all(|nr| state.values().any(|(in_state, _)| in_state == nr));
+        let is_same =
+            state.values().all(|(nr, _)| listed.contains(nr) || create.is_some_and(|(create, _)| create == nr))
+                && listed.iter().all(|nr| state.values().any(|(in_state, _)| in_state == nr));
         if is_same {
             return None;
         }

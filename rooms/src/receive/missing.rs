@@ -17,7 +17,7 @@ impl Rooms {
         room: &Arc<RoomRow>,
         pdus: Vec<Pdu>,
     ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
-        let incoming = pdus.into_iter().map(|pdu| Incoming { pdu, state_before: None });
+        let incoming = pdus.into_iter().map(|pdu| Incoming { pdu, state_before: None, passed_on: false });
         self.receive_in_turn(room, incoming.collect()).await
     }
 }

@@ -83,6 +83,7 @@ impl Rooms {
         if stored.as_ref().is_some_and(|event| !event.outlier) {
             return Ok(Received::Known);
         }
+        let passed_on = incoming.passed_on;
         let judged = match self.judge(head, incoming, &mut nodes).await? {
             Ok(judged) => judged,
             Err(missing) => return Ok(Received::Missing(missing)),
@@ -143,6 +144,7 @@ impl Rooms {
             prev,
             auth,
             placement,
+            passed_on,
             was_outlier: stored.is_some(),
             transaction: None,
             countable,
@@ -210,7 +212,7 @@ impl Rooms {
         nodes: &mut NewNodes,
     ) -> Result<Result<Judged, Vec<OwnedEventId>>, Error> {
         let storage = self.storage();
-        let Incoming { pdu, state_before: given } = incoming;
+        let Incoming { pdu, state_before: given, .. } = incoming;
         if pdu.prev_events.is_empty() {
             return Err(Error::BadEvent("it has no `prev_events`".to_owned()));
         }
@@ -220,7 +222,8 @@ impl Rooms {
         if events.values().any(|event| event.room_nr != head.row.nr) {
             return Err(Error::BadEvent("it refers to events of another room".to_owned()));
         }
-        let has_place = |id: &&OwnedEventId| found.get(*id).and_then(|nr| events.get(nr)).is_some_and(|event| !event.outlier);
+        let has_place =
+            |id: &&OwnedEventId| found.get(*id).and_then(|nr| events.get(nr)).is_some_and(|event| !event.outlier);
         let lacks = !pdu.prev_events.iter().all(|id| has_place(&id));
         let without_place = pdu.prev_events.iter().filter(|id| given.is_none() && !has_place(id));
         let unknown = pdu.auth_events.iter().filter(|id| !found.contains_key(*id));
@@ -233,7 +236,8 @@ impl Rooms {
         let state_before = match given {
             Some(state) => state,
             None => {
-                let states: Vec<NodeNr> = prev.iter().filter_map(|nr| events.get(nr)).map(|event| event.state).collect();
+                let states: Vec<NodeNr> =
+                    prev.iter().filter_map(|nr| events.get(nr)).map(|event| event.state).collect();
                 resolve(storage, &head.row, &head.rules, &states, None, nodes).await?
             }
         };
@@ -276,7 +280,8 @@ impl Rooms {
             if before.is_empty() {
                 break;
             }
-            open = self.storage().find_event_nrs(&before).await?.into_values().filter(|nr| !used.contains(nr)).collect();
+            open =
+                self.storage().find_event_nrs(&before).await?.into_values().filter(|nr| !used.contains(nr)).collect();
             used.extend(&open);
         }
         Ok(used)
