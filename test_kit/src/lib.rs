@@ -8,6 +8,7 @@ pub mod fuzz;
 mod http;
 mod link;
 mod peer;
+mod peer_room;
 mod server;
 mod user;
 
@@ -18,6 +19,7 @@ pub use self::{
     http::{Answer, Failure, Http, encode},
     link::Link,
     peer::{Asked, Peer},
+    peer_room::{PeerEvent, PeerRoom, event_id},
     server::{ServerOptions, TestServer},
     user::{TestUser, register, register_guest},
 };
