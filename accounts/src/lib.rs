@@ -19,6 +19,7 @@ mod profiles;
 mod push_rules;
 mod register;
 mod registration_tokens;
+mod remote_users;
 mod requester;
 mod room_settings;
 mod secrets;
@@ -44,16 +45,19 @@ pub use self::{
     error::Error,
     filters::{check_filter, check_room_event_filter},
     key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
-    keys::{Claimed, CrossSigningKeys, KeyUpload, QueriedKeys, SignatureFailures},
+    keys::{Claimed, CrossSigningKeys, DeviceListOfUser, KeyClaims, KeyUpload, QueriedKeys, SignatureFailures},
     options::{Options, Registration},
     register::{NewAccount, RegisteredUser},
+    remote_users::{Asking, RemoteError, RemoteUsers},
     requester::Requester,
     sessions::{LoggedIn, SessionRequest},
     settings::{Settings, UserSettings, is_of_settings},
     shared_secret::SharedSecretRegistration,
     uiaa::Completed,
 };
-use self::{guesses::Guesses, passwords::Passwords, sessions::Sessions, shared_secret::Nonces, turns::Turns};
+use self::{
+    guesses::Guesses, keys::DeviceLists, passwords::Passwords, sessions::Sessions, shared_secret::Nonces, turns::Turns,
+};
 
 /// Accounts of this deployment. Cheap to clone.
 #[derive(Clone)]
@@ -68,12 +72,20 @@ struct Inner {
     nonces: Nonces,
     guesses: Guesses,
     turns: Turns,
+    remote: Arc<dyn RemoteUsers>,
+    device_lists: DeviceLists,
 }
 
 impl Accounts {
-    /// The accounts in a database, of the server names that are ours.
+    /// The accounts in a database, of the server names that are ours; no other servers are asked.
     #[must_use]
     pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
+        Self::federating(storage, servers, options, Arc::new(remote_users::Nobody))
+    }
+
+    /// The same, with other servers to ask.
+    #[must_use]
+    pub fn federating(storage: Storage, servers: LocalServers, options: Options, remote: Arc<dyn RemoteUsers>) -> Self {
         let passwords = Passwords::new(storage.random().clone(), options.cheap_password_hashing);
         let guesses = Guesses::new(options.limit_guesses);
         Self(Arc::new(Inner {
@@ -85,6 +97,8 @@ impl Accounts {
             nonces: Nonces::new(),
             guesses,
             turns: Turns::new(),
+            remote,
+            device_lists: DeviceLists::new(),
         }))
     }
 

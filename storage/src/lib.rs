@@ -33,6 +33,7 @@ mod profiles;
 mod redactions;
 mod relations;
 mod relations_fill;
+mod remote_devices;
 mod reports;
 mod room_leases;
 mod room_reads;
@@ -78,6 +79,7 @@ pub use self::{
     presence::PresenceRow,
     redactions::RelatedRedactionRow,
     relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},
+    remote_devices::{RemoteDevice, RemoteDeviceList, RemoteDevices},
     reports::{NewReport, ReportRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},
