@@ -4,12 +4,14 @@ mod discovery;
 mod keys;
 mod query;
 mod signed;
+mod user_keys;
 
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
+use event_bus::Typing;
 use http::{HeaderMap, Uri, header};
 use model::LocalServer;
-use rooms::Rooms;
+use rooms::{Presences, Rooms};
 use web::RateLimits;
 
 pub(crate) use self::signed::Signed;
@@ -24,6 +26,10 @@ pub struct FederationApi {
     pub accounts: Accounts,
     /// Rooms and events.
     pub rooms: Rooms,
+    /// Who is typing.
+    pub typing: Typing,
+    /// Who is there.
+    pub presences: Presences,
     /// How much strangers may ask.
     pub rate_limits: RateLimits,
 }
@@ -47,7 +53,12 @@ parts! {
 
 /// All endpoints of this API.
 pub fn router(api: FederationApi) -> Router {
-    Router::new().merge(discovery::routes()).merge(keys::routes()).merge(query::routes()).with_state(api)
+    Router::new()
+        .merge(discovery::routes())
+        .merge(keys::routes())
+        .merge(query::routes())
+        .merge(user_keys::routes())
+        .with_state(api)
 }
 
 /// Which of our names a request without a signature means, by its host: the name, or the host that it is delegated to.

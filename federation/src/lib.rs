@@ -4,10 +4,12 @@
 
 mod client;
 mod door;
+mod edus;
 mod error;
 mod keys;
 mod published;
 mod remote_servers;
+mod remote_users;
 mod resolve;
 mod well_known;
 

@@ -32,6 +32,7 @@ mod remote;
 mod reports;
 mod resolution;
 mod restricted;
+mod said_elsewhere;
 mod send;
 mod server_acls;
 mod space_children;
@@ -67,6 +68,7 @@ pub use self::{
     receive::Received,
     relations::{RECURSION_LEVELS, RelationsRequest},
     remote::{Asking, RemoteError, RemoteServers},
+    said_elsewhere::RemoteReceipt,
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
