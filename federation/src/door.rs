@@ -4,6 +4,7 @@ mod discovery;
 mod keys;
 mod query;
 mod signed;
+mod transactions;
 mod user_keys;
 
 use accounts::Accounts;
@@ -57,6 +58,7 @@ pub fn router(api: FederationApi) -> Router {
         .merge(discovery::routes())
         .merge(keys::routes())
         .merge(query::routes())
+        .merge(transactions::routes())
         .merge(user_keys::routes())
         .with_state(api)
 }

@@ -11,6 +11,7 @@ mod published;
 mod remote_servers;
 mod remote_users;
 mod resolve;
+mod transactions;
 mod well_known;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -20,7 +21,7 @@ use outbound::{Outbound, Service};
 use ruma::{OwnedServerName, ServerName};
 use storage::Storage;
 
-use self::{client::Client, keys::KeyRing, resolve::Resolver, well_known::WellKnowns};
+use self::{client::Client, keys::KeyRing, resolve::Resolver, transactions::Transactions, well_known::WellKnowns};
 pub use self::{
     door::{FederationApi, router},
     error::Error,
@@ -45,6 +46,7 @@ struct Inner {
     options: Options,
     client: Arc<Client>,
     keys: KeyRing,
+    transactions: Transactions,
 }
 
 impl Federation {
@@ -66,8 +68,9 @@ impl Federation {
             http: outbound.by_service(service)?,
             servers: servers.clone(),
         });
-        let keys = KeyRing::new(client.clone(), storage, options.notaries.clone());
-        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys })))
+        let keys = KeyRing::new(client.clone(), storage.clone(), options.notaries.clone());
+        let transactions = Transactions::new(storage);
+        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, transactions })))
     }
 
     pub(crate) fn servers(&self) -> &LocalServers {
@@ -84,6 +87,10 @@ impl Federation {
 
     pub(crate) fn keys(&self) -> &KeyRing {
         &self.0.keys
+    }
+
+    pub(crate) fn transactions(&self) -> &Transactions {
+        &self.0.transactions
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

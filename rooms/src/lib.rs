@@ -36,6 +36,8 @@ mod said_elsewhere;
 mod send;
 mod server_acls;
 mod space_children;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
@@ -65,9 +67,9 @@ pub use self::{
     presence::{Flips, Presences},
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
-    receive::Received,
+    receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
-    remote::{Asking, RemoteError, RemoteServers},
+    remote::{Asking, EventSigners, RemoteError, RemoteServers},
     said_elsewhere::RemoteReceipt,
     thread_subscriptions::SubscribedThread,
     threads::Threads,

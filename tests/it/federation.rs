@@ -2,6 +2,8 @@
 
 mod devices;
 mod edus;
+mod guest;
 mod keys;
 mod requests;
 mod resolution;
+mod transactions;
