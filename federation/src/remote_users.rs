@@ -53,7 +53,7 @@ impl RemoteUsers for Federation {
 fn failed(server: &ServerName, error: Error) -> RemoteError {
     let server = server.to_owned();
     match error {
-        Error::Refused { .. } => RemoteError::Refused { server, source: Arc::new(error) },
-        error => RemoteError::Unavailable { server, source: Arc::new(error) },
+        Error::Unreachable { .. } => RemoteError::Unavailable { server, source: Arc::new(error) },
+        error => RemoteError::Refused { server, source: Arc::new(error) },
     }
 }

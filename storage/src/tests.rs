@@ -13,9 +13,9 @@ use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys,
     listed_events, maintenance, many_rooms, numbers, presence, profiles, received_transactions, redactions, relations,
-    relations_fill, remote_devices, reports, room_leases, room_reads, rooms, server_keys, state_map, statement::Statement, stream,
-    sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work,
-    users,
+    relations_fill, remote_devices, reports, room_leases, room_reads, rooms, server_keys, state_map,
+    statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens,
+    uia_sessions, unread, user_work, users,
 };
 
 mod descendants;

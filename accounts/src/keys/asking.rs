@@ -34,8 +34,8 @@ const ASKED_OF_SERVER_AT_ONCE: usize = 4;
 const ASKED_AT_ONCE: usize = 32;
 /// For so long a list is one process's to ask for.
 const TAKEN_FOR: Duration = Duration::from_secs(90);
-/// How long a server that was not reached is not tried for somebody who waits.
-const SILENT_FOR: Duration = Duration::from_secs(15);
+/// How long a server that was not reached is left alone, in milliseconds.
+const SILENT_FOR_MS: i64 = 15_000;
 /// After the first failure it is tried again after this time; it doubles with each that follows.
 const RETRY_MIN_MS: i64 = 10_000;
 const RETRY_MAX_MS: i64 = 6 * 3_600_000;
@@ -55,8 +55,8 @@ pub(crate) struct DeviceLists {
     under_way: Mutex<HashMap<UserNr, Arc<Question>>>,
     /// Limits the questions to each server.
     slots: Cache<OwnedServerName, Arc<Semaphore>>,
-    /// Servers that were not reached a moment ago.
-    silent: Cache<OwnedServerName, ()>,
+    /// Until when servers are left alone that were not reached a moment ago, in milliseconds since 1970.
+    silent: Cache<OwnedServerName, i64>,
     due: Notify,
 }
 
@@ -73,7 +73,7 @@ impl DeviceLists {
         Self {
             under_way: Mutex::default(),
             slots: Cache::new(SERVERS_CACHED),
-            silent: Cache::builder().max_capacity(SERVERS_CACHED).time_to_live(SILENT_FOR).build(),
+            silent: Cache::new(SERVERS_CACHED),
             due: Notify::new(),
         }
     }
@@ -81,16 +81,6 @@ impl DeviceLists {
     /// There may be lists to be asked for.
     pub(super) fn wake(&self) {
         self.due.notify_one();
-    }
-
-    /// Whether a server was not reached a moment ago.
-    pub(super) fn is_silent(&self, server: &ServerName) -> bool {
-        self.silent.contains_key(server)
-    }
-
-    /// A server was not reached.
-    pub(super) fn note_silent(&self, server: &ServerName) {
-        self.silent.insert(server.to_owned(), ());
     }
 
     pub(super) fn slots(&self, server: &ServerName) -> Arc<Semaphore> {
@@ -115,6 +105,16 @@ impl Drop for End {
 }
 
 impl Accounts {
+    /// Whether a server was not reached a moment ago.
+    pub(super) fn is_silent(&self, server: &ServerName) -> bool {
+        self.0.device_lists.silent.get(server).is_some_and(|until_ms| self.now_ms() < until_ms)
+    }
+
+    /// A server was not reached.
+    pub(super) fn note_silent(&self, server: &ServerName) {
+        self.0.device_lists.silent.insert(server.to_owned(), self.now_ms() + SILENT_FOR_MS);
+    }
+
     /// Asks a user's server for all of their devices, and follows them from now on; whether their list is complete then. Who asks for the same user at
     /// the same time waits for the same answer, `patience` long. The question goes on when nobody waits any more.
     pub(super) async fn complete_device_list(
@@ -174,14 +174,14 @@ impl Accounts {
             if list.ask_at_ms.is_none() {
                 return Ok(true);
             }
-            let answer = match known.is_silent(server) {
+            let answer = match self.is_silent(server) {
                 true => None,
                 false => match self.0.remote.devices(as_server, user_id).await {
                     Ok(answer) => devices_of(user_id, answer),
                     Err(error) => {
                         debug!(user.id = %user_id, error = &error as &dyn std::error::Error, "{server} gives no devices");
                         if matches!(error, RemoteError::Unavailable { .. }) {
-                            known.note_silent(server);
+                            self.note_silent(server);
                         }
                         None
                     }

@@ -120,12 +120,11 @@ impl Accounts {
         patience: Duration,
         ask: impl Fn(OwnedServerName, W) -> BoxFuture<'a, Result<A, RemoteError>>,
     ) -> (Vec<A>, BTreeMap<String, Value>) {
-        let known = &self.0.device_lists;
         let mut failures: BTreeMap<String, Value> =
             wanted.keys().map(|server| (server.to_string(), failure())).collect();
         let mut asking: Vec<BoxFuture<'a, (OwnedServerName, Result<A, RemoteError>)>> = Vec::new();
         for (server, wanted) in wanted {
-            if !known.is_silent(&server) {
+            if !self.is_silent(&server) {
                 let answer = ask(server.clone(), wanted);
                 asking.push(Box::pin(async move { (server, answer.await) }));
             }
@@ -139,7 +138,7 @@ impl Accounts {
                     failures.remove(server.as_str());
                     said.push(answer);
                 }
-                Err(RemoteError::Unavailable { .. }) => known.note_silent(&server),
+                Err(RemoteError::Unavailable { .. }) => self.note_silent(&server),
                 Err(_) => {}
             }
         }

@@ -58,7 +58,8 @@ async fn is_told(user: &TestUser, since: &str) -> bool {
 
 /// A server whose time stands still unless the test moves it: it does not ask again before its time.
 async fn worlds() -> Vec<World> {
-    World::each_with(|| ServerOptions { clock: Clock::manual(Clock::system().now_ms()), ..ServerOptions::default() }).await
+    World::each_with(|| ServerOptions { clock: Clock::manual(Clock::system().now_ms()), ..ServerOptions::default() })
+        .await
 }
 
 impl World {
@@ -73,10 +74,9 @@ async fn the_devices_of_who_shares_a_room_are_asked_for_once_and_followed() {
         let (alice, peer) = (&world.alice, &world.peer);
         let mut answer = list(5, &["A"]);
         answer["master_key"] = json!({"user_id": BOB, "usage": ["master"], "keys": {"ed25519:AAAA": "AAAA"}});
-        let public = "3C5BFWi2Y8MaVvjM8M22DBmh24PmgR0nPvJOIArzgyI";
-        let signing = |usage: &str| {
-            json!({"user_id": BOB, "usage": [usage], "keys": { format!("ed25519:{public}"): public }})
-        };
+        let public = peer.key().public_key();
+        let signing =
+            |usage: &str| json!({"user_id": BOB, "usage": [usage], "keys": { format!("ed25519:{public}"): public }});
         answer["self_signing_key"] = signing("self_signing");
         peer.answer(DEVICES, 200, &answer);
         // 1. Asked for once.
@@ -188,7 +188,8 @@ async fn answers_that_say_too_much_or_something_else_are_no_answers() {
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let mut of_another = list(1, &["A"]);
         of_another["user_id"] = json!("@carol:peer.test");
-        for answer in [list(1, &ids), of_another, json!({"user_id": BOB}), json!([]), json!({"x": "x".repeat(5 << 20)})] {
+        for answer in [list(1, &ids), of_another, json!({"user_id": BOB}), json!([]), json!({"x": "x".repeat(5 << 20)})]
+        {
             peer.answer(DEVICES, 200, &answer);
             let found = query(alice, BOB).await;
             assert!(found["failures"]["peer.test"].is_object(), "{found}");
@@ -228,7 +229,8 @@ async fn of_strangers_the_keys_are_asked_for_each_time() {
         assert_eq!(asked.body, json!({"device_keys": {carol: ["C", "X"], dave: []}}));
         // Nothing is kept of what they say of themselves either.
         let since = world.token().await;
-        let content = json!({"user_id": carol, "device_id": "C", "stream_id": 2, "prev_id": [], "keys": keys(carol, "C")});
+        let content =
+            json!({"user_id": carol, "device_id": "C", "stream_id": 2, "prev_id": [], "keys": keys(carol, "C")});
         world.send(&[("m.device_list_update", content)]).await.ok();
         assert_eq!(alice.sync(Some(&since)).await["device_lists"], Value::Null);
     }
@@ -242,7 +244,7 @@ async fn who_has_left_the_last_common_room_is_not_followed_any_more() {
         peer.answer(DEVICES, 200, &list(5, &["A"]));
         assert_eq!(devices_of_bob(alice).await, ["A"]);
         let since = world.token().await;
-        alice.in_room(&world.room.id, "kick", &json!({"user_id": BOB})).await.ok();
+        alice.in_room(&world.room, "kick", &json!({"user_id": BOB})).await.ok();
         let sync = alice.sync(Some(&since)).await;
         assert_eq!(sync["device_lists"]["left"], json!([BOB]), "{sync}");
         let answer = json!({"device_keys": {BOB: {"Q": keys(BOB, "Q")}}});
@@ -250,7 +252,7 @@ async fn who_has_left_the_last_common_room_is_not_followed_any_more() {
         assert_eq!(devices_of_bob(alice).await, ["Q"], "asked anew");
         // Back in the room there may be others.
         peer.answer(DEVICES, 200, &list(8, &["A", "B"]));
-        peer.join(world.federation.server("hs1").http(), "hs1", &world.room.id, BOB).await;
+        world.join().await;
         assert!(is_told(alice, &since).await);
         eventually!(devices_of_bob(alice).await == ["A", "B"]);
         assert_eq!(times_asked(peer, DEVICES), 2);
