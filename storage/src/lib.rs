@@ -75,7 +75,7 @@ pub use self::{
     error::Error,
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
-    keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
+    keys::{DeviceKeysRow, KeyClaim, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
     presence::PresenceRow,
     received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},

@@ -1,8 +1,11 @@
 //! One-time keys for new sessions. Client-Server API, "POST /keys/claim".
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
 
-use model::content_object;
+use model::{UserNr, content_object};
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId, api::federation::keys::claim_keys};
 use serde_json::Value;
 
@@ -78,17 +81,18 @@ impl Accounts {
         let storage = &self.0.storage;
         let users: Vec<&UserId> = wanted.keys().map(|user_id| &**user_id).collect();
         let numbers = storage.find_user_nrs(&users).await?;
+        let names: HashMap<UserNr, &UserId> = numbers.iter().map(|(user_id, nr)| (*nr, *user_id)).collect();
+        let claims = wanted.iter().filter_map(|(user_id, devices)| Some((*numbers.get(&**user_id)?, devices)));
+        let claims = claims.flat_map(|(user_nr, devices)| {
+            devices.iter().map(move |(device_id, algorithm)| (user_nr, device_id.to_string(), algorithm.clone()))
+        });
         let mut claimed: BTreeMap<OwnedUserId, BTreeMap<_, _>> = BTreeMap::new();
-        for (user_id, devices) in wanted {
-            let Some(user_nr) = numbers.get(&**user_id) else { continue };
-            for (device_id, algorithm) in devices {
-                let Some(row) = storage.claim_one_time_key(*user_nr, device_id.as_str(), algorithm).await? else {
-                    continue;
-                };
-                let key = serde_json::from_str(&row.key).unwrap_or(Value::Null);
-                let name = format!("{}:{}", row.algorithm, row.key_id);
-                claimed.entry(user_id.clone()).or_default().insert(device_id.clone(), BTreeMap::from([(name, key)]));
-            }
+        for ((user_nr, device_id, _), row) in storage.claim_one_time_keys(claims.collect()).await? {
+            let Some(user_id) = names.get(&user_nr) else { continue };
+            let key = serde_json::from_str(&row.key).unwrap_or(Value::Null);
+            let name = format!("{}:{}", row.algorithm, row.key_id);
+            let of_user = claimed.entry((*user_id).to_owned()).or_default();
+            of_user.insert(OwnedDeviceId::from(device_id), BTreeMap::from([(name, key)]));
         }
         Ok(claimed)
     }
