@@ -1,6 +1,6 @@
 //! What users of other servers do in rooms that is no event: typing and reading. Server-Server API, "Typing Notifications", "Receipts".
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
 use model::{RoomNr, Thread, UserNr};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
@@ -46,9 +46,6 @@ impl Rooms {
         let numbers = self.storage().find_user_nrs(&users.into_iter().collect::<Vec<_>>()).await?;
         let mut asked: HashMap<(RoomNr, UserNr), (&RoomId, &UserId)> = HashMap::new();
         for room in &rooms {
-            if !self.is_server_allowed(&room.id, origin).await? {
-                continue;
-            }
             for user_id in by_room.get(&*room.id).into_iter().flatten() {
                 if let Some(user_nr) = numbers.get(user_id) {
                     asked.insert((room.nr, *user_nr), (&room.id, user_id));
@@ -56,11 +53,19 @@ impl Rooms {
             }
         }
         let joined = self.storage().list_joined(&asked.keys().copied().collect::<Vec<_>>()).await?;
-        let names = joined.into_iter().filter_map(|pair| {
-            let (room_id, user_id) = asked.get(&pair)?;
-            Some((((*room_id).to_owned(), (*user_id).to_owned()), pair))
-        });
-        Ok(names.collect())
+        // Last: only rooms that the server is in are looked at.
+        let mut allowed: HashMap<RoomNr, bool> = HashMap::new();
+        let mut members = HashMap::new();
+        for pair @ (room_nr, _) in joined {
+            let Some((room_id, user_id)) = asked.get(&pair) else { continue };
+            if let Entry::Vacant(entry) = allowed.entry(room_nr) {
+                entry.insert(self.is_server_allowed(room_id, origin).await?);
+            }
+            if allowed.get(&room_nr) == Some(&true) {
+                members.insert(((*room_id).to_owned(), (*user_id).to_owned()), pair);
+            }
+        }
+        Ok(members)
     }
 
     /// Notes how far users of the server `origin` have read, in one commit. Passed over is what is said of others' users, of rooms that they

@@ -1,6 +1,11 @@
 //! Server-Server API, "Device Management", "End-to-End Encryption": the devices and keys of users, both ways.
 
-use model::Clock;
+use model::{Clock, KeyPair, Random};
+use ruma::{
+    CanonicalJsonValue,
+    serde::{Base64, base64::Standard},
+    signatures::KeyPair as _,
+};
 use serde_json::{Value, json};
 use test_kit::{Peer, ServerOptions, TestUser, encode, eventually};
 
@@ -328,5 +333,64 @@ async fn the_keys_of_our_users_are_given_to_servers() {
         ask("POST", "keys/claim", &json!({"one_time_keys": {alice.id(): many}})).await.is_error(400, "M_INVALID_PARAM");
         let bare = http.request("GET", &format!("/_matrix/federation/v1/user/{path}"), None, &Value::Null).await;
         bare.is_error(401, "M_UNAUTHORIZED");
+    }
+}
+
+/// Who verifies somebody elsewhere signs their master key, whether it is kept here or not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_key_of_another_server_is_signed_and_shown_so() {
+    for world in worlds().await {
+        let (alice, peer) = (&world.alice, &world.peer);
+        let carol = "@carol:peer.test";
+        let master = |user: &str| {
+            let public = peer.key().public_key();
+            json!({"user_id": user, "usage": ["master"], "keys": { format!("ed25519:{public}"): public }})
+        };
+        let mut of_bob = list(5, &["A"]);
+        of_bob["master_key"] = master(BOB);
+        peer.answer(DEVICES, 200, &of_bob);
+        peer.answer(QUERY, 200, &json!({"device_keys": {carol: {}}, "master_keys": {carol: master(carol)}}));
+        let own = CrossSigning::upload(alice).await;
+        let signed = [BOB, carol].map(|user| (user, own.sign(alice, master(user))));
+        let target = peer.key().public_key();
+        let body = json!({BOB: {&target: signed[0].1}, carol: {&target: signed[1].1}});
+        let answer = alice.post("/keys/signatures/upload", &body).await.ok();
+        assert_eq!(answer["failures"], json!({}), "{answer}");
+        for (user, signed) in signed {
+            let shown = query(alice, user).await["master_keys"][user].clone();
+            assert_eq!(shown["signatures"][alice.id()], signed["signatures"][alice.id()], "{shown}");
+            let other = world.federation.user("hs1", &format!("other{}", user.len())).await;
+            let shown = query(&other, user).await["master_keys"][user].clone();
+            assert_eq!(shown["signatures"][alice.id()], Value::Null, "nobody else's business");
+        }
+        let forged = json!({BOB: {&target: {"user_id": BOB, "usage": ["master"], "keys": {}}}});
+        let answer = alice.post("/keys/signatures/upload", &forged).await.ok();
+        assert_eq!(answer["failures"][BOB][&target]["errcode"], "M_INVALID_SIGNATURE", "{answer}");
+    }
+}
+
+/// The cross-signing keys of a user of ours.
+struct CrossSigning(KeyPair);
+
+impl CrossSigning {
+    async fn upload(user: &TestUser) -> Self {
+        let [master, user_signing] = [(); 2].map(|()| KeyPair::generate(&Random::system()));
+        let key = |pair: &KeyPair, usage: &str| {
+            let public = pair.public_key();
+            json!({"user_id": user.id(), "usage": [usage], "keys": { format!("ed25519:{public}"): public }})
+        };
+        let signed = Self(master);
+        let user_signing_key = signed.sign(user, key(&user_signing, "user_signing"));
+        let body = json!({"master_key": key(&signed.0, "master"), "user_signing_key": user_signing_key});
+        user.post("/keys/device_signing/upload", &body).await.ok();
+        Self(user_signing)
+    }
+
+    /// The object with a signature of the user by this key.
+    fn sign(&self, user: &TestUser, mut object: Value) -> Value {
+        let text = CanonicalJsonValue::try_from(object.clone()).expect("canonical JSON").to_string();
+        let signature = Base64::<Standard>::new(self.0.sign(text.as_bytes()).as_bytes().to_vec()).encode();
+        object["signatures"][user.id()][format!("ed25519:{}", self.0.public_key())] = json!(signature);
+        object
     }
 }

@@ -1,5 +1,6 @@
 //! Server-Server API, "EDUs": who is typing, has read and is there at another server, and messages between devices.
 
+use model::Clock;
 use serde_json::{Value, json};
 use test_kit::{Answer, Peer, ServerOptions, TestDatabase, TestFederation, TestUser, encode, eventually};
 
@@ -53,7 +54,7 @@ impl World {
         let newest = self.alice.get(&format!("/rooms/{}/messages?dir=b&limit=1", encode(&self.room))).await.ok();
         let join = json!({
             "type": "m.room.member", "state_key": BOB, "sender": BOB, "content": {"membership": "join"},
-            "room_id": self.room, "depth": 50, "origin_server_ts": model::Clock::system().now_ms(),
+            "room_id": self.room, "depth": 50, "origin_server_ts": Clock::system().now_ms(),
             "auth_events": auth, "prev_events": [newest["chunk"][0]["event_id"]],
         });
         let join = self.peer.sign_event(&ruma::RoomVersionId::V11, join);
@@ -94,7 +95,9 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_typing_at_another_server_is_shown() {
-    for world in World::each().await {
+    // Time stands still unless it is moved.
+    let options = || ServerOptions { clock: Clock::manual(Clock::system().now_ms()), ..ServerOptions::default() };
+    for world in World::each_with(options).await {
         let typing = |typing: bool| ("m.typing", json!({"room_id": world.room, "user_id": BOB, "typing": typing}));
         let since = world.token().await;
         world.send(&[typing(true)]).await.ok();
@@ -102,6 +105,11 @@ async fn who_is_typing_at_another_server_is_shown() {
         let since = world.token().await;
         world.send(&[typing(false)]).await.ok();
         assert_eq!(world.ephemeral(&since, "m.typing").await, json!({"user_ids": []}));
+        // A server that says no more has gone.
+        world.send(&[typing(true)]).await.ok();
+        let since = world.token().await;
+        world.federation.server("hs1").clock().advance_ms(61_000);
+        eventually!(world.ephemeral(&since, "m.typing").await == json!({"user_ids": []}));
     }
 }
 
@@ -134,7 +142,7 @@ async fn how_far_others_have_read_is_shown() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_there_at_another_server_is_shown_to_who_shares_a_room() {
-    for world in World::each().await {
+    for mut world in World::each().await {
         let push = |push: Value| ("m.presence", json!({ "push": push }));
         let stranger = world.federation.user("hs1", "stranger").await;
         let since = world.token().await;
@@ -155,6 +163,9 @@ async fn who_is_there_at_another_server_is_shown_to_who_shares_a_room() {
         world.send(&[push(json!([{"user_id": BOB, "presence": "unavailable", "last_active_ago": 60_000}]))]).await.ok();
         let status = world.alice.get(&path).await.ok();
         assert_eq!((&status["presence"], &status["status_msg"]), (&json!("unavailable"), &Value::Null), "{status}");
+        world.federation.server_mut("hs1").restart().await;
+        world.alice = world.alice.at(world.federation.server("hs1").http());
+        eventually!(world.alice.get(&path).await.ok()["presence"] == "online");
         world.send(&[push(json!([{"user_id": BOB, "presence": "offline"}]))]).await.ok();
         assert_eq!(world.alice.get(&path).await.ok()["presence"], "offline");
     }
