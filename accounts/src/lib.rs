@@ -13,12 +13,14 @@ mod filters;
 mod guesses;
 mod key_backups;
 mod keys;
+mod openid;
 mod options;
 mod passwords;
 mod profiles;
 mod push_rules;
 mod register;
 mod registration_tokens;
+mod remote_profiles;
 mod remote_users;
 mod requester;
 mod room_settings;
@@ -74,6 +76,7 @@ struct Inner {
     turns: Turns,
     remote: Arc<dyn RemoteUsers>,
     device_lists: DeviceLists,
+    remote_profiles: remote_profiles::RemoteProfiles,
 }
 
 impl Accounts {
@@ -99,6 +102,7 @@ impl Accounts {
             turns: Turns::new(),
             remote,
             device_lists: DeviceLists::new(),
+            remote_profiles: remote_profiles::RemoteProfiles::new(),
         }))
     }
 

@@ -9,12 +9,16 @@ use ruma::{
         keys::{claim_keys, get_keys},
     },
 };
+use serde_json::{Map, Value};
 
 /// An answer that takes its time.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
 
 /// Asks other servers about their users, in the name of one of ours.
 pub trait RemoteUsers: Send + Sync {
+    /// All fields of a user's profile; nothing when there is no such user. Server-Server API, "GET /query/profile".
+    fn profile<'a>(&'a self, as_server: &'a ServerName, user_id: &'a UserId) -> Asking<'a, Option<Map<String, Value>>>;
+
     /// All devices of a user, with the name of that state of the list. Server-Server API, "GET /user/devices/{userId}".
     fn devices<'a>(&'a self, as_server: &'a ServerName, user_id: &'a UserId) -> Asking<'a, get_devices::v1::Response>;
 
@@ -65,6 +69,10 @@ pub enum RemoteError {
 pub(crate) struct Nobody;
 
 impl RemoteUsers for Nobody {
+    fn profile<'a>(&'a self, _: &'a ServerName, _: &'a UserId) -> Asking<'a, Option<Map<String, Value>>> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
     fn devices<'a>(&'a self, _: &'a ServerName, _: &'a UserId) -> Asking<'a, get_devices::v1::Response> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }

@@ -2,6 +2,7 @@
 
 mod discovery;
 mod keys;
+mod openid;
 mod query;
 mod signed;
 mod transactions;
@@ -58,6 +59,7 @@ pub fn router(api: FederationApi) -> Router {
         .merge(discovery::routes())
         .merge(keys::routes())
         .merge(query::routes())
+        .merge(openid::routes())
         .merge(transactions::routes())
         .merge(user_keys::routes())
         .with_state(api)

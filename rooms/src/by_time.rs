@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use accounts::Requester;
+use model::{Position, RoomNr};
 use ruma::{MilliSecondsSinceUnixEpoch, RoomId};
 use storage::{StoredEvent, TimelineDirection};
 
@@ -28,22 +29,34 @@ impl Rooms {
         direction: TimelineDirection,
     ) -> Result<Arc<StoredEvent>, Error> {
         let reader = self.reader(requester, room_id).await?;
+        let visible = async |events| self.visible(&reader, events).await;
+        let found = self.closest_event(reader.room.nr, (time, direction), reader.upto(), visible).await?;
+        found.ok_or(Error::EventUnknown)
+    }
+
+    /// The same for whoever sees what `visible` leaves of events, up to a position.
+    pub(crate) async fn closest_event(
+        &self,
+        room_nr: RoomNr,
+        (time, direction): (MilliSecondsSinceUnixEpoch, TimelineDirection),
+        upto: Position,
+        visible: impl AsyncFn(Vec<Arc<StoredEvent>>) -> Result<Vec<Arc<StoredEvent>>, Error>,
+    ) -> Result<Option<Arc<StoredEvent>>, Error> {
         let storage = self.storage();
         let mut from = (time.get().into(), None);
         for _ in 0..PAGES_MAX {
-            let room_nr = reader.room.nr;
-            let rows = storage.list_events_by_time(room_nr, direction, from, reader.upto(), EVENTS_AT_ONCE).await?;
+            let rows = storage.list_events_by_time(room_nr, direction, from, upto, EVENTS_AT_ONCE).await?;
             let numbers: Vec<_> = rows.iter().map(|(nr, _)| *nr).collect();
             let events = storage.get_events(&numbers).await?;
             let events = numbers.iter().filter_map(|nr| events.get(nr).cloned()).collect();
-            if let Some(event) = self.visible(&reader, events).await?.into_iter().next() {
-                return Ok(event);
+            if let Some(event) = visible(events).await?.into_iter().next() {
+                return Ok(Some(event));
             }
             if rows.len() < EVENTS_AT_ONCE as usize {
                 break;
             }
             from = rows.last().map_or(from, |(nr, made)| (*made, Some(*nr)));
         }
-        Err(Error::EventUnknown)
+        Ok(None)
     }
 }

@@ -10,6 +10,7 @@ mod directory;
 mod draft;
 mod erasure;
 mod error;
+mod graph_walk;
 mod head;
 mod hierarchy;
 mod in_thread;
@@ -34,7 +35,9 @@ mod resolution;
 mod restricted;
 mod said_elsewhere;
 mod send;
+mod served;
 mod server_acls;
+mod server_visibility;
 mod space_children;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -71,6 +74,7 @@ pub use self::{
     relations::{RECURSION_LEVELS, RelationsRequest},
     remote::{Asking, EventSigners, RemoteError, RemoteServers},
     said_elsewhere::RemoteReceipt,
+    served::{BODIES_AT_ONCE, MissingEvents, ServedState},
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},

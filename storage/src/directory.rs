@@ -116,7 +116,7 @@ impl ListedRooms<'_> {
 }
 
 /// A `LIKE` pattern, with `!` as the escape, for a text that is found anywhere in a lower-case one.
-fn like_pattern(text: &str) -> String {
+pub(crate) fn like_pattern(text: &str) -> String {
     let mut pattern = String::from("%");
     for c in text.chars().flat_map(char::to_lowercase) {
         if matches!(c, '%' | '_' | '!') {

@@ -55,6 +55,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(20, "0020_server_keys"),
     migration!(21, "0021_receiving"),
     migration!(23, "0023_remote_devices"),
+    migration!(26, "0026_openid_tokens"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

@@ -11,11 +11,11 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
-    deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys,
-    listed_events, maintenance, many_rooms, numbers, presence, profiles, received_transactions, redactions, relations,
-    relations_fill, remote_devices, reports, room_leases, room_reads, rooms, server_keys, state_map,
-    statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens,
-    uia_sessions, unread, user_work, users,
+    deployment, device_lists, devices, directory, erased_users, event_graph, events, filters, group, key_backups, keys,
+    listed_events, maintenance, many_rooms, numbers, openid_tokens, presence, profiles, received_transactions,
+    redactions, relations, relations_fill, remote_devices, reports, room_leases, room_reads, rooms, server_keys,
+    state_map, statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device,
+    tokens, uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
@@ -24,7 +24,7 @@ mod older_program;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 40] = [
+    let files: [&'static [Statement]; 42] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -34,6 +34,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         devices::ALL,
         directory::ALL,
         erased_users::ALL,
+        event_graph::ALL,
         events::ALL,
         filters::ALL,
         group::ALL,
@@ -43,6 +44,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         maintenance::ALL,
         many_rooms::ALL,
         numbers::ALL,
+        openid_tokens::ALL,
         presence::ALL,
         profiles::ALL,
         received_transactions::ALL,

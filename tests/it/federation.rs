@@ -4,6 +4,8 @@ mod devices;
 mod edus;
 mod guest;
 mod keys;
+mod openid;
+mod profiles;
 mod requests;
 mod resolution;
 mod transactions;

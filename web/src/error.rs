@@ -206,6 +206,11 @@ impl From<accounts::Error> for MatrixError {
             E::StatusTooLarge { .. } => bad_request(ErrorKind::TooLarge, message),
             E::KeyTooLarge(_) => bad_request(ErrorKind::KeyTooLarge, message),
             E::OwnEndpoint => Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message),
+            E::Remote(accounts::RemoteError::NotFederating) => Self::not_found(message),
+            E::Remote(accounts::RemoteError::Refused { .. }) => Self::forbidden(message),
+            E::Remote(accounts::RemoteError::Unavailable { .. }) => {
+                Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message)
+            }
             E::LimitExceeded(wait) => Self::limit_exceeded(wait),
             E::Busy => Self::busy(),
             E::Storage(error) => error.into(),
