@@ -33,6 +33,7 @@ pub(crate) struct Services {
     federation: Option<Federation>,
     public_url: Option<String>,
     accounts_task: JoinHandle<()>,
+    devices_task: Option<JoinHandle<()>>,
     profiles_task: JoinHandle<()>,
     departures_task: JoinHandle<()>,
     redactions_task: JoinHandle<()>,
@@ -99,6 +100,10 @@ impl Services {
             let (accounts, stopping) = (accounts.clone(), stopping.clone());
             async move { accounts.run(stopping.cancelled()).await }
         });
+        let devices_task = federation.as_ref().map(|_| {
+            let (accounts, stopping) = (accounts.clone(), stopping.clone());
+            tokio::spawn(async move { accounts.follow_remote_devices(stopping.cancelled()).await })
+        });
         let profiles_task = tokio::spawn({
             let (rooms, stopping) = (rooms.clone(), stopping.clone());
             async move { rooms.follow_profiles(stopping.cancelled()).await }
@@ -126,6 +131,7 @@ impl Services {
             federation,
             public_url,
             accounts_task,
+            devices_task,
             profiles_task,
             departures_task,
             redactions_task,
@@ -152,6 +158,8 @@ impl Services {
                 federation: federation.clone(),
                 accounts: self.accounts.clone(),
                 rooms: self.rooms.clone(),
+                typing: self.typing.clone(),
+                presences: self.sync.presences().clone(),
                 rate_limits: self.limits.clone(),
             }));
         }
@@ -165,6 +173,9 @@ impl Services {
     pub(crate) async fn close(self) {
         // Its last words go into the database.
         let _ = self.accounts_task.await;
+        if let Some(task) = self.devices_task {
+            let _ = task.await;
+        }
         let _ = self.profiles_task.await;
         let _ = self.departures_task.await;
         let _ = self.redactions_task.await;

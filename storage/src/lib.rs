@@ -37,6 +37,7 @@ mod received_transactions;
 mod redactions;
 mod relations;
 mod relations_fill;
+mod remote_devices;
 mod reports;
 mod room_leases;
 mod room_reads;
@@ -78,12 +79,13 @@ pub use self::{
     event_graph::EventNode,
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
-    keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
+    keys::{DeviceKeysRow, KeyClaim, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
     presence::PresenceRow,
     received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},
     redactions::RelatedRedactionRow,
     relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},
+    remote_devices::{RemoteDevice, RemoteDeviceList, RemoteDevices},
     reports::{NewReport, ReportRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},

@@ -13,22 +13,19 @@ use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, event_graph, events, filters, group, key_backups, keys,
     listed_events, maintenance, many_rooms, numbers, openid_tokens, presence, profiles, received_transactions,
-    redactions, relations, relations_fill, reports, room_leases, room_reads, rooms, server_keys, state_map,
-    statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens,
-    uia_sessions, unread, user_work, users,
+    redactions, relations, relations_fill, remote_devices, reports, room_leases, room_reads, rooms, server_keys,
+    state_map, statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device,
+    tokens, uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
+mod devices_elsewhere;
 mod older_program;
 mod outliers;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-<<<<<<< HEAD
     let files: &[&'static [Statement]] = &[
-=======
-    let files: [&'static [Statement]; 42] = [
->>>>>>> handshake
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -56,6 +53,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         redactions::ALL,
         relations::ALL,
         relations_fill::ALL,
+        remote_devices::ALL,
         reports::ALL,
         room_leases::ALL,
         room_reads::ALL,

@@ -159,7 +159,7 @@ impl Sync {
         stopping: CancellationToken,
     ) -> Self {
         let Ephemeral { typing, presence } = ephemeral.into();
-        let presences = Presences::new(storage.clone(), presence.clone());
+        let presences = Presences::new(storage.clone(), rooms.servers().clone(), presence.clone());
         let stream = storage.subscribe();
         let sync = Self(Arc::new(Inner {
             ring: Ring::new(storage.published()),

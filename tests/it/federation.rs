@@ -1,6 +1,8 @@
 //! Federation: how servers find, know and ask each other.
 
+mod devices;
 mod directory;
+mod edus;
 mod guest;
 mod handshakes;
 mod invitations;
