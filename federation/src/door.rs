@@ -3,7 +3,9 @@
 mod discovery;
 mod event_lists;
 mod events;
+mod joins;
 mod keys;
+mod leaves_and_knocks;
 mod openid;
 mod public_rooms;
 mod query;
@@ -54,11 +56,13 @@ parts! {
 pub fn router(api: FederationApi) -> Router {
     Router::new()
         .merge(discovery::routes())
-        .merge(keys::routes())
-        .merge(query::routes())
         .merge(events::routes())
+        .merge(joins::routes())
+        .merge(keys::routes())
+        .merge(leaves_and_knocks::routes())
         .merge(openid::routes())
         .merge(public_rooms::routes())
+        .merge(query::routes())
         .merge(spaces::routes())
         .with_state(api)
 }

@@ -4,9 +4,10 @@ mod reads;
 
 use std::sync::Arc;
 
-use rooms::{Asking, PublicRooms, PublicRoomsRequest, RemoteError, RemoteServers, ServedSpace};
+use rooms::{Asking, OutgoingInvite, PublicRooms, PublicRoomsRequest, RemoteError, RemoteServers, ServedSpace};
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, ServerName,
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
+    ServerName,
     api::{error::ErrorKind, federation::query::get_room_information},
 };
 use storage::TimelineDirection;
@@ -27,6 +28,21 @@ impl RemoteServers for Federation {
                 Err(error) if is_not_found(&error) => Ok(None),
                 Err(error) => Err(unavailable(server, error)),
             }
+        })
+    }
+
+    fn sign_invite<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        destination: &'a ServerName,
+        invite: &'a OutgoingInvite,
+    ) -> Asking<'a, CanonicalJsonObject> {
+        Box::pin(async move {
+            let signed = self.ask_for_signature(as_server, destination, invite).await;
+            signed.map_err(|error| match error {
+                Error::Refused { server, error } => RemoteError::Refused { server, error },
+                error => unavailable(destination, error),
+            })
         })
     }
 

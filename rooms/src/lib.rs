@@ -11,9 +11,12 @@ mod draft;
 mod erasure;
 mod error;
 mod graph_walk;
+mod handshake;
 mod head;
 mod hierarchy;
 mod in_thread;
+mod invitations;
+mod joined_state;
 mod members;
 mod membership;
 mod mutual;
@@ -40,6 +43,7 @@ mod served_spaces;
 mod server_acls;
 mod server_visibility;
 mod space_children;
+mod stripped_state;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
@@ -63,7 +67,10 @@ pub use self::{
     directory::{DirectoryToken, Networks, PUBLIC_ROOMS_MAX, PublicRooms, PublicRoomsRequest},
     draft::Draft,
     error::Error,
+    handshake::{Asker, Handshake, Template},
     hierarchy::{HIERARCHY_ROOMS_DEFAULT, Hierarchy, HierarchyRequest, HierarchyRoom},
+    invitations::OutgoingInvite,
+    joined_state::JoinedState,
     members::{MemberKinds, StateList},
     mutual::MutualRooms,
     presence::{Flips, Presences},
