@@ -17,7 +17,7 @@ pub trait RemoteUsers: Send + Sync {
 /// Why another server gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RemoteError {
-    /// It was not reached, or made no sense. Trying again later may help.
+    /// It was not reached. Trying again later may help.
     #[error("{server} gave no answer")]
     Unavailable {
         /// The server.
@@ -26,8 +26,8 @@ pub enum RemoteError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// It was reached, and refused.
-    #[error("{server} refused")]
+    /// It was reached, and refused or made no sense.
+    #[error("{server} did not say it")]
     Refused {
         /// The server.
         server: OwnedServerName,

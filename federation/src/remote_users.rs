@@ -16,25 +16,18 @@ impl RemoteUsers for Federation {
         Box::pin(async move {
             let server = user_id.server_name();
             let request = get_profile_information::v1::Request::new(user_id.to_owned());
-            match self.client().send(as_server, server, request, SMALL).await {
-                Ok(response) => Ok(Some(response.into_iter().collect())),
-                Err(Error::Refused { error, .. }) if error.error_kind() == Some(&ErrorKind::NotFound) => Ok(None),
-                Err(error) if is_forbidden(&error) => Err(failed(server, error)),
-                Err(error) => Err(RemoteError::Unavailable { server: server.to_owned(), source: Arc::new(error) }),
-            }
+            let answer = self.client().send(as_server, server, request, SMALL).await;
+            let kind = |error: &Error| match error {
+                Error::Refused { error, .. } => error.error_kind().cloned(),
+                _ => None,
+            };
+            answer.map(|response| Some(response.into_iter().collect())).or_else(|error| match kind(&error) {
+                Some(ErrorKind::NotFound) => Ok(None),
+                Some(ErrorKind::Forbidden) => {
+                    Err(RemoteError::Refused { server: server.to_owned(), source: Arc::new(error) })
+                }
+                _ => Err(RemoteError::Unavailable { server: server.to_owned(), source: Arc::new(error) }),
+            })
         })
-    }
-}
-
-/// Whether a server does not want to tell.
-fn is_forbidden(error: &Error) -> bool {
-    matches!(error, Error::Refused { error, .. } if error.error_kind() == Some(&ErrorKind::Forbidden))
-}
-
-fn failed(server: &ServerName, error: Error) -> RemoteError {
-    let server = server.to_owned();
-    match error {
-        Error::Refused { .. } => RemoteError::Refused { server, source: Arc::new(error) },
-        error => RemoteError::Unavailable { server, source: Arc::new(error) },
     }
 }

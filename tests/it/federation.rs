@@ -1,5 +1,6 @@
 //! Federation: how servers find, know and ask each other.
 
+mod by_time;
 mod directory;
 mod handshakes;
 mod invitations;

@@ -19,7 +19,6 @@ fn texts(events: &Value) -> Vec<&str> {
     events.as_array().unwrap().iter().map(|event| event["content"]["body"].as_str().unwrap_or("-")).collect()
 }
 
-// shows: getEvent, getRoomState, getRoomStateIds, getEventAuth, backfillRoom, getMissingPreviousEvents, getEventByTimestamp
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_in_the_room_reads_it() {
     for database in TestDatabase::each().await {
