@@ -23,12 +23,18 @@ impl RemoteUsers for Federation {
         Box::pin(async move {
             let server = user_id.server_name();
             let request = get_profile_information::v1::Request::new(user_id.to_owned());
-            match self.client().send(as_server, server, request, SMALL).await {
-                Ok(response) => Ok(Some(response.into_iter().collect())),
-                Err(Error::Refused { error, .. }) if error.error_kind() == Some(&ErrorKind::NotFound) => Ok(None),
-                Err(error) if is_forbidden(&error) => Err(failed(server, error)),
-                Err(error) => Err(RemoteError::Unavailable { server: server.to_owned(), source: Arc::new(error) }),
-            }
+            let answer = self.client().send(as_server, server, request, SMALL).await;
+            let kind = |error: &Error| match error {
+                Error::Refused { error, .. } => error.error_kind().cloned(),
+                _ => None,
+            };
+            answer.map(|response| Some(response.into_iter().collect())).or_else(|error| match kind(&error) {
+                Some(ErrorKind::NotFound) => Ok(None),
+                Some(ErrorKind::Forbidden) => {
+                    Err(RemoteError::Refused { server: server.to_owned(), source: Arc::new(error) })
+                }
+                _ => Err(RemoteError::Unavailable { server: server.to_owned(), source: Arc::new(error) }),
+            })
         })
     }
 

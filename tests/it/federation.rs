@@ -14,5 +14,6 @@ mod openid;
 mod profiles;
 mod requests;
 mod resolution;
+mod serving;
 mod spaces;
 mod transactions;
