@@ -113,6 +113,12 @@ impl Outbound {
             if attempt.previous().len() > REDIRECTS_MAX {
                 return attempt.error("too many redirects");
             }
+            // Who asked over TLS wants an answer that came over TLS.
+            let is_weaker = attempt.previous().last().is_some_and(|from| from.scheme() == "https")
+                && attempt.url().scheme() != "https";
+            if is_weaker {
+                return attempt.error("a redirect from https to http");
+            }
             match check_host(&hops, attempt.url()) {
                 Ok(_) => attempt.follow(),
                 Err(error) => attempt.error(error),
