@@ -37,7 +37,7 @@ pub(crate) enum Command {
 /// What to do about signing keys.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SigningKeyCommand {
-    /// Make a new key and publish the old one as ended; the server uses it from its next start on
+    /// Make a new key; the server uses it from its next start on, and publishes the old one as ended then
     Rotate {
         /// Which of the server's names [default: the first]
         name: Option<String>,

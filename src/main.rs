@@ -52,7 +52,7 @@ async fn run(command_line: CommandLine) -> anyhow::Result<()> {
         Command::SigningKey(SigningKeyCommand::Rotate { name }) => {
             let (name, key) = swiftchat::rotate_signing_key(&config, name.as_deref())?;
             println!(
-                "{name} signs with the key {key} from its next start on: start the server anew now, and back up the key."
+                "{name} signs with the key {key} from its next start on: start the server (all its processes) anew now, and back up the key."
             );
             Ok(())
         }

@@ -51,6 +51,6 @@ pub fn rotate_signing_key(config: &Config, name: Option<&str>) -> Result<(String
     let found = names.iter().find(|known| name.is_none_or(|name| *known == name));
     let found = found.ok_or_else(|| Error::NotAName(name.unwrap_or_default().to_owned()))?;
     let folder = data_folder::make(&config.server.data_folder)?;
-    let key = signing_keys::rotate(&folder, found, Clock::system().now_ms(), &Random::system())?;
+    let key = signing_keys::rotate(&folder, found, &Random::system())?;
     Ok((found.to_string(), key.id().to_string()))
 }
