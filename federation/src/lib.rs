@@ -9,6 +9,9 @@ mod keys;
 mod published;
 mod remote_servers;
 mod resolve;
+mod server_lists;
+mod shared_tasks;
+mod shares;
 mod well_known;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -18,10 +21,11 @@ use outbound::{Outbound, Service};
 use ruma::{OwnedServerName, ServerName};
 use storage::Storage;
 
-use self::{client::Client, keys::KeyRing, resolve::Resolver, well_known::WellKnowns};
+use self::{client::Client, keys::KeyRing, resolve::Resolver, shares::Shares, well_known::WellKnowns};
 pub use self::{
     door::{FederationApi, router},
     error::Error,
+    server_lists::ServerLists,
 };
 
 /// What can be chosen about federation.
@@ -31,6 +35,8 @@ pub struct Options {
     pub notaries: Vec<OwnedServerName>,
     /// Where those of our names are that others do not find under the name itself.
     pub delegates: BTreeMap<OwnedServerName, OwnedServerName>,
+    /// Which servers are asked and answered.
+    pub lists: ServerLists,
 }
 
 /// Federation of our names with other servers. Cheap to clone.
@@ -43,6 +49,7 @@ struct Inner {
     options: Options,
     client: Arc<Client>,
     keys: KeyRing,
+    bodies: Shares,
 }
 
 impl Federation {
@@ -59,13 +66,12 @@ impl Federation {
     ) -> Result<Self, outbound::Error> {
         let clock = storage.clock().clone();
         let service = Service { names: resolve::SERVICES, port_default: resolve::PORT_DEFAULT };
-        let client = Arc::new(Client {
-            resolver: Resolver { well_knowns: WellKnowns::new(outbound.clone(), clock.clone()) },
-            http: outbound.by_service(service)?,
-            servers: servers.clone(),
-        });
+        let resolver = Resolver { well_knowns: WellKnowns::new(outbound.clone(), clock.clone()) };
+        let http = outbound.by_service(service)?;
+        let client = Arc::new(Client::new(resolver, http, servers.clone(), options.lists.clone()));
         let keys = KeyRing::new(client.clone(), storage, options.notaries.clone());
-        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys })))
+        let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
+        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, bodies })))
     }
 
     pub(crate) fn servers(&self) -> &LocalServers {
@@ -82,6 +88,11 @@ impl Federation {
 
     pub(crate) fn keys(&self) -> &KeyRing {
         &self.0.keys
+    }
+
+    /// The memory for what other servers send, in KiB, in which each address has its share.
+    pub(crate) fn bodies(&self) -> &Shares {
+        &self.0.bodies
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

@@ -8,7 +8,7 @@ use ruma::{
     api::{error::ErrorKind, federation::query::get_room_information},
 };
 
-use crate::{Error, Federation, client::SMALL};
+use crate::{Error, Federation, client::SHORT};
 
 impl RemoteServers for Federation {
     fn find_alias<'a>(
@@ -19,7 +19,7 @@ impl RemoteServers for Federation {
         Box::pin(async move {
             let request = get_room_information::v1::Request::new(alias.to_owned());
             let server = alias.server_name();
-            match self.client().send(as_server, server, request, SMALL).await {
+            match self.client().send(as_server, server, request, SHORT).await {
                 Ok(response) => Ok(Some((response.room_id, response.servers))),
                 Err(Error::Refused { error, .. }) if error.error_kind() == Some(&ErrorKind::NotFound) => Ok(None),
                 Err(error) => Err(unavailable(server, error)),

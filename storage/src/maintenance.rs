@@ -11,6 +11,7 @@ use crate::{
     db::{Db, args},
     events::body_month,
     relations_fill,
+    server_keys::STRANGERS_KEPT_MS,
     statement::statements,
     sync_connections::{self, DELETE_OLD_CONNECTIONS},
 };
@@ -107,6 +108,7 @@ impl Storage {
                 tokio::task::yield_now().await;
             }
         }
+        self.clean_server_keys(now_ms - STRANGERS_KEPT_MS, CLEANED_AT_ONCE).await?;
         self.clean_device_lists().await
     }
 

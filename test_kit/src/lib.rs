@@ -8,6 +8,7 @@ pub mod fuzz;
 mod http;
 mod link;
 mod peer;
+mod raw_peer;
 mod server;
 mod user;
 
@@ -16,8 +17,9 @@ pub use self::{
     authority::{Authority, loopback_address},
     federation::TestFederation,
     http::{Answer, Failure, Http, encode},
-    link::Link,
+    link::{Link, may_listen},
     peer::{Asked, Peer},
+    raw_peer::{RawAnswer, RawPeer},
     server::{ServerOptions, TestServer},
     user::{TestUser, register, register_guest},
 };

@@ -3,3 +3,6 @@
 mod keys;
 mod requests;
 mod resolution;
+mod server_lists;
+mod strangers;
+mod well_known;

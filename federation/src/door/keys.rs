@@ -20,6 +20,12 @@ use crate::{Federation, keys::Wanted, published};
 /// Most servers that may be asked for at once.
 const SERVERS_MAX: usize = 500;
 
+/// Most of them whom we ask in turn: strangers could have us ask the whole world otherwise. Of others it is told what is known.
+const ASKED_MAX: usize = 20;
+
+/// Most of what is told at once, in bytes.
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
 pub(super) fn routes() -> Router<FederationApi> {
     Router::new()
         .ruma_route(get_server_keys)
@@ -85,10 +91,14 @@ async fn attest(
         let own = published::own_keys(server, federation.now_ms()).map_err(failed)?;
         answers.push(published::countersigned(own.json().get(), notary).map_err(failed)?);
     }
-    for known in federation.keys().get_all(wanted).await.map_err(failed)?.values() {
-        if let Some((answer, _)) = known.answer() {
-            answers.push(published::countersigned(answer, notary).map_err(failed)?);
+    let mut bytes = 0;
+    for known in federation.keys().get_as_notary(wanted, ASKED_MAX).await.map_err(failed)?.values() {
+        let Some(answer) = known.answer() else { continue };
+        bytes += answer.len();
+        if bytes > ANSWER_BYTES_MAX {
+            break;
         }
+        answers.push(published::countersigned(answer, notary).map_err(failed)?);
     }
     Ok(answers)
 }
