@@ -4,6 +4,7 @@ mod discovery;
 mod keys;
 mod query;
 mod signed;
+mod transactions;
 
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
@@ -47,7 +48,12 @@ parts! {
 
 /// All endpoints of this API.
 pub fn router(api: FederationApi) -> Router {
-    Router::new().merge(discovery::routes()).merge(keys::routes()).merge(query::routes()).with_state(api)
+    Router::new()
+        .merge(discovery::routes())
+        .merge(keys::routes())
+        .merge(query::routes())
+        .merge(transactions::routes())
+        .with_state(api)
 }
 
 /// Which of our names a request without a signature means, by its host: the name, or the host that it is delegated to.

@@ -4,6 +4,7 @@
 
 mod client;
 mod door;
+mod edus;
 mod error;
 mod keys;
 mod published;
@@ -12,6 +13,7 @@ mod resolve;
 mod server_lists;
 mod shared_tasks;
 mod shares;
+mod transactions;
 mod well_known;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -21,7 +23,10 @@ use outbound::{Outbound, Service};
 use ruma::{OwnedServerName, ServerName};
 use storage::Storage;
 
-use self::{client::Client, keys::KeyRing, resolve::Resolver, shares::Shares, well_known::WellKnowns};
+use self::{
+    client::Client, keys::KeyRing, resolve::Resolver, shares::Shares, transactions::Transactions,
+    well_known::WellKnowns,
+};
 pub use self::{
     door::{FederationApi, router},
     error::Error,
@@ -50,6 +55,7 @@ struct Inner {
     client: Arc<Client>,
     keys: KeyRing,
     bodies: Shares,
+    transactions: Transactions,
 }
 
 impl Federation {
@@ -69,9 +75,10 @@ impl Federation {
         let resolver = Resolver { well_knowns: WellKnowns::new(outbound.clone(), clock.clone()) };
         let http = outbound.by_service(service)?;
         let client = Arc::new(Client::new(resolver, http, servers.clone(), options.lists.clone()));
-        let keys = KeyRing::new(client.clone(), storage, options.notaries.clone());
+        let keys = KeyRing::new(client.clone(), storage.clone(), options.notaries.clone());
+        let transactions = Transactions::new(storage);
         let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
-        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, bodies })))
+        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, bodies, transactions })))
     }
 
     pub(crate) fn servers(&self) -> &LocalServers {
@@ -93,6 +100,10 @@ impl Federation {
     /// The memory for what other servers send, in KiB, in which each address has its share.
     pub(crate) fn bodies(&self) -> &Shares {
         &self.0.bodies
+    }
+
+    pub(crate) fn transactions(&self) -> &Transactions {
+        &self.0.transactions
     }
 
     pub(crate) fn now_ms(&self) -> i64 {

@@ -1,14 +1,22 @@
 //! What `rooms` asks of other servers.
 
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
-use rooms::{Asking, RemoteError, RemoteServers};
+use rooms::{Asking, EventSigners, RemoteError, RemoteServers};
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
     api::{error::ErrorKind, federation::query::get_room_information},
+    signatures::PublicKeyMap,
 };
 
-use crate::{Error, Federation, client::SHORT};
+use crate::{
+    Error, Federation,
+    client::SHORT,
+    keys::{Known, Wanted},
+};
 
 impl RemoteServers for Federation {
     fn find_alias<'a>(
@@ -26,6 +34,35 @@ impl RemoteServers for Federation {
             }
         })
     }
+
+    fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
+        Box::pin(async move {
+            let mut wanted: BTreeMap<OwnedServerName, Wanted> = BTreeMap::new();
+            for (server, key_ids, valid_at_ms) in signers
+                .iter()
+                .flat_map(|of_event| of_event.keys.iter().map(|(server, ids)| (server, ids, of_event.valid_at_ms)))
+            {
+                let wanted = wanted.entry(server.clone()).or_default();
+                wanted.key_ids.extend(key_ids.iter().cloned());
+                wanted.valid_at_ms = wanted.valid_at_ms.max(valid_at_ms.unwrap_or(0));
+            }
+            let known = self.keys().get_all(wanted).await.map_err(|error| match error {
+                Error::Storage(error) => RemoteError::Storage(Arc::new(error)),
+                error => unavailable(self.servers().primary(), error),
+            })?;
+            Ok(signers.iter().map(|signers| keys_of(signers, &known)).collect())
+        })
+    }
+}
+
+/// The keys of an event's signers that were valid when the room version wants them to be. Room Version 5, "Signing key validity period".
+fn keys_of(signers: &EventSigners, known: &HashMap<OwnedServerName, Arc<Known>>) -> PublicKeyMap {
+    let keys = signers.keys.iter().filter_map(|(server, key_ids)| {
+        let mut keys = known.get(server)?.valid_at(signers.valid_at_ms.unwrap_or(i64::MIN));
+        keys.retain(|id, _| key_ids.iter().any(|wanted| wanted.as_str() == id));
+        Some((server.to_string(), keys))
+    });
+    keys.collect()
 }
 
 fn unavailable(server: &ServerName, error: Error) -> RemoteError {

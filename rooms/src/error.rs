@@ -58,7 +58,7 @@ pub enum Error {
     NotLocal,
     /// Another server that had to be asked gave no answer; 502 `M_UNKNOWN`, or 404 `M_NOT_FOUND` when none is asked.
     #[error(transparent)]
-    Remote(#[from] crate::RemoteError),
+    Remote(crate::RemoteError),
     /// Too much is waiting to be written, or the room changed again and again; 503, try again later.
     #[error("the server is busy; try again in a moment")]
     Busy,
@@ -76,6 +76,15 @@ pub enum Error {
 impl From<storage::Error> for Error {
     fn from(error: storage::Error) -> Self {
         Self::Storage(Arc::new(error))
+    }
+}
+
+impl From<crate::RemoteError> for Error {
+    fn from(error: crate::RemoteError) -> Self {
+        match error {
+            crate::RemoteError::Storage(error) => Self::Storage(error),
+            error => Self::Remote(error),
+        }
     }
 }
 

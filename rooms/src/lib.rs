@@ -35,6 +35,8 @@ mod restricted;
 mod send;
 mod server_acls;
 mod space_children;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
@@ -64,9 +66,9 @@ pub use self::{
     presence::{Flips, Presences},
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
-    receive::Received,
+    receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
-    remote::{Asking, RemoteError, RemoteServers},
+    remote::{Asking, EventSigners, RemoteError, RemoteServers},
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},

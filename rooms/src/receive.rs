@@ -1,13 +1,18 @@
 //! Events that other servers made. Server-Server API, "Checks performed on receipt of a PDU".
 
-use std::{collections::HashMap, sync::Arc};
+mod verify;
 
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+
+use futures_util::{StreamExt as _, stream};
 use model::{EventNr, Membership, NodeNr, Pdu, Relation};
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, RoomId,
-    canonical_json::redact,
+    CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName,
     events::{StateEventType, TimelineEventType},
-    signatures::{self, PublicKeyMap, Verified},
+    room_version_rules::RoomVersionRules,
     state_res,
 };
 use storage::{
@@ -15,6 +20,7 @@ use storage::{
     StateChange, StoredEvent,
 };
 
+use self::verify::id_of;
 use crate::{
     Error, Rooms,
     head::{Head, apply_to_summary, membership_change, membership_of},
@@ -24,7 +30,11 @@ use crate::{
     redactions::redact_event,
     relations::new_relation,
     resolution::{Unstored, resolve},
+    to_the_end,
 };
+
+/// Most rooms of one transaction whose events are taken in at the same time.
+const ROOMS_AT_ONCE: usize = 8;
 
 /// What became of an event from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,22 +61,118 @@ struct Judged {
     rejection: Option<String>,
 }
 
+/// Who gives us events.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// Which of our names they are given to.
+    pub as_server: &'a ServerName,
+    /// The server that gives them.
+    pub server: &'a ServerName,
+}
+
 impl Rooms {
-    /// Takes in an event of another server, checks it and gives it its place in the room.
-    ///
-    /// `keys` are the public keys of the servers that must have signed it.
+    /// Takes in events of another server, of whatever rooms: checks them and gives them their places. Tells for each what became of it;
+    /// what is no event by any means has no id to tell it by, and is left out.
     ///
     /// # Errors
     ///
-    /// [`Error::BadEvent`] for what is no event of this room or not signed: drop it. [`Error::RoomUnknown`].
+    /// Only ours: [`Error::Storage`], [`Error::Busy`]; some of them may have been taken in, and all may be given again.
+    /// [`Error::Remote`] when no keys can be asked for. For each event [`Error::BadEvent`]: it is none of its room, or not signed.
+    /// [`Error::RoomUnknown`].
     pub async fn receive(
         &self,
-        room_id: &RoomId,
-        object: CanonicalJsonObject,
-        keys: &PublicKeyMap,
-    ) -> Result<Received, Error> {
-        let room = self.room(room_id).await?;
-        let pdu = read_and_verify(&room, object, keys)?;
+        source: Source<'_>,
+        objects: Vec<CanonicalJsonObject>,
+    ) -> Result<BTreeMap<OwnedEventId, Result<Received, Error>>, Error> {
+        let mut outcomes = BTreeMap::new();
+        let mut by_room: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>> = BTreeMap::new();
+        for object in objects {
+            let room_id = object.get("room_id").and_then(|id| id.as_str()).and_then(|id| RoomId::parse(id).ok());
+            match room_id {
+                Some(room_id) => by_room.entry(room_id).or_default().push(object),
+                None => outcomes.extend(unknown_room(&object)),
+            }
+        }
+        let mut rooms = Vec::new();
+        let mut read = Vec::new();
+        for (room_id, objects) in by_room {
+            let room = match self.room(&room_id).await {
+                Ok(room) => room,
+                Err(Error::RoomUnknown) => {
+                    outcomes.extend(objects.iter().filter_map(unknown_room));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let rules = Arc::new(rules_of(&room.version)?);
+            for (event_id, event) in self.read_events(&room, &rules, objects).await? {
+                match event {
+                    Ok(event) if event.pdu.event_type == TimelineEventType::RoomCreate => {
+                        let error = Error::BadEvent("the room exists".to_owned());
+                        outcomes.extend(event_id.map(|event_id| (event_id, Err(error))));
+                    }
+                    Ok(event) => read.push((rooms.len(), event)),
+                    Err(error) => outcomes.extend(event_id.map(|event_id| (event_id, Err(error)))),
+                }
+            }
+            rooms.push(room);
+        }
+        // What is here already was verified then.
+        let ids: Vec<OwnedEventId> = read.iter().map(|(_, event)| event.pdu.event_id.clone()).collect();
+        let known = self.storage().find_event_nrs(&ids).await?;
+        outcomes.extend(known.keys().map(|event_id| (event_id.clone(), Ok(Received::Known))));
+        let mut seen = HashSet::new();
+        read.retain(|(_, event)| !known.contains_key(&event.pdu.event_id) && seen.insert(event.pdu.event_id.clone()));
+
+        let (of_rooms, events): (Vec<usize>, Vec<_>) = read.into_iter().unzip();
+        let ids: Vec<OwnedEventId> = events.iter().map(|event| event.pdu.event_id.clone()).collect();
+        let verified = self.verify_events(events).await?;
+        let mut pdus: Vec<Vec<Pdu>> = rooms.iter().map(|_| Vec::new()).collect();
+        for ((room, event_id), pdu) in of_rooms.into_iter().zip(ids).zip(verified) {
+            match pdu {
+                Ok(pdu) => pdus[room].push(pdu),
+                Err(error) => drop(outcomes.insert(event_id, Err(error))),
+            }
+        }
+        let received: Vec<Result<_, Error>> = stream::iter(rooms.into_iter().zip(pdus))
+            .map(|(room, pdus)| {
+                let rooms = self.clone();
+                let (as_server, server) = (source.as_server.to_owned(), source.server.to_owned());
+                to_the_end(async move {
+                    let source = Source { as_server: &as_server, server: &server };
+                    rooms.receive_in_room(source, &room, pdus).await
+                })
+            })
+            .buffer_unordered(ROOMS_AT_ONCE)
+            .collect()
+            .await;
+        for received in received {
+            outcomes.extend(received?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Takes in verified events of one room, in order.
+    async fn receive_in_room(
+        &self,
+        _source: Source<'_>,
+        room: &Arc<RoomRow>,
+        pdus: Vec<Pdu>,
+    ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
+        let mut outcomes = Vec::with_capacity(pdus.len());
+        for pdu in pdus {
+            let event_id = pdu.event_id.clone();
+            let received = match self.receive_one(room, pdu).await {
+                Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
+                received => received,
+            };
+            outcomes.push((event_id, received));
+        }
+        Ok(outcomes)
+    }
+
+    /// Takes in one event.
+    async fn receive_one(&self, room: &Arc<RoomRow>, pdu: Pdu) -> Result<Received, Error> {
         let turn = self.turn(room.nr);
         let mut cached = turn.take_head().await;
         let mut race = Race::default();
@@ -85,7 +191,7 @@ impl Rooms {
                 }
                 Err(Retry::Failed(error)) => return Err(error),
                 Ok(Received::Accepted) => {
-                    self.follow_up(&room, &pdu).await?;
+                    self.follow_up(room, &pdu).await?;
                     return Ok(Received::Accepted);
                 }
                 Ok(received) => return Ok(received),
@@ -367,19 +473,7 @@ impl<E: Into<Error>> From<E> for Retry {
     }
 }
 
-/// Checks 1 to 3: the format, the signatures, the content hash (what was altered is taken in its redacted form).
-fn read_and_verify(room: &RoomRow, object: CanonicalJsonObject, keys: &PublicKeyMap) -> Result<Pdu, Error> {
-    let rules = rules_of(&room.version)?;
-    let bad = |error: &dyn std::fmt::Display| Error::BadEvent(error.to_string());
-    let pdu = Pdu::from_canonical(&object, &rules).map_err(|error| bad(&error))?;
-    if pdu.room_id != room.id || pdu.event_type == TimelineEventType::RoomCreate {
-        return Err(Error::BadEvent("it is not an event of this room".to_owned()));
-    }
-    match signatures::verify_event(keys, &object, &rules).map_err(|error| bad(&error))? {
-        Verified::All => Ok(pdu),
-        Verified::Signatures => {
-            let redacted = redact(object, &rules.redaction, None).map_err(|error| bad(&error))?;
-            Pdu::from_canonical(&redacted, &rules).map_err(|error| bad(&error))
-        }
-    }
+/// What is said of an event whose room is not here. Which version it has is not known, so its id is the one of the newest.
+fn unknown_room(object: &CanonicalJsonObject) -> Option<(OwnedEventId, Result<Received, Error>)> {
+    Some((id_of(object, &RoomVersionRules::V12)?, Err(Error::RoomUnknown)))
 }

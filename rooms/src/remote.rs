@@ -1,8 +1,12 @@
 //! What other servers are asked about rooms. The door to them fills this; without one there are no others.
 
-use std::{pin::Pin, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::Pin,
+    sync::Arc,
+};
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, RoomAliasId, ServerName, signatures::PublicKeyMap};
 
 /// An answer that takes its time.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
@@ -15,6 +19,20 @@ pub trait RemoteServers: Send + Sync {
         as_server: &'a ServerName,
         alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
+
+    /// The public keys by which events may have been signed, for each event; keys that cannot be had are left out.
+    ///
+    /// Those that are not known are asked for together.
+    fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>>;
+}
+
+/// By which keys an event must have been signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EventSigners {
+    /// The servers that must have signed it, with the keys by which each of them did.
+    pub keys: BTreeMap<OwnedServerName, BTreeSet<OwnedServerSigningKeyId>>,
+    /// When the keys must have been valid, in milliseconds since 1970, if the room version asks for that.
+    pub valid_at_ms: Option<i64>,
 }
 
 /// Why another server gave no answer.
@@ -29,6 +47,9 @@ pub enum RemoteError {
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// What is known of others could not be read: ours.
+    #[error("storage failed")]
+    Storage(#[source] Arc<storage::Error>),
     /// This server asks no others.
     #[error("this server does not federate")]
     NotFederating,
@@ -43,6 +64,10 @@ impl RemoteServers for Nobody {
         _as_server: &'a ServerName,
         _alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn find_public_keys<'a>(&'a self, _signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }
 }

@@ -18,8 +18,8 @@ use proptest::{
     sample::select,
     test_runner::{Config, RngSeed, TestRunner},
 };
-use rooms::{Error, Options, Received, Rooms};
-use ruma::{OwnedEventId, RoomId, RoomVersionId};
+use rooms::{Error, Options, Received, Rooms, testing};
+use ruma::{OwnedEventId, RoomVersionId};
 use serde_json::{Map, Value, json};
 use storage::{
     Commit, NewEvent, NewNodes, NewRoom, Placement, RoomCommit, RoomSummary, Storage, testing::TestDatabase,
@@ -512,8 +512,8 @@ impl Server {
     async fn new(database: TestDatabase) -> Self {
         let storage = Storage::open(database.options.clone(), Clock::system(), Random::seeded(1)).await.unwrap();
         let options = Options { default_version: RoomVersionId::V12, ..Options::default() };
-        let rooms = Rooms::new(storage.clone(), Keys::local_servers(), options);
         let (keys, random) = (Keys::new(), Random::seeded(2));
+        let rooms = keys.rooms(storage.clone(), options);
         Self { storage, rooms, keys, random, made: Cell::new(0), _database: database }
     }
 
@@ -647,8 +647,7 @@ impl Server {
             origin_server_ts: i64::try_from(index).unwrap(),
         }
         .sign(&self.keys, &version.rules().unwrap(), &self.random);
-        let room_id = RoomId::parse(room_id).unwrap();
-        (is_allowed, self.rooms.receive(&room_id, object, &self.keys.public).await)
+        (is_allowed, testing::receive(&self.rooms, object).await)
     }
 }
 

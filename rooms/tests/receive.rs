@@ -1,8 +1,12 @@
 //! Events that another server made, forks included, in the versions whose state resolution differs.
 
+use std::sync::Arc;
+
 use accounts::Requester;
 use model::{KeyPair, LocalServer, LocalServers, Pdu, Random};
-use rooms::{Error, NewRoomRequest, Options, PageRequest, Preset, Received, RelationsRequest, Rooms};
+use rooms::{
+    Error, NewRoomRequest, Options, PageRequest, Preset, Received, RelationsRequest, Rooms, testing, testing::KnownKeys,
+};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, RoomVersionId, UserId,
     serde::{Base64, base64::Standard},
@@ -19,7 +23,6 @@ struct Scene {
     room: OwnedRoomId,
     version: RoomVersionId,
     key: KeyPair,
-    keys: PublicKeyMap,
     _database: TestDatabase,
 }
 
@@ -36,10 +39,10 @@ impl Scene {
         }
         let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), ours)]);
         let version = RoomVersionId::try_from(version.to_string()).unwrap();
-        let rooms =
-            Rooms::new(storage.clone(), servers, Options { default_version: version.clone(), ..Options::default() });
+        let options = Options { default_version: version.clone(), ..Options::default() };
+        let rooms = Rooms::federating(storage.clone(), servers, options, Arc::new(KnownKeys(keys)));
         let room = ruma::room_id!("!none:hs").to_owned();
-        let mut scene = Self { storage, rooms, room, version, key, keys, _database: database };
+        let mut scene = Self { storage, rooms, room, version, key, _database: database };
         let alice = scene.user("@alice:hs").await;
         let levels = json!({"users": {"@rem:other": 50}, "events": {"m.room.topic": 50}});
         let mut levels = to_raw_value(&levels).unwrap();
@@ -125,7 +128,7 @@ impl Scene {
     }
 
     async fn receive(&self, object: CanonicalJsonObject) -> Result<Received, Error> {
-        self.rooms.receive(&self.room, object, &self.keys).await
+        testing::receive(&self.rooms, object).await
     }
 
     /// The id of an event that was crafted.

@@ -13,7 +13,7 @@ use std::{
 use accounts::Requester;
 use crafted::{Crafted, Keys, versions};
 use model::{Clock, NodeNr, Pdu, Random};
-use rooms::{NewRoomRequest, Options, PageRequest, Preset, Received, Rooms};
+use rooms::{NewRoomRequest, Options, PageRequest, Preset, Received, Rooms, testing};
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, RoomVersionId, UserId,
     events::StateEventType,
@@ -184,7 +184,7 @@ impl World {
         let clock = Clock::manual(START_MS);
         let storage = Storage::open(database.options.clone(), clock, Random::seeded(seed ^ 1 << 40)).await.unwrap();
         let options = Options { default_version: version.clone(), ..Options::default() };
-        let rooms = Rooms::new(storage.clone(), Keys::local_servers(), options);
+        let rooms = Keys::new().rooms(storage.clone(), options);
         let user_id = UserId::parse(USERS[0]).unwrap();
         let alice = Requester {
             user_nr: storage.user_nr(&user_id).await.unwrap(),
@@ -341,7 +341,7 @@ impl World {
 
     /// Gives an event to the server, and compares the states.
     async fn give(&mut self, (object, mut pdu): (CanonicalJsonObject, Pdu)) -> Received {
-        let received = self.rooms.receive(&self.row.id, object, &self.keys.public).await.unwrap();
+        let received = testing::receive(&self.rooms, object).await.unwrap();
         if matches!(received, Received::Known | Received::Missing(_)) {
             return received;
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{EventNr, Membership, NodeNr, Pdu, Position, RoomNr, StateKeyNr, Thread, TypeNr, UserNr};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
 
-use crate::{Error, StateNode, StoredEvent, ThreadSubscription};
+use crate::{Error, NewReceivedTransaction, StateNode, StoredEvent, ThreadSubscription};
 
 /// What passes whole or not at all. Each part that clients learn of gets a position, in the order of the fields.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +26,8 @@ pub struct Commit {
     pub thread_subscriptions: Vec<NewThreadSubscription>,
     /// What a client calls these requests, so that none is done twice.
     pub transactions: Vec<NewTransaction>,
+    /// Transactions of other servers that were worked off.
+    pub received_transactions: Vec<NewReceivedTransaction>,
 }
 
 /// Events of one room, built upon each other, and what they change.

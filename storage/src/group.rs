@@ -15,6 +15,7 @@ use crate::{
     db::args,
     events::{FLAG_HELD, FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
     packed::pack_events,
+    received_transactions::{INSERT_RECEIVED, answer_rows},
     relations::{ADD_TO_THREADS, INSERT_RELATIONS, RelationRow, relation_rows, thread_rows},
     rows::Rows,
     statement::statements,
@@ -457,6 +458,8 @@ impl<'a> GroupWriter<'a> {
             .bigint(transactions.iter().map(|transaction| transaction.event_nr.map(|nr| nr.0)))
             .bigint(transactions.iter().map(|_| self.now_ms));
         batch.add(&INSERT_TRANSACTIONS, rows);
+        let received: Vec<_> = self.commits.iter().flat_map(|commit| &commit.received_transactions).collect();
+        batch.add(INSERT_RECEIVED, answer_rows(&received, self.now_ms));
     }
 
     fn add_projections(&self, batch: &mut Batch) {

@@ -30,6 +30,7 @@ mod numbers;
 mod packed;
 mod presence;
 mod profiles;
+mod received_transactions;
 mod redactions;
 mod relations;
 mod relations_fill;
@@ -76,6 +77,7 @@ pub use self::{
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
     presence::PresenceRow,
+    received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},
     redactions::RelatedRedactionRow,
     relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},
     reports::{NewReport, ReportRow},

@@ -53,6 +53,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(18, "0018_thread_subscriptions"),
     migration!(19, "0019_threads"),
     migration!(20, "0020_server_keys"),
+    migration!(21, "0021_receiving"),
     migration!(27, "0027_server_keys_by_source"),
 ];
 

@@ -1,9 +1,11 @@
 //! What clients are told when state resolution alone changes the state of a room.
 
+use std::sync::Arc;
+
 use accounts::Requester;
 use event_bus::{Bus, Typing};
 use model::{Clock, KeyPair, LocalServer, LocalServers, Random};
-use rooms::{NewRoomRequest, Options, Preset, Received, Rooms};
+use rooms::{NewRoomRequest, Options, Preset, Received, Rooms, testing, testing::KnownKeys};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomId, RoomVersionId, UserId,
     api::client::sync::sync_events::v3::Response,
@@ -56,8 +58,8 @@ async fn state_that_resolution_alone_changed_is_told() {
             keys.entry(server.to_owned()).or_default().insert(key.id().to_string(), public);
         }
         let servers = LocalServers::new(vec![LocalServer::new(server_name!("hs").to_owned(), ours)]);
-        let rooms =
-            Rooms::new(storage.clone(), servers, Options { default_version: RoomVersionId::V11, ..Options::default() });
+        let options = Options { default_version: RoomVersionId::V11, ..Options::default() };
+        let rooms = Rooms::federating(storage.clone(), servers, options, Arc::new(KnownKeys(keys)));
         let typing = Typing::new(Clock::system(), &Random::system());
         let sync = Sync::start(storage.clone(), rooms.clone(), typing, Bus::memory(), CancellationToken::new());
         let (alice, bob) = (user(&storage, "@alice:hs").await, user(&storage, "@bob:hs").await);
@@ -87,7 +89,7 @@ async fn state_that_resolution_alone_changed_is_told() {
         let first = set_state(&rooms, &alice, &room, "m.room.topic", json!({"topic": "first"})).await;
         let auth = [create.clone(), power.clone(), rule];
         let join = craft("m.room.member", "@rem:other", json!({"membership": "join"}), &first, &auth).await;
-        assert_eq!(rooms.receive(&room, join, &keys).await.unwrap(), Received::Accepted);
+        assert_eq!(testing::receive(&rooms, join).await.unwrap(), Received::Accepted);
         rooms.join(&bob, &room, None).await.unwrap();
         let member = id_of("m.room.member", "@rem:other").await;
         set_state(&rooms, &bob, &room, "m.room.topic", json!({"topic": "second"})).await;
@@ -96,7 +98,7 @@ async fn state_that_resolution_alone_changed_is_told() {
         // 1. It is in no timeline, and is told as state.
         let auth = [create, power, member.clone()];
         let demotion = craft("m.room.power_levels", "", levels(0), &member, &auth).await;
-        assert_eq!(rooms.receive(&room, demotion, &keys).await.unwrap(), Received::Accepted);
+        assert_eq!(testing::receive(&rooms, demotion).await.unwrap(), Received::Accepted);
         assert_eq!(id_of("m.room.topic", "").await, first);
         let after = ask(&sync, &alice, Some(&before)).await;
         let shown = serde_json::to_value(&after.rooms.join[&room]).unwrap();

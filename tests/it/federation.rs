@@ -1,8 +1,10 @@
 //! Federation: how servers find, know and ask each other.
 
+mod guest;
 mod keys;
 mod requests;
 mod resolution;
 mod server_lists;
 mod strangers;
+mod transactions;
 mod well_known;

@@ -1,6 +1,9 @@
 //! Events made by hand, on the two servers `hs` (ours) and `other`.
 
+use std::sync::Arc;
+
 use model::{KeyPair, LocalServer, LocalServers, Pdu, Random};
+use rooms::{Options, Rooms, testing::KnownKeys};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomVersionId, UserId,
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
@@ -9,6 +12,7 @@ use ruma::{
     signatures::{PublicKeyMap, hash_and_sign_event},
 };
 use serde_json::{Value, json};
+use storage::Storage;
 
 /// The keys of both servers.
 pub(crate) struct Keys {
@@ -27,6 +31,11 @@ impl Keys {
             public.entry(server.to_owned()).or_default().insert(key.id().to_string(), bytes);
         }
         Self { ours, theirs, public }
+    }
+
+    /// Rooms of our server, which knows the keys of the other one.
+    pub(crate) fn rooms(&self, storage: Storage, options: Options) -> Rooms {
+        Rooms::federating(storage, Self::local_servers(), options, Arc::new(KnownKeys(self.public.clone())))
     }
 
     /// Our one server name with its key.

@@ -1,0 +1,36 @@
+//! For tests: other servers of which only the keys are known.
+
+use ruma::{
+    CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, server_name, signatures::PublicKeyMap,
+};
+
+use crate::{Asking, Error, EventSigners, Received, RemoteError, RemoteServers, Rooms, Source};
+
+/// Other servers that answer nothing, and have these keys.
+#[derive(Clone, Debug)]
+pub struct KnownKeys(pub PublicKeyMap);
+
+impl RemoteServers for KnownKeys {
+    fn find_alias<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _alias: &'a RoomAliasId,
+    ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
+        Box::pin(async move { Ok(signers.iter().map(|_| self.0.clone()).collect()) })
+    }
+}
+
+/// Takes in one event of the server `other`.
+///
+/// # Errors
+///
+/// What became of it, or of the whole.
+pub async fn receive(rooms: &Rooms, object: CanonicalJsonObject) -> Result<Received, Error> {
+    let source = Source { as_server: rooms.servers().primary(), server: server_name!("other") };
+    let outcomes = rooms.receive(source, vec![object]).await?;
+    outcomes.into_values().next().unwrap_or_else(|| Err(Error::BadEvent("it has no id".to_owned())))
+}
