@@ -6,7 +6,9 @@ mod client;
 mod door;
 mod edus;
 mod error;
+mod examination;
 mod keys;
+mod policy_servers;
 mod published;
 mod remote_servers;
 mod resolve;
@@ -30,6 +32,7 @@ use self::{
 pub use self::{
     door::{FederationApi, router},
     error::Error,
+    examination::{Examination, ExpectedKey, Finding, Verdict, examine},
     server_lists::ServerLists,
 };
 

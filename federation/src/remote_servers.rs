@@ -5,7 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use rooms::{Asking, EventSigners, RemoteError, RemoteServers};
+use model::Pdu;
+use rooms::{Asking, EventSigners, PolicyAnswer, RemoteError, RemoteServers};
 use ruma::{
     OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
     api::{error::ErrorKind, federation::query::get_room_information},
@@ -16,6 +17,7 @@ use crate::{
     Error, Federation,
     client::SHORT,
     keys::{Known, Wanted},
+    policy_servers,
 };
 
 impl RemoteServers for Federation {
@@ -33,6 +35,15 @@ impl RemoteServers for Federation {
                 Err(error) => Err(unavailable(server, error)),
             }
         })
+    }
+
+    fn sign_by_policy_server<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        policy_server: &'a ServerName,
+        pdu: &'a Pdu,
+    ) -> Asking<'a, PolicyAnswer> {
+        Box::pin(policy_servers::sign(self, as_server, policy_server, pdu))
     }
 
     fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
@@ -65,6 +76,6 @@ fn keys_of(signers: &EventSigners, known: &HashMap<OwnedServerName, Arc<Known>>)
     keys.collect()
 }
 
-fn unavailable(server: &ServerName, error: Error) -> RemoteError {
+pub(crate) fn unavailable(server: &ServerName, error: Error) -> RemoteError {
     RemoteError::Unavailable { server: server.to_owned(), source: Arc::new(error) }
 }

@@ -16,6 +16,7 @@ mod in_thread;
 mod members;
 mod membership;
 mod mutual;
+mod policy_servers;
 mod power;
 mod presence;
 mod preview;
@@ -63,6 +64,7 @@ pub use self::{
     hierarchy::{HIERARCHY_ROOMS_DEFAULT, Hierarchy, HierarchyRequest, HierarchyRoom},
     members::{MemberKinds, StateList},
     mutual::MutualRooms,
+    policy_servers::PolicyAnswer,
     presence::{Flips, Presences},
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
@@ -121,6 +123,7 @@ struct Inner {
     remote: Arc<dyn RemoteServers>,
     walks: hierarchy::Walks,
     server_acls: server_acls::ServerAcls,
+    resting_policy_servers: policy_servers::RestingServers,
 }
 
 impl Rooms {
@@ -160,6 +163,7 @@ impl Rooms {
             remote,
             walks,
             server_acls: server_acls::ServerAcls::new(),
+            resting_policy_servers: policy_servers::RestingServers::new(),
         }))
     }
 

@@ -155,14 +155,14 @@ impl Rooms {
     /// Takes in verified events of one room, in order.
     async fn receive_in_room(
         &self,
-        _source: Source<'_>,
+        source: Source<'_>,
         room: &Arc<RoomRow>,
         pdus: Vec<Pdu>,
     ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
         let mut outcomes = Vec::with_capacity(pdus.len());
-        for pdu in pdus {
+        for (pdu, refusal) in self.judged_by_policy_server(source.as_server, room, pdus).await? {
             let event_id = pdu.event_id.clone();
-            let received = match self.receive_one(room, pdu).await {
+            let received = match self.receive_one(room, pdu, refusal).await {
                 Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
                 received => received,
             };
@@ -171,8 +171,8 @@ impl Rooms {
         Ok(outcomes)
     }
 
-    /// Takes in one event.
-    async fn receive_one(&self, room: &Arc<RoomRow>, pdu: Pdu) -> Result<Received, Error> {
+    /// Takes in one event; `refusal` is why the room's policy server does not recommend it.
+    async fn receive_one(&self, room: &Arc<RoomRow>, pdu: Pdu, refusal: Option<String>) -> Result<Received, Error> {
         let turn = self.turn(room.nr);
         let mut cached = turn.take_head().await;
         let mut race = Race::default();
@@ -183,7 +183,7 @@ impl Rooms {
                 return Ok(Received::Known);
             }
             let head = Head::load(self.storage(), room.clone()).await?;
-            match self.place(&head, pdu.clone(), race.wants_lease()).await {
+            match self.place(&head, pdu.clone(), refusal.clone(), race.wants_lease()).await {
                 Err(Retry::Lost(error)) => {
                     if !race.goes_on(&error).await {
                         return Err(Error::Busy);
@@ -212,7 +212,7 @@ impl Rooms {
     }
 
     /// Judges an event and commits it.
-    async fn place(&self, head: &Head, pdu: Pdu, lease: bool) -> Result<Received, Retry> {
+    async fn place(&self, head: &Head, pdu: Pdu, refusal: Option<String>, lease: bool) -> Result<Received, Retry> {
         let storage = self.storage();
         let mut nodes = NewNodes::default();
         let judged = match self.judge(head, pdu, &mut nodes).await? {
@@ -238,7 +238,7 @@ impl Rooms {
         }
         let soft_failure = match rejection {
             Some(_) => None,
-            None => self.forbidden_by(head, &pdu, head.state).await?,
+            None => self.forbidden_by(head, &pdu, head.state).await?.or(refusal),
         };
         let mut placement = match (&rejection, &soft_failure) {
             (Some(_), _) => Placement::Rejected,

@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
+use model::Pdu;
 use ruma::{OwnedRoomId, OwnedServerName, OwnedServerSigningKeyId, RoomAliasId, ServerName, signatures::PublicKeyMap};
+
+use crate::PolicyAnswer;
 
 /// An answer that takes its time.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
@@ -19,6 +22,14 @@ pub trait RemoteServers: Send + Sync {
         as_server: &'a ServerName,
         alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
+
+    /// The signature of a room's policy server on an event.
+    fn sign_by_policy_server<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        policy_server: &'a ServerName,
+        pdu: &'a Pdu,
+    ) -> Asking<'a, PolicyAnswer>;
 
     /// The public keys by which events may have been signed, for each event; keys that cannot be had are left out.
     ///
@@ -64,6 +75,15 @@ impl RemoteServers for Nobody {
         _as_server: &'a ServerName,
         _alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn sign_by_policy_server<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _policy_server: &'a ServerName,
+        _pdu: &'a Pdu,
+    ) -> Asking<'a, PolicyAnswer> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }
 

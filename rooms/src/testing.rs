@@ -1,10 +1,11 @@
 //! For tests: other servers of which only the keys are known.
 
+use model::Pdu;
 use ruma::{
     CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomAliasId, ServerName, server_name, signatures::PublicKeyMap,
 };
 
-use crate::{Asking, Error, EventSigners, Received, RemoteError, RemoteServers, Rooms, Source};
+use crate::{Asking, Error, EventSigners, PolicyAnswer, Received, RemoteError, RemoteServers, Rooms, Source};
 
 /// Other servers that answer nothing, and have these keys.
 #[derive(Clone, Debug)]
@@ -16,6 +17,15 @@ impl RemoteServers for KnownKeys {
         _as_server: &'a ServerName,
         _alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn sign_by_policy_server<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _policy_server: &'a ServerName,
+        _pdu: &'a Pdu,
+    ) -> Asking<'a, PolicyAnswer> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }
 

@@ -37,8 +37,19 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Said {
     answers: Mutex<HashMap<String, (StatusCode, Value)>>,
+    handlers: Mutex<HashMap<String, Handler>>,
     redirects: Mutex<HashMap<String, String>>,
     asked: Mutex<Vec<Asked>>,
+}
+
+/// Makes an answer out of the body of a request.
+#[derive(Clone)]
+struct Handler(Arc<dyn Fn(&Value) -> (u16, Value) + Send + Sync>);
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handler").finish_non_exhaustive()
+    }
 }
 
 /// A request that a peer got.
@@ -155,6 +166,12 @@ impl Peer {
             .insert(what.to_owned(), (status, body.clone()));
     }
 
+    /// From now on it answers `what` with the status and body that `make` makes of the body of each request.
+    pub fn answer_by(&self, what: &str, make: impl Fn(&Value) -> (u16, Value) + Send + Sync + 'static) {
+        let mut handlers = self.said.handlers.lock().unwrap_or_else(PoisonError::into_inner);
+        handlers.insert(what.to_owned(), Handler(Arc::new(make)));
+    }
+
     /// From now on it answers `what` with a redirect to `location`.
     pub fn redirect(&self, what: &str, location: &str) {
         let mut redirects = self.said.redirects.lock().unwrap_or_else(PoisonError::into_inner);
@@ -218,9 +235,13 @@ async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<
     let what = format!("{} {path}", parts.method);
     let body =
         if parts.method == Method::GET { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
-    let asked = Asked { what: what.clone(), host: header("host"), authorization: header("authorization"), body };
+    let asked =
+        Asked { what: what.clone(), host: header("host"), authorization: header("authorization"), body: body.clone() };
     said.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
     let found = said.answers.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
+    let handler = said.handlers.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
+    let made = handler.map(|Handler(make)| make(&body));
+    let found = made.and_then(|(status, body)| Some((StatusCode::from_u16(status).ok()?, body))).or(found);
     let redirect = said.redirects.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
     let (status, body) =
         found.unwrap_or((StatusCode::NOT_FOUND, json!({"errcode": "M_UNRECOGNIZED", "error": "not in this test"})));

@@ -1,7 +1,9 @@
 //! Federation: how servers find, know and ask each other.
 
+mod examination;
 mod guest;
 mod keys;
+mod policy_servers;
 mod requests;
 mod resolution;
 mod server_lists;
