@@ -26,6 +26,11 @@ pub(crate) enum Command {
     Serve,
     /// Say whether the configuration can be used, and start nothing
     CheckConfig,
+    /// Look for a server as other servers do, and say what they find: names, addresses, certificate, keys
+    CheckFederation {
+        /// The name of the server [default: the first of this one]
+        name: Option<String>,
+    },
     /// Manage the keys that sign the server's events and requests
     #[command(subcommand)]
     SigningKey(SigningKeyCommand),

@@ -170,7 +170,7 @@ impl Services {
 /// # Errors
 ///
 /// [`Error::Outbound`] when the system has neither certificate authorities nor name servers, [`Error::Authorities`].
-fn open_outbound(config: &Config, random: &Random) -> Result<Outbound, Error> {
+pub(crate) fn open_outbound(config: &Config, random: &Random) -> Result<Outbound, Error> {
     let options = &config.unsafe_options;
     let mut authorities = Vec::new();
     for path in &options.federation_extra_authorities {

@@ -28,8 +28,11 @@ use ruma::{
 use storage::Storage;
 use tracing::{debug, warn};
 
-use self::answer::{ANSWER_BYTES_MAX, Answer, is_signed_by};
-pub(crate) use self::{answer::KEY_ID_BYTES_MAX, known::Known};
+use self::answer::{ANSWER_BYTES_MAX, is_signed_by};
+pub(crate) use self::{
+    answer::{Answer, KEY_ID_BYTES_MAX},
+    known::Known,
+};
 use crate::{
     Error,
     client::Client,

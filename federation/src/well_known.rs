@@ -92,11 +92,8 @@ impl WellKnowns {
         if let Some(known) = self.current(host) {
             return known;
         }
-        let answer = match Url::parse(&url_of(host)) {
-            Ok(url) => self.outbound.get(&url, BOUNDS).await.map_err(|error| Nothing::of_failure(&error)),
-            Err(error) => Err(Nothing::Said(error.to_string())),
-        };
-        let known = Arc::new(self.judge(host, answer.and_then(|answer| Ok((read(&answer)?, answer.headers)))));
+        let answer = get(&self.outbound, host).await;
+        let known = Arc::new(self.judge(host, answer));
         self.known.insert(host.to_owned(), known.clone());
         known
     }
@@ -136,6 +133,21 @@ impl Nothing {
             outbound::Error::TooLarge { .. } | outbound::Error::BadRequest(_) => Self::Said(error.to_string()),
             _ => Self::Unsaid(error.to_string()),
         }
+    }
+}
+
+/// What a host says now, and the headers of its answer.
+async fn get(outbound: &Outbound, host: &str) -> Result<(OwnedServerName, HeaderMap), Nothing> {
+    let url = Url::parse(&url_of(host)).map_err(|error| Nothing::Said(error.to_string()))?;
+    let answer = outbound.get(&url, BOUNDS).await.map_err(|error| Nothing::of_failure(&error))?;
+    Ok((read(&answer)?, answer.headers))
+}
+
+/// The server that a host names now, or why it names none.
+pub(crate) async fn look(outbound: &Outbound, host: &str) -> Result<OwnedServerName, String> {
+    match get(outbound, host).await {
+        Ok((server, _)) => Ok(server),
+        Err(Nothing::Said(reason) | Nothing::Unsaid(reason)) => Err(reason),
     }
 }
 
