@@ -57,7 +57,15 @@ impl Services {
             Some(outbound) => Some(open_federation(config, outbound, &storage, &local_servers)?),
             None => None,
         };
-        let accounts = Accounts::new(storage.clone(), local_servers.clone(), accounts_options);
+        let accounts = match &federation {
+            Some(federation) => Accounts::federating(
+                storage.clone(),
+                local_servers.clone(),
+                accounts_options,
+                Arc::new(federation.clone()),
+            ),
+            None => Accounts::new(storage.clone(), local_servers.clone(), accounts_options),
+        };
         let options = rooms::Options {
             default_version: config.rooms.default_version.clone(),
             thread_subscriptions: config.rooms.thread_subscriptions,

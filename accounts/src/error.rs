@@ -91,6 +91,10 @@ pub enum Error {
     /// Too many wrong passwords; one more is taken after this time. 429 `M_LIMIT_EXCEEDED`.
     #[error("too many wrong passwords")]
     LimitExceeded(std::time::Duration),
+    /// Another server that had to be asked gave no answer; 502 `M_UNKNOWN`, 403 `M_FORBIDDEN` when it refused, or 404 `M_NOT_FOUND` when none
+    /// is asked.
+    #[error(transparent)]
+    Remote(#[from] crate::RemoteError),
     /// Too much is waiting; 503.
     #[error("the server is busy")]
     Busy,

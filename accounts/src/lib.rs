@@ -13,12 +13,15 @@ mod filters;
 mod guesses;
 mod key_backups;
 mod keys;
+mod openid;
 mod options;
 mod passwords;
 mod profiles;
 mod push_rules;
 mod register;
 mod registration_tokens;
+mod remote_profiles;
+mod remote_users;
 mod requester;
 mod room_settings;
 mod secrets;
@@ -47,6 +50,7 @@ pub use self::{
     keys::{Claimed, CrossSigningKeys, KeyUpload, QueriedKeys, SignatureFailures},
     options::{Options, Registration},
     register::{NewAccount, RegisteredUser},
+    remote_users::{Asking, RemoteError, RemoteUsers},
     requester::Requester,
     sessions::{LoggedIn, SessionRequest},
     settings::{Settings, UserSettings, is_of_settings},
@@ -68,12 +72,20 @@ struct Inner {
     nonces: Nonces,
     guesses: Guesses,
     turns: Turns,
+    remote: Arc<dyn RemoteUsers>,
+    remote_profiles: remote_profiles::RemoteProfiles,
 }
 
 impl Accounts {
-    /// The accounts in a database, of the server names that are ours.
+    /// The accounts in a database, of the server names that are ours; no other servers are asked.
     #[must_use]
     pub fn new(storage: Storage, servers: LocalServers, options: Options) -> Self {
+        Self::federating(storage, servers, options, Arc::new(remote_users::Nobody))
+    }
+
+    /// The same, with other servers to ask.
+    #[must_use]
+    pub fn federating(storage: Storage, servers: LocalServers, options: Options, remote: Arc<dyn RemoteUsers>) -> Self {
         let passwords = Passwords::new(storage.random().clone(), options.cheap_password_hashing);
         let guesses = Guesses::new(options.limit_guesses);
         Self(Arc::new(Inner {
@@ -85,6 +97,8 @@ impl Accounts {
             nonces: Nonces::new(),
             guesses,
             turns: Turns::new(),
+            remote,
+            remote_profiles: remote_profiles::RemoteProfiles::new(),
         }))
     }
 

@@ -405,7 +405,8 @@ impl Accounts {
         }
     }
 
-    /// Logs all of a user's devices out, but for one if it is named. One-time login tokens that wait are void too.
+    /// Logs all of a user's devices out, but for one if it is named. One-time login tokens that wait are void too, and
+    /// those that show services who the user is.
     ///
     /// # Errors
     ///
@@ -413,6 +414,7 @@ impl Accounts {
     pub async fn log_out_all(&self, user_nr: UserNr, but: Option<&str>) -> Result<(), Error> {
         // First: then nobody takes one any more while the devices are listed.
         self.0.storage.delete_login_tokens(user_nr).await?;
+        self.0.storage.delete_openid_tokens(user_nr).await?;
         let devices = self.0.storage.list_devices(user_nr).await?.into_iter().map(|device| device.device_id);
         let devices: Vec<String> = devices.filter(|device| Some(&**device) != but).collect();
         self.remove_devices(user_nr, &devices).await

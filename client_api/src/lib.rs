@@ -16,6 +16,7 @@ mod key_backups;
 mod keys;
 mod login;
 mod logout;
+mod openid;
 mod presence;
 mod profile;
 mod push_rules;
@@ -108,6 +109,7 @@ pub fn router(api: ClientApi) -> Router {
         .merge(filter::routes())
         .merge(key_backups::routes())
         .merge(keys::routes())
+        .merge(openid::routes())
         .merge(presence::routes())
         .merge(profile::routes())
         .merge(push_rules::routes())

@@ -26,7 +26,7 @@ async fn get_profile(
     State(accounts): State<Accounts>,
     Ruma(request): Ruma<get_profile::v3::Request>,
 ) -> Result<Json<Map<String, Value>>, MatrixError> {
-    Ok(Json(accounts.profile(&request.user_id).await?))
+    Ok(Json(accounts.profile_of_anyone(accounts.servers().primary(), &request.user_id).await?))
 }
 
 /// `GET /profile/{userId}/{keyName}`.
@@ -35,7 +35,7 @@ async fn get_profile_field(
     Ruma(request): Ruma<get_profile_field::v3::Request>,
 ) -> Result<Json<Map<String, Value>>, MatrixError> {
     let field = request.field.as_str();
-    let value = accounts.profile_field(&request.user_id, field).await?;
+    let value = accounts.profile_field_of_anyone(accounts.servers().primary(), &request.user_id, field).await?;
     Ok(Json(Map::from_iter([(field.to_owned(), value)])))
 }
 

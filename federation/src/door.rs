@@ -1,9 +1,17 @@
 //! What other servers may ask.
 
 mod discovery;
+mod event_lists;
+mod events;
+mod invites;
+mod joins;
 mod keys;
+mod leaves_and_knocks;
+mod openid;
+mod public_rooms;
 mod query;
 mod signed;
+mod spaces;
 mod transactions;
 
 use accounts::Accounts;
@@ -50,8 +58,15 @@ parts! {
 pub fn router(api: FederationApi) -> Router {
     Router::new()
         .merge(discovery::routes())
+        .merge(events::routes())
+        .merge(invites::routes())
+        .merge(joins::routes())
         .merge(keys::routes())
+        .merge(leaves_and_knocks::routes())
+        .merge(openid::routes())
+        .merge(public_rooms::routes())
         .merge(query::routes())
+        .merge(spaces::routes())
         .merge(transactions::routes())
         .with_state(api)
 }

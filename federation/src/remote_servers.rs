@@ -1,17 +1,27 @@
 //! What `rooms` asks of other servers.
 
+mod membership;
+mod reads;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
-use model::Pdu;
-use rooms::{Asking, EventSigners, PolicyAnswer, RemoteError, RemoteServers};
+use model::{Membership, Pdu};
+use rooms::{
+    Asking, EventSigners, JoinAnswer, MemberTemplate, OutgoingInvite, PolicyAnswer, PublicRooms, PublicRoomsRequest,
+    RemoteError, RemoteServers, ServedSpace,
+};
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
+    CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
+    ServerName, UserId,
     api::{error::ErrorKind, federation::query::get_room_information},
     signatures::PublicKeyMap,
 };
+
+use serde_json::value::RawValue;
+use storage::TimelineDirection;
 
 use crate::{
     Error, Federation,
@@ -31,7 +41,7 @@ impl RemoteServers for Federation {
             let server = alias.server_name();
             match self.client().send(as_server, server, request, SHORT).await {
                 Ok(response) => Ok(Some((response.room_id, response.servers))),
-                Err(Error::Refused { error, .. }) if error.error_kind() == Some(&ErrorKind::NotFound) => Ok(None),
+                Err(error) if is_not_found(&error) => Ok(None),
                 Err(error) => Err(unavailable(server, error)),
             }
         })
@@ -44,6 +54,46 @@ impl RemoteServers for Federation {
         pdu: &'a Pdu,
     ) -> Asking<'a, PolicyAnswer> {
         Box::pin(policy_servers::sign(self, as_server, policy_server, pdu))
+    }
+
+    fn public_rooms<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        asked: &'a PublicRoomsRequest<'a>,
+    ) -> Asking<'a, PublicRooms> {
+        Box::pin(reads::public_rooms(self, as_server, asked))
+    }
+
+    fn space<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+    ) -> Asking<'a, Option<ServedSpace>> {
+        Box::pin(reads::space(self, as_server, server, room_id))
+    }
+
+    fn event_by_timestamp<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        time: MilliSecondsSinceUnixEpoch,
+        direction: TimelineDirection,
+    ) -> Asking<'a, Option<(OwnedEventId, MilliSecondsSinceUnixEpoch)>> {
+        Box::pin(reads::event_by_timestamp(self, as_server, server, room_id, (time, direction)))
+    }
+
+    fn sign_invite<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        destination: &'a ServerName,
+        invite: &'a OutgoingInvite,
+    ) -> Asking<'a, CanonicalJsonObject> {
+        Box::pin(async move {
+            let signed = self.ask_for_signature(as_server, destination, invite).await;
+            signed.map_err(|error| membership::remote_error(destination, error))
+        })
     }
 
     fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
@@ -64,6 +114,39 @@ impl RemoteServers for Federation {
             Ok(signers.iter().map(|signers| keys_of(signers, &known)).collect())
         })
     }
+
+    fn make_membership<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        room_id: &'a RoomId,
+        user_id: &'a UserId,
+        membership: Membership,
+    ) -> Asking<'a, MemberTemplate> {
+        Box::pin(self.ask_for_template(as_server, server, (room_id, user_id), membership))
+    }
+
+    fn send_join<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        join: &'a Pdu,
+    ) -> Asking<'a, JoinAnswer> {
+        Box::pin(self.ask_to_join(as_server, server, join))
+    }
+
+    fn send_leave<'a>(&'a self, as_server: &'a ServerName, server: &'a ServerName, leave: &'a Pdu) -> Asking<'a, ()> {
+        Box::pin(self.ask_to_leave(as_server, server, leave))
+    }
+
+    fn send_knock<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        server: &'a ServerName,
+        knock: &'a Pdu,
+    ) -> Asking<'a, Vec<Box<RawValue>>> {
+        Box::pin(self.ask_to_knock(as_server, server, knock))
+    }
 }
 
 /// The keys of an event's signers that were valid when the room version wants them to be. Room Version 5, "Signing key validity period".
@@ -74,6 +157,11 @@ fn keys_of(signers: &EventSigners, known: &HashMap<OwnedServerName, Arc<Known>>)
         Some((server.to_string(), keys))
     });
     keys.collect()
+}
+
+/// Whether a server says that there is no such thing.
+fn is_not_found(error: &Error) -> bool {
+    matches!(error, Error::Refused { error, .. } if error.error_kind() == Some(&ErrorKind::NotFound))
 }
 
 pub(crate) fn unavailable(server: &ServerName, error: Error) -> RemoteError {

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use accounts::Requester;
 use model::{RoomNr, limits};
-use ruma::{RoomId, ServerName, room::RoomSummary};
+use ruma::{RoomId, ServerName, directory::PublicRoomsChunk};
 use storage::{ListedOn, ListedRooms};
 
 use crate::{Error, Rooms, preview::shown};
@@ -59,13 +59,13 @@ impl FromStr for DirectoryToken {
 #[derive(Clone, Debug)]
 pub struct PublicRooms {
     /// The rooms, those with most members first.
-    pub rooms: Vec<RoomSummary>,
-    /// The page after this one, if there may be one.
-    pub next: Option<DirectoryToken>,
-    /// The page before this one, if there may be one.
-    pub previous: Option<DirectoryToken>,
-    /// How many rooms there are on all pages.
-    pub total: u64,
+    pub rooms: Vec<PublicRoomsChunk>,
+    /// The token of the page after this one, if there may be one.
+    pub next: Option<String>,
+    /// The token of the page before this one, if there may be one.
+    pub previous: Option<String>,
+    /// How many rooms there are on all pages, if the server says so.
+    pub total: Option<u64>,
 }
 
 /// Which rooms of a directory are asked for. Client-Server API, "POST /publicRooms".
@@ -97,20 +97,28 @@ pub struct PublicRoomsRequest<'a> {
 }
 
 impl Rooms {
-    /// A page of the directory of a server name of ours. Client-Server API, "POST /publicRooms".
+    /// A page of the directory of a server name of ours, or of another server, which is asked. Client-Server API, "POST /publicRooms".
     ///
     /// # Errors
     ///
-    /// [`Error::InvalidParam`] for a token that is none, [`Error::NotLocal`] for the directory of another server.
-    pub async fn public_rooms(&self, request: PublicRoomsRequest<'_>) -> Result<PublicRooms, Error> {
-        let PublicRoomsRequest { server, networks, limit, since, search, room_types } = request;
-        if !self.servers().is_local(server) {
-            return Err(Error::NotLocal);
-        }
-        let search = search.map(str::trim).filter(|text| !text.is_empty());
-        if search.is_some_and(|text| text.len() > SEARCH_BYTES_MAX) {
+    /// [`Error::InvalidParam`] for a token that is none; [`Error::Remote`] when another server gives no answer.
+    pub async fn public_rooms(
+        &self,
+        as_server: &ServerName,
+        mut request: PublicRoomsRequest<'_>,
+    ) -> Result<PublicRooms, Error> {
+        request.search = request.search.map(str::trim).filter(|text| !text.is_empty());
+        if request.search.is_some_and(|text| text.len() > SEARCH_BYTES_MAX) {
             return Err(Error::InvalidParam(format!("a search term has at most {SEARCH_BYTES_MAX} bytes")));
         }
+        if self.servers().is_local(request.server) {
+            return self.local_public_rooms(request).await;
+        }
+        Ok(self.remote().public_rooms(as_server, &request).await?)
+    }
+
+    async fn local_public_rooms(&self, request: PublicRoomsRequest<'_>) -> Result<PublicRooms, Error> {
+        let PublicRoomsRequest { server, networks, limit, since, search, room_types } = request;
         let since = since.map(DirectoryToken::from_str).transpose()?;
         let limit = limit.clamp(1, PUBLIC_ROOMS_MAX);
         let forward = since.is_none_or(|token| token.forward);
@@ -138,16 +146,16 @@ impl Rooms {
             rows.reverse();
         }
         let token = |row: Option<&storage::ListedRoom>, forward| {
-            row.map(|row| DirectoryToken { forward, joined: row.joined, room_nr: row.room.nr })
+            row.map(|row| DirectoryToken { forward, joined: row.joined, room_nr: row.room.nr }.to_string())
         };
         let (has_next, has_previous) = if forward { (more, since.is_some()) } else { (true, more) };
         Ok(PublicRooms {
             next: token(rows.last(), true).filter(|_| has_next),
             previous: token(rows.first(), false).filter(|_| has_previous),
-            total,
+            total: Some(total),
             rooms: rows
                 .into_iter()
-                .map(|row| shown(&row.room, row.summary, u64::try_from(row.joined).unwrap_or(0), Vec::new()))
+                .map(|row| shown(&row.room, row.summary, u64::try_from(row.joined).unwrap_or(0), Vec::new()).into())
                 .collect(),
         })
     }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use model::{EventNr, Membership, Pdu, Position};
 use ruma::{CanonicalJsonObject, canonical_json::redact, events::TimelineEventType};
-use storage::StoredEvent;
+use storage::{RoomRow, StoredEvent};
 
 use crate::{Error, Reader, Rooms};
 
@@ -31,7 +31,7 @@ impl Rooms {
             if let Some(erased_at) = erased.get(&event.sender_nr)
                 && !was_in(&log, event.place.map_or(Position(0), |(anchor, _)| anchor), *erased_at)
             {
-                redacted.insert(event.nr, Arc::new(redacted_copy(reader, event)?));
+                redacted.insert(event.nr, Arc::new(redacted_copy(&reader.room, event)?));
             }
         }
         Ok(redacted)
@@ -48,7 +48,7 @@ impl Rooms {
     }
 }
 
-fn is_membership(event: &StoredEvent) -> bool {
+pub(crate) fn is_membership(event: &StoredEvent) -> bool {
     event.pdu.event_type == TimelineEventType::RoomMember
 }
 
@@ -61,9 +61,9 @@ fn was_in(log: &[(Position, Membership)], from: Position, to: Position) -> bool 
 }
 
 /// An event as somebody sees it who may see no more of it than that it was there.
-pub(crate) fn redacted_copy(reader: &Reader, event: &StoredEvent) -> Result<StoredEvent, Error> {
+pub(crate) fn redacted_copy(room: &RoomRow, event: &StoredEvent) -> Result<StoredEvent, Error> {
     let damaged = || storage::Error::Damaged(format!("event {}", event.nr));
-    let rules = reader.room.version.rules().ok_or_else(damaged)?;
+    let rules = room.version.rules().ok_or_else(damaged)?;
     let object: CanonicalJsonObject = serde_json::from_str(&event.pdu.json).map_err(|_| damaged())?;
     let redacted = redact(object, &rules.redaction, None).map_err(|_| damaged())?;
     let json = serde_json::to_string(&redacted).map_err(|_| damaged())?.into();

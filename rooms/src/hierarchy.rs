@@ -2,7 +2,8 @@
 //!
 //! A walk goes through the tree twice: level by level to ask the database about many rooms at once, then depth-first, in memory, for the
 //! order. Who pages gets what it came by for a while without walking again, in the same process; a page asks the database about its own rooms
-//! only. Any process can go on: the token names the last room that the page before looked at, and its place.
+//! only. Any process can go on: the token names the last room that the page before looked at, and its place. Rooms that none of us is in are
+//! asked for at servers that know them, some at once and in all a bounded number for a bounded time: what they do not tell is not there.
 
 mod token;
 
@@ -13,18 +14,21 @@ use std::{
 };
 
 use accounts::Requester;
+use futures_util::{StreamExt as _, stream};
 use model::{ClientEvent, EventNr, RoomNr};
 use moka::sync::Cache;
 use ruma::{
-    OwnedRoomId, RoomId,
+    OwnedRoomId, OwnedServerName, RoomId, ServerName,
     room::{RoomSummary, RoomType},
 };
 use serde_json::value::RawValue;
 use storage::RoomRow;
+use tokio::time::{Instant, timeout_at};
 
-use self::token::{Token, Walk};
+use self::token::{Token, Walk, mark_of};
 use crate::{
     Error, Preview, Rooms,
+    remote_spaces::RemoteSpace,
     space_children::{CHILD, Child, EVENTS_AT_ONCE},
 };
 
@@ -43,6 +47,14 @@ const TREE_CHILDREN_MAX: usize = 10_000;
 /// Most bytes of the `m.space.child` events of one page: it ends before the room with which it would have more, and of a space that has
 /// more by itself the last children are left out.
 const PAGE_CHILDREN_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Most rooms of a tree that other servers are asked for.
+const REMOTE_ROOMS_MAX: usize = 50;
+/// Most bytes that other servers tell on one walk: beyond it nobody is asked any more.
+const REMOTE_BYTES_MAX: usize = 16 << 20;
+/// How many rooms are asked for at once.
+const REMOTE_AT_ONCE: usize = 10;
+/// How long other servers are waited for on a walk, in all: a client waits for it.
+const REMOTE_WAIT_MAX: Duration = Duration::from_secs(20);
 /// How long a walk is remembered: what is put into a space, or taken out of it, shows after that, or on a new walk.
 const WALK_KEPT: Duration = Duration::from_secs(60);
 /// Most bytes of walks that are remembered.
@@ -80,12 +92,64 @@ pub struct Hierarchy {
 }
 
 /// A room that a walk came by.
-struct Walked {
-    room: Arc<RoomRow>,
-    /// For a space, the events that name its children, in order.
-    children: Vec<EventNr>,
-    /// The bytes of these events.
-    bytes: usize,
+enum Walked {
+    /// One that we know by ourselves.
+    Here {
+        room: Arc<RoomRow>,
+        /// For a space, the events that name its children, in order.
+        children: Vec<EventNr>,
+        /// The bytes of these events.
+        bytes: usize,
+    },
+    /// One that other servers told of.
+    Elsewhere(Arc<RemoteSpace>),
+}
+
+impl Walked {
+    fn room_id(&self) -> &RoomId {
+        match self {
+            Self::Here { room, .. } => &room.id,
+            Self::Elsewhere(found) => &found.summary.room_id,
+        }
+    }
+
+    /// How much of a page its children take.
+    fn page_bytes(&self) -> usize {
+        match self {
+            Self::Here { bytes, .. } => *bytes,
+            Self::Elsewhere(found) => found.bytes(),
+        }
+    }
+
+    /// How much memory it takes.
+    fn kept_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Here { children, .. } => size_of_val(&**children),
+                Self::Elsewhere(found) => found.bytes(),
+            }
+    }
+}
+
+/// A room to look for, and servers that know it.
+struct Wanted {
+    room_id: OwnedRoomId,
+    via: Vec<OwnedServerName>,
+}
+
+/// What a walk may still cost other servers, and who walks.
+struct Remote<'a> {
+    as_server: &'a ServerName,
+    /// How many rooms may still be asked for.
+    left: usize,
+    /// How many bytes may still be told of them.
+    bytes_left: usize,
+    /// When nobody is waited for any more.
+    until: Instant,
+    /// What servers said of the children of their spaces.
+    known: HashMap<OwnedRoomId, RoomSummary>,
+    /// The children that they said are closed to us.
+    closed: HashSet<OwnedRoomId>,
 }
 
 /// The rooms of walks that have pages left.
@@ -94,8 +158,7 @@ pub(crate) struct Walks(Cache<Walk, Arc<[Walked]>>);
 impl Walks {
     pub(crate) fn new() -> Self {
         let weigh = |_: &Walk, rooms: &Arc<[Walked]>| {
-            let bytes = |walked: &Walked| size_of::<Walked>() + size_of_val(&*walked.children);
-            u32::try_from(rooms.iter().map(bytes).sum::<usize>()).unwrap_or(u32::MAX)
+            u32::try_from(rooms.iter().map(Walked::kept_bytes).sum::<usize>()).unwrap_or(u32::MAX)
         };
         Self(Cache::builder().max_capacity(WALKS_BYTES_MAX).weigher(weigh).time_to_live(WALK_KEPT).build())
     }
@@ -104,8 +167,8 @@ impl Walks {
 impl Rooms {
     /// A page of the rooms of a space that the requester may see. Client-Server API, "GET /rooms/{roomId}/hierarchy".
     ///
-    /// Rooms that none of us is in are left out: their servers are not asked. A room comes once, however many spaces it is in. Whether it
-    /// may be seen is asked with each page, whenever the walk was.
+    /// Of rooms that none of us is in other servers are asked, those that the space names. A room comes once, however many spaces it is in.
+    /// Whether it may be seen is asked with each page, whenever the walk was.
     ///
     /// # Errors
     ///
@@ -132,17 +195,19 @@ impl Rooms {
         let (walked, previews) = match remembered {
             Some(walked) => (walked, None),
             None => {
-                let (walked, previews) = self.walk(space.clone(), &walk).await?;
+                let as_server = requester.user_id.server_name();
+                let (walked, previews) = self.walk(as_server, space.clone(), &walk).await?;
                 (walked.into(), Some(previews))
             }
         };
-        let start = place.map_or(0, |place| match walked.iter().position(|walked| walked.room.nr == place.after) {
-            Some(index) => index + 1,
-            None => place.index.min(walked.len()),
-        });
+        let start =
+            place.map_or(0, |place| match walked.iter().position(|walked| mark_of(walked.room_id()) == place.after) {
+                Some(index) => index + 1,
+                None => place.index.min(walked.len()),
+            });
         let end = start + page_length(&walked[start..], request.limit.clamp(1, PAGE_ROOMS_MAX) as usize);
         let last = walked[start..end].last().filter(|_| end < walked.len());
-        let next = last.map(|last| Token { walk, after: last.room.nr, index: end - 1 }.to_string());
+        let next = last.map(|last| Token { walk, after: mark_of(last.room_id()), index: end - 1 }.to_string());
         if previews.is_some() && next.is_some() {
             self.0.walks.0.insert(walk, walked.clone());
         }
@@ -150,25 +215,42 @@ impl Rooms {
         let mut previews = match previews {
             Some(previews) => previews,
             None => {
-                let looked_at = page.iter().map(|walked| walked.room.clone()).chain([space.clone()]);
-                self.previews(Some(requester.user_nr), &looked_at.collect::<Vec<_>>()).await?
+                let here = page.iter().filter_map(|walked| match walked {
+                    Walked::Here { room, .. } => Some(room.clone()),
+                    Walked::Elsewhere(_) => None,
+                });
+                self.previews(Some(requester.user_nr), &here.chain([space.clone()]).collect::<Vec<_>>()).await?
             }
         };
         if !previews.contains_key(&space.nr) {
             return Err(Error::NotMember);
         }
+        let elsewhere = page.iter().filter_map(|walked| match walked {
+            Walked::Elsewhere(found) => Some(&found.summary),
+            Walked::Here { .. } => None,
+        });
+        let open = self.open_to(Some(requester.user_nr), elsewhere).await?;
         let mut rooms = Vec::with_capacity(page.len());
         for walked in page {
-            let Some(Preview { summary, .. }) = previews.remove(&walked.room.nr) else { continue };
-            rooms.push(HierarchyRoom { summary, children: self.children_state(walked, walk.suggested_only).await? });
+            let (summary, children) = match walked {
+                Walked::Here { room, children, .. } => {
+                    let Some(Preview { summary, .. }) = previews.remove(&room.nr) else { continue };
+                    (summary, self.children_state(children, walk.suggested_only).await?)
+                }
+                Walked::Elsewhere(found) if open.contains_key(&found.summary.room_id) => {
+                    (found.summary.clone(), found.children_state(walk.suggested_only))
+                }
+                Walked::Elsewhere(_) => continue,
+            };
+            rooms.push(HierarchyRoom { summary, children });
         }
         Ok(Hierarchy { rooms, next })
     }
 
     /// The events that make rooms children of a space, as `children_state` shows them.
-    async fn children_state(&self, space: &Walked, suggested_only: bool) -> Result<Vec<Box<RawValue>>, Error> {
-        let (mut children, mut bytes) = (Vec::with_capacity(space.children.len()), 0);
-        for piece in space.children.chunks(EVENTS_AT_ONCE) {
+    async fn children_state(&self, events: &[EventNr], suggested_only: bool) -> Result<Vec<Box<RawValue>>, Error> {
+        let (mut children, mut bytes) = (Vec::with_capacity(events.len()), 0);
+        for piece in events.chunks(EVENTS_AT_ONCE) {
             let events = self.storage().get_events(piece).await?;
             for event in piece.iter().filter_map(|nr| events.get(nr)) {
                 // It may have been redacted since the walk.
@@ -185,45 +267,114 @@ impl Rooms {
     }
 
     /// The rooms that somebody comes by on a walk, and what these show: a few queries a level. None, where they may not see the space.
-    async fn walk(&self, space: Arc<RoomRow>, walk: &Walk) -> Result<(Vec<Walked>, HashMap<RoomNr, Preview>), Error> {
+    async fn walk(
+        &self,
+        as_server: &ServerName,
+        space: Arc<RoomRow>,
+        walk: &Walk,
+    ) -> Result<(Vec<Walked>, HashMap<RoomNr, Preview>), Error> {
         let space_id = space.id.clone();
         let mut seen: HashSet<OwnedRoomId> = HashSet::from([space.id.clone()]);
-        let (mut tree, mut spaces_left, mut children_left) = (HashMap::new(), TREE_SPACES_MAX, TREE_CHILDREN_MAX);
-        let (mut level, mut shown) = (vec![space], HashMap::new());
+        let (mut spaces_left, mut children_left) = (TREE_SPACES_MAX, TREE_CHILDREN_MAX);
+        let mut tree: HashMap<OwnedRoomId, (Walked, Vec<OwnedRoomId>)> = HashMap::new();
+        let mut remote = Remote {
+            as_server,
+            left: REMOTE_ROOMS_MAX,
+            bytes_left: REMOTE_BYTES_MAX,
+            until: Instant::now() + REMOTE_WAIT_MAX,
+            known: HashMap::new(),
+            closed: HashSet::new(),
+        };
+        let mut shown = HashMap::new();
+        let (mut here, mut elsewhere) = (vec![space], Vec::new());
         for depth in 0..=walk.max_depth {
-            let previews = self.previews(Some(walk.user_nr), &level).await?;
+            let previews = self.previews(Some(walk.user_nr), &here).await?;
             let is_space = |preview: &Preview| preview.summary.room_type == Some(RoomType::Space);
             let mut found: Vec<&Arc<RoomRow>> =
-                level.iter().filter(|room| previews.get(&room.nr).is_some_and(is_space)).collect();
+                here.iter().filter(|room| previews.get(&room.nr).is_some_and(is_space)).collect();
             found.truncate(spaces_left);
             spaces_left -= found.len();
             let mut children = self.children(&found, walk.suggested_only, &mut children_left).await?;
-            let mut below: Vec<OwnedRoomId> = Vec::new();
-            for room in &level {
-                if !previews.contains_key(&room.nr) {
-                    continue;
+            let mut below: Vec<Wanted> = Vec::new();
+            let mut look_below = |room_id: &OwnedRoomId, via: &[OwnedServerName]| {
+                if seen.len() < TREE_ROOMS_MAX && seen.insert(room_id.clone()) {
+                    below.push(Wanted { room_id: room_id.clone(), via: via.to_vec() });
                 }
+            };
+            for room in here.iter().filter(|room| previews.contains_key(&room.nr)) {
                 let children = children.remove(&room.nr).unwrap_or_default();
-                for child in &children {
-                    if seen.len() < TREE_ROOMS_MAX && seen.insert(child.room_id.clone()) {
-                        below.push(child.room_id.clone());
-                    }
-                }
-                tree.insert(room.id.clone(), (room.clone(), children));
+                children.iter().for_each(|child| look_below(&child.room_id, &child.via));
+                let ids = children.iter().map(|child| child.room_id.clone()).collect();
+                let bytes = children.iter().map(|child| child.bytes).sum();
+                let children = children.into_iter().map(|child| child.nr).collect();
+                tree.insert(room.id.clone(), (Walked::Here { room: room.clone(), children, bytes }, ids));
+            }
+            let found: Vec<Arc<RemoteSpace>> = std::mem::take(&mut elsewhere);
+            let open = self.open_to(Some(walk.user_nr), found.iter().map(|found| &found.summary)).await?;
+            for found in found.into_iter().filter(|found| open.contains_key(&found.summary.room_id)) {
+                let children = || found.children.iter().filter(|child| child.is_suggested || !walk.suggested_only);
+                let wanted = children().take(children_left).map(|child| look_below(&child.room_id, &child.via)).count();
+                children_left -= wanted;
+                remote.known.extend(found.known.iter().map(|(room_id, summary)| (room_id.clone(), summary.clone())));
+                remote.closed.extend(found.closed.iter().cloned());
+                let ids = children().map(|child| child.room_id.clone()).collect();
+                tree.insert(found.summary.room_id.clone(), (Walked::Elsewhere(found.clone()), ids));
             }
             shown.extend(previews);
             if below.is_empty() || depth == walk.max_depth {
                 break;
             }
-            level = self.find_rooms(&below.iter().map(|id| &**id).collect::<Vec<_>>()).await?;
+            (here, elsewhere) = self.look_for(below, &mut remote).await?;
         }
-        let order = depth_first(&tree, &space_id, walk.max_depth, |found| found.1.iter().map(|child| &*child.room_id));
+        let order = depth_first(&tree, &space_id, walk.max_depth, |found| found.1.iter().map(|child| &**child));
         let order: Vec<OwnedRoomId> = order.into_iter().cloned().collect();
-        Ok((order.iter().filter_map(|room_id| tree.remove(room_id)).map(Walked::from).collect(), shown))
+        let walked = order.iter().filter_map(|room_id| Some(tree.remove(room_id)?.0));
+        Ok((walked.collect(), shown))
+    }
+
+    /// The rooms of a level: those that one of us is in, and those that other servers told of. Several are asked for at once.
+    async fn look_for(
+        &self,
+        wanted: Vec<Wanted>,
+        remote: &mut Remote<'_>,
+    ) -> Result<(Vec<Arc<RoomRow>>, Vec<Arc<RemoteSpace>>), Error> {
+        let rows = self.find_rooms(&wanted.iter().map(|wanted| &*wanted.room_id).collect::<Vec<_>>()).await?;
+        let mut here = self.with_us_in(&rows).await?;
+        let is_here: HashSet<OwnedRoomId> = here.iter().map(|room| room.id.clone()).collect();
+        let (mut elsewhere, mut asked) = (Vec::new(), Vec::new());
+        for wanted in wanted.into_iter().filter(|wanted| !is_here.contains(&wanted.room_id)) {
+            match remote.known.remove(&wanted.room_id) {
+                _ if remote.closed.contains(&wanted.room_id) => {}
+                // Of a space its children are wanted, too.
+                Some(summary) if summary.room_type != Some(RoomType::Space) => {
+                    elsewhere.push(Arc::new(RemoteSpace::without_children(summary)));
+                }
+                _ if remote.left > 0
+                    && remote.bytes_left > 0
+                    && wanted.via.iter().any(|server| !self.servers().is_local(server)) =>
+                {
+                    remote.left -= 1;
+                    asked.push(wanted);
+                }
+                _ => {}
+            }
+        }
+        let as_server = remote.as_server;
+        let questions = stream::iter(asked)
+            .map(|wanted| async move { self.remote_space(as_server, &wanted.room_id, &wanted.via).await });
+        let mut answers = std::pin::pin!(questions.buffer_unordered(REMOTE_AT_ONCE));
+        while let Ok(Some(answer)) = timeout_at(remote.until, answers.next()).await {
+            remote.bytes_left = remote.bytes_left.saturating_sub(answer.as_ref().map_or(0, |found| found.bytes()));
+            elsewhere.extend(answer);
+        }
+        // What nobody told of is shown as we still know it.
+        let told: HashSet<&RoomId> = elsewhere.iter().map(|found| &*found.summary.room_id).collect();
+        here.extend(rows.into_iter().filter(|room| !is_here.contains(&room.id) && !told.contains(&*room.id)));
+        Ok((here, elsewhere))
     }
 
     /// The children of spaces, in order; reads at most `left` events.
-    async fn children(
+    pub(crate) async fn children(
         &self,
         spaces: &[&Arc<RoomRow>],
         suggested_only: bool,
@@ -258,7 +409,7 @@ impl Rooms {
 fn page_length(walked: &[Walked], limit: usize) -> usize {
     let mut bytes = 0;
     let fits = |(index, walked): &(usize, &Walked)| {
-        bytes += walked.bytes;
+        bytes += walked.page_bytes();
         *index == 0 || bytes <= PAGE_CHILDREN_BYTES_MAX
     };
     walked.iter().take(limit).enumerate().take_while(fits).count()
@@ -283,13 +434,6 @@ fn depth_first<'a, T, C: DoubleEndedIterator<Item = &'a RoomId>>(
         }
     }
     order
-}
-
-impl From<(Arc<RoomRow>, Vec<Child>)> for Walked {
-    fn from((room, children): (Arc<RoomRow>, Vec<Child>)) -> Self {
-        let bytes = children.iter().map(|child| child.bytes).sum();
-        Self { room, children: children.into_iter().map(|child| child.nr).collect(), bytes }
-    }
 }
 
 #[cfg(test)]

@@ -8,14 +8,21 @@ mod by_time;
 mod create;
 mod directory;
 mod draft;
+mod elsewhere;
 mod erasure;
 mod error;
+mod graph_walk;
+mod handshake;
 mod head;
 mod hierarchy;
 mod in_thread;
+mod invitations;
+mod invited;
+mod joined_state;
 mod members;
 mod membership;
 mod mutual;
+mod outliers;
 mod policy_servers;
 mod power;
 mod presence;
@@ -30,14 +37,20 @@ mod receive;
 mod redactions;
 mod relations;
 mod remote;
+mod remote_spaces;
 mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod served;
+mod served_spaces;
 mod server_acls;
+mod server_visibility;
 mod space_children;
+mod stripped_state;
 #[cfg(feature = "testing")]
 pub mod testing;
+mod third_party_invites;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
@@ -61,7 +74,10 @@ pub use self::{
     directory::{DirectoryToken, Networks, PUBLIC_ROOMS_MAX, PublicRooms, PublicRoomsRequest},
     draft::Draft,
     error::Error,
+    handshake::{Asker, Handshake, Template},
     hierarchy::{HIERARCHY_ROOMS_DEFAULT, Hierarchy, HierarchyRequest, HierarchyRoom},
+    invitations::OutgoingInvite,
+    joined_state::JoinedState,
     members::{MemberKinds, StateList},
     mutual::MutualRooms,
     policy_servers::PolicyAnswer,
@@ -70,7 +86,9 @@ pub use self::{
     receipts::{ReceiptKind, ReceiptRequest},
     receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
-    remote::{Asking, EventSigners, RemoteError, RemoteServers},
+    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers},
+    served::{BODIES_AT_ONCE, MissingEvents, ServedState},
+    served_spaces::ServedSpace,
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
@@ -122,6 +140,9 @@ struct Inner {
     redaction_work: redactions::RedactionWork,
     remote: Arc<dyn RemoteServers>,
     walks: hierarchy::Walks,
+    /// Guard joining a room through another server: one user after the other, across all that it takes.
+    joining: Cache<ruma::OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
+    remote_spaces: remote_spaces::RemoteSpaces,
     server_acls: server_acls::ServerAcls,
     resting_policy_servers: policy_servers::RestingServers,
 }
@@ -162,6 +183,8 @@ impl Rooms {
             redaction_work,
             remote,
             walks,
+            joining: Cache::new(TURNS_CACHED),
+            remote_spaces: remote_spaces::RemoteSpaces::new(),
             server_acls: server_acls::ServerAcls::new(),
             resting_policy_servers: policy_servers::RestingServers::new(),
         }))

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use accounts::Requester;
 use model::{Membership, RoomNr, UserNr};
-use ruma::{CanonicalJsonValue, OwnedRoomId, OwnedUserId, RoomId, UserId, events::TimelineEventType};
+use ruma::{CanonicalJsonValue, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
 
@@ -15,20 +15,50 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAllowed`] when the join rules forbid it; [`Error::RoomUnknown`].
+    /// Those of [`Rooms::join_via`].
     pub async fn join(
         &self,
         requester: &Requester,
         room_id: &RoomId,
         reason: Option<&str>,
     ) -> Result<OwnedRoomId, Error> {
-        let room = self.room(room_id).await?;
+        self.join_via(requester, room_id, &[], reason).await
+    }
+
+    /// The same, through one of the servers `via` if none of ours is in the room, or none of ours may let the requester in.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAllowed`] when the join rules forbid it; [`Error::RoomUnknown`]; [`Error::Remote`] when no server of the room answers.
+    pub async fn join_via(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<&str>,
+    ) -> Result<OwnedRoomId, Error> {
+        let Some(room) = self.find_here(room_id).await? else {
+            if requester.is_guest {
+                return Err(Error::GuestsForbidden);
+            }
+            self.join_elsewhere(requester, room_id, via, reason).await?;
+            return Ok(room_id.to_owned());
+        };
         let current = self.storage().get_membership(room.nr, requester.user_nr).await?;
         if current.is_some_and(|row| row.membership == Membership::Join) {
             return Ok(room.id.clone());
         }
         self.check_guest(requester, &room).await?;
-        self.set_membership(requester, room_id, &requester.user_id, Membership::Join, reason).await?;
+        match self.set_membership(requester, room_id, &requester.user_id, Membership::Join, reason).await {
+            // Others may know that a condition holds, or have somebody who may invite.
+            Err(Error::NotAllowed(rule)) if self.may_be_let_in_elsewhere(&room).await? => {
+                let joined = self.join_elsewhere(requester, room_id, via, reason).await;
+                joined.map_err(
+                    |error| if matches!(error, Error::Storage(_)) { error } else { Error::NotAllowed(rule) },
+                )?;
+            }
+            result => result?,
+        }
         Ok(room.id.clone())
     }
 
@@ -43,7 +73,25 @@ impl Rooms {
         room_id: &RoomId,
         reason: Option<&str>,
     ) -> Result<OwnedRoomId, Error> {
-        let room = self.room(room_id).await?;
+        self.knock_via(requester, room_id, &[], reason).await
+    }
+
+    /// The same, through one of the servers `via` if none of ours is in the room.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Rooms::knock`]; [`Error::Remote`] when no server of the room answers.
+    pub async fn knock_via(
+        &self,
+        requester: &Requester,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        reason: Option<&str>,
+    ) -> Result<OwnedRoomId, Error> {
+        let Some(room) = self.find_here(room_id).await? else {
+            self.knock_elsewhere(requester, room_id, via, reason).await?;
+            return Ok(room_id.to_owned());
+        };
         let current = self.storage().get_membership(room.nr, requester.user_nr).await?;
         if current.is_none_or(|row| row.membership != Membership::Knock) {
             self.set_membership(requester, room_id, &requester.user_id, Membership::Knock, reason).await?;
@@ -55,7 +103,8 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAllowed`] when the requester may not, or the user is in the room or banned.
+    /// [`Error::NotAllowed`] when the requester may not, or the user is in the room or banned; [`Error::Remote`] when the user's server
+    /// did not take the invitation.
     pub async fn invite(
         &self,
         requester: &Requester,
@@ -64,9 +113,6 @@ impl Rooms {
         reason: Option<&str>,
     ) -> Result<(), Error> {
         self.room_for(requester, room_id).await?;
-        if !self.servers().has_user(user_id) {
-            return Err(Error::NotLocal);
-        }
         self.set_membership(requester, room_id, user_id, Membership::Invite, reason).await
     }
 
@@ -81,6 +127,10 @@ impl Rooms {
         match current.map(|row| row.membership) {
             Some(Membership::Leave) => Ok(()),
             None => Err(Error::NotMember),
+            Some(Membership::Invite | Membership::Knock) if !self.is_here(&room).await? => {
+                let row = current.ok_or(Error::NotMember)?;
+                self.leave_elsewhere(requester, &room, row, reason).await
+            }
             Some(_) => self.set_membership(requester, room_id, &requester.user_id, Membership::Leave, reason).await,
         }
     }
@@ -203,11 +253,6 @@ impl Rooms {
                 self.check_guest(requester, room).await?;
                 if requester.user_id == user_id { self.authoriser(requester, room).await } else { Ok(None) }
             }
-            Some(Membership::Invite)
-                if !UserId::parse(user_id).is_ok_and(|user_id| self.servers().has_user(&user_id)) =>
-            {
-                Err(Error::NotLocal)
-            }
             _ => Ok(None),
         }
     }
@@ -274,6 +319,6 @@ impl Rooms {
             .with_state_key(user_id.as_str())
             .showing(shows)
             .authorised_via(authoriser);
-        self.submit(&room, draft).await.map(|_| ())
+        self.submit_or_invite(&room, draft).await.map(|_| ())
     }
 }

@@ -6,7 +6,7 @@ use std::{collections::HashMap, sync::Arc};
 use accounts::Requester;
 use model::{Membership, RoomNr, UserNr};
 use ruma::{
-    EventEncryptionAlgorithm, OwnedRoomId, RoomId, UInt,
+    EventEncryptionAlgorithm, OwnedRoomId, OwnedServerName, RoomId, UInt,
     room::{JoinRuleSummary, RestrictedSummary, RoomSummary},
     room_version_rules::AuthorizationRules,
 };
@@ -26,13 +26,28 @@ pub struct Preview {
 impl Rooms {
     /// What a room shows of itself; also to somebody without an account. Client-Server API, "GET /room_summary/{roomIdOrAlias}".
     ///
+    /// Of a room that none of us is in some of the servers `via` are asked; if they say nothing, what we still know of it is shown.
+    ///
     /// # Errors
     ///
     /// [`Error::RoomUnknown`], also for a room that is not for the viewer's eyes: they learn nothing of it.
-    pub async fn room_summary(&self, viewer: Option<&Requester>, room_id: &RoomId) -> Result<Preview, Error> {
-        let room = self.room(room_id).await?;
-        let previews = self.previews(viewer.map(|requester| requester.user_nr), std::slice::from_ref(&room)).await?;
-        previews.into_values().next().ok_or(Error::RoomUnknown)
+    pub async fn room_summary(
+        &self,
+        viewer: Option<&Requester>,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+    ) -> Result<Preview, Error> {
+        let user_nr = viewer.map(|requester| requester.user_nr);
+        let as_server = viewer.map_or(self.servers().primary(), |requester| requester.user_id.server_name());
+        let rooms = self.find_rooms(&[room_id]).await?;
+        if self.with_us_in(&rooms).await?.is_empty()
+            && let Some(found) = self.remote_space(as_server, room_id, via).await
+        {
+            let mut open = self.open_to(user_nr, std::iter::once(&found.summary)).await?;
+            let membership = open.remove(room_id).ok_or(Error::RoomUnknown)?;
+            return Ok(Preview { summary: found.summary.clone(), membership });
+        }
+        self.previews(user_nr, &rooms).await?.into_values().next().ok_or(Error::RoomUnknown)
     }
 
     /// What those of the rooms show of themselves that a viewer may preview: a few queries for all.
@@ -81,7 +96,12 @@ fn may_preview(
         Some(Membership::Join | Membership::Invite) => return true,
         Some(Membership::Leave | Membership::Knock) | None => {}
     }
-    let may_come_in = match &*summary.join_rule {
+    may_come_in(rules, summary, is_allowed)
+}
+
+/// Whether a room lets somebody in, or look in, who is nothing to it; `is_allowed` where they are in a room whose members may.
+pub(crate) fn may_come_in(rules: &AuthorizationRules, summary: &storage::RoomSummary, is_allowed: bool) -> bool {
+    let lets_in = match &*summary.join_rule {
         "public" => true,
         "knock" => rules.knocking,
         "knock_restricted" => rules.knock_restricted_join_rule,
@@ -89,7 +109,7 @@ fn may_preview(
         "restricted" => is_allowed,
         _ => false,
     };
-    may_come_in || summary.history_visibility == "world_readable"
+    lets_in || summary.history_visibility == "world_readable"
 }
 
 /// A room in the words of the specification.

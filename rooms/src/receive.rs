@@ -162,7 +162,7 @@ impl Rooms {
         let mut outcomes = Vec::with_capacity(pdus.len());
         for (pdu, refusal) in self.judged_by_policy_server(source.as_server, room, pdus).await? {
             let event_id = pdu.event_id.clone();
-            let received = match self.receive_one(room, pdu, refusal).await {
+            let received = match self.receive_one(room, pdu, refusal, false).await {
                 Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
                 received => received,
             };
@@ -171,8 +171,15 @@ impl Rooms {
         Ok(outcomes)
     }
 
-    /// Takes in one event; `refusal` is why the room's policy server does not recommend it.
-    async fn receive_one(&self, room: &Arc<RoomRow>, pdu: Pdu, refusal: Option<String>) -> Result<Received, Error> {
+    /// Takes in one event that was verified; `refusal` is why the room's policy server does not recommend it, and `passed_on` whether it goes
+    /// on to the other servers of the room.
+    pub(crate) async fn receive_one(
+        &self,
+        room: &Arc<RoomRow>,
+        pdu: Pdu,
+        refusal: Option<String>,
+        passed_on: bool,
+    ) -> Result<Received, Error> {
         let turn = self.turn(room.nr);
         let mut cached = turn.take_head().await;
         let mut race = Race::default();
@@ -183,7 +190,8 @@ impl Rooms {
                 return Ok(Received::Known);
             }
             let head = Head::load(self.storage(), room.clone()).await?;
-            match self.place(&head, pdu.clone(), refusal.clone(), race.wants_lease()).await {
+            let placed = self.place(&head, pdu.clone(), refusal.clone(), passed_on, race.wants_lease()).await;
+            match placed {
                 Err(Retry::Lost(error)) => {
                     if !race.goes_on(&error).await {
                         return Err(Error::Busy);
@@ -212,7 +220,14 @@ impl Rooms {
     }
 
     /// Judges an event and commits it.
-    async fn place(&self, head: &Head, pdu: Pdu, refusal: Option<String>, lease: bool) -> Result<Received, Retry> {
+    async fn place(
+        &self,
+        head: &Head,
+        pdu: Pdu,
+        refusal: Option<String>,
+        passed_on: bool,
+        lease: bool,
+    ) -> Result<Received, Retry> {
         let storage = self.storage();
         let mut nodes = NewNodes::default();
         let judged = match self.judge(head, pdu, &mut nodes).await? {
@@ -272,6 +287,8 @@ impl Rooms {
             prev: prev.clone(),
             auth,
             placement,
+            passed_on,
+            was_outlier: false,
             transaction: None,
             countable,
             relation: match Relation::of_content(&pdu.content) {
@@ -281,23 +298,12 @@ impl Rooms {
         };
         let mut commit = RoomCommit {
             room_nr: head.row.nr,
-            new_room: None,
             expected_state: head.stored_state,
             lease,
             state: head.state,
             depth: head.depth.max(pdu.depth),
             events: vec![event],
-            extremities_used: Vec::new(),
-            extremities_added: Vec::new(),
-            state_nodes: Vec::new(),
-            state_changes: Vec::new(),
-            summary: None,
-            redactions: Vec::new(),
-            released: Vec::new(),
-            related_redactions: Vec::new(),
-            related_again: Vec::new(),
-            aliases: Vec::new(),
-            listed_on: None,
+            ..RoomCommit::default()
         };
         if matches!(placement, Placement::Live | Placement::Held) {
             let mut tips: Vec<EventNr> =

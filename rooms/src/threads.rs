@@ -74,7 +74,7 @@ impl Rooms {
                 let Some(root) = root else { continue };
                 // As if the client had put the thread together itself.
                 shown.push(match reader.ignores(root) {
-                    true => Arc::new(redacted_copy(&reader, root)?),
+                    true => Arc::new(redacted_copy(&reader.room, root)?),
                     false => root.clone(),
                 });
             }

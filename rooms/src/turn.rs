@@ -244,9 +244,7 @@ pub(crate) fn room_commit(head: &Head, built: Built) -> RoomCommit {
     let added = head.extremities.iter().map(|(nr, _)| *nr);
     RoomCommit {
         room_nr: head.row.nr,
-        new_room: None,
         expected_state: head.stored_state,
-        lease: false,
         state: head.state,
         depth: head.depth,
         extremities_added: added.filter(|nr| built.events.iter().any(|event| event.nr == *nr)).collect(),
@@ -256,10 +254,7 @@ pub(crate) fn room_commit(head: &Head, built: Built) -> RoomCommit {
         state_changes: built.state_changes,
         summary: built.summary_changed.then(|| head.summary.clone()),
         redactions: built.redactions,
-        released: Vec::new(),
         related_redactions: built.related_redactions,
-        related_again: Vec::new(),
-        aliases: Vec::new(),
-        listed_on: None,
+        ..RoomCommit::default()
     }
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use accounts::{Accounts, Requester};
 use model::{CanonicalError, EventNr, Membership, canonical_object};
 use ruma::{
-    Int, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
+    Int, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
     room_version_rules::RoomVersionRules,
 };
 use serde_json::{
@@ -112,25 +112,29 @@ impl Rooms {
         .await
     }
 
-    /// Joins a room as [`Rooms::join`] does. Whoever comes in for the first time takes along what they had set for the room that this
+    /// Joins a room as [`Rooms::join_via`] does. Whoever comes in for the first time takes along what they had set for the room that this
     /// one replaces. Client-Server API, "Room upgrades".
     ///
     /// # Errors
     ///
-    /// As [`Rooms::join`].
+    /// As [`Rooms::join_via`].
     pub async fn join_with_settings(
         &self,
         accounts: &Accounts,
         requester: &Requester,
         room_id: &RoomId,
+        via: &[OwnedServerName],
         reason: Option<&str>,
     ) -> Result<OwnedRoomId, Error> {
         let (rooms, accounts) = (self.clone(), accounts.clone());
         let (requester, room_id, reason) = (requester.clone(), room_id.to_owned(), reason.map(str::to_owned));
+        let via = via.to_vec();
         to_the_end(async move {
-            let room = rooms.room(&room_id).await?;
-            let before = rooms.storage().get_membership(room.nr, requester.user_nr).await?;
-            rooms.join(&requester, &room_id, reason.as_deref()).await?;
+            let before = match rooms.find_here(&room_id).await? {
+                Some(room) => rooms.storage().get_membership(room.nr, requester.user_nr).await?,
+                None => None,
+            };
+            rooms.join_via(&requester, &room_id, &via, reason.as_deref()).await?;
             if before.is_none_or(|row| row.membership != Membership::Join) {
                 rooms.take_settings_along(&accounts, &requester, &room_id).await;
             }

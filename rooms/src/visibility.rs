@@ -13,7 +13,7 @@ use storage::{RoomMembership, RoomRow, StateKey, StoredEvent};
 
 use crate::{Error, Rooms, head::membership_of};
 
-const HISTORY_VISIBILITY: &str = "m.room.history_visibility";
+pub(crate) const HISTORY_VISIBILITY: &str = "m.room.history_visibility";
 /// Most changes of a room's history visibility that are looked at for what a reader does not see of it, the newest ones.
 const CHANGES_MAX: usize = 20;
 
@@ -128,7 +128,7 @@ impl Reader {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Visibility {
+pub(crate) enum Visibility {
     WorldReadable,
     Shared,
     Invited,
@@ -380,7 +380,7 @@ fn end_of_last_join(log: &[(Position, Membership)]) -> Joined {
     ends.next_back().map_or(Joined::Never, |pair| Joined::Until(pair[1].0))
 }
 
-fn visibility_of(event: &StoredEvent) -> Visibility {
+pub(crate) fn visibility_of(event: &StoredEvent) -> Visibility {
     #[derive(Deserialize)]
     struct Content {
         history_visibility: String,

@@ -576,6 +576,8 @@ impl Server {
                 prev: events.last().map(|event| event.nr).into_iter().collect(),
                 auth: Vec::new(),
                 placement: Placement::Live,
+                passed_on: false,
+                was_outlier: false,
                 transaction: None,
                 countable: None,
                 relation: None,
@@ -585,21 +587,13 @@ impl Server {
             room_nr,
             new_room: Some(NewRoom { room_id: room_id.clone().try_into().unwrap(), version: version.clone() }),
             expected_state: NodeNr(0),
-            lease: false,
             state,
             depth: i64::try_from(events.len()).unwrap(),
-            extremities_used: Vec::new(),
             extremities_added: events.last().map(|event| event.nr).into_iter().collect(),
             events,
             state_nodes: nodes.nodes,
-            state_changes: Vec::new(),
             summary: Some(RoomSummary::default()),
-            redactions: Vec::new(),
-            released: Vec::new(),
-            related_redactions: Vec::new(),
-            related_again: Vec::new(),
-            aliases: Vec::new(),
-            listed_on: None,
+            ..RoomCommit::default()
         };
         storage.commit(Commit { room: Some(commit), ..Commit::default() }).await.unwrap();
         (room_id, ids)

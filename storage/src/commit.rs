@@ -31,7 +31,7 @@ pub struct Commit {
 }
 
 /// Events of one room, built upon each other, and what they change.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct RoomCommit {
     /// The room.
     pub room_nr: RoomNr,
@@ -55,6 +55,15 @@ pub struct RoomCommit {
     pub state_nodes: Vec<(NodeNr, Arc<StateNode>)>,
     /// What changed in the current state, in order: by the live state events, and by state resolution.
     pub state_changes: Vec<StateChange>,
+    /// What members were to the room before this server came to know of it, or that changed while it was not in the room: all of them get
+    /// the position of the last event.
+    pub members: Vec<MembershipChange>,
+    /// What somebody was shown of the room whose member event is among the events: a list of events in JSON.
+    pub stripped_state: Option<(EventNr, String)>,
+    /// Events of the timeline before which something is missing.
+    pub gaps_opened: Vec<EventNr>,
+    /// Events before which nothing is missing any more.
+    pub gaps_closed: Vec<EventNr>,
     /// The summary of the room after the events, when it changed. Its counts are kept by the committer.
     pub summary: Option<RoomSummary>,
     /// Events that the events redact.
@@ -87,6 +96,8 @@ pub enum Placement {
     Live,
     /// Known, but not where it belongs in the graph.
     Outlier,
+    /// What a user of ours becomes to a room that none of our servers is in: told like an event of the timeline, but not part of it.
+    Outside,
     /// Forbidden by its own past. Server-Server API, "Rejection".
     Rejected,
     /// Forbidden by the current state. Server-Server API, "Soft failure".
@@ -118,6 +129,10 @@ pub struct NewEvent {
     pub auth: Vec<EventNr>,
     /// Where it stands.
     pub placement: Placement,
+    /// Whether we send it to the other servers of the room though it is not ours: its server is not in the room.
+    pub passed_on: bool,
+    /// Whether it is stored already, as an outlier, and gets its place now.
+    pub was_outlier: bool,
     /// The device and transaction id that sent it, shown to that device only.
     pub transaction: Option<TransactionKey>,
     /// What it is to unread counts, if it may count.

@@ -13,7 +13,7 @@ use crate::{
     commit::{MembershipChange, NewEvent, Placement},
     committer::StoredHead,
     db::args,
-    events::{FLAG_HELD, FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
+    events::{FLAG_HELD, FLAG_OUTLIER, FLAG_PASSED_ON, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
     packed::pack_events,
     received_transactions::{INSERT_RECEIVED, answer_rows},
     relations::{ADD_TO_THREADS, INSERT_RELATIONS, RelationRow, relation_rows, thread_rows},
@@ -44,11 +44,28 @@ statements! {
     INSERT_EVENTS = ["
         INSERT INTO events (event_nr, event_id, room_nr, position, anchor, step, sender_nr, type_nr, state_key_nr, depth,
                             state_node, replaces, body_month, flags, prev, auth, origin_server_ts)
-        SELECT event_nr, event_id, room_nr, position, position, CASE WHEN position IS NULL THEN NULL ELSE 0 END, sender_nr,
+        SELECT event_nr, event_id, room_nr, position, anchor, CASE WHEN anchor IS NULL THEN NULL ELSE 0 END, sender_nr,
                type_nr, state_key_nr, depth, state_node, replaces, body_month, flags, prev, auth, origin_server_ts
-          FROM", (rows [1 event_nr bigint, 2 event_id text, 3 room_nr bigint, 4 position bigint, 5 sender_nr bigint,
-                        6 type_nr bigint, 7 state_key_nr bigint, 8 depth bigint, 9 state_node bigint, 10 replaces bigint,
-                        11 body_month bigint, 12 flags bigint, 13 prev bytea, 14 auth bytea, 15 origin_server_ts bigint])];
+          FROM", (rows [1 event_nr bigint, 2 event_id text, 3 room_nr bigint, 4 position bigint, 5 anchor bigint, 6 sender_nr bigint,
+                        7 type_nr bigint, 8 state_key_nr bigint, 9 depth bigint, 10 state_node bigint, 11 replaces bigint,
+                        12 body_month bigint, 13 flags bigint, 14 prev bytea, 15 auth bytea, 16 origin_server_ts bigint])];
+    /// An outlier gets state and place.
+    PLACE_OUTLIERS = ["
+        UPDATE events
+           SET position = r.position, anchor = r.anchor, step = CASE WHEN r.anchor IS NULL THEN NULL ELSE 0 END,
+               state_node = r.state_node, replaces = r.replaces, flags = r.flags, prev = r.prev
+          FROM", (rows [1 event_nr bigint, 2 position bigint, 3 anchor bigint, 4 state_node bigint, 5 replaces bigint,
+                        6 flags bigint, 7 prev bytea]), "
+         WHERE events.event_nr = r.event_nr"];
+    INSERT_STRIPPED_STATES = ["
+        INSERT INTO stripped_states (event_nr, events)
+        SELECT event_nr, events FROM", (rows [1 event_nr bigint, 2 events text])];
+    INSERT_GAPS = ["
+        INSERT INTO backward_gaps (room_nr, event_nr)
+        SELECT room_nr, event_nr FROM", (rows [1 room_nr bigint, 2 event_nr bigint]), " WHERE TRUE ON CONFLICT DO NOTHING"];
+    DELETE_GAPS = ["
+        DELETE FROM backward_gaps WHERE (room_nr, event_nr) IN (
+               SELECT room_nr, event_nr FROM", (rows [1 room_nr bigint, 2 event_nr bigint]), ")"];
     INSERT_BODIES = ["
         INSERT INTO event_bodies (month, event_nr, body)
         SELECT month, event_nr, body FROM", (rows [1 month bigint, 2 event_nr bigint, 3 body bytea])];
@@ -312,7 +329,8 @@ impl<'a> GroupWriter<'a> {
         let mut bump = Position(0);
         for event in &room.events {
             let month = if event.state_key_nr.is_some() { 0 } else { month };
-            let position = (event.placement == Placement::Live).then(|| {
+            let is_told = matches!(event.placement, Placement::Live | Placement::Outside);
+            let position = is_told.then(|| {
                 let stored = StoredEvent::of_new(event, room.room_nr, Some(Position(self.next)));
                 self.take(Item::Event(Arc::new(stored)))
             });
@@ -324,8 +342,8 @@ impl<'a> GroupWriter<'a> {
         }
         // After each event the current state is the event's own; after the last, resolution may have had a say.
         let mut state = head.map_or(NodeNr(0), |head| head.state);
-        let live: Vec<_> =
-            room.events.iter().filter_map(|event| Some((positions.get(&event.nr)?, event.state))).collect();
+        let live = room.events.iter().filter(|event| event.placement == Placement::Live);
+        let live: Vec<_> = live.filter_map(|event| Some((positions.get(&event.nr)?, event.state))).collect();
         for (index, (position, after)) in live.iter().enumerate() {
             let after = if index + 1 == live.len() { room.state } else { *after };
             if after != state {
@@ -343,6 +361,9 @@ impl<'a> GroupWriter<'a> {
                 self.memberships.push((position, room.room_nr, membership.event_nr, membership));
             }
         }
+        let newest = self.newest();
+        let members = room.members.iter().map(|change| (newest, room.room_nr, change.event_nr, change));
+        self.memberships.extend(members);
         if state != room.state {
             // Resolution changed it without an event in the timeline.
             self.states.push((room.room_nr, self.newest(), room.state));
@@ -365,7 +386,8 @@ impl<'a> GroupWriter<'a> {
     /// The events that are others than they were: those that the group redacts, and those that it gives a place.
     fn redacted(&self) -> Vec<EventNr> {
         let redacted = self.rooms.iter().flat_map(|room| &room.redactions).map(|redaction| redaction.event_nr);
-        redacted.chain(self.released.iter().map(|(nr, _)| *nr)).collect()
+        let placed = self.rooms.iter().flat_map(|room| &room.events).filter(|event| event.was_outlier);
+        redacted.chain(self.released.iter().map(|(nr, _)| *nr)).chain(placed.map(|event| event.nr)).collect()
     }
 
     /// Those of the redacted events that might count as unread, with whether they were in a thread.
@@ -407,12 +429,20 @@ impl<'a> GroupWriter<'a> {
             .text(new.iter().map(|(_, room)| room.room_id.to_string()))
             .text(new.iter().map(|(_, room)| room.version.to_string()));
         batch.add(&INSERT_ROOMS, rows);
-        let events = &self.events;
+        let room_nrs = self.rooms.iter().flat_map(|room| room.events.iter().map(|_| room.room_nr));
+        let (placed, events): (Vec<_>, Vec<_>) =
+            self.events.iter().zip(room_nrs).partition(|((_, _, event), _)| event.was_outlier);
+        let room_nrs: Vec<RoomNr> = events.iter().map(|(_, room_nr)| *room_nr).collect();
+        let events: Vec<_> = events.into_iter().map(|(event, _)| event).collect();
+        let anchor = |(position, _, event): &(Option<Position>, i64, &NewEvent)| {
+            position.filter(|_| event.placement == Placement::Live).map(|position| position.0)
+        };
         let rows = Rows::new()
             .bigint(events.iter().map(|(_, _, event)| event.nr.0))
             .text(events.iter().map(|(_, _, event)| event.pdu.event_id.to_string()))
-            .bigint(self.rooms.iter().flat_map(|room| room.events.iter().map(|_| room.room_nr.0)))
+            .bigint(room_nrs.iter().map(|room_nr| room_nr.0))
             .bigint(events.iter().map(|(position, _, _)| position.map(|position| position.0)))
+            .bigint(events.iter().map(|event| anchor(event)))
             .bigint(events.iter().map(|(_, _, event)| event.sender_nr.0))
             .bigint(events.iter().map(|(_, _, event)| event.type_nr.0))
             .bigint(events.iter().map(|(_, _, event)| event.state_key_nr.map(|nr| nr.0)))
@@ -420,7 +450,7 @@ impl<'a> GroupWriter<'a> {
             .bigint(events.iter().map(|(_, _, event)| event.state.0))
             .bigint(events.iter().map(|(_, _, event)| event.replaces.map(|nr| nr.0)))
             .bigint(events.iter().map(|(_, month, _)| *month))
-            .bigint(events.iter().map(|(_, _, event)| flags_of(event.placement)))
+            .bigint(events.iter().map(|(_, _, event)| flags_of(event)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.prev)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.auth)))
             .bigint(events.iter().map(|(_, _, event)| made_ms(event)));
@@ -430,6 +460,16 @@ impl<'a> GroupWriter<'a> {
             .bigint(events.iter().map(|(_, _, event)| event.nr.0))
             .bytea(events.iter().map(|(_, _, event)| encode_body(&event.pdu.json)));
         batch.add(&INSERT_BODIES, rows);
+        let rows = Rows::new()
+            .bigint(placed.iter().map(|((_, _, event), _)| event.nr.0))
+            .bigint(placed.iter().map(|((position, _, _), _)| position.map(|position| position.0)))
+            .bigint(placed.iter().map(|(event, _)| anchor(event)))
+            .bigint(placed.iter().map(|((_, _, event), _)| event.state.0))
+            .bigint(placed.iter().map(|((_, _, event), _)| event.replaces.map(|nr| nr.0)))
+            .bigint(placed.iter().map(|((_, _, event), _)| flags_of(event)))
+            .bytea(placed.iter().map(|((_, _, event), _)| pack_events(&event.prev)));
+        batch.then(&PLACE_OUTLIERS, rows);
+        self.add_lacks(batch);
         let rows = Rows::new()
             .bigint(self.heads.iter().map(|(nr, ..)| nr.0))
             .bigint(self.heads.iter().map(|(_, head, ..)| head.state.0))
@@ -446,6 +486,22 @@ impl<'a> GroupWriter<'a> {
             .bigint(aliases.iter().map(|(_, (_, creator))| creator.0))
             .bigint(aliases.iter().map(|_| self.now_ms));
         batch.add(&INSERT_ALIASES, rows);
+    }
+
+    /// What is missing of rooms here, and what was shown of those that none of our servers is in.
+    fn add_lacks(&self, batch: &mut Batch) {
+        let stripped: Vec<_> = self.rooms.iter().filter_map(|room| room.stripped_state.as_ref()).collect();
+        let rows = Rows::new()
+            .bigint(stripped.iter().map(|(event_nr, _)| event_nr.0))
+            .text(stripped.iter().map(|(_, events)| events.clone()));
+        batch.add(&INSERT_STRIPPED_STATES, rows);
+        let gaps = |of: fn(&RoomCommit) -> &Vec<EventNr>| {
+            let gaps = self.rooms.iter().flat_map(move |room| of(room).iter().map(|nr| (room.room_nr.0, nr.0)));
+            let (rooms, events): (Vec<i64>, Vec<i64>) = gaps.unzip();
+            Rows::new().bigint(rooms).bigint(events)
+        };
+        batch.add(&INSERT_GAPS, gaps(|room| &room.gaps_opened));
+        batch.then(&DELETE_GAPS, gaps(|room| &room.gaps_closed));
     }
 
     fn add_transactions(&self, batch: &mut Batch) {
@@ -750,12 +806,13 @@ fn made_ms(event: &NewEvent) -> i64 {
     event.pdu.origin_server_ts.get().into()
 }
 
-fn flags_of(placement: Placement) -> i64 {
-    match placement {
+fn flags_of(event: &NewEvent) -> i64 {
+    let placement = match event.placement {
         Placement::Live => 0,
-        Placement::Outlier => FLAG_OUTLIER,
+        Placement::Outlier | Placement::Outside => FLAG_OUTLIER,
         Placement::Rejected => FLAG_REJECTED,
         Placement::SoftFailed => FLAG_SOFT_FAILED,
         Placement::Held => FLAG_HELD,
-    }
+    };
+    if event.passed_on { placement | FLAG_PASSED_ON } else { placement }
 }

@@ -17,6 +17,7 @@ mod devices;
 mod directory;
 mod erased_users;
 mod error;
+mod event_graph;
 mod events;
 mod filters;
 mod group;
@@ -27,6 +28,8 @@ mod maintenance;
 mod many_rooms;
 mod migrate;
 mod numbers;
+mod openid_tokens;
+mod outliers;
 mod packed;
 mod presence;
 mod profiles;
@@ -72,6 +75,7 @@ pub use self::{
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
     error::Error,
+    event_graph::EventNode,
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},

@@ -89,6 +89,10 @@ impl Rows {
             json.push(b']');
         }
         json.push(b']');
+        if let Some(blob) = blob.as_mut().filter(|blob| blob.is_empty()) {
+            // SQLite takes a blob of no bytes as none at all, and then its parts are no bytes but NULL.
+            blob.push(0);
+        }
         (String::from_utf8(json).expect("JSON is UTF-8"), blob)
     }
 }

@@ -530,15 +530,23 @@ impl Builder<'_> {
     }
 }
 
+impl Storage {
+    /// A state of many keys at once: sorted entries, each key once.
+    pub(crate) async fn build_whole_state(
+        &self,
+        room_nr: RoomNr,
+        entries: Vec<(StateKey, EventNr)>,
+        new: &mut NewNodes,
+    ) -> Result<NodeNr, Error> {
+        // A leaf and a node above it for each key, and fifteen for each leaf of keys that agree in all of their hash.
+        let free = self.take_node_nrs(CHANGE_NODES_MAX + 4 * entries.len() as i64).await?;
+        let mut build = Builder { nodes: self, room_nr, free, new };
+        Ok(build.subtree(entries, 0).map_or(NodeNr(0), |child| child.nr))
+    }
+}
+
 #[cfg(test)]
 impl Storage {
-    /// A state of many keys at once.
-    pub(crate) async fn build_state(&self, room_nr: RoomNr, entries: Vec<(StateKey, EventNr)>) -> NodeNr {
-        let free = self.take_node_nrs(2 * entries.len() as i64).await.expect("numbers");
-        let mut build = Builder { nodes: self, room_nr, free, new: &mut NewNodes::default() };
-        build.subtree(entries, 0).map_or(NodeNr(0), |child| child.nr)
-    }
-
     /// The fingerprint of a state, which covers its content and its shape.
     pub(crate) async fn shape(&self, room_nr: RoomNr, state: NodeNr) -> Option<Fingerprint> {
         if state == NodeNr(0) { None } else { Some(self.node(room_nr, state).await.ok()?.fingerprint()) }

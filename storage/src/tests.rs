@@ -11,19 +11,20 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
-    deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys,
-    listed_events, maintenance, many_rooms, numbers, presence, profiles, received_transactions, redactions, relations,
-    relations_fill, reports, room_leases, room_reads, rooms, server_keys, state_map, statement::Statement, stream,
-    sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work,
-    users,
+    deployment, device_lists, devices, directory, erased_users, event_graph, events, filters, group, key_backups, keys,
+    listed_events, maintenance, many_rooms, numbers, openid_tokens, presence, profiles, received_transactions,
+    redactions, relations, relations_fill, reports, room_leases, room_reads, rooms, server_keys, state_map,
+    statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens,
+    uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
 mod older_program;
+mod outliers;
 mod people;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 39] = [
+    let files: [&'static [Statement]; 42] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -33,6 +34,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         devices::ALL,
         directory::ALL,
         erased_users::ALL,
+        event_graph::ALL,
         events::ALL,
         filters::ALL,
         group::ALL,
@@ -42,6 +44,8 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         maintenance::ALL,
         many_rooms::ALL,
         numbers::ALL,
+        crate::outliers::ALL,
+        openid_tokens::ALL,
         presence::ALL,
         profiles::ALL,
         received_transactions::ALL,
@@ -300,7 +304,7 @@ async fn a_change_in_a_large_state_is_small() {
     let room_nr = RoomNr(1);
     let mut new = NewNodes::default();
     let entries = (0..50_000).map(|key| ((TypeNr(7), StateKeyNr(key)), model::EventNr(1_000_000 + key))).collect();
-    let state = storage.build_state(room_nr, entries).await;
+    let state = storage.build_whole_state(room_nr, entries, &mut NewNodes::default()).await.unwrap();
     let key = (TypeNr(7), StateKeyNr(31_337));
     storage.change_state(room_nr, state, key, Some(model::EventNr(5_000_000)), &mut new).await.unwrap();
     assert!(new.nodes.len() <= 5, "{} nodes", new.nodes.len());
@@ -416,23 +420,11 @@ async fn a_leased_room_waits_for_its_process_on_postgres() {
     let room = |expected_state, state, lease| {
         let room = crate::RoomCommit {
             room_nr: RoomNr(1),
-            new_room: None,
             expected_state: NodeNr(expected_state),
             lease,
             state: NodeNr(state),
             depth: 1,
-            events: Vec::new(),
-            extremities_used: Vec::new(),
-            extremities_added: Vec::new(),
-            state_nodes: Vec::new(),
-            state_changes: Vec::new(),
-            summary: None,
-            redactions: Vec::new(),
-            released: Vec::new(),
-            related_redactions: Vec::new(),
-            related_again: Vec::new(),
-            aliases: Vec::new(),
-            listed_on: None,
+            ..crate::RoomCommit::default()
         };
         crate::Commit { room: Some(room), ..crate::Commit::default() }
     };

@@ -8,6 +8,8 @@ pub mod fuzz;
 mod http;
 mod link;
 mod peer;
+mod peer_host;
+mod peer_room;
 mod raw_peer;
 mod server;
 mod user;
@@ -19,6 +21,7 @@ pub use self::{
     http::{Answer, Failure, Http, encode},
     link::{Link, may_listen},
     peer::{Asked, Peer},
+    peer_room::{PeerEvent, PeerRoom, event_id},
     raw_peer::{RawAnswer, RawPeer},
     server::{ServerOptions, TestServer},
     user::{TestUser, register, register_guest},

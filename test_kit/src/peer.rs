@@ -21,7 +21,7 @@ use ruma::{
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::{Answer, Authority, Http, link::listen};
+use crate::{Answer, Authority, Http, http::decode, link::listen};
 
 /// A server that a test drives: it listens on port 8448 of an address of its own, with a certificate for its name.
 #[derive(Debug)]
@@ -37,18 +37,29 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Said {
     answers: Mutex<HashMap<String, (StatusCode, Value)>>,
-    handlers: Mutex<HashMap<String, Handler>>,
     redirects: Mutex<HashMap<String, String>>,
     asked: Mutex<Vec<Asked>>,
+    responders: Responders,
 }
 
-/// Makes an answer out of the body of a request.
-#[derive(Clone)]
-struct Handler(Arc<dyn Fn(&Value) -> (u16, Value) + Send + Sync>);
+/// What works answers out, by how the request begins.
+#[derive(Default)]
+struct Responders(Mutex<Vec<(String, Arc<Responder>)>>);
 
-impl std::fmt::Debug for Handler {
+type Responder = dyn Fn(&Asked) -> (u16, Value) + Send + Sync;
+
+impl Responders {
+    async fn respond(&self, asked: Asked) -> Option<(StatusCode, Value)> {
+        let responders = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (_, responder) = responders.into_iter().find(|(beginning, _)| asked.what.starts_with(beginning))?;
+        let (status, body) = tokio::task::spawn_blocking(move || responder(&asked)).await.ok()?;
+        Some((StatusCode::from_u16(status).expect("a status"), body))
+    }
+}
+
+impl std::fmt::Debug for Responders {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handler").finish_non_exhaustive()
+        f.debug_struct("Responders").finish_non_exhaustive()
     }
 }
 
@@ -156,7 +167,8 @@ impl Peer {
         serde_json::to_value(&object).expect("JSON")
     }
 
-    /// From now on it answers `what`, such as `GET /_matrix/key/v2/server`, with this; else with 404.
+    /// From now on it answers `what`, such as `GET /_matrix/key/v2/server`, with this; else with 404. With a `*` at its end it is how
+    /// what is asked begins, with nothing percent-encoded.
     pub fn answer(&self, what: &str, status: u16, body: &Value) {
         let status = StatusCode::from_u16(status).expect("a status");
         self.said
@@ -166,16 +178,18 @@ impl Peer {
             .insert(what.to_owned(), (status, body.clone()));
     }
 
-    /// From now on it answers `what` with the status and body that `make` makes of the body of each request.
-    pub fn answer_by(&self, what: &str, make: impl Fn(&Value) -> (u16, Value) + Send + Sync + 'static) {
-        let mut handlers = self.said.handlers.lock().unwrap_or_else(PoisonError::into_inner);
-        handlers.insert(what.to_owned(), Handler(Arc::new(make)));
-    }
-
     /// From now on it answers `what` with a redirect to `location`.
     pub fn redirect(&self, what: &str, location: &str) {
         let mut redirects = self.said.redirects.lock().unwrap_or_else(PoisonError::into_inner);
         redirects.insert(what.to_owned(), location.to_owned());
+    }
+
+    /// From now on it answers what begins so, such as `PUT /_matrix/federation/v2/invite/`, with what this makes of the request; it may wait.
+    ///
+    /// The newest of those that fit is taken, after what [`Peer::answer`] says.
+    pub fn respond(&self, beginning: &str, responder: impl Fn(&Asked) -> (u16, Value) + Send + Sync + 'static) {
+        let mut responders = self.said.responders.0.lock().unwrap_or_else(PoisonError::into_inner);
+        responders.insert(0, (beginning.to_owned(), Arc::new(responder)));
     }
 
     /// What it was asked so far.
@@ -235,13 +249,17 @@ async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<
     let what = format!("{} {path}", parts.method);
     let body =
         if parts.method == Method::GET { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
-    let asked =
-        Asked { what: what.clone(), host: header("host"), authorization: header("authorization"), body: body.clone() };
-    said.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
-    let found = said.answers.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
-    let handler = said.handlers.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
-    let made = handler.map(|Handler(make)| make(&body));
-    let found = made.and_then(|(status, body)| Some((StatusCode::from_u16(status).ok()?, body))).or(found);
+    let asked = Asked { what: what.clone(), host: header("host"), authorization: header("authorization"), body };
+    said.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
+    let mut found = {
+        let answers = said.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        let plain = decode(&what);
+        let begins = |key: &str| key.strip_suffix('*').is_some_and(|start| plain.starts_with(start));
+        answers.get(&what).or_else(|| answers.iter().find(|(key, _)| begins(key)).map(|(_, answer)| answer)).cloned()
+    };
+    if found.is_none() {
+        found = said.responders.respond(asked).await;
+    }
     let redirect = said.redirects.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
     let (status, body) =
         found.unwrap_or((StatusCode::NOT_FOUND, json!({"errcode": "M_UNRECOGNIZED", "error": "not in this test"})));

@@ -1,12 +1,21 @@
 //! Federation: how servers find, know and ask each other.
 
+mod directory;
 mod examination;
 mod guest;
+mod handshakes;
+mod invitations;
+mod invited;
+mod joining;
+mod joining_peers;
 mod keys;
+mod openid;
 mod policy_servers;
+mod profiles;
 mod requests;
 mod resolution;
 mod server_lists;
+mod spaces;
 mod strangers;
 mod transactions;
 mod well_known;

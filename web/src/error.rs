@@ -11,8 +11,8 @@ use http::{HeaderValue, StatusCode, header};
 use ruma::api::{
     OutgoingResponseExt as _,
     error::{
-        Error as RumaError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody,
-        UnknownTokenErrorData, WrongRoomKeysVersionErrorData,
+        Error as RumaError, ErrorBody, ErrorKind, IncompatibleRoomVersionErrorData, LimitExceededErrorData, RetryAfter,
+        StandardErrorBody, UnknownTokenErrorData, WrongRoomKeysVersionErrorData,
     },
 };
 use serde_json::json;
@@ -34,6 +34,16 @@ impl MatrixError {
     #[must_use]
     pub fn json(status: StatusCode, body: serde_json::Value) -> Self {
         Self(Box::new(RumaError::new(status, ErrorBody::Json(body))))
+    }
+
+    /// What another server refused, where that speaks of what the client wants; what it has against us is no business of the client.
+    fn of_other_server(error: &RumaError, message: String) -> Self {
+        match error.error_kind() {
+            Some(kind) if error.status_code.is_client_error() && is_passed_on(kind) => {
+                Self::new(error.status_code, kind.clone(), message)
+            }
+            _ => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
+        }
     }
 
     /// The status of the answer.
@@ -216,12 +226,31 @@ impl From<accounts::Error> for MatrixError {
             E::StatusTooLarge { .. } => bad_request(ErrorKind::TooLarge, message),
             E::KeyTooLarge(_) => bad_request(ErrorKind::KeyTooLarge, message),
             E::OwnEndpoint => Self::new(StatusCode::METHOD_NOT_ALLOWED, ErrorKind::BadJson, message),
+            E::Remote(accounts::RemoteError::NotFederating) => Self::not_found(message),
+            E::Remote(accounts::RemoteError::Refused { .. }) => Self::forbidden(message),
+            E::Remote(accounts::RemoteError::Unavailable { .. }) => {
+                Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message)
+            }
             E::LimitExceeded(wait) => Self::limit_exceeded(wait),
             E::Busy => Self::busy(),
             E::Storage(error) => error.into(),
             E::Commit(_) | E::Hashing(_) => Self::internal(&error),
         }
     }
+}
+
+/// Whether an error of another server is about the room or the user, and not about us. Server-Server API, "PUT /invite/{roomId}/{eventId}":
+/// what is wrong with our request is no fault of the client.
+fn is_passed_on(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Forbidden
+            | ErrorKind::InviteBlocked
+            | ErrorKind::UnsupportedRoomVersion
+            | ErrorKind::UnableToAuthorizeJoin
+            | ErrorKind::UnableToGrantJoin
+            | ErrorKind::NotFound
+    )
 }
 
 impl From<sync::Error> for MatrixError {
@@ -246,6 +275,7 @@ impl From<rooms::Error> for MatrixError {
                 Self::not_found(message)
             }
             E::NotMember | E::NotAllowed(_) => Self::forbidden(message),
+            E::InviteBlocked(_) => Self::new(StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, message),
             E::GuestsForbidden => Self::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message),
             E::BadEvent(_) => Self::bad_json(message),
             E::DuplicateAnnotation => Self::new(StatusCode::BAD_REQUEST, ErrorKind::DuplicateAnnotation, message),
@@ -264,8 +294,18 @@ impl From<rooms::Error> for MatrixError {
             E::AliasInUse => Self::new(StatusCode::CONFLICT, ErrorKind::Unknown, message),
             E::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
             E::UnsupportedVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
+            E::IncompatibleVersion(version) => {
+                let data = IncompatibleRoomVersionErrorData::new(version);
+                Self::new(StatusCode::BAD_REQUEST, ErrorKind::IncompatibleRoomVersion(data), message)
+            }
+            E::UnableToAuthorize => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToAuthorizeJoin, message),
+            E::UnableToGrant => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, message),
             E::InvalidRoomState(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message),
             E::Remote(rooms::RemoteError::NotFederating) => Self::not_found(message),
+            E::Remote(rooms::RemoteError::UnsupportedVersion(_)) => {
+                Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message)
+            }
+            E::Remote(rooms::RemoteError::Refused { error, .. }) => Self::of_other_server(&error, message),
             E::RefusedByPolicyServer(refusal) => Self::of_policy_server(*refusal),
             E::PolicyServerSilent(_) | E::Remote(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
             E::Busy => Self::busy(),

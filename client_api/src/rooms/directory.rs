@@ -11,7 +11,7 @@ use ruma::{
     },
     directory::RoomNetwork,
 };
-use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
+use web::{MatrixError, OptionalRequester, Requester, Ruma, RumaRoutes as _};
 
 use crate::ClientApi;
 
@@ -66,12 +66,18 @@ fn is_public(visibility: &Visibility) -> Result<bool, MatrixError> {
     }
 }
 
-/// `GET /publicRooms`; without a token too.
+/// `GET /publicRooms`; of our own directory without a token too.
 async fn get_public_rooms(
     State(rooms): State<Rooms>,
+    OptionalRequester(requester): OptionalRequester,
     Ruma(request): Ruma<get_public_rooms::v3::Request>,
 ) -> Result<Ruma<get_public_rooms::v3::Response>, MatrixError> {
+    let own = requester.as_ref().map_or(rooms.servers().primary(), |requester| requester.user_id.server_name());
     let server = request.server.as_deref().unwrap_or(rooms.servers().primary());
+    // Nobody is asked for strangers.
+    if requester.is_none() && !rooms.servers().is_local(server) {
+        return Err(MatrixError::missing_token());
+    }
     let asked = PublicRoomsRequest {
         server,
         networks: Networks::Matrix,
@@ -80,12 +86,11 @@ async fn get_public_rooms(
         search: None,
         room_types: None,
     };
-    let page = rooms.public_rooms(asked).await?;
-    let (next_batch, prev_batch, total) = edges(&page);
-    let mut response = get_public_rooms::v3::Response::new(page.rooms.into_iter().map(Into::into).collect());
-    response.next_batch = next_batch;
-    response.prev_batch = prev_batch;
-    response.total_room_count_estimate = total;
+    let PublicRooms { rooms, next, previous, total } = rooms.public_rooms(own, asked).await?;
+    let mut response = get_public_rooms::v3::Response::new(rooms);
+    response.next_batch = next;
+    response.prev_batch = previous;
+    response.total_room_count_estimate = total.and_then(UInt::new);
     Ok(Ruma(response))
 }
 
@@ -109,19 +114,14 @@ async fn get_public_rooms_filtered(
         room_types: (!types.is_empty())
             .then(|| types.iter().map(|room_type| room_type.as_str().unwrap_or("").to_owned()).collect()),
     };
-    let page = rooms.public_rooms(asked).await?;
+    let PublicRooms { rooms, next, previous, total } =
+        rooms.public_rooms(requester.user_id.server_name(), asked).await?;
     let mut response = get_public_rooms_filtered::v3::Response::new();
-    let (next_batch, prev_batch, total) = edges(&page);
-    response.chunk = page.rooms.into_iter().map(Into::into).collect();
-    response.next_batch = next_batch;
-    response.prev_batch = prev_batch;
-    response.total_room_count_estimate = total;
+    response.chunk = rooms;
+    response.next_batch = next;
+    response.prev_batch = previous;
+    response.total_room_count_estimate = total.and_then(UInt::new);
     Ok(Ruma(response))
-}
-
-fn edges(page: &PublicRooms) -> (Option<String>, Option<String>, Option<UInt>) {
-    let text = |token: Option<::rooms::DirectoryToken>| token.map(|token| token.to_string());
-    (text(page.next), text(page.previous), UInt::new(page.total))
 }
 
 fn limit_of(limit: Option<UInt>) -> u32 {

@@ -5,7 +5,7 @@ use accounts::Accounts;
 use axum::{Router, extract::State};
 use event_bus::Typing;
 use ruma::{
-    OwnedRoomId, OwnedRoomOrAliasId, ServerName,
+    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, ServerName, UserId,
     api::client::{
         knock::knock_room,
         membership::{
@@ -42,7 +42,7 @@ async fn join_room_by_id(
 ) -> Result<Ruma<join_room_by_id::v3::Response>, MatrixError> {
     refuse_third_party(request.third_party_signed.as_ref())?;
     let reason = request.reason.as_deref();
-    let room_id = rooms.join_with_settings(&accounts, &requester, &request.room_id, reason).await?;
+    let room_id = rooms.join_with_settings(&accounts, &requester, &request.room_id, &[], reason).await?;
     Ok(Ruma(join_room_by_id::v3::Response::new(room_id)))
 }
 
@@ -54,8 +54,8 @@ async fn join_room_by_id_or_alias(
     Ruma(request): Ruma<join_room_by_id_or_alias::v3::Request>,
 ) -> Result<Ruma<join_room_by_id_or_alias::v3::Response>, MatrixError> {
     refuse_third_party(request.third_party_signed.as_ref())?;
-    let room_id = resolve(&rooms, requester.user_id.server_name(), request.room_id_or_alias).await?;
-    let room_id = rooms.join_with_settings(&accounts, &requester, &room_id, request.reason.as_deref()).await?;
+    let (room_id, via) = resolve_via(&rooms, &requester.user_id, request.room_id_or_alias, request.via).await?;
+    let room_id = rooms.join_with_settings(&accounts, &requester, &room_id, &via, request.reason.as_deref()).await?;
     Ok(Ruma(join_room_by_id_or_alias::v3::Response::new(room_id)))
 }
 
@@ -65,20 +65,26 @@ async fn knock_room(
     requester: Requester,
     Ruma(request): Ruma<knock_room::v3::Request>,
 ) -> Result<Ruma<knock_room::v3::Response>, MatrixError> {
-    let room_id = resolve(&rooms, requester.user_id.server_name(), request.room_id_or_alias).await?;
-    let room_id = rooms.knock(&requester, &room_id, request.reason.as_deref()).await?;
+    let (room_id, via) = resolve_via(&rooms, &requester.user_id, request.room_id_or_alias, request.via).await?;
+    let room_id = rooms.knock_via(&requester, &room_id, &via, request.reason.as_deref()).await?;
     Ok(Ruma(knock_room::v3::Response::new(room_id)))
 }
 
-/// The room of an id or an alias.
-pub(super) async fn resolve(
+/// The room of an id or an alias, and servers that may bring somebody into it: those that were named, and those that an alias names.
+async fn resolve_via(
     rooms: &Rooms,
-    as_server: &ServerName,
+    user_id: &UserId,
     id_or_alias: OwnedRoomOrAliasId,
-) -> Result<OwnedRoomId, MatrixError> {
+    mut via: Vec<OwnedServerName>,
+) -> Result<(OwnedRoomId, Vec<OwnedServerName>), MatrixError> {
     match OwnedRoomId::try_from(id_or_alias) {
-        Ok(room_id) => Ok(room_id),
-        Err(alias) => Ok(rooms.resolve_alias(as_server, &alias).await?.0),
+        Ok(room_id) => Ok((room_id, via)),
+        Err(alias) => {
+            let (room_id, servers) = rooms.resolve_alias(user_id.server_name(), &alias).await?;
+            via.push(alias.server_name().to_owned());
+            via.extend(servers);
+            Ok((room_id, via))
+        }
     }
 }
 

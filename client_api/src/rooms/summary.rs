@@ -2,10 +2,9 @@
 
 use ::rooms::Rooms;
 use axum::{Router, extract::State, routing::get};
-use ruma::{api::client::room::get_summary, events::room::member::MembershipState};
+use ruma::{OwnedRoomId, api::client::room::get_summary, events::room::member::MembershipState};
 use web::{MatrixError, OptionalRequester, Ruma, RumaRoutes as _};
 
-use super::membership::resolve;
 use crate::ClientApi;
 
 /// Where it was at first, and where matrix-js-sdk looks for it at a server that advertises neither release nor feature. MSC3266.
@@ -22,8 +21,18 @@ async fn get_summary(
     Ruma(request): Ruma<get_summary::v1::Request>,
 ) -> Result<Ruma<get_summary::v1::Response>, MatrixError> {
     let server = requester.as_ref().map_or(rooms.servers().primary(), |requester| requester.user_id.server_name());
-    let room_id = resolve(&rooms, server, request.room_id_or_alias).await?;
-    let preview = rooms.room_summary(requester.as_ref(), &room_id).await?;
+    let mut via = request.via;
+    let room_id = match OwnedRoomId::try_from(request.room_id_or_alias) {
+        Ok(room_id) => room_id,
+        Err(alias) => {
+            let (room_id, servers) = rooms.resolve_alias(server, &alias).await?;
+            via.extend(servers);
+            room_id
+        }
+    };
+    // Before version 12, the name in the id is that of the server that made the room.
+    via.extend(room_id.server_name().map(ToOwned::to_owned));
+    let preview = rooms.room_summary(requester.as_ref(), &room_id, &via).await?;
     let mut response = get_summary::v1::Response::new(preview.summary);
     // Who never was anything to the room has left it, too.
     response.membership =

@@ -112,8 +112,7 @@ async fn get_event_by_timestamp(
     Ruma(request): Ruma<get_event_by_timestamp::v1::Request>,
 ) -> Result<Ruma<get_event_by_timestamp::v1::Response>, MatrixError> {
     let direction = direction_of(&request.dir);
-    let event = rooms.event_by_timestamp(&requester, &request.room_id, request.ts, direction).await?;
-    let (event_id, made) = (event.pdu.event_id.clone(), event.pdu.origin_server_ts);
+    let (event_id, made) = rooms.event_by_timestamp(&requester, &request.room_id, request.ts, direction).await?;
     Ok(Ruma(get_event_by_timestamp::v1::Response::new(event_id, made)))
 }
 

@@ -7,6 +7,7 @@ use axum::{
     extract::{FromRef, FromRequest, RawPathParams, Request},
 };
 use http::{StatusCode, request::Parts};
+use rooms::Asker;
 use ruma::{
     OwnedServerName,
     api::{IncomingRequest, error::ErrorKind, federation::authentication::XMatrix},
@@ -40,6 +41,13 @@ pub(crate) struct Signed<T> {
     pub(crate) destination: OwnedServerName,
     /// What it asks.
     pub(crate) request: T,
+}
+
+impl<T> Signed<T> {
+    /// Who asks whom, as `rooms` wants to know it.
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        Asker { origin: &self.origin, destination: &self.destination }
+    }
 }
 
 impl<T: IncomingRequest> RumaArgument for Signed<T> {

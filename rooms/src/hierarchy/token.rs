@@ -3,6 +3,8 @@
 use std::{fmt, str::FromStr};
 
 use model::{RoomNr, UserNr};
+use ruma::RoomId;
+use sha1::{Digest as _, Sha1};
 
 use crate::Error;
 
@@ -19,9 +21,16 @@ pub(crate) struct Walk {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Token {
     pub(crate) walk: Walk,
-    pub(crate) after: RoomNr,
+    /// The mark of that room: see [`mark_of`].
+    pub(crate) after: u64,
     /// Which of the walk that room was, from 0: where the page starts when it is there no more.
     pub(crate) index: usize,
+}
+
+/// By what a token knows a room: rooms of other servers have no number here.
+pub(crate) fn mark_of(room_id: &RoomId) -> u64 {
+    let hash = Sha1::digest(room_id.as_bytes());
+    hash.iter().take(8).fold(0, |mark, byte| mark << 8 | u64::from(*byte))
 }
 
 impl Token {
@@ -64,7 +73,7 @@ impl FromStr for Token {
                     _ => return None,
                 },
             };
-            let (after, index) = (RoomNr(parts.next()?.parse().ok()?), parts.next()?.parse().ok()?);
+            let (after, index) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
             let token = Self { walk, after, index };
             parts.next().is_none().then_some(token)
         };
@@ -81,7 +90,7 @@ mod tests {
     #[test]
     fn a_token_reads_as_it_was_written() {
         for suggested_only in [true, false] {
-            let (space_nr, user_nr, after) = (RoomNr(1), UserNr(2), RoomNr(3));
+            let (space_nr, user_nr, after) = (RoomNr(1), UserNr(2), 3);
             let walk = Walk { space_nr, user_nr, max_depth: 4, suggested_only };
             let token = Token { walk, after, index: 5 };
             assert_eq!(Token::of(&walk, &token.to_string()).unwrap(), token);

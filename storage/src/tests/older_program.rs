@@ -74,6 +74,8 @@ async fn event(storage: &Storage, nr: i64, event_type: &str, content: Value, pla
         prev: vec![EventNr(1)],
         auth: vec![EventNr(1)],
         placement,
+        passed_on: false,
+        was_outlier: false,
         transaction: None,
         relation,
         countable: None,
@@ -108,21 +110,12 @@ async fn a_database_of_an_older_program_gets_its_relations_and_times() {
             room_nr: RoomNr(1),
             new_room: Some(NewRoom { room_id: RoomId::parse("!a:hs").unwrap(), version: RoomVersionId::V11 }),
             expected_state: NodeNr(0),
-            lease: false,
             state: NodeNr(0),
             depth: 8,
             events: new,
-            extremities_used: Vec::new(),
             extremities_added: vec![EventNr(7)],
-            state_nodes: Vec::new(),
-            state_changes: Vec::new(),
             summary: Some(RoomSummary::default()),
-            redactions: Vec::new(),
-            released: Vec::new(),
-            related_redactions: Vec::new(),
-            related_again: Vec::new(),
-            aliases: Vec::new(),
-            listed_on: None,
+            ..RoomCommit::default()
         };
         storage.commit(Commit { room: Some(room), ..Commit::default() }).await.unwrap();
         let expected = filled(&storage).await;

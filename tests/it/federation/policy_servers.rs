@@ -26,7 +26,8 @@ fn recommendation(event: &Value) -> Value {
 /// A room whose policy server the peer is: it wants no spam.
 async fn guarded(database: TestDatabase) -> Guest {
     let guest = Guest::new(database).await;
-    guest.peer.answer_by(SIGN, |event| {
+    guest.peer.respond(SIGN, |asked| {
+        let event = &asked.body;
         if event["content"]["body"] == "spam" {
             return (400, json!({"errcode": "M_FORBIDDEN", "error": "no spam here"}));
         }
@@ -110,7 +111,7 @@ async fn a_policy_server_that_does_not_sign_stops_the_room_until_it_is_switched_
         (200, json!({"peer.test": {"ed25519:policy_server": "A".repeat(86)}})),
         (200, json!({})),
     ] {
-        guest.peer.answer_by(SIGN, move |_| (status, body.clone()));
+        guest.peer.respond(SIGN, move |_| (status, body.clone()));
         say(&guest, "hello").await.is_error(502, "M_UNKNOWN");
     }
     assert_eq!(guest.texts().await, Vec::<String>::new());
