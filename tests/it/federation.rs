@@ -14,6 +14,7 @@ mod policy_servers;
 mod profiles;
 mod requests;
 mod resolution;
+mod server_acls;
 mod server_lists;
 mod spaces;
 mod strangers;

@@ -145,6 +145,10 @@ async fn strangers_are_limited_before_anybody_is_asked_and_friends_go_on() {
         limited += usize::from(answer.errcode() == "M_LIMIT_EXCEEDED");
     }
     assert_eq!(limited, 6, "the friend was a stranger once, too");
+    // To ask us as a notary has them asked, too.
+    let http = federation.server("hs1").http();
+    let query = http.request("GET", "/_matrix/key/v2/query/friend.test", None, &Value::Null).await;
+    query.is_error(429, "M_LIMIT_EXCEEDED");
     // A wrong signature counts like no key.
     let header = friend.header("hs1", "GET", "/elsewhere", &Value::Null);
     let wrong = federation.server("hs1").http().request("GET", PROFILE, Some(&header), &Value::Null).await;
