@@ -113,9 +113,12 @@ impl KeyRing {
         }))
     }
 
-    /// The keys of a server that are in memory, if the wanted ones are among them.
+    /// The keys of a server that are in memory, if the wanted ones are among them and it need not be asked whether it says so itself.
     pub(crate) async fn in_memory(&self, server: &ServerName, wanted: &Wanted) -> Option<Arc<Known>> {
-        self.0.known.get(server).await.filter(|known| known.has_directly(wanted))
+        let now_ms = self.0.clock.now_ms();
+        let is_enough =
+            |known: &Arc<Known>| known.has_directly(wanted) || (known.has(wanted) && !known.may_be_asked(now_ms));
+        self.0.known.get(server).await.filter(is_enough)
     }
 
     /// The same, in memory or in the database.
