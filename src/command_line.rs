@@ -26,6 +26,11 @@ pub(crate) enum Command {
     Serve,
     /// Say whether the configuration can be used, and start nothing
     CheckConfig,
+    /// Look for a server as other servers do, and say what they find: names, addresses, certificate, keys
+    CheckFederation {
+        /// The name of the server [default: the first of this one]
+        name: Option<String>,
+    },
     /// Manage the keys that sign the server's events and requests
     #[command(subcommand)]
     SigningKey(SigningKeyCommand),
@@ -37,7 +42,7 @@ pub(crate) enum Command {
 /// What to do about signing keys.
 #[derive(Debug, Subcommand)]
 pub(crate) enum SigningKeyCommand {
-    /// Make a new key and publish the old one as ended; the server uses it from its next start on
+    /// Make a new key; the server uses it from its next start on, and publishes the old one as ended then
     Rotate {
         /// Which of the server's names [default: the first]
         name: Option<String>,

@@ -22,5 +22,5 @@ pub use self::{
     error::Error,
     listener::ListenerAddress,
     server::{Overrides, Server},
-    tools::{Tools, rotate_signing_key},
+    tools::{Tools, check_federation, rotate_signing_key},
 };

@@ -49,15 +49,30 @@ async fn run(command_line: CommandLine) -> anyhow::Result<()> {
             println!("The configuration is good.");
             Ok(())
         }
+        Command::CheckFederation { name } => check_federation(&config, name.as_deref()).await,
         Command::SigningKey(SigningKeyCommand::Rotate { name }) => {
             let (name, key) = swiftchat::rotate_signing_key(&config, name.as_deref())?;
             println!(
-                "{name} signs with the key {key} from its next start on: start the server anew now, and back up the key."
+                "{name} signs with the key {key} from its next start on: start the server (all its processes) anew now, and back up the key."
             );
             Ok(())
         }
         Command::User(UserCommand::Create(options)) => user_command::create(&config, &options).await,
     }
+}
+
+async fn check_federation(config: &Config, name: Option<&str>) -> anyhow::Result<()> {
+    let found = swiftchat::check_federation(config, name).await?;
+    for finding in found.findings() {
+        let mark = match finding.verdict {
+            federation::Verdict::Good => "ok",
+            federation::Verdict::Plain => "--",
+            federation::Verdict::Bad => "!!",
+        };
+        println!("{mark}  {}", finding.text);
+    }
+    anyhow::ensure!(found.is_healthy(), "federation does not work as it should");
+    Ok(())
 }
 
 fn load(file: Option<&Path>) -> anyhow::Result<Config> {

@@ -60,6 +60,12 @@ impl Server {
             Database::Sqlite(_) => Some(data_folder::lock(&folder)?),
             Database::Postgres(_) => None,
         };
+        signing_keys::end_replaced(
+            &folder,
+            &config.server.names_in_force(),
+            overrides.clock.now_ms(),
+            &overrides.random,
+        )?;
         let local_servers = signing_keys::open(&folder, config.server.names_in_force(), &overrides.random)?;
         let connections_max = open_files::connections_max(&config, open_files::raise_limit());
         let shared = Shared {

@@ -16,6 +16,32 @@ use tracing::info;
 
 use crate::{Error, data_folder};
 
+/// In the place of its end: the key was replaced, but a server that runs may still sign with it.
+const NOT_ENDED: &str = "-";
+
+/// Ends the keys of `names` that were replaced, as a server starts that signs with their successors. Not before: what a key signs after its
+/// end counts for nothing.
+///
+/// # Errors
+///
+/// [`Error::File`].
+pub(crate) fn end_replaced(
+    folder: &Path,
+    names: &[OwnedServerName],
+    now_ms: i64,
+    random: &Random,
+) -> Result<(), Error> {
+    let folder = data_folder::make(&folder.join("signing_keys"))?;
+    for name in names {
+        let lines = old_lines(&folder, name)?;
+        if lines.iter().any(|line| line.ends_with(NOT_ENDED)) {
+            let ended: String = lines.iter().map(|line| with_end(line, now_ms) + "\n").collect();
+            replace(&folder, &format!("{name}.old_keys"), &ended, random)?;
+        }
+    }
+    Ok(())
+}
+
 /// Reads the keys of `names`, and makes those that are not there.
 pub(crate) fn open(folder: &Path, names: Vec<OwnedServerName>, random: &Random) -> Result<LocalServers, Error> {
     let folder = data_folder::make(&folder.join("signing_keys"))?;
@@ -29,18 +55,20 @@ pub(crate) fn open(folder: &Path, names: Vec<OwnedServerName>, random: &Random) 
     Ok(LocalServers::new(servers.collect::<Result<_, Error>>()?))
 }
 
-/// Gives a name a new key. The old one is published as ended at `now_ms`; a server that runs signs with it until it starts anew.
+/// Gives a name a new key. A server that runs signs with the old one until it starts anew; see [`end_replaced`].
 ///
 /// # Errors
 ///
 /// [`Error::File`] or [`Error::SigningKey`]; the key is the old one then.
-pub(crate) fn rotate(folder: &Path, name: &ServerName, now_ms: i64, random: &Random) -> Result<KeyPair, Error> {
+pub(crate) fn rotate(folder: &Path, name: &ServerName, random: &Random) -> Result<KeyPair, Error> {
     let folder = data_folder::make(&folder.join("signing_keys"))?;
     let old = open_one(&folder, name, random)?;
-    let mut ended = read_old(&folder, name)?;
-    ended.retain(|key| key.id != *old.id());
-    ended.push(OldKey::of(&old, now_ms));
-    let text: String = ended.iter().map(OldKey::to_text).collect();
+    let mut lines = old_lines(&folder, name)?;
+    // What a rotation left that broke off half-way.
+    lines.retain(|line| line.split_ascii_whitespace().nth(1) != Some(old.id().key_name().as_str()));
+    let line = OldKey::of(&old, 0).to_text();
+    lines.push(format!("{} {NOT_ENDED}", line.trim_end().trim_end_matches(" 0")));
+    let text: String = lines.iter().map(|line| line.clone() + "\n").collect();
     replace(&folder, &format!("{name}.old_keys"), &text, random)?;
     let key = KeyPair::generate(random);
     replace(&folder, &format!("{name}.key"), &key.to_text(), random)?;
@@ -63,16 +91,27 @@ fn replace(folder: &Path, file: &str, text: &str, random: &Random) -> Result<(),
 
 /// The keys of a name that sign no more, one a line.
 fn read_old(folder: &Path, name: &ServerName) -> Result<Vec<OldKey>, Error> {
+    let bad = |source| Error::SigningKey { path: folder.join(format!("{name}.old_keys")), source };
+    // One that has not ended yet may be in use all the time.
+    let lines = old_lines(folder, name)?;
+    lines.iter().map(|line| OldKey::from_text(&with_end(line, i64::MAX)).map_err(bad)).collect()
+}
+
+fn old_lines(folder: &Path, name: &ServerName) -> Result<Vec<String>, Error> {
     let path = folder.join(format!("{name}.old_keys"));
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(Error::File { action: "read the old signing keys", path, source }),
-    };
-    let lines = text.lines().filter(|line| !line.trim().is_empty());
-    lines
-        .map(|line| OldKey::from_text(line).map_err(|source| Error::SigningKey { path: path.clone(), source }))
-        .collect()
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(text.lines().map(|line| line.trim().to_owned()).filter(|line| !line.is_empty()).collect()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(Error::File { action: "read the old signing keys", path, source }),
+    }
+}
+
+/// The line of an old key with its end, if it has none yet.
+fn with_end(line: &str, end_ms: i64) -> String {
+    match line.strip_suffix(NOT_ENDED) {
+        Some(rest) => format!("{rest}{end_ms}"),
+        None => line.to_owned(),
+    }
 }
 
 fn open_one(folder: &Path, name: &ServerName, random: &Random) -> Result<KeyPair, Error> {
@@ -139,13 +178,18 @@ mod tests {
         let (folder, random) = (tempfile::tempdir().unwrap(), Random::seeded(1));
         let name = server_name!("one.example");
         let read = || open(folder.path(), vec![name.to_owned()], &random).unwrap();
-        let first = OldKey::of(&read().get(name).unwrap().key, 1);
-        let second = rotate(folder.path(), name, 1, &random).unwrap();
-        let third = rotate(folder.path(), name, 2, &random).unwrap();
+        let start = |now_ms| end_replaced(folder.path(), &[name.to_owned()], now_ms, &random).unwrap();
+        let first = OldKey::of(&read().get(name).unwrap().key, 5);
+        let second = rotate(folder.path(), name, &random).unwrap();
+        // It signs until the server starts anew, however long that takes: then it has ended, once.
+        start(5);
+        start(6);
+        let third = rotate(folder.path(), name, &random).unwrap();
+        start(7);
         let servers = read();
         let server = servers.get(name).unwrap();
         assert_eq!(server.key.public_key(), third.public_key());
-        assert_eq!(server.old_keys, [first.clone(), OldKey::of(&second, 2)]);
+        assert_eq!(server.old_keys, [first.clone(), OldKey::of(&second, 7)]);
         // What a rotation that broke off leaves: the old keys are written, the new one is not.
         let path = folder.path().join("signing_keys/one.example.key");
         fs::write(path, second.to_text()).unwrap();

@@ -1,10 +1,16 @@
 //! What the commands beside the server work with: the accounts, straight on the database.
 
 use accounts::Accounts;
+use federation::{Examination, ExpectedKey};
 use model::{Clock, Random};
+use ruma::OwnedServerName;
 use storage::Storage;
 
-use crate::{Error, config::Config, data_folder, signing_keys, wiring};
+use crate::{
+    Error,
+    config::{Api, Config},
+    data_folder, signing_keys, wiring,
+};
 
 /// The accounts of the configured server, opened without serving anything. The server may run meanwhile.
 #[derive(Debug)]
@@ -51,6 +57,47 @@ pub fn rotate_signing_key(config: &Config, name: Option<&str>) -> Result<(String
     let found = names.iter().find(|known| name.is_none_or(|name| *known == name));
     let found = found.ok_or_else(|| Error::NotAName(name.unwrap_or_default().to_owned()))?;
     let folder = data_folder::make(&config.server.data_folder)?;
-    let key = signing_keys::rotate(&folder, found, Clock::system().now_ms(), &Random::system())?;
+    let key = signing_keys::rotate(&folder, found, &Random::system())?;
     Ok((found.to_string(), key.id().to_string()))
+}
+
+/// Looks for a server as other servers do: for the first of the configured names if none is said. Of one that is configured it is also said
+/// what keeps others from it here.
+///
+/// # Errors
+///
+/// [`Error::NotAName`], and as [`crate::Server::start`].
+pub async fn check_federation(config: &Config, name: Option<&str>) -> Result<Examination, Error> {
+    let names = config.server.names_in_force();
+    let said = name.map(|name| OwnedServerName::try_from(name).map_err(|_| Error::NotAName(name.to_owned())));
+    let name = match said.transpose()? {
+        Some(name) => name,
+        None => names.first().cloned().ok_or_else(|| Error::NotAName(String::new()))?,
+    };
+    let random = Random::system();
+    let mut expected = None;
+    if names.contains(&name) {
+        let folder = data_folder::make(&config.server.data_folder)?;
+        let servers = signing_keys::open(&folder, vec![name.clone()], &random)?;
+        let key = servers.get(&name).map(|server| &server.key);
+        expected = key.map(|key| ExpectedKey { id: key.id().to_string(), public_key: key.public_key() });
+    }
+    let outbound = wiring::open_outbound(config, &random)?;
+    let mut found = federation::examine(&outbound, &name, expected.as_ref(), Clock::system().now_ms()).await;
+    if expected.is_some() {
+        let serves = config.listeners.iter().any(|listener| listener.apis.contains(&Api::Federation));
+        for (is_right, text) in [
+            (
+                !config.is_private(),
+                "this server has no name and listens on loopback only: give it a name (`server.names`)",
+            ),
+            (config.federation.enabled, "`federation.enabled` is off: other servers are neither asked nor answered"),
+            (serves, "no listener serves \"federation\": add it to `listeners.apis`"),
+        ] {
+            if !is_right {
+                found.bad(text.to_owned());
+            }
+        }
+    }
+    Ok(found)
 }

@@ -189,7 +189,7 @@ impl Services {
 /// # Errors
 ///
 /// [`Error::Outbound`] when the system has neither certificate authorities nor name servers, [`Error::Authorities`].
-fn open_outbound(config: &Config, random: &Random) -> Result<Outbound, Error> {
+pub(crate) fn open_outbound(config: &Config, random: &Random) -> Result<Outbound, Error> {
     let options = &config.unsafe_options;
     let mut authorities = Vec::new();
     for path in &options.federation_extra_authorities {
@@ -215,6 +215,10 @@ fn open_federation(
     let options = federation::Options {
         notaries: config.federation.notaries.clone(),
         delegates: config.federation.delegates.clone(),
+        lists: federation::ServerLists {
+            allow: config.federation.allow_servers.iter().collect(),
+            deny: config.federation.deny_servers.iter().collect(),
+        },
     };
     Ok(Federation::new(outbound, storage.clone(), servers.clone(), options)?)
 }
@@ -267,11 +271,16 @@ pub(crate) fn accounts_options(config: &Config) -> Result<accounts::Options, Err
 }
 
 fn rate_limits(config: &Config) -> Option<RateLimitOptions> {
-    let options = &config.client_api;
+    let (options, federation) = (&config.client_api, &config.federation);
     let limits = RateLimitOptions {
         user: Rate { per_second: options.user_requests_per_second, burst: options.user_requests_burst },
         address: Rate { per_second: options.address_requests_per_second, burst: options.address_requests_burst },
         address_reads: Rate { per_second: options.address_reads_per_second, burst: options.address_reads_burst },
+        server: Rate { per_second: federation.server_requests_per_second, burst: federation.server_requests_burst },
+        stranger: Rate {
+            per_second: federation.stranger_requests_per_second,
+            burst: federation.stranger_requests_burst,
+        },
     };
     (!config.unsafe_options.rate_limits_off).then_some(limits)
 }

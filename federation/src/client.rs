@@ -19,19 +19,32 @@ use ruma::{
     signatures::KeyPair as _,
 };
 
-use crate::{Error, resolve::Resolver};
+use crate::{Error, ServerLists, resolve::Resolver, shares::Shares};
 
 /// What an answer may be that is no list of events.
 pub(crate) const SMALL: Bounds = Bounds { timeout: Duration::from_secs(30), body_bytes_max: 4 << 20 };
 
+/// What an answer may be to a short question, for which somebody waits.
+pub(crate) const SHORT: Bounds = Bounds { timeout: Duration::from_secs(10), body_bytes_max: 64 << 10 };
+
+/// Most requests that are under way at the same time, and of them those to one host: a slow server holds no more than these.
+const UNDER_WAY_MAX: usize = 2_000;
+const UNDER_WAY_TO_HOST: usize = 20;
+
 /// Asks other servers in the name of ours.
 pub(crate) struct Client {
     pub(crate) resolver: Resolver,
-    pub(crate) http: ServiceClient,
+    http: ServiceClient,
     pub(crate) servers: LocalServers,
+    lists: ServerLists,
+    under_way: Shares,
 }
 
 impl Client {
+    pub(crate) fn new(resolver: Resolver, http: ServiceClient, servers: LocalServers, lists: ServerLists) -> Self {
+        Self { resolver, http, servers, lists, under_way: Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_HOST) }
+    }
+
     /// Sends a request of `origin`, one of our names, to `destination`, and reads the answer.
     ///
     /// # Errors
@@ -87,6 +100,10 @@ impl Client {
         if self.servers.is_local(name) {
             return Err(Error::Ours(name.to_owned()));
         }
+        if !self.lists.allow(name) {
+            return Err(Error::Denied(name.to_owned()));
+        }
+        let _share = self.under_way.take(name.host(), 1, bounds.timeout).await.ok_or(Error::Busy)?;
         let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
         let destination = self.resolver.resolve(name).await;
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());

@@ -23,7 +23,7 @@ use model::LocalServer;
 use rooms::{Presences, Rooms};
 use web::RateLimits;
 
-pub(crate) use self::signed::Signed;
+pub(crate) use self::signed::{BODIES_KIB, BODIES_KIB_OF_ADDRESS, Signed};
 use crate::Federation;
 
 /// What the handlers work with. Cheap to clone.

@@ -36,6 +36,12 @@ pub enum Error {
     /// The server is not ours: we cannot speak for it.
     #[error("{0} is not this server")]
     NotOurs(OwnedServerName),
+    /// The configuration wants nothing to do with that server.
+    #[error("the configuration does not let this server federate with {0}")]
+    Denied(OwnedServerName),
+    /// Too much is under way already. Trying again later may help.
+    #[error("too much is under way to other servers")]
+    Busy,
     /// What we wanted to ask cannot be said in a request.
     #[error("not a request: {0}")]
     BadRequest(String),

@@ -6,13 +6,18 @@ mod client;
 mod door;
 mod edus;
 mod error;
+mod examination;
 mod invite_v1;
 mod invites;
 mod keys;
+mod policy_servers;
 mod published;
 mod remote_servers;
 mod remote_users;
 mod resolve;
+mod server_lists;
+mod shared_tasks;
+mod shares;
 mod transactions;
 mod well_known;
 
@@ -23,10 +28,15 @@ use outbound::{Outbound, Service};
 use ruma::{OwnedServerName, ServerName};
 use storage::Storage;
 
-use self::{client::Client, keys::KeyRing, resolve::Resolver, transactions::Transactions, well_known::WellKnowns};
+use self::{
+    client::Client, keys::KeyRing, resolve::Resolver, shares::Shares, transactions::Transactions,
+    well_known::WellKnowns,
+};
 pub use self::{
     door::{FederationApi, router},
     error::Error,
+    examination::{Examination, ExpectedKey, Finding, Verdict, examine},
+    server_lists::ServerLists,
 };
 
 /// What can be chosen about federation.
@@ -36,6 +46,8 @@ pub struct Options {
     pub notaries: Vec<OwnedServerName>,
     /// Where those of our names are that others do not find under the name itself.
     pub delegates: BTreeMap<OwnedServerName, OwnedServerName>,
+    /// Which servers are asked and answered.
+    pub lists: ServerLists,
 }
 
 /// Federation of our names with other servers. Cheap to clone.
@@ -48,6 +60,7 @@ struct Inner {
     options: Options,
     client: Arc<Client>,
     keys: KeyRing,
+    bodies: Shares,
     transactions: Transactions,
 }
 
@@ -65,14 +78,13 @@ impl Federation {
     ) -> Result<Self, outbound::Error> {
         let clock = storage.clock().clone();
         let service = Service { names: resolve::SERVICES, port_default: resolve::PORT_DEFAULT };
-        let client = Arc::new(Client {
-            resolver: Resolver { well_knowns: WellKnowns::new(outbound.clone(), clock.clone()) },
-            http: outbound.by_service(service)?,
-            servers: servers.clone(),
-        });
+        let resolver = Resolver { well_knowns: WellKnowns::new(outbound.clone(), clock.clone()) };
+        let http = outbound.by_service(service)?;
+        let client = Arc::new(Client::new(resolver, http, servers.clone(), options.lists.clone()));
         let keys = KeyRing::new(client.clone(), storage.clone(), options.notaries.clone());
         let transactions = Transactions::new(storage);
-        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, transactions })))
+        let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
+        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, bodies, transactions })))
     }
 
     pub(crate) fn servers(&self) -> &LocalServers {
@@ -89,6 +101,11 @@ impl Federation {
 
     pub(crate) fn keys(&self) -> &KeyRing {
         &self.0.keys
+    }
+
+    /// The memory for what other servers send, in KiB, in which each address has its share.
+    pub(crate) fn bodies(&self) -> &Shares {
+        &self.0.bodies
     }
 
     pub(crate) fn transactions(&self) -> &Transactions {

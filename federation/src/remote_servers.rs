@@ -10,8 +10,8 @@ use std::{
 
 use model::{Membership, Pdu};
 use rooms::{
-    Asking, EventSigners, JoinAnswer, MemberTemplate, OutgoingInvite, PublicRooms, PublicRoomsRequest, RemoteError,
-    RemoteServers, ServedSpace,
+    Asking, EventSigners, JoinAnswer, MemberTemplate, OutgoingInvite, PolicyAnswer, PublicRooms, PublicRoomsRequest,
+    RemoteError, RemoteServers, ServedSpace,
 };
 use ruma::{
     CanonicalJsonObject, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId,
@@ -25,8 +25,9 @@ use storage::TimelineDirection;
 
 use crate::{
     Error, Federation,
-    client::SMALL,
+    client::SHORT,
     keys::{Known, Wanted},
+    policy_servers,
 };
 
 impl RemoteServers for Federation {
@@ -38,12 +39,21 @@ impl RemoteServers for Federation {
         Box::pin(async move {
             let request = get_room_information::v1::Request::new(alias.to_owned());
             let server = alias.server_name();
-            match self.client().send(as_server, server, request, SMALL).await {
+            match self.client().send(as_server, server, request, SHORT).await {
                 Ok(response) => Ok(Some((response.room_id, response.servers))),
                 Err(error) if is_not_found(&error) => Ok(None),
                 Err(error) => Err(unavailable(server, error)),
             }
         })
+    }
+
+    fn sign_by_policy_server<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        policy_server: &'a ServerName,
+        pdu: &'a Pdu,
+    ) -> Asking<'a, PolicyAnswer> {
+        Box::pin(policy_servers::sign(self, as_server, policy_server, pdu))
     }
 
     fn public_rooms<'a>(
@@ -154,6 +164,6 @@ fn is_not_found(error: &Error) -> bool {
     matches!(error, Error::Refused { error, .. } if error.error_kind() == Some(&ErrorKind::NotFound))
 }
 
-fn unavailable(server: &ServerName, error: Error) -> RemoteError {
+pub(crate) fn unavailable(server: &ServerName, error: Error) -> RemoteError {
     RemoteError::Unavailable { server: server.to_owned(), source: Arc::new(error) }
 }

@@ -74,11 +74,6 @@ impl RemoteUsers for Federation {
     }
 }
 
-/// Whether a server does not want to tell.
-fn is_forbidden(error: &Error) -> bool {
-    matches!(error, Error::Refused { error, .. } if error.error_kind() == Some(&ErrorKind::Forbidden))
-}
-
 fn failed(server: &ServerName, error: Error) -> RemoteError {
     let server = server.to_owned();
     match error {

@@ -41,12 +41,12 @@ impl Resolver {
 }
 
 /// Whether the name alone says where the server is: steps 1 and 2.
-fn is_settled(name: &ServerName) -> bool {
+pub(crate) fn is_settled(name: &ServerName) -> bool {
     name.is_ip_literal() || name.port().is_some()
 }
 
 /// Steps 1 and 2, or 4 to 6; for a delegated name 3.1 to 3.5, which are the same.
-fn without_well_known(name: &ServerName) -> Destination {
+pub(crate) fn without_well_known(name: &ServerName) -> Destination {
     let authority = match name.port() {
         Some(port) => format!("{}:{port}", name.host()),
         None if name.is_ip_literal() => format!("{}:{PORT_DEFAULT}", name.host()),

@@ -4,12 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use http::{HeaderMap, StatusCode, header};
 use model::Clock;
-use moka::future::Cache;
+use moka::sync::Cache;
 use outbound::{Answer, Bounds, Outbound};
 use ruma::OwnedServerName;
 use serde::Deserialize;
 use tracing::debug;
 use url::Url;
+
+use crate::shared_tasks::SharedTasks;
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -28,11 +30,16 @@ const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), body_bytes_max
 /// Most hosts whose answers are kept.
 const HOSTS_CACHED: u64 = 20_000;
 
-/// Asks hosts for `/.well-known/matrix/server`, and keeps what they say.
+/// Most hosts that are asked at the same time.
+const ASKED_AT_ONCE: usize = 500;
+
+/// Asks hosts for `/.well-known/matrix/server`, and keeps what they say. Cheap to clone.
+#[derive(Clone)]
 pub(crate) struct WellKnowns {
     outbound: Outbound,
     clock: Clock,
     known: Cache<String, Arc<Known>>,
+    asking: SharedTasks<Arc<Known>>,
 }
 
 /// What a host said.
@@ -48,62 +55,121 @@ struct Known {
     failures: u32,
 }
 
+/// Why a host names no server.
+#[derive(Debug)]
+enum Nothing {
+    /// It says that there is none, or what makes no sense.
+    Said(String),
+    /// It cannot say at the moment.
+    Unsaid(String),
+}
+
 impl WellKnowns {
     pub(crate) fn new(outbound: Outbound, clock: Clock) -> Self {
-        Self { outbound, clock, known: Cache::new(HOSTS_CACHED) }
+        Self { outbound, clock, known: Cache::new(HOSTS_CACHED), asking: SharedTasks::new(ASKED_AT_ONCE) }
     }
 
-    /// The server that a host names, if it names one. Who asks for the same host at the same time waits for one answer.
+    /// The server that a host names, if it names one. Who asks for the same host at the same time waits for one answer, which is noted
+    /// even when nobody waits any more.
     pub(crate) async fn get(&self, host: &str) -> Option<OwnedServerName> {
-        let now_ms = self.clock.now_ms();
-        let before = self.known.get(host).await;
-        if let Some(known) = before.as_ref().filter(|known| known.until_ms > now_ms) {
-            return known.server.clone();
-        }
-        let asking = async { Arc::new(self.ask(host, before.as_deref()).await) };
-        let entry = self.known.entry_by_ref(host).or_insert_with_if(asking, |known| known.until_ms <= now_ms).await;
-        entry.into_value().server.clone()
+        let known = match self.current(host) {
+            Some(known) => Some(known),
+            None => {
+                let (this, name) = (self.clone(), host.to_owned());
+                self.asking.run(host, async move { this.ask(&name).await }).await
+            }
+        };
+        known?.server.clone()
     }
 
-    async fn ask(&self, host: &str, before: Option<&Known>) -> Known {
-        let answer = match Url::parse(&format!("https://{host}/.well-known/matrix/server")) {
-            Ok(url) => self.outbound.get(&url, BOUNDS).await.map_err(|error| error.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
+    /// What the host said, while that counts.
+    fn current(&self, host: &str) -> Option<Arc<Known>> {
+        self.known.get(host).filter(|known| known.until_ms > self.clock.now_ms())
+    }
+
+    async fn ask(&self, host: &str) -> Arc<Known> {
+        // Somebody may have asked since it was looked for.
+        if let Some(known) = self.current(host) {
+            return known;
+        }
+        let answer = get(&self.outbound, host).await;
+        let known = Arc::new(self.judge(host, answer));
+        self.known.insert(host.to_owned(), known.clone());
+        known
+    }
+
+    fn judge(&self, host: &str, answer: Result<(OwnedServerName, HeaderMap), Nothing>) -> Known {
         let now_ms = self.clock.now_ms();
-        match answer.and_then(|answer| Ok((read(&answer)?, answer.headers))) {
-            Ok((server, headers)) => Known {
-                server: Some(server),
-                server_until_ms: now_ms + LIFETIME_MAX_MS,
-                until_ms: now_ms + lifetime_ms(&headers),
-                failures: 0,
-            },
-            Err(reason) => {
-                debug!(server.host = host, reason, "{host} does not say where its server is");
-                let failures = before.map_or(0, |known| known.failures);
-                let still = before.filter(|known| known.server_until_ms > now_ms);
-                Known {
-                    server: still.and_then(|known| known.server.clone()),
-                    server_until_ms: still.map_or(0, |known| known.server_until_ms),
-                    until_ms: now_ms + (FAILURE_MS << failures.min(5)).min(HOUR_MS),
-                    failures: failures.saturating_add(1),
-                }
+        let before = self.known.get(host);
+        let nothing = match answer {
+            Ok((server, headers)) => {
+                return Known {
+                    server: Some(server),
+                    server_until_ms: now_ms + LIFETIME_MAX_MS,
+                    until_ms: now_ms + lifetime_ms(&headers),
+                    failures: 0,
+                };
             }
+            Err(nothing) => nothing,
+        };
+        let (Nothing::Said(reason) | Nothing::Unsaid(reason)) = &nothing;
+        debug!(server.host = host, reason, "{host} does not say where its server is");
+        let failures = before.as_ref().map_or(0, |known| known.failures);
+        // What it said before counts until it takes that back.
+        let is_unsaid = matches!(nothing, Nothing::Unsaid(_));
+        let still = before.filter(|known| is_unsaid && known.server_until_ms > now_ms);
+        Known {
+            server: still.as_ref().and_then(|known| known.server.clone()),
+            server_until_ms: still.map_or(0, |known| known.server_until_ms),
+            until_ms: now_ms + (FAILURE_MS << failures.min(5)).min(HOUR_MS),
+            failures: failures.saturating_add(1),
         }
     }
 }
 
+impl Nothing {
+    fn of_failure(error: &outbound::Error) -> Self {
+        match error {
+            outbound::Error::TooLarge { .. } | outbound::Error::BadRequest(_) => Self::Said(error.to_string()),
+            _ => Self::Unsaid(error.to_string()),
+        }
+    }
+}
+
+/// What a host says now, and the headers of its answer.
+async fn get(outbound: &Outbound, host: &str) -> Result<(OwnedServerName, HeaderMap), Nothing> {
+    let url = Url::parse(&url_of(host)).map_err(|error| Nothing::Said(error.to_string()))?;
+    let answer = outbound.get(&url, BOUNDS).await.map_err(|error| Nothing::of_failure(&error))?;
+    Ok((read(&answer)?, answer.headers))
+}
+
+/// The server that a host names now, or why it names none.
+pub(crate) async fn look(outbound: &Outbound, host: &str) -> Result<OwnedServerName, String> {
+    match get(outbound, host).await {
+        Ok((server, _)) => Ok(server),
+        Err(Nothing::Said(reason) | Nothing::Unsaid(reason)) => Err(reason),
+    }
+}
+
+/// Where a host says where its server is.
+pub(crate) fn url_of(host: &str) -> String {
+    format!("https://{host}/.well-known/matrix/server")
+}
+
 /// The server in an answer. Its content type is not looked at.
-fn read(answer: &Answer) -> Result<OwnedServerName, String> {
+fn read(answer: &Answer) -> Result<OwnedServerName, Nothing> {
     #[derive(Deserialize)]
     struct Body {
         #[serde(rename = "m.server")]
         server: OwnedServerName,
     }
-    if answer.status != StatusCode::OK {
-        return Err(format!("status {}", answer.status));
+    if answer.status.is_server_error() || answer.status == StatusCode::TOO_MANY_REQUESTS {
+        return Err(Nothing::Unsaid(format!("status {}", answer.status)));
     }
-    let body: Body = serde_json::from_slice(&answer.body).map_err(|error| error.to_string())?;
+    if answer.status != StatusCode::OK {
+        return Err(Nothing::Said(format!("status {}", answer.status)));
+    }
+    let body: Body = serde_json::from_slice(&answer.body).map_err(|error| Nothing::Said(error.to_string()))?;
     Ok(body.server)
 }
 
@@ -159,7 +225,11 @@ mod tests {
             (200, r#"{"m.server":"a b"}"#),
             (200, r#"{"m.server":"https://a.test"}"#),
         ] {
-            assert!(answer(status, body).is_err(), "{status} {body}");
+            assert!(matches!(answer(status, body), Err(Nothing::Said(_))), "{status} {body}");
+        }
+        // A server in trouble takes nothing back.
+        for status in [429, 500, 503] {
+            assert!(matches!(answer(status, "{}"), Err(Nothing::Unsaid(_))), "{status}");
         }
     }
 }

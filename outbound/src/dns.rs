@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use hickory_resolver::{
-    ResolverBuilder, TokioResolver,
-    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig},
+    TokioResolver,
+    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts},
     net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::RData,
+    system_conf::read_system_conf,
 };
 use model::Random;
 
@@ -37,15 +38,21 @@ pub(crate) struct Dns {
 impl Dns {
     /// A resolver of its own cache; without `name_servers` those of the system.
     pub(crate) fn new(name_servers: &[SocketAddr], random: Random) -> Result<Self, Error> {
-        let mut builder = if name_servers.is_empty() {
-            TokioResolver::builder_tokio().map_err(|error| Error::Setup(Box::new(error)))?
+        let (config, options) = if name_servers.is_empty() {
+            read_system_conf().map_err(|error| Error::Setup(Box::new(error)))?
         } else {
-            asking(name_servers)
+            (asking(name_servers), ResolverOpts::default())
         };
-        let options = builder.options_mut();
+        Self::with(config, options, random)
+    }
+
+    fn with(config: ResolverConfig, mut options: ResolverOpts, random: Random) -> Result<Self, Error> {
         options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.cache_size = NAMES_CACHED;
-        let resolver = builder.build().map_err(|error| Error::Setup(Box::new(error)))?;
+        // Names of servers and links are absolute: they are not looked for in the search domains of the machine.
+        let config = ResolverConfig::from_parts(None, Vec::new(), config.name_servers().to_vec());
+        let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
+        let resolver = builder.with_options(options).build().map_err(|error| Error::Setup(Box::new(error)))?;
         Ok(Self { resolver, random })
     }
 
@@ -60,8 +67,7 @@ impl Dns {
 
     /// The hosts of a service such as `_matrix-fed._tcp.example.org`, in the order in which to try them; none when it has no record.
     pub(crate) async fn service(&self, name: &str) -> Result<Vec<ServiceHost>, Error> {
-        // Absolute: not to be looked for in the search domains of the machine.
-        let found = match self.resolver.srv_lookup(format!("{name}.")).await {
+        let found = match self.resolver.srv_lookup(name).await {
             Ok(found) => found,
             Err(error) if error.is_no_records_found() => return Ok(Vec::new()),
             Err(error) => return Err(failed(name, error)),
@@ -78,7 +84,7 @@ impl Dns {
     }
 }
 
-fn asking(name_servers: &[SocketAddr]) -> ResolverBuilder<TokioRuntimeProvider> {
+fn asking(name_servers: &[SocketAddr]) -> ResolverConfig {
     let servers = name_servers.iter().map(|address| {
         let with_port = |mut connection: ConnectionConfig| {
             connection.port = address.port();
@@ -87,8 +93,7 @@ fn asking(name_servers: &[SocketAddr]) -> ResolverBuilder<TokioRuntimeProvider> 
         let connections = vec![with_port(ConnectionConfig::udp()), with_port(ConnectionConfig::tcp())];
         NameServerConfig::new(address.ip(), true, connections)
     });
-    let config = ResolverConfig::from_name_servers(servers.collect());
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    ResolverConfig::from_name_servers(servers.collect())
 }
 
 fn failed(name: &str, error: NetError) -> Error {
@@ -134,6 +139,19 @@ mod tests {
             heavy_first += i32::from(ordered[0].name == "heavy");
         }
         assert!((750..950).contains(&heavy_first), "{heavy_first}");
+    }
+
+    /// A machine in `corp.test` must not find `printer.corp.test` for somebody who speaks of a server `printer`.
+    #[tokio::test]
+    async fn names_are_not_looked_for_in_the_search_domains_of_the_machine() {
+        let server = crate::testing::TestDns::start().await;
+        server.add_address("printer.corp.test", [127, 0, 0, 1].into());
+        let search = vec!["corp.test.".parse().unwrap()];
+        let mut config = asking(&[server.address()]);
+        config = ResolverConfig::from_parts(None, search, config.name_servers().to_vec());
+        let dns = Dns::with(config, ResolverOpts::default(), Random::seeded(1)).unwrap();
+        assert_eq!(dns.addresses("printer.corp.test").await.unwrap().len(), 1);
+        assert!(dns.addresses("printer").await.unwrap().is_empty());
     }
 
     #[test]

@@ -106,12 +106,18 @@ impl Outbound {
         let dns = Dns::new(&options.name_servers, options.random)?;
         let tls = tls(&options.certificate_authorities)?;
         let user_agent = HeaderValue::from_str(&options.user_agent).map_err(|error| setup(error.to_string()))?;
-        let resolver = Guarded { dns: dns.clone(), guard: guard.clone(), service: None };
+        let resolver = Guarded { dns: dns.clone(), guard: guard.clone(), service: None, fixed: None };
         let hops = guard.clone();
         // A literal never comes to the resolver: each hop is looked at here.
         let policy = redirect::Policy::custom(move |attempt| {
             if attempt.previous().len() > REDIRECTS_MAX {
                 return attempt.error("too many redirects");
+            }
+            // Who asked over TLS wants an answer that came over TLS.
+            let is_weaker = attempt.previous().last().is_some_and(|from| from.scheme() == "https")
+                && attempt.url().scheme() != "https";
+            if is_weaker {
+                return attempt.error("a redirect from https to http");
             }
             match check_host(&hops, attempt.url()) {
                 Ok(_) => attempt.follow(),
@@ -128,13 +134,49 @@ impl Outbound {
     ///
     /// [`Error::Setup`].
     pub fn by_service(&self, service: Service) -> Result<ServiceClient, Error> {
-        let resolver = |service| Guarded { dns: self.dns.clone(), guard: self.guard.clone(), service };
+        let resolver = |service| Guarded { service, ..self.resolver() };
         let of = |resolver| client(&self.tls, &self.user_agent, resolver, redirect::Policy::none());
         Ok(ServiceClient {
             guard: self.guard.clone(),
             by_service: of(resolver(Some(service)))?,
             by_address: of(resolver(None))?,
         })
+    }
+
+    /// A client that connects to one address, if that may be connected to, whatever a name says.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotPublic`], [`Error::Setup`].
+    pub fn at(&self, address: SocketAddr) -> Result<ServiceClient, Error> {
+        if !self.guard.allows(address.ip()) {
+            return Err(Error::NotPublic { host: address.to_string() });
+        }
+        let resolver = Guarded { fixed: Some(address), ..self.resolver() };
+        let client = client(&self.tls, &self.user_agent, resolver, redirect::Policy::none())?;
+        Ok(ServiceClient { guard: self.guard.clone(), by_service: client.clone(), by_address: client })
+    }
+
+    /// The addresses of a host, those that may be connected to.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoAddress`], [`Error::NotPublic`], [`Error::Name`].
+    pub async fn addresses_of(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+        self.resolver().by_address(host, port).await
+    }
+
+    /// The same of the hosts of a service, in their order.
+    ///
+    /// # Errors
+    ///
+    /// As [`Outbound::addresses_of`].
+    pub async fn addresses_of_service(&self, host: &str, service: Service) -> Result<Vec<SocketAddr>, Error> {
+        self.resolver().by_service(host, service).await
+    }
+
+    fn resolver(&self) -> Guarded {
+        Guarded { dns: self.dns.clone(), guard: self.guard.clone(), service: None, fixed: None }
     }
 
     /// Gets what is at `url`; redirects are followed, each to a host that may be connected to.

@@ -22,15 +22,18 @@ pub(crate) struct Guarded {
     pub(crate) guard: Arc<Guard>,
     /// By whose records hosts are found; without, by their addresses alone.
     pub(crate) service: Option<Service>,
+    /// The address of every host, which has passed the guard.
+    pub(crate) fixed: Option<SocketAddr>,
 }
 
 impl Resolve for Guarded {
     fn resolve(&self, name: Name) -> Resolving {
         let this = self.clone();
         Box::pin(async move {
-            let found = match this.service {
-                Some(service) => this.by_service(name.as_str(), service).await,
-                None => this.by_address(name.as_str(), 0).await,
+            let found = match (this.fixed, this.service) {
+                (Some(address), _) => Ok(vec![address]),
+                (None, Some(service)) => this.by_service(name.as_str(), service).await,
+                (None, None) => this.by_address(name.as_str(), 0).await,
             };
             match found {
                 Ok(addresses) => Ok(Box::new(addresses.into_iter()) as Addrs),
@@ -42,7 +45,7 @@ impl Resolve for Guarded {
 
 impl Guarded {
     /// The addresses of a host, those that may be connected to; port zero stands for that of the URL.
-    async fn by_address(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
+    pub(crate) async fn by_address(&self, name: &str, port: u16) -> Result<Vec<SocketAddr>, Error> {
         let found = self.dns.addresses(name).await?;
         if found.is_empty() {
             return Err(Error::NoAddress { name: name.to_owned() });
@@ -56,7 +59,7 @@ impl Guarded {
     }
 
     /// The addresses of all hosts of a service, in their order; without a record those of the name itself.
-    async fn by_service(&self, name: &str, service: Service) -> Result<Vec<SocketAddr>, Error> {
+    pub(crate) async fn by_service(&self, name: &str, service: Service) -> Result<Vec<SocketAddr>, Error> {
         for record in service.names {
             let hosts = self.dns.service(&format!("{record}.{name}")).await?;
             let (mut addresses, mut failure) = (Vec::new(), None);

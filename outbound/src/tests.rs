@@ -134,6 +134,20 @@ async fn answers_are_bounded_in_size_and_time() {
     let url = Url::parse(&format!("http://{}/", silent.local_addr().unwrap())).unwrap();
     let bounds = Bounds { timeout: Duration::from_millis(50), ..BOUNDS };
     assert!(matches!(client.get(&url, bounds).await, Err(Error::Unreachable { .. })));
+    // A byte now and then is no answer in time.
+    let dripping = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = Url::parse(&format!("http://{}/", dripping.local_addr().unwrap())).unwrap();
+    let drips = tokio::spawn(async move {
+        let (mut stream, _) = dripping.accept().await.unwrap();
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        let mut every = tokio::time::interval(Duration::from_millis(5));
+        while stream.write_all(b"a").await.is_ok() {
+            every.tick().await;
+        }
+    });
+    let answer = client.get(&url, Bounds { timeout: Duration::from_millis(200), body_bytes_max: 1 << 20 }).await;
+    assert!(matches!(answer, Err(Error::Unreachable { .. })), "{answer:?}");
+    drips.await.unwrap();
     let file = Url::parse("file:///etc/passwd").unwrap();
     assert!(matches!(client.get(&file, BOUNDS).await, Err(Error::BadRequest(_))));
 }

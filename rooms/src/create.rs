@@ -224,7 +224,7 @@ impl Rooms {
             .then(|| MilliSecondsSinceUnixEpoch(storage.clock().now().get().saturating_add(attempt.into())));
         for (index, (draft, nr)) in drafts.iter().zip(numbers).enumerate() {
             let draft = draft.clone().with_timestamp(later);
-            let made = head.build(storage, &self.0.servers, &draft, nr, &mut built).await;
+            let made = head.build(storage, &self.0.servers, &draft, nr, None, &mut built).await;
             made.map_err(|error| match error {
                 Error::NotAllowed(rule) => Error::InvalidRoomState(rule),
                 other => other,

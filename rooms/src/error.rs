@@ -71,6 +71,12 @@ pub enum Error {
     /// Another server that had to be asked gave no answer; 502 `M_UNKNOWN`, or 404 `M_NOT_FOUND` when none is asked.
     #[error(transparent)]
     Remote(crate::RemoteError),
+    /// The policy server of the room does not recommend the event; what it said is passed on. Server-Server API, "Policy Servers".
+    #[error("the policy server of the room refuses the event")]
+    RefusedByPolicyServer(#[source] Box<ruma::api::error::Error>),
+    /// The policy server of the room does not sign, for it or us; 502 `M_UNKNOWN`.
+    #[error("the policy server of the room, {0}, does not sign")]
+    PolicyServerSilent(ruma::OwnedServerName),
     /// Too much is waiting to be written, or the room changed again and again; 503, try again later.
     #[error("the server is busy; try again in a moment")]
     Busy,

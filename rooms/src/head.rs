@@ -17,7 +17,7 @@ use storage::{
 };
 
 use crate::{
-    Draft, Error,
+    Draft, Error, Rooms,
     power::{power_levels, rules_of},
     profiles::with_profile_of,
     push::class::countable,
@@ -131,6 +131,16 @@ impl Head {
         self.event_of_key(storage, key).await
     }
 
+    /// The state event of a type whose state key is empty; see [`crate::Rooms::find_only_state_at`].
+    pub(crate) async fn only_state_event(
+        &self,
+        storage: &Storage,
+        event_type: &str,
+    ) -> Result<Option<(EventNr, Arc<Pdu>)>, Error> {
+        let key = (storage.type_nr(event_type).await?, storage.state_key_nr("").await?);
+        self.event_of_key(storage, key).await
+    }
+
     async fn event_of_key(&self, storage: &Storage, key: StateKey) -> Result<Option<(EventNr, Arc<Pdu>)>, Error> {
         let Some(nr) = storage.get_state_event(self.row.nr, self.state, key).await? else { return Ok(None) };
         if let Some(pdu) = self.built.get(&nr) {
@@ -142,19 +152,28 @@ impl Head {
 
     /// Builds an event upon this head: authorizes, hashes and signs it, and moves the head on.
     ///
-    /// Nothing changes when it fails. Gives the event's id; a state event that changes nothing gives the one that stands.
+    /// Nothing changes when it fails. Gives the event's id; a state event that changes nothing gives the one that stands. With `asking` the
+    /// room's policy server is asked for its signature, if it has one.
     pub(crate) async fn build(
         &mut self,
         storage: &Storage,
         servers: &LocalServers,
         draft: &Draft,
         nr: EventNr,
+        asking: Option<&Rooms>,
         out: &mut Built,
     ) -> Result<OwnedEventId, Error> {
         // All that can fail only looks at the head; what changes it cannot fail.
         match self.make(storage, servers, draft, nr, out).await? {
             Made::Standing(event_id) => Ok(event_id),
-            Made::New(made) => Ok(self.take_in(*made, out)),
+            Made::New(mut made) => {
+                if let Some(rooms) = asking
+                    && let Some(signed) = rooms.signed_by_policy_server(self, &made.event.pdu).await?
+                {
+                    made.event.pdu = signed;
+                }
+                Ok(self.take_in(*made, out))
+            }
         }
     }
 

@@ -23,6 +23,7 @@ mod members;
 mod membership;
 mod mutual;
 mod outliers;
+mod policy_servers;
 mod power;
 mod presence;
 mod preview;
@@ -80,6 +81,7 @@ pub use self::{
     joined_state::JoinedState,
     members::{MemberKinds, StateList},
     mutual::MutualRooms,
+    policy_servers::PolicyAnswer,
     presence::{Flips, Presences},
     preview::Preview,
     receipts::{ReceiptKind, ReceiptRequest},
@@ -144,6 +146,7 @@ struct Inner {
     joining: Cache<ruma::OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
     remote_spaces: remote_spaces::RemoteSpaces,
     server_acls: server_acls::ServerAcls,
+    resting_policy_servers: policy_servers::RestingServers,
 }
 
 impl Rooms {
@@ -185,6 +188,7 @@ impl Rooms {
             joining: Cache::new(TURNS_CACHED),
             remote_spaces: remote_spaces::RemoteSpaces::new(),
             server_acls: server_acls::ServerAcls::new(),
+            resting_policy_servers: policy_servers::RestingServers::new(),
         }))
     }
 

@@ -39,6 +39,22 @@ impl Rooms {
         }
     }
 
+    /// The state event of a type whose state key is empty. For what is looked for all the time in rooms that may not have it: when the
+    /// state is in memory it costs no query, also while no room of this deployment has such an event.
+    pub(crate) async fn find_only_state_at(
+        &self,
+        room: &RoomRow,
+        state: NodeNr,
+        event_type: &str,
+    ) -> Result<Option<Arc<StoredEvent>>, Error> {
+        let storage = self.storage();
+        let key = (storage.type_nr(event_type).await?, storage.state_key_nr("").await?);
+        match storage.get_state_event(room.nr, state, key).await? {
+            Some(nr) => Ok(storage.get_event(nr).await?),
+            None => Ok(None),
+        }
+    }
+
     /// The state that a reader sees: the current one, or that of when they stopped being joined.
     ///
     /// # Errors

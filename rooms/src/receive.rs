@@ -45,6 +45,8 @@ struct Incoming {
     pdu: Pdu,
     /// The room's state before it, where that is not known from what came before it.
     state_before: Option<NodeNr>,
+    /// Why the room's policy server does not recommend it, if it does not.
+    refusal: Option<String>,
     /// Whether it is this server that has to tell the others in the room of it.
     passed_on: bool,
 }
@@ -188,7 +190,7 @@ impl Rooms {
         pdu: Pdu,
         passed_on: bool,
     ) -> Result<Received, Error> {
-        let incoming = Incoming { pdu, state_before: None, passed_on };
+        let incoming = Incoming { pdu, state_before: None, refusal: None, passed_on };
         let mut outcomes = self.receive_in_turn(room, vec![incoming]).await?;
         outcomes.pop().map_or(Err(Error::Busy), |(_, received)| received)
     }

@@ -16,7 +16,7 @@ use ruma::{
 use serde_json::value::RawValue;
 use storage::TimelineDirection;
 
-use crate::{OutgoingInvite, PublicRooms, PublicRoomsRequest, ServedSpace};
+use crate::{OutgoingInvite, PolicyAnswer, PublicRooms, PublicRoomsRequest, ServedSpace};
 
 /// Most characters of what another server says that somebody is shown.
 const MESSAGE_LENGTH_MAX: usize = 500;
@@ -32,6 +32,16 @@ pub trait RemoteServers: Send + Sync {
         as_server: &'a ServerName,
         alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
+
+    /// The signature of a room's policy server on an event.
+    fn sign_by_policy_server<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _policy_server: &'a ServerName,
+        _pdu: &'a Pdu,
+    ) -> Asking<'a, PolicyAnswer> {
+        nobody()
+    }
 
     /// A page of another server's directory: its tokens are that server's.
     fn public_rooms<'a>(

@@ -89,7 +89,7 @@ impl Rooms {
         state: NodeNr,
         server: &ServerName,
     ) -> Result<bool, Error> {
-        let Some(event) = self.find_state_at(room, state, "m.room.server_acl", "").await? else { return Ok(true) };
+        let Some(event) = self.find_only_state_at(room, state, "m.room.server_acl").await? else { return Ok(true) };
         let key = (event.nr, event.redacted_by);
         let acl = self.0.server_acls.0.get_with(key, || Arc::new(ServerAcl::of_content(&event.pdu.content)));
         Ok(acl.allows(server))

@@ -201,7 +201,7 @@ impl Rooms {
                 continue;
             }
             let before = built.events.len();
-            let result = current.build(self.storage(), &self.0.servers, draft, nr, &mut built).await;
+            let result = current.build(self.storage(), &self.0.servers, draft, nr, Some(self), &mut built).await;
             // Done before, and forbidden since: the answer is that of then. Client-Server API, "Transaction identifiers".
             if result.is_err()
                 && let Some(key) = &draft.transaction

@@ -89,7 +89,7 @@ pub use self::{
     reports::{NewReport, ReportRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},
-    server_keys::{ServerKeyRow, ServerKeysRow},
+    server_keys::{ServerKeyAnswer, ServerKeyRow, ServerKeysRow},
     state_map::{NewNodes, StateKey, StateLook, StateNode},
     stream::{Item, Published},
     sync_connections::{ConnectionKey, ConnectionRow},

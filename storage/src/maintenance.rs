@@ -12,6 +12,7 @@ use crate::{
     events::body_month,
     received_transactions::{self, DELETE_OLD_RECEIVED},
     relations_fill,
+    server_keys::STRANGERS_KEPT_MS,
     statement::statements,
     sync_connections::{self, DELETE_OLD_CONNECTIONS},
 };
@@ -109,6 +110,7 @@ impl Storage {
                 tokio::task::yield_now().await;
             }
         }
+        self.clean_server_keys(now_ms - STRANGERS_KEPT_MS, CLEANED_AT_ONCE).await?;
         self.clean_device_lists().await
     }
 

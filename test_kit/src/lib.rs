@@ -10,6 +10,7 @@ mod link;
 mod peer;
 mod peer_host;
 mod peer_room;
+mod raw_peer;
 mod server;
 mod user;
 
@@ -18,9 +19,10 @@ pub use self::{
     authority::{Authority, loopback_address},
     federation::TestFederation,
     http::{Answer, Failure, Http, encode},
-    link::Link,
+    link::{Link, may_listen},
     peer::{Asked, Peer},
     peer_room::{PeerEvent, PeerRoom, event_id},
+    raw_peer::{RawAnswer, RawPeer},
     server::{ServerOptions, TestServer},
     user::{TestUser, register, register_guest},
 };

@@ -71,6 +71,16 @@ impl Drop for Link {
     }
 }
 
+/// Whether this user may open a port, such as 443; says so when not.
+#[must_use]
+pub async fn may_listen(port: u16) -> bool {
+    let is_free = TcpListener::bind((loopback_address(), port)).await.is_ok();
+    if !is_free {
+        eprintln!("SKIPPED: this user may not open port {port}");
+    }
+    is_free
+}
+
 /// Listens on a port of an address of its own.
 pub(crate) async fn listen(port: u16) -> TcpListener {
     for _ in 0..100 {

@@ -37,6 +37,7 @@ pub struct Peer {
 #[derive(Debug, Default)]
 struct Said {
     answers: Mutex<HashMap<String, (StatusCode, Value)>>,
+    redirects: Mutex<HashMap<String, String>>,
     asked: Mutex<Vec<Asked>>,
     responders: Responders,
 }
@@ -82,8 +83,17 @@ impl Peer {
     ///
     /// When `name` is no server name.
     pub async fn start(name: &str, authority: &Authority) -> Self {
+        Self::at_port(8_448, name, authority).await
+    }
+
+    /// The same at another port: at 443 it is the web server of a name.
+    ///
+    /// # Panics
+    ///
+    /// When `name` is no server name.
+    pub async fn at_port(port: u16, name: &str, authority: &Authority) -> Self {
         let name = OwnedServerName::try_from(name).expect("a server name");
-        let listener = listen(8_448).await;
+        let listener = listen(port).await;
         let address = listener.local_addr().expect("a bound socket has an address").ip();
         let acceptor = authority.acceptor(&[name.host(), &address.to_string()]);
         let said = Arc::new(Said::default());
@@ -168,6 +178,12 @@ impl Peer {
             .insert(what.to_owned(), (status, body.clone()));
     }
 
+    /// From now on it answers `what` with a redirect to `location`.
+    pub fn redirect(&self, what: &str, location: &str) {
+        let mut redirects = self.said.redirects.lock().unwrap_or_else(PoisonError::into_inner);
+        redirects.insert(what.to_owned(), location.to_owned());
+    }
+
     /// From now on it answers what begins so, such as `PUT /_matrix/federation/v2/invite/`, with what this makes of the request; it may wait.
     ///
     /// The newest of those that fit is taken, after what [`Peer::answer`] says.
@@ -244,10 +260,15 @@ async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<
     if found.is_none() {
         found = said.responders.respond(asked).await;
     }
+    let redirect = said.redirects.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
     let (status, body) =
         found.unwrap_or((StatusCode::NOT_FOUND, json!({"errcode": "M_UNRECOGNIZED", "error": "not in this test"})));
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", ::http::HeaderValue::from_static("application/json"));
+    if let Some(location) = redirect.and_then(|location| location.try_into().ok()) {
+        *response.status_mut() = StatusCode::FOUND;
+        response.headers_mut().insert("location", location);
+    }
     Ok(response)
 }

@@ -134,6 +134,16 @@ impl MatrixError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, ErrorKind::LimitExceeded(data), "too many requests")
     }
 
+    /// What a policy server said of an event, verbatim as far as it speaks of the event. Server-Server API, "Validating Policy Server
+    /// signatures".
+    fn of_policy_server(refusal: RumaError) -> Self {
+        match refusal.error_kind() {
+            Some(ErrorKind::Forbidden | ErrorKind::LimitExceeded(_) | ErrorKind::BadJson) => Self(Box::new(refusal)),
+            // It may speak of us, which is not what the client asked.
+            _ => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, "the policy server of the room does not sign"),
+        }
+    }
+
     /// 500 `M_UNKNOWN` for a failure of ours: logged here, once, with its causes; the client learns nothing of them.
     #[must_use]
     pub fn internal(failure: &(dyn StdError + 'static)) -> Self {
@@ -296,7 +306,8 @@ impl From<rooms::Error> for MatrixError {
                 Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message)
             }
             E::Remote(rooms::RemoteError::Refused { error, .. }) => Self::of_other_server(&error, message),
-            E::Remote(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
+            E::RefusedByPolicyServer(refusal) => Self::of_policy_server(*refusal),
+            E::PolicyServerSilent(_) | E::Remote(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
             E::Busy => Self::busy(),
             E::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),
             E::Storage(_) => Self::internal(&error),

@@ -42,6 +42,10 @@ pub struct RateLimitOptions {
     pub address: Rate,
     /// Of one address: requests without a token that only read, and those with a token that is not valid.
     pub address_reads: Rate,
+    /// Of one other server: requests that it has signed.
+    pub server: Rate,
+    /// Of one address, and in the name of one other server: requests that are not known to be signed.
+    pub stranger: Rate,
 }
 
 /// The counters. Cheap to clone; clones share them. They belong to this process.
@@ -52,6 +56,9 @@ struct Limiters {
     users: Limiter<OwnedUserId>,
     addresses: Limiter<IpAddr>,
     address_reads: Limiter<IpAddr>,
+    servers: Limiter<String>,
+    strangers: Limiter<IpAddr>,
+    strange_servers: Limiter<String>,
 }
 
 /// What a request costs.
@@ -83,7 +90,10 @@ impl RateLimits {
             let users = Limiter::new(options.user, clock, nobody);
             let addresses = Limiter::new(options.address, clock, IpAddr::from([0, 0, 0, 0]));
             let address_reads = Limiter::new(options.address_reads, clock, IpAddr::from([0, 0, 0, 0]));
-            Arc::new(Limiters { users, addresses, address_reads })
+            let servers = Limiter::new(options.server, clock, String::new());
+            let strangers = Limiter::new(options.stranger, clock, IpAddr::from([0, 0, 0, 0]));
+            let strange_servers = Limiter::new(options.stranger, clock, String::new());
+            Arc::new(Limiters { users, addresses, address_reads, servers, strangers, strange_servers })
         }))
     }
 
@@ -117,6 +127,36 @@ impl RateLimits {
     /// `M_LIMIT_EXCEEDED` when its user, or for want of one its address, has made too many.
     pub fn check_change(&self, parts: &Parts) -> Result<(), MatrixError> {
         self.check(parts, Cost::Change)
+    }
+
+    /// Counts a request that another server has signed; `site` is what counts as one server.
+    ///
+    /// # Errors
+    ///
+    /// `M_LIMIT_EXCEEDED` when it has made too many.
+    pub fn check_server(&self, site: &str) -> Result<(), MatrixError> {
+        let Some(limiters) = &self.0 else { return Ok(()) };
+        limiters.servers.check(&site.to_owned()).map_err(MatrixError::limit_exceeded)
+    }
+
+    /// Counts a request that another server is said to have signed, when that has to be looked into, or was found wrong.
+    ///
+    /// # Errors
+    ///
+    /// `M_LIMIT_EXCEEDED` when its address has made too many.
+    pub fn check_stranger(&self, parts: &Parts) -> Result<(), MatrixError> {
+        let Some(limiters) = &self.0 else { return Ok(()) };
+        limiters.strangers.check_address(parts).map_err(MatrixError::limit_exceeded)
+    }
+
+    /// Counts a request in the name of a server that has to be asked for its keys; `site` is what counts as one server.
+    ///
+    /// # Errors
+    ///
+    /// `M_LIMIT_EXCEEDED` when too many were made in its name.
+    pub fn check_strange_server(&self, site: &str) -> Result<(), MatrixError> {
+        let Some(limiters) = &self.0 else { return Ok(()) };
+        limiters.strange_servers.check(&site.to_owned()).map_err(MatrixError::limit_exceeded)
     }
 
     /// Counts a request that is refused, because it has no valid token.

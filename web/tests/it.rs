@@ -178,7 +178,13 @@ async fn too_many_requests_are_refused_until_the_time_they_are_told() {
         per_second: NonZeroU32::new(per_second).unwrap(),
         burst: NonZeroU32::new(burst).unwrap(),
     };
-    let options = RateLimitOptions { user: rate(1, 1), address: rate(2, 3), address_reads: rate(1, 2) };
+    let options = RateLimitOptions {
+        user: rate(1, 1),
+        address: rate(2, 3),
+        address_reads: rate(1, 2),
+        server: rate(2, 3),
+        stranger: rate(1, 1),
+    };
     let router = router(RateLimits::new(Some(options), &clock));
     for _ in 0..3 {
         assert_eq!(ask(&router, "PUT", STATE, "{}").await.status(), StatusCode::OK);

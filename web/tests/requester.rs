@@ -109,7 +109,13 @@ async fn requests_without_a_valid_token_are_counted() {
     let user = accounts.register(user_id!("@alice:a.test"), NewAccount::default()).await.unwrap();
     let token = accounts.log_in(&user, SessionRequest::default()).await.unwrap().access_token;
     let rate = |burst| Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::new(burst).unwrap() };
-    let options = RateLimitOptions { user: rate(1), address: rate(1), address_reads: rate(4) };
+    let options = RateLimitOptions {
+        user: rate(1),
+        address: rate(1),
+        address_reads: rate(4),
+        server: rate(1),
+        stranger: rate(1),
+    };
     for refused in [Some("Bearer x"), Some("Basic x"), None] {
         let clock = Clock::manual(1_000_000);
         let router = router(accounts.clone(), RateLimits::new(Some(options), &clock));

@@ -3,11 +3,12 @@
 use ::rooms::Rooms;
 use accounts::Accounts;
 use axum::{Router, extract::State};
+use http::request::Parts;
 use ruma::api::client::{
     alias::{create_alias, delete_alias, get_alias},
     room::aliases,
 };
-use web::{MatrixError, Requester, Ruma, RumaRoutes as _};
+use web::{MatrixError, OptionalRequester, RateLimits, Requester, Ruma, RumaRoutes as _};
 
 use crate::ClientApi;
 
@@ -15,12 +16,23 @@ pub(crate) fn routes() -> Router<ClientApi> {
     Router::new().ruma_route(get_alias).ruma_route(create_alias).ruma_route(delete_alias).ruma_route(aliases)
 }
 
-/// `GET /directory/room/{roomAlias}`; without a token too.
+/// `GET /directory/room/{roomAlias}`; without a token too, but for an alias of another server: strangers do not make us ask it.
 async fn get_alias(
     State(rooms): State<Rooms>,
+    State(limits): State<RateLimits>,
+    OptionalRequester(requester): OptionalRequester,
+    parts: Parts,
     Ruma(request): Ruma<get_alias::v3::Request>,
 ) -> Result<Ruma<get_alias::v3::Response>, MatrixError> {
-    let (room_id, servers) = rooms.resolve_alias(rooms.servers().primary(), &request.room_alias).await?;
+    let as_server = match &requester {
+        Some(requester) => requester.user_id.server_name(),
+        None if rooms.servers().is_local(request.room_alias.server_name()) => rooms.servers().primary(),
+        None => return Err(MatrixError::missing_token()),
+    };
+    if !rooms.servers().is_local(request.room_alias.server_name()) {
+        limits.check_change(&parts)?;
+    }
+    let (room_id, servers) = rooms.resolve_alias(as_server, &request.room_alias).await?;
     Ok(Ruma(get_alias::v3::Response::new(room_id, servers)))
 }
 

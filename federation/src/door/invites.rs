@@ -49,6 +49,7 @@ async fn create_invite_v1(
     signed: Signed<invite_v1::Request>,
 ) -> Result<Ruma<create_invite::v1::Response>, MatrixError> {
     let (asker, request) = (signed.asker(), &signed.request);
+    rooms.check_server_allowed(&request.room_id, asker.origin).await?;
     let room_state = shown_in_unsigned(&request.event);
     let version = match rooms.room(&request.room_id).await {
         Ok(room) => room.version.clone(),

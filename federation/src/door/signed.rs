@@ -1,19 +1,36 @@
 //! Who asks: from the signature of a request to the server that made it. Server-Server API, "Request Authentication".
 
-use axum::extract::{FromRef, FromRequest, RawPathParams, Request};
-use http::StatusCode;
+use std::time::Duration;
+
+use axum::{
+    body::HttpBody as _,
+    extract::{FromRef, FromRequest, RawPathParams, Request},
+};
+use http::{StatusCode, request::Parts};
 use rooms::Asker;
 use ruma::{
     OwnedServerName,
     api::{IncomingRequest, error::ErrorKind, federation::authentication::XMatrix},
-    signatures::PublicKeyMap,
+    signatures::{PublicKeyMap, PublicKeySet},
 };
-use web::{MatrixError, RumaArgument, read_body, request_of};
+use web::{ClientAddress, MatrixError, RateLimits, RumaArgument, network_of, read_body, request_of};
 
-use crate::{Federation, keys::Wanted};
+use crate::{
+    Federation,
+    keys::{KEY_ID_BYTES_MAX, Wanted},
+    shares::{Share, site_of},
+};
 
 /// Largest request of another server, in bytes: 50 PDUs and 100 EDUs of the largest size, and room to spare.
 const BODY_BYTES_MAX: usize = 200 * 65_536;
+
+/// Most memory for bodies of requests whose signature is not verified yet, of all addresses and of one, in KiB. Small ones are not counted.
+pub(crate) const BODIES_KIB: usize = 256 << 10;
+pub(crate) const BODIES_KIB_OF_ADDRESS: usize = 64 << 10;
+const SMALL_KIB: usize = 64;
+
+/// How long a request waits for memory.
+const MEMORY_WAIT: Duration = Duration::from_secs(10);
 
 /// As an argument: a request that another server has signed, complete and of the right shape. It must be the last one.
 #[derive(Clone, Debug)]
@@ -42,11 +59,12 @@ where
     S: Send + Sync,
     T: IncomingRequest + 'static,
     Federation: FromRef<S>,
+    RateLimits: FromRef<S>,
 {
     type Rejection = MatrixError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, MatrixError> {
-        let federation = Federation::from_ref(state);
+        let (federation, limits) = (Federation::from_ref(state), RateLimits::from_ref(state));
         let (mut parts, body) = request.into_parts();
         let header =
             XMatrix::extract_from_http_headers(&parts.headers).map_err(|error| unauthorized(error.to_string()))?;
@@ -60,33 +78,74 @@ where
         if federation.servers().is_local(&header.origin) {
             return Err(unauthorized(format!("{} is this server itself", header.origin)));
         }
+        if !federation.options().lists.allow(&header.origin) {
+            return Err(MatrixError::forbidden(format!("this server does not federate with {}", header.origin)));
+        }
+        // Before anything is read of it: whoever has no key gets no memory.
+        let keys = key_of(&federation, &limits, &header, &parts).await?;
         let arguments = <RawPathParams as axum::extract::FromRequestParts<S>>::from_request_parts(&mut parts, state)
             .await
             .map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))?;
         let arguments: Vec<&str> = arguments.iter().map(|(_, value)| value).collect();
+        let _memory = memory_for(&federation, &parts, body.size_hint().exact()).await?;
         let body = read_body(&parts.headers, body, BODY_BYTES_MAX).await?;
         let request = http::Request::from_parts(parts, &*body);
-        check_signature(&federation, &header, &request, &destination).await?;
+        if let Err(error) = header.verify_http_request(&request, &destination, &keys) {
+            let (parts, _) = request.into_parts();
+            limits.check_stranger(&parts)?;
+            return Err(unauthorized(error.to_string()));
+        }
+        limits.check_server(&site_of(&header.origin))?;
         Ok(Self { origin: header.origin, destination, request: request_of(request, &arguments)? })
     }
 }
 
-async fn check_signature(
+/// The key that a header names. Its server is asked for it unless it is known; how often strangers may cause that is limited.
+async fn key_of(
     federation: &Federation,
+    limits: &RateLimits,
     header: &XMatrix,
-    request: &http::Request<&[u8]>,
-    destination: &ruma::ServerName,
-) -> Result<(), MatrixError> {
+    parts: &Parts,
+) -> Result<PublicKeyMap, MatrixError> {
     let now_ms = federation.now_ms();
     let wanted = Wanted { key_ids: [header.key.clone()].into(), valid_at_ms: now_ms };
-    let known = federation.keys().get(&header.origin, wanted).await.map_err(|error| MatrixError::internal(&error))?;
-    let mut keys = known.current_at(now_ms);
+    let failed = |error: crate::Error| MatrixError::internal(&error);
+    let mut known = federation.keys().in_memory(&header.origin, &wanted).await;
+    if known.is_none() {
+        limits.check_stranger(parts)?;
+        if header.key.as_str().len() > KEY_ID_BYTES_MAX {
+            return Err(unauthorized("the id of the key is too long"));
+        }
+        known = federation.keys().stored(&header.origin, &wanted).await.map_err(failed)?;
+    }
+    let known = match known {
+        Some(known) => known,
+        None => {
+            limits.check_strange_server(&site_of(&header.origin))?;
+            federation.keys().get(&header.origin, wanted).await.map_err(failed)?
+        }
+    };
+    let mut keys: PublicKeySet = known.current_at(now_ms);
     keys.retain(|id, _| id == header.key.as_str());
     if keys.is_empty() {
         return Err(unauthorized(format!("{} has no valid key {}", header.origin, header.key)));
     }
-    let keys = PublicKeyMap::from([(header.origin.to_string(), keys)]);
-    header.verify_http_request(request, destination, &keys).map_err(|error| unauthorized(error.to_string()))
+    Ok(PublicKeyMap::from([(header.origin.to_string(), keys)]))
+}
+
+/// Waits for the memory that a body of so many bytes needs, in the share of its address; nothing is taken for a small one.
+async fn memory_for(federation: &Federation, parts: &Parts, bytes: Option<u64>) -> Result<Option<Share>, MatrixError> {
+    let bytes = bytes.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(BODY_BYTES_MAX).min(BODY_BYTES_MAX);
+    let kib = bytes.div_ceil(1_024);
+    if kib <= SMALL_KIB {
+        return Ok(None);
+    }
+    let address = match parts.extensions.get() {
+        Some(ClientAddress(Some(address))) => network_of(*address).to_string(),
+        _ => String::new(),
+    };
+    let share = federation.bodies().take(&address, kib, MEMORY_WAIT).await;
+    Ok(Some(share.ok_or_else(MatrixError::busy)?))
 }
 
 fn unauthorized(message: impl Into<String>) -> MatrixError {

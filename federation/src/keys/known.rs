@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 
 use model::LocalServer;
-use ruma::{serde::Base64, signatures::PublicKeySet};
-use storage::{ServerKeyRow, ServerKeysRow};
+use ruma::{ServerName, serde::Base64, signatures::PublicKeySet};
+use storage::{ServerKeyAnswer, ServerKeyRow, ServerKeysRow};
 
-use super::{Wanted, answer::Answer};
+use super::{
+    Wanted,
+    answer::{Answer, KEYS_MAX, SaidKey, is_signed_by},
+};
 
 /// The longest that a key is valid after it was fetched, in milliseconds, whatever its server says. Server-Server API, "Publishing Keys".
 const VALID_MAX_MS: i64 = 7 * 24 * 3_600_000;
@@ -19,11 +22,13 @@ const FAILURE_MS: i64 = 30_000;
 const FAILURE_MAX_MS: i64 = 3_600_000;
 
 /// What is known of a server's keys.
+///
+/// What the server said itself over TLS is *direct*. A notary only adds to it: it changes nothing of that, and what it added is gone when the
+/// server answers and does not say the same.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known {
     keys: BTreeMap<String, Key>,
-    /// Its newest answer, as it was signed, and when it came.
-    answer: Option<(String, i64)>,
+    answer: Option<ServerKeyAnswer>,
     /// When it was asked by this process, and how often it has failed since it last answered.
     asked_ms: i64,
     failures: u32,
@@ -35,6 +40,7 @@ struct Key {
     /// Until when it signs, or when it ended, in milliseconds since 1970.
     until_ms: i64,
     is_old: bool,
+    is_direct: bool,
 }
 
 impl Known {
@@ -42,7 +48,7 @@ impl Known {
     pub(crate) fn of_local(server: &LocalServer) -> Self {
         let key = |public: &str, until_ms, is_old| {
             let public = Base64::parse(public).expect("our own keys are in base64");
-            Key { public, until_ms, is_old }
+            Key { public, until_ms, is_old, is_direct: true }
         };
         let old = server.old_keys.iter();
         let mut keys: BTreeMap<_, _> =
@@ -54,7 +60,8 @@ impl Known {
     pub(crate) fn of_row(row: ServerKeysRow) -> Self {
         let keys = row.keys.into_iter().filter_map(|key| {
             let public = Base64::parse(&key.public_key).ok()?;
-            Some((key.key_id, Key { public, until_ms: key.valid_until_ms, is_old: key.is_old }))
+            let (until_ms, is_old, is_direct) = (key.valid_until_ms, key.is_old, key.is_direct);
+            Some((key.key_id, Key { public, until_ms, is_old, is_direct }))
         });
         Self { keys: keys.collect(), answer: row.answer, ..Self::default() }
     }
@@ -65,23 +72,72 @@ impl Known {
             public_key: key.public.encode(),
             valid_until_ms: key.until_ms,
             is_old: key.is_old,
+            is_direct: key.is_direct,
         });
         ServerKeysRow { keys: keys.collect(), answer: self.answer.clone() }
     }
 
-    /// With what an answer of `now_ms` says. A key does not change under its id, and an old one does not come back.
+    /// The ids of keys that are here, and not in `after`.
+    pub(crate) fn without(&self, after: &Self) -> Vec<String> {
+        self.keys.keys().filter(|id| !after.keys.contains_key(*id)).cloned().collect()
+    }
+
+    /// The memory that it takes, roughly.
+    pub(crate) fn bytes(&self) -> usize {
+        let keys = self.keys.keys().map(|id| 150 + id.len()).sum::<usize>();
+        200 + keys + self.answer.as_ref().map_or(0, |answer| answer.json.len())
+    }
+
+    /// With what the server itself says at `now_ms`. A key does not change under its id, and an old one does not come back.
     pub(crate) fn with(&self, answer: &Answer, now_ms: i64) -> Self {
         let mut keys = self.keys.clone();
+        keys.retain(|_, key| key.is_direct);
         for said in &answer.keys {
-            let until_ms = if said.is_old { said.until_ms } else { said.until_ms.min(now_ms + VALID_MAX_MS) };
-            let key = Key { public: said.public.clone(), until_ms, is_old: said.is_old };
+            let key = Key { is_direct: true, ..key_of(said, now_ms) };
             let standing = keys.entry(said.id.clone()).or_insert_with(|| key.clone());
             let is_newer = key.is_old || (!standing.is_old && key.until_ms > standing.until_ms);
             if standing.public == key.public && is_newer {
                 *standing = key;
             }
         }
-        Self { keys, answer: Some((answer.json.clone(), now_ms)), asked_ms: now_ms, failures: 0 }
+        // More than anybody needs: those that it names no more go, the first that ended first.
+        let mut gone: Vec<(i64, String)> = keys
+            .iter()
+            .filter(|(id, _)| !answer.keys.iter().any(|said| said.id == **id))
+            .map(|(id, key)| (key.until_ms, id.clone()))
+            .collect();
+        gone.sort_unstable();
+        for (_, id) in gone.into_iter().take(keys.len().saturating_sub(KEYS_MAX)) {
+            keys.remove(&id);
+        }
+        let answer = Some(ServerKeyAnswer { json: answer.json.clone(), at_ms: now_ms, is_direct: true });
+        Self { keys, answer, asked_ms: now_ms, failures: 0 }
+    }
+
+    /// With what a notary says of it at `now_ms`. That the server was asked is not said by it.
+    pub(crate) fn with_notary(&self, server: &ServerName, answer: &Answer, now_ms: i64) -> Self {
+        let mut known = self.clone();
+        // It may be longer valid than the server said itself, if the server has signed that.
+        let is_of_server = is_signed_by(&answer.json, server, &self.direct_at(i64::MIN));
+        for said in &answer.keys {
+            let (key, is_full) = (key_of(said, now_ms), known.keys.len() >= KEYS_MAX);
+            match known.keys.get_mut(&said.id) {
+                Some(standing) => {
+                    let may_be_longer = !standing.is_old && !key.is_old && key.until_ms > standing.until_ms;
+                    let is_believed =
+                        if standing.is_direct { is_of_server && may_be_longer } else { key.is_old || may_be_longer };
+                    if standing.public == key.public && is_believed {
+                        *standing = Key { is_direct: standing.is_direct, ..key };
+                    }
+                }
+                None if is_full => {}
+                None => drop(known.keys.insert(said.id.clone(), key)),
+            }
+        }
+        if self.answer.as_ref().is_none_or(|answer| !answer.is_direct) {
+            known.answer = Some(ServerKeyAnswer { json: answer.json.clone(), at_ms: now_ms, is_direct: false });
+        }
+        known
     }
 
     /// The same, after it gave no answer at `now_ms`.
@@ -98,9 +154,20 @@ impl Known {
         wanted.key_ids.iter().all(|id| is_there(id.as_str()))
     }
 
+    /// The same by what the server said itself.
+    pub(crate) fn has_directly(&self, wanted: &Wanted) -> bool {
+        self.has(wanted) && wanted.key_ids.iter().all(|id| self.keys.get(id.as_str()).is_some_and(|key| key.is_direct))
+    }
+
     /// Whether there is a key that signs now.
-    pub(crate) fn has_current(&self, now_ms: i64) -> bool {
+    fn has_current(&self, now_ms: i64) -> bool {
         self.keys.values().any(|key| !key.is_old && key.until_ms >= now_ms)
+    }
+
+    /// The keys that sign at a time and that the server said itself.
+    pub(crate) fn direct_at(&self, at_ms: i64) -> PublicKeySet {
+        let current = self.keys.iter().filter(|(_, key)| key.is_direct && !key.is_old && key.until_ms >= at_ms);
+        current.map(|(id, key)| (id.clone(), key.public.clone())).collect()
     }
 
     /// Whether it is not too early to ask again.
@@ -112,13 +179,9 @@ impl Known {
         now_ms - self.asked_ms >= wait_ms
     }
 
-    pub(crate) fn has_answer_of_now(&self) -> bool {
-        self.failures == 0 && self.answer.as_ref().is_some_and(|(_, at_ms)| *at_ms == self.asked_ms)
-    }
-
-    /// Its newest answer as it was signed, and when it came, in milliseconds since 1970.
-    pub(crate) fn answer(&self) -> Option<(&str, i64)> {
-        self.answer.as_ref().map(|(json, at_ms)| (json.as_str(), *at_ms))
+    /// Its newest answer as it was signed.
+    pub(crate) fn answer(&self) -> Option<&str> {
+        self.answer.as_ref().map(|answer| answer.json.as_str())
     }
 
     /// The keys that were valid at a time.
@@ -134,10 +197,20 @@ impl Known {
     }
 }
 
+/// A key as it is said. It counts for a bounded time, and cannot end in the future.
+fn key_of(said: &SaidKey, now_ms: i64) -> Key {
+    let until_max_ms = if said.is_old { now_ms } else { now_ms + VALID_MAX_MS };
+    Key {
+        public: said.public.clone(),
+        until_ms: said.until_ms.min(until_max_ms),
+        is_old: said.is_old,
+        is_direct: false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::answer::SaidKey;
 
     const DAY_MS: i64 = 24 * 3_600_000;
 
@@ -184,5 +257,56 @@ mod tests {
         assert_eq!(last, 60);
         let known = known.with(&answer(Vec::new()), now_ms);
         assert!(!known.may_be_asked(now_ms + 59_000) && known.may_be_asked(now_ms + 60_000));
+    }
+
+    /// A notary that was taken over could have us believe what it likes.
+    #[test]
+    fn a_notary_is_not_believed_over_the_server_itself() {
+        let (now, server) = (100 * DAY_MS, ruma::server_name!("a.test"));
+        let notary = answer(vec![
+            said("ed25519:a", b"1", now - DAY_MS, true),
+            said("ed25519:b", b"of the notary", now + DAY_MS, false),
+            said("ed25519:c", b"3", now + DAY_MS, false),
+        ]);
+        let itself = answer(vec![
+            said("ed25519:a", b"1", now + DAY_MS, false),
+            said("ed25519:b", b"of the server", now + DAY_MS, false),
+        ]);
+        // Whether the server speaks first or last.
+        let first = Known::default().with(&itself, now).with_notary(server, &notary, now);
+        let last = Known::default().with_notary(server, &notary, now).with(&itself, now);
+        for known in [&first, &last] {
+            let keys = known.current_at(now);
+            assert_eq!(keys["ed25519:a"], Base64::new(b"1".to_vec()));
+            assert_eq!(keys["ed25519:b"], Base64::new(b"of the server".to_vec()));
+        }
+        // What the notary alone says is gone once the server has answered without it.
+        assert!(first.current_at(now).contains_key("ed25519:c") && !last.current_at(now).contains_key("ed25519:c"));
+        let again = first.with(&itself, now);
+        assert_eq!(first.without(&again), ["ed25519:c"]);
+        // What the notary gave us does not keep us from asking the server, nor from having failed to.
+        let failed = Known::default().without_answer(now);
+        assert!(Known::default().with_notary(server, &notary, now).may_be_asked(now));
+        assert!(!failed.with_notary(server, &notary, now).may_be_asked(now + 1));
+        let wanted = Wanted { key_ids: ["ed25519:c".try_into().unwrap()].into(), valid_at_ms: now };
+        assert!(first.has(&wanted) && !first.has_directly(&wanted));
+    }
+
+    #[test]
+    fn an_old_key_cannot_end_in_the_future() {
+        let now = 100 * DAY_MS;
+        let known = Known::default().with(&answer(vec![said("ed25519:a", b"1", 1_000 * DAY_MS, true)]), now);
+        assert!(known.valid_at(now).contains_key("ed25519:a") && known.valid_at(now + 1).is_empty());
+    }
+
+    #[test]
+    fn a_server_with_ever_new_keys_has_a_bounded_number_of_them() {
+        let mut known = Known::default();
+        for day in 0..1_000 {
+            known = known
+                .with(&answer(vec![said(&format!("ed25519:{day}"), b"1", (day + 1) * DAY_MS, false)]), day * DAY_MS);
+        }
+        assert_eq!(known.keys.len(), KEYS_MAX);
+        assert!(known.keys.contains_key("ed25519:999"));
     }
 }

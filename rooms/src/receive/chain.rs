@@ -119,13 +119,16 @@ impl Rooms {
         let mut chain = Chain { head, tips, new: HashMap::new(), built: Built::default() };
         let mut numbers = storage.take_event_nrs(incoming.len()).await.map_err(Error::from)?;
         let mut received = Vec::with_capacity(incoming.len());
-        for Incoming { pdu, state_before, passed_on } in incoming {
+        for Incoming { pdu, state_before, refusal, passed_on } in incoming {
             match referred.get(&pdu.event_id) {
                 Some(known) if !known.outlier => {
                     received.push(Received::Known);
                     continue;
                 }
-                None if state_before.is_none() && !passed_on && pdu.event_type != TimelineEventType::RoomRedaction => {}
+                None if state_before.is_none()
+                    && refusal.is_none()
+                    && !passed_on
+                    && pdu.event_type != TimelineEventType::RoomRedaction => {}
                 _ => break,
             }
             let Some(behind) = chain.behind(pdu, &referred) else { break };

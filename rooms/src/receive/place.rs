@@ -83,7 +83,7 @@ impl Rooms {
         if stored.as_ref().is_some_and(|event| !event.outlier) {
             return Ok(Received::Known);
         }
-        let passed_on = incoming.passed_on;
+        let (passed_on, refusal) = (incoming.passed_on, incoming.refusal.clone());
         let judged = match self.judge(head, incoming, &mut nodes).await? {
             Ok(judged) => judged,
             Err(missing) => return Ok(Received::Missing(missing)),
@@ -110,7 +110,7 @@ impl Rooms {
         }
         let soft_failure = match rejection {
             Some(_) => None,
-            None => self.forbidden_by(head, &pdu, head.state).await?,
+            None => self.forbidden_by(head, &pdu, head.state).await?.or(refusal),
         };
         let mut placement = match (&rejection, &soft_failure) {
             (Some(_), _) => Placement::Rejected,

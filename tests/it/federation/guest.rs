@@ -167,7 +167,7 @@ impl Guest {
 }
 
 /// The newest event that a user sees.
-async fn newest(user: &TestUser, room: &str) -> OwnedEventId {
+pub(crate) async fn newest(user: &TestUser, room: &str) -> OwnedEventId {
     let page = user.get(&format!("/rooms/{}/messages?dir=b&limit=1", encode(room))).await.ok();
     page["chunk"][0]["event_id"].as_str().and_then(|id| OwnedEventId::try_from(id).ok()).expect("an event")
 }

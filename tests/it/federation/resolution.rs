@@ -125,3 +125,20 @@ async fn a_server_with_a_name_finds_another_ones_alias_and_back() {
     federation.heal("hs1", "hs2");
     alias(&alice, "#hall:hs2").await.ok();
 }
+
+/// Strangers do not make us ask third parties; what is ours they may know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_alias_of_another_server_is_asked_for_with_a_token_only() {
+    let federation = TestFederation::of(1).await;
+    let alice = federation.user("hs1", "alice").await;
+    alice.post("/_matrix/client/v3/createRoom", &json!({"room_alias_name": "hall"})).await.ok();
+    let peer = federation.peer("peer.test").await;
+    knows(&peer, "#room:peer.test");
+    let http = federation.server("hs1").http();
+    let path = |alias: &str| format!("/_matrix/client/v3/directory/room/{}", encode(alias));
+    let nothing = serde_json::Value::Null;
+    http.request("GET", &path("#room:peer.test"), None, &nothing).await.is_error(401, "M_MISSING_TOKEN");
+    assert!(peer.asked().is_empty());
+    http.request("GET", &path("#hall:hs1"), None, &nothing).await.ok();
+    alias(&alice, "#room:peer.test").await.ok();
+}
