@@ -9,6 +9,7 @@ mod http;
 mod link;
 mod peer;
 mod server;
+mod synapse;
 mod user;
 
 use self::user::register_anyone;
@@ -19,6 +20,7 @@ pub use self::{
     link::Link,
     peer::{Asked, Peer},
     server::{ServerOptions, TestServer},
+    synapse::Synapse,
     user::{TestUser, register, register_guest},
 };
 #[doc(hidden)]
