@@ -101,9 +101,23 @@ impl TestServer {
     ///
     /// When it does not start.
     pub async fn restart(&mut self) {
+        self.stop().await;
+        self.go_on().await;
+    }
+
+    /// Ends the server in order; [`go_on`](Self::go_on) starts it again.
+    pub async fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             server.shutdown().await;
         }
+    }
+
+    /// Starts the server again after [`stop`](Self::stop), at another port.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn go_on(&mut self) {
         let server = start(&self.database, &self.folder, &self.options).await;
         self.http = Http::new(&url(&server));
         self.server = Some(server);
@@ -133,9 +147,7 @@ impl TestServer {
 
     /// Ends it in order.
     pub async fn shutdown(mut self) {
-        if let Some(server) = self.server.take() {
-            server.shutdown().await;
-        }
+        self.stop().await;
     }
 }
 
