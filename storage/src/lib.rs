@@ -12,6 +12,7 @@ mod committer;
 mod consumers;
 mod db;
 mod deployment;
+mod destinations;
 mod device_lists;
 mod devices;
 mod directory;
@@ -27,6 +28,7 @@ mod maintenance;
 mod many_rooms;
 mod migrate;
 mod numbers;
+mod outgoing;
 mod packed;
 mod presence;
 mod profiles;
@@ -38,7 +40,9 @@ mod room_leases;
 mod room_reads;
 mod rooms;
 mod rows;
+mod sender_shares;
 mod server_keys;
+mod server_outages;
 mod state_map;
 mod statement;
 mod stream;
@@ -65,9 +69,10 @@ pub use self::{
     account_data::AccountDataRow,
     commit::{
         ChangedProfile, Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent,
-        NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction,
-        Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        NewOutgoingEdu, NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice,
+        NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
+    destinations::DestinationRow,
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
     error::Error,
@@ -75,13 +80,16 @@ pub use self::{
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
+    outgoing::{ArrearsRow, ReadRow},
     presence::PresenceRow,
     redactions::RelatedRedactionRow,
     relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},
     reports::{NewReport, ReportRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},
+    sender_shares::{SENDER_SHARES, SenderShare},
     server_keys::{ServerKeyRow, ServerKeysRow},
+    server_outages::OutageRow,
     state_map::{NewNodes, StateKey, StateLook, StateNode},
     stream::{Item, Published},
     sync_connections::{ConnectionKey, ConnectionRow},

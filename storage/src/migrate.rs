@@ -53,6 +53,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(18, "0018_thread_subscriptions"),
     migration!(19, "0019_threads"),
     migration!(20, "0020_server_keys"),
+    migration!(22, "0022_outgoing"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

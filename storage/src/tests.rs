@@ -11,23 +11,26 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
-    deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys,
-    listed_events, maintenance, many_rooms, numbers, presence, profiles, redactions, relations, relations_fill,
-    reports, room_leases, room_reads, rooms, server_keys, state_map, statement::Statement, stream, sync_connections,
-    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
+    deployment, destinations, device_lists, devices, directory, erased_users, events, filters, group, key_backups,
+    keys, listed_events, maintenance, many_rooms, numbers, outgoing, presence, profiles, redactions, relations,
+    relations_fill, reports, room_leases, room_reads, rooms, sender_shares, server_keys, server_outages, state_map,
+    statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens,
+    uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
 mod older_program;
 mod people;
+mod sending;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 38] = [
+    let files: [&'static [Statement]; 42] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
         consumers::ALL,
         deployment::ALL,
+        destinations::ALL,
         device_lists::ALL,
         devices::ALL,
         directory::ALL,
@@ -41,6 +44,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         maintenance::ALL,
         many_rooms::ALL,
         numbers::ALL,
+        outgoing::ALL,
         presence::ALL,
         profiles::ALL,
         redactions::ALL,
@@ -50,7 +54,9 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         room_leases::ALL,
         room_reads::ALL,
         rooms::ALL,
+        sender_shares::ALL,
         server_keys::ALL,
+        server_outages::ALL,
         state_map::ALL,
         stream::ALL,
         sync_connections::ALL,
