@@ -1,4 +1,4 @@
-//! What users chose that others' rules ask for again and again: push rules, and whom they ignore. In memory, as of the newest change that
+//! What users chose that others' rules ask for again and again: push rules, whom they ignore, and whether they are invited. In memory, as of the newest change that
 //! this process knows of.
 
 use std::{
@@ -21,6 +21,8 @@ use crate::{
 
 /// The type of account data that names whom a user ignores. Client-Server API, "Ignoring Users".
 pub(crate) const IGNORED_USERS: &str = "m.ignored_user_list";
+/// The type of account data that says who may invite a user. Client-Server API, "Invite permission".
+const INVITE_PERMISSION: &str = "m.invite_permission_config";
 /// Most bytes of settings in memory, roughly.
 const CACHE_BYTES: u64 = 32 << 20;
 /// What the rules of somebody with rules of their own take, roughly.
@@ -33,6 +35,8 @@ pub struct UserSettings {
     pub push_rules: Option<Box<Ruleset>>,
     /// Whom they ignore.
     pub ignored: HashSet<OwnedUserId>,
+    /// Whether nobody may invite them. Client-Server API, "Invite permission".
+    pub blocks_invites: bool,
     /// Tells these from others.
     fingerprint: u64,
 }
@@ -59,7 +63,7 @@ impl UserSettings {
 /// Whether [`UserSettings`] are made of account data of that type, which is of no room.
 #[must_use]
 pub fn is_of_settings(event_type: &str) -> bool {
-    matches!(event_type, PUSH_RULES | IGNORED_USERS)
+    matches!(event_type, PUSH_RULES | IGNORED_USERS | INVITE_PERMISSION)
 }
 
 /// Settings of users. Cheap to clone.
@@ -94,8 +98,9 @@ impl Settings {
         }
         let rules = self.storage.get_account_data(user_nr, GLOBAL, PUSH_RULES).await?;
         let ignored = self.storage.get_account_data(user_nr, GLOBAL, IGNORED_USERS).await?;
+        let invites = self.storage.get_account_data(user_nr, GLOBAL, INVITE_PERMISSION).await?;
         let mut hasher = DefaultHasher::new();
-        (&rules, &ignored).hash(&mut hasher);
+        (&rules, &ignored, &invites).hash(&mut hasher);
         let fingerprint = hasher.finish();
         let settings = match known {
             // Other account data changed.
@@ -107,11 +112,24 @@ impl Settings {
                     .and_then(ignored_users)
                     .map(|ignored| without(ignored, user_id))
                     .unwrap_or_default(),
+                blocks_invites: invites.as_deref().is_some_and(blocks_invites),
                 fingerprint,
             }),
         };
         self.cache.insert(user_nr, (version, settings.clone()));
         Ok(settings)
+    }
+}
+
+impl Settings {
+    /// Those of the users who let nobody invite them. Client-Server API, "Invite permission".
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn who_blocks_invites(&self, users: &[UserNr]) -> Result<HashSet<UserNr>, storage::Error> {
+        let rows = self.storage.list_account_data_of_users(users, INVITE_PERMISSION).await?;
+        Ok(rows.into_iter().filter(|(_, content)| blocks_invites(content)).map(|(user_nr, _)| user_nr).collect())
     }
 }
 
@@ -128,6 +146,14 @@ fn own_rules(
     let json = |rules: &Ruleset| serde_json::to_string(rules).ok();
     let is_default = json(&rules) == json(&default_push_rules(user_id, thread_subscriptions));
     Ok((!is_default).then(|| Box::new(rules)))
+}
+
+fn blocks_invites(content: &str) -> bool {
+    #[derive(Deserialize)]
+    struct Content {
+        default_action: String,
+    }
+    serde_json::from_str::<Content>(content).is_ok_and(|content| content.default_action == "block")
 }
 
 /// Nobody ignores themselves.
@@ -153,6 +179,16 @@ mod tests {
     use ruma::user_id;
 
     use super::*;
+
+    #[test]
+    fn only_the_word_block_blocks_invitations() {
+        assert!(blocks_invites(r#"{"default_action":"block","other":1}"#));
+        for content in
+            ["{}", r#"{"default_action":"allow"}"#, r#"{"default_action":1}"#, r#"{"default_action":null}"#, "[]"]
+        {
+            assert!(!blocks_invites(content), "{content}");
+        }
+    }
 
     #[test]
     fn who_changed_nothing_has_the_default_rules() {

@@ -1,7 +1,9 @@
 //! What other servers may ask.
 
 mod discovery;
+mod joins;
 mod keys;
+mod leaves_and_knocks;
 mod query;
 mod signed;
 
@@ -47,7 +49,13 @@ parts! {
 
 /// All endpoints of this API.
 pub fn router(api: FederationApi) -> Router {
-    Router::new().merge(discovery::routes()).merge(keys::routes()).merge(query::routes()).with_state(api)
+    Router::new()
+        .merge(discovery::routes())
+        .merge(joins::routes())
+        .merge(keys::routes())
+        .merge(leaves_and_knocks::routes())
+        .merge(query::routes())
+        .with_state(api)
 }
 
 /// Which of our names a request without a signature means, by its host: the name, or the host that it is delegated to.

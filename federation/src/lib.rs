@@ -5,6 +5,9 @@
 mod client;
 mod door;
 mod error;
+mod event_keys;
+mod invite_v1;
+mod invites;
 mod keys;
 mod published;
 mod remote_servers;

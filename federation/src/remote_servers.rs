@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use rooms::{Asking, RemoteError, RemoteServers};
+use rooms::{Asking, OutgoingInvite, RemoteError, RemoteServers};
 use ruma::{
-    OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
+    CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomAliasId, ServerName,
     api::{error::ErrorKind, federation::query::get_room_information},
 };
 
@@ -24,6 +24,21 @@ impl RemoteServers for Federation {
                 Err(Error::Refused { error, .. }) if error.error_kind() == Some(&ErrorKind::NotFound) => Ok(None),
                 Err(error) => Err(unavailable(server, error)),
             }
+        })
+    }
+
+    fn sign_invite<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        destination: &'a ServerName,
+        invite: &'a OutgoingInvite,
+    ) -> Asking<'a, CanonicalJsonObject> {
+        Box::pin(async move {
+            let signed = self.ask_for_signature(as_server, destination, invite).await;
+            signed.map_err(|error| match error {
+                Error::Refused { server, error } => RemoteError::Refused { server, error },
+                error => unavailable(destination, error),
+            })
         })
     }
 }

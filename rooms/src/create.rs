@@ -6,11 +6,11 @@ use accounts::Requester;
 use model::{UserNr, canonical_object};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, MilliSecondsSinceUnixEpoch, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
-    RoomVersionId, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules,
+    RoomId, RoomVersionId, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules,
 };
 use serde_json::{Value, json, value::RawValue};
 use storage::{ChangedProfile, Commit, CommitError, NewRoom, RoomRow};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
     Draft, Error, Rooms,
@@ -113,18 +113,26 @@ impl Rooms {
                 return Err(Error::AliasInUse);
             }
         }
-        if request.invite.iter().any(|user_id| !self.servers().has_user(user_id)) {
-            return Err(Error::NotLocal);
+        let invited = request.invite.iter().map(|user_id| &**user_id);
+        let ours: Vec<&UserId> = invited.filter(|user_id| self.servers().has_user(user_id)).collect();
+        let blocking = self.who_blocks_invites(&ours).await?;
+        if let Some(user_id) = blocking.iter().next()
+            && blocking.len() == request.invite.len()
+        {
+            return Err(Error::InviteBlocked((*user_id).to_owned()));
         }
-        let invited: Vec<&UserId> = request.invite.iter().map(|user_id| &**user_id).collect();
-        let mut members = self.user_nrs(&invited).await?;
+        let mut members = self.user_nrs(&ours).await?;
         members.insert(requester.user_id.clone(), requester.user_nr);
         let profiles = self.member_profiles(&members.values().copied().collect::<Vec<_>>()).await?;
-        let drafts = self.first_events(requester, &request, &version, |user_id, content| {
+        let mut drafts = self.first_events(requester, &request, &version, |user_id, content| {
             if let Some(profile) = members.get(user_id).and_then(|user_nr| profiles.get(user_nr)) {
                 profile.add_to(content);
             }
         })?;
+        drafts.retain(|draft| Self::invited_by(draft).is_none_or(|user_id| !blocking.contains(user_id)));
+        let is_elsewhere = |user_id: &UserId| !self.servers().has_user(user_id);
+        let elsewhere: Vec<Draft> =
+            drafts.extract_if(.., |draft| Self::invited_by(draft).is_some_and(is_elsewhere)).collect();
         self.intern_words(&drafts).await?;
         for attempt in 0..ATTEMPTS {
             match self.commit_new_room(&request, &version, &rules, requester, &drafts, attempt).await? {
@@ -133,6 +141,7 @@ impl Rooms {
                     if let Err(error) = self.follow_profile_of(requester.user_nr, &profiles).await {
                         warn!(%error, room.id = %room_id, "a new room may show an old profile of its maker");
                     }
+                    self.invite_to_new_room(&room_id, elsewhere, request.invite.len() - blocking.len()).await?;
                     return Ok(room_id);
                 }
                 // Somebody else was first: with the alias, or with the very same create event.
@@ -146,6 +155,25 @@ impl Rooms {
             }
         }
         Err(Error::Busy)
+    }
+
+    /// Invites users of other servers to a room that was just made.
+    ///
+    /// Who made it is told of a failure only when nobody is invited: with an error they would make another room. Client-Server API,
+    /// "Invite permission".
+    async fn invite_to_new_room(&self, room_id: &RoomId, drafts: Vec<Draft>, invited: usize) -> Result<(), Error> {
+        if drafts.is_empty() {
+            return Ok(());
+        }
+        let room = self.room(room_id).await?;
+        let mut failures = Vec::new();
+        for result in self.invite_many_elsewhere(&room, drafts).await {
+            if let Err(error) = result {
+                info!(%error, room.id = %room_id, "somebody could not be invited to a new room");
+                failures.push(error);
+            }
+        }
+        if failures.len() < invited { Ok(()) } else { failures.pop().map_or(Ok(()), Err) }
     }
 
     /// Gives numbers to all that the first events of a room name at once: one by one, each that is new would be a write.

@@ -23,6 +23,9 @@ pub enum Error {
     /// The rules of the room forbid it; 403 `M_FORBIDDEN`.
     #[error("{0}")]
     NotAllowed(String),
+    /// The user lets nobody invite them; 403 `M_INVITE_BLOCKED`.
+    #[error("{0} takes no invitations")]
+    InviteBlocked(ruma::OwnedUserId),
     /// The room lets no guests in; 403 `M_GUEST_ACCESS_FORBIDDEN`.
     #[error("this room lets no guests in")]
     GuestsForbidden,
@@ -50,6 +53,15 @@ pub enum Error {
     /// We do not know that version; 400 `M_UNSUPPORTED_ROOM_VERSION`.
     #[error("this server does not support room version {0}")]
     UnsupportedVersion(String),
+    /// The asking server does not know the version of the room; 400 `M_INCOMPATIBLE_ROOM_VERSION`.
+    #[error("the room has version {0}, which your server does not support")]
+    IncompatibleVersion(ruma::RoomVersionId),
+    /// Whether a condition of a restricted room holds cannot be told here; 400 `M_UNABLE_TO_AUTHORISE_JOIN`.
+    #[error("none of our servers is in the rooms whose members may join")]
+    UnableToAuthorize,
+    /// A condition of a restricted room holds, but nobody of ours may let anybody in; 400 `M_UNABLE_TO_GRANT_JOIN`.
+    #[error("none of our users in the room may invite")]
+    UnableToGrant,
     /// The room would break its own rules from the start; 400 `M_INVALID_ROOM_STATE`.
     #[error("the room cannot be made like this: {0}")]
     InvalidRoomState(String),

@@ -50,6 +50,12 @@ pub(crate) struct Built {
     pub(crate) summary_changed: bool,
 }
 
+/// The events that allow an event.
+type AuthEvents = Vec<(EventNr, Arc<Pdu>)>;
+
+/// The state that decides whether an event is allowed.
+type AuthState = HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)>;
+
 /// What came of a draft.
 enum Made {
     /// The state event that says the same already.
@@ -173,29 +179,8 @@ impl Head {
             }
             None => draft,
         };
-        let content = serde_json::value::to_raw_value(&draft.content).map_err(|e| Error::BadEvent(e.to_string()))?;
-        // The state that the rules ask for, and the event that this one replaces.
-        let auth_types = state_res::auth_types_for_event(
-            &draft.event_type,
-            &draft.sender,
-            draft.state_key.as_deref(),
-            &content,
-            &self.rules.authorization,
-        )
-        .map_err(Error::BadEvent)?;
-        let mut auth_state: HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)> = HashMap::new();
-        for (event_type, state_key) in auth_types {
-            if let Some(found) = self.state_event(storage, &event_type.to_string(), &state_key).await? {
-                auth_state.insert((event_type, state_key), found);
-            }
-        }
-        let auth: Vec<(EventNr, Arc<Pdu>)> = auth_state.values().cloned().collect();
-        // Version 12 leaves the create event out of the list; the rules need it all the same.
-        let create_key = (StateEventType::RoomCreate, String::new());
-        if draft.event_type != TimelineEventType::RoomCreate && !auth_state.contains_key(&create_key) {
-            let create = self.state_event(storage, "m.room.create", "").await?.ok_or(Error::RoomUnknown)?;
-            auth_state.insert(create_key, create);
-        }
+        let content = raw(&draft.content)?;
+        let (auth, auth_state) = self.auth_of(storage, draft, &content).await?;
         let replaced = match &draft.state_key {
             Some(state_key) => self.state_event(storage, &draft.event_type.to_string(), state_key).await?,
             None => None,
@@ -252,6 +237,7 @@ impl Head {
             prev: self.extremities.iter().take(limits::PREV_EVENTS_MAX).map(|(nr, _)| *nr).collect(),
             auth: auth.iter().map(|(nr, _)| *nr).collect(),
             placement: Placement::Live,
+            passed_on: false,
             transaction: draft.transaction.clone(),
             countable,
             relation,
@@ -263,6 +249,61 @@ impl Head {
             rel_types: draft.related.clone(),
         });
         Ok(Made::New(Box::new(NewlyMade { event, nodes, state_change, redaction, related })))
+    }
+
+    /// An event that another server will hash and sign: all that follows from this head is in it, and the rules allow it.
+    pub(crate) async fn template(&self, storage: &Storage, draft: &Draft) -> Result<CanonicalJsonObject, Error> {
+        let (auth, state) = self.auth_of(storage, draft, &raw(&draft.content)?).await?;
+        let mut object = self.unsigned(storage, draft, &auth);
+        let pdu = Pdu::from_canonical(&object, &self.rules).map_err(|error| Error::BadEvent(error.to_string()))?;
+        self.authorize(&pdu, &auth, &state)?;
+        // Who makes an event names it.
+        object.remove("event_id");
+        Ok(object)
+    }
+
+    /// An event of ours that is not in the room before another server has signed it, too.
+    pub(crate) async fn proposal(
+        &self,
+        storage: &Storage,
+        servers: &LocalServers,
+        draft: &Draft,
+    ) -> Result<Pdu, Error> {
+        let (auth, state) = self.auth_of(storage, draft, &raw(&draft.content)?).await?;
+        let pdu = self.sign(storage, servers, draft, &auth)?;
+        self.authorize(&pdu, &auth, &state)?;
+        Ok(pdu)
+    }
+
+    /// The events that allow a draft, and the state that the rules look at. Server-Server API, "Auth events selection".
+    async fn auth_of(
+        &self,
+        storage: &Storage,
+        draft: &Draft,
+        content: &RawValue,
+    ) -> Result<(AuthEvents, AuthState), Error> {
+        let auth_types = state_res::auth_types_for_event(
+            &draft.event_type,
+            &draft.sender,
+            draft.state_key.as_deref(),
+            content,
+            &self.rules.authorization,
+        )
+        .map_err(Error::BadEvent)?;
+        let mut state = AuthState::new();
+        for (event_type, state_key) in auth_types {
+            if let Some(found) = self.state_event(storage, &event_type.to_string(), &state_key).await? {
+                state.insert((event_type, state_key), found);
+            }
+        }
+        let auth: AuthEvents = state.values().cloned().collect();
+        // Version 12 leaves the create event out of the list; the rules need it all the same.
+        let create_key = (StateEventType::RoomCreate, String::new());
+        if draft.event_type != TimelineEventType::RoomCreate && !state.contains_key(&create_key) {
+            let create = self.state_event(storage, "m.room.create", "").await?.ok_or(Error::RoomUnknown)?;
+            state.insert(create_key, create);
+        }
+        Ok((auth, state))
     }
 
     /// Moves the head on to an event that was made upon it.
@@ -291,17 +332,8 @@ impl Head {
         event_id
     }
 
-    /// Puts the event together and signs it. Room Versions, "Event format"; Server-Server API, "Signing Events".
-    fn sign(
-        &self,
-        storage: &Storage,
-        servers: &LocalServers,
-        draft: &Draft,
-        auth: &[(EventNr, Arc<Pdu>)],
-    ) -> Result<Pdu, Error> {
-        let server = servers
-            .get(draft.sender.server_name())
-            .ok_or_else(|| Error::NotAllowed(format!("{} is not a user of this server", draft.sender)))?;
+    /// Puts the event together. Room Versions, "Event format".
+    fn unsigned(&self, storage: &Storage, draft: &Draft, auth: &[(EventNr, Arc<Pdu>)]) -> CanonicalJsonObject {
         let text = |text: &str| CanonicalJsonValue::String(text.to_owned());
         let references = |ids: Vec<&OwnedEventId>| {
             let reference = |id: &&OwnedEventId| match self.rules.events_reference_format {
@@ -324,7 +356,7 @@ impl Head {
             object.insert("room_id".to_owned(), text(self.row.id.as_str()));
         }
         if self.rules.event_id_format == EventIdFormatVersion::V1 {
-            let id = format!("${}:{}", storage.random().alphanumeric(18), server.name);
+            let id = format!("${}:{}", storage.random().alphanumeric(18), draft.sender.server_name());
             object.insert("event_id".to_owned(), CanonicalJsonValue::String(id));
         }
         if let Some(state_key) = &draft.state_key {
@@ -348,6 +380,21 @@ impl Head {
             "origin_server_ts".to_owned(),
             CanonicalJsonValue::Integer(ts.try_into().unwrap_or(ruma::Int::MAX)),
         );
+        object
+    }
+
+    /// Puts the event together and signs it. Server-Server API, "Signing Events".
+    fn sign(
+        &self,
+        storage: &Storage,
+        servers: &LocalServers,
+        draft: &Draft,
+        auth: &[(EventNr, Arc<Pdu>)],
+    ) -> Result<Pdu, Error> {
+        let server = servers
+            .get(draft.sender.server_name())
+            .ok_or_else(|| Error::NotAllowed(format!("{} is not a user of this server", draft.sender)))?;
+        let mut object = self.unsigned(storage, draft, auth);
         let mut signed =
             signatures::hash_and_sign_event(server.name.as_str(), &server.key, &mut object, &self.rules.redaction);
         // Who lets somebody in vouches for it with their own server's signature. Room Version 8, "Authorization rules".
@@ -369,12 +416,7 @@ impl Head {
     }
 
     /// The authorization rules of the room's version. Server-Server API, "Authorization rules".
-    fn authorize(
-        &self,
-        pdu: &Pdu,
-        auth: &[(EventNr, Arc<Pdu>)],
-        state: &HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)>,
-    ) -> Result<(), Error> {
+    fn authorize(&self, pdu: &Pdu, auth: &[(EventNr, Arc<Pdu>)], state: &AuthState) -> Result<(), Error> {
         let create = state.get(&(StateEventType::RoomCreate, String::new())).map(|(_, pdu)| pdu);
         let by_id = |id: &EventId| {
             auth.iter().map(|(_, pdu)| pdu).chain(create).find(|pdu| pdu.event_id == id).map(|pdu| &**pdu)
@@ -391,7 +433,7 @@ impl Head {
         &self,
         storage: &Storage,
         draft: &Draft,
-        state: &HashMap<(StateEventType, String), (EventNr, Arc<Pdu>)>,
+        state: &AuthState,
     ) -> Result<Option<Arc<StoredEvent>>, Error> {
         if draft.event_type != TimelineEventType::RoomRedaction {
             return Ok(None);
@@ -412,6 +454,10 @@ impl Head {
         }
         Ok(Some(target))
     }
+}
+
+fn raw(content: &CanonicalJsonObject) -> Result<Box<RawValue>, Error> {
+    serde_json::value::to_raw_value(content).map_err(|error| Error::BadEvent(error.to_string()))
 }
 
 /// What a member event does to its user.

@@ -10,9 +10,12 @@ mod directory;
 mod draft;
 mod erasure;
 mod error;
+mod handshake;
 mod head;
 mod hierarchy;
 mod in_thread;
+mod invitations;
+mod joined_state;
 mod members;
 mod membership;
 mod mutual;
@@ -33,7 +36,9 @@ mod reports;
 mod resolution;
 mod restricted;
 mod send;
+mod server_acls;
 mod space_children;
+mod stripped_state;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
@@ -57,7 +62,10 @@ pub use self::{
     directory::{DirectoryToken, Networks, PUBLIC_ROOMS_MAX, PublicRooms, PublicRoomsRequest},
     draft::Draft,
     error::Error,
+    handshake::{Asker, Handshake, Template},
     hierarchy::{HIERARCHY_ROOMS_DEFAULT, Hierarchy, HierarchyRequest, HierarchyRoom},
+    invitations::OutgoingInvite,
+    joined_state::{BODIES_AT_ONCE, JoinedState},
     members::{MemberKinds, StateList},
     mutual::MutualRooms,
     presence::{Flips, Presences},
@@ -117,6 +125,7 @@ struct Inner {
     redaction_work: redactions::RedactionWork,
     remote: Arc<dyn RemoteServers>,
     walks: hierarchy::Walks,
+    server_acls: server_acls::ServerAcls,
 }
 
 impl Rooms {
@@ -155,6 +164,7 @@ impl Rooms {
             redaction_work,
             remote,
             walks,
+            server_acls: server_acls::ServerAcls::new(),
         }))
     }
 

@@ -55,7 +55,8 @@ impl Rooms {
     ///
     /// # Errors
     ///
-    /// [`Error::NotAllowed`] when the requester may not, or the user is in the room or banned.
+    /// [`Error::NotAllowed`] when the requester may not, or the user is in the room or banned; [`Error::Remote`] when the user's server
+    /// did not take the invitation.
     pub async fn invite(
         &self,
         requester: &Requester,
@@ -64,9 +65,6 @@ impl Rooms {
         reason: Option<&str>,
     ) -> Result<(), Error> {
         self.room_for(requester, room_id).await?;
-        if !self.servers().has_user(user_id) {
-            return Err(Error::NotLocal);
-        }
         self.set_membership(requester, room_id, user_id, Membership::Invite, reason).await
     }
 
@@ -203,11 +201,6 @@ impl Rooms {
                 self.check_guest(requester, room).await?;
                 if requester.user_id == user_id { self.authoriser(requester, room).await } else { Ok(None) }
             }
-            Some(Membership::Invite)
-                if !UserId::parse(user_id).is_ok_and(|user_id| self.servers().has_user(&user_id)) =>
-            {
-                Err(Error::NotLocal)
-            }
             _ => Ok(None),
         }
     }
@@ -274,6 +267,6 @@ impl Rooms {
             .with_state_key(user_id.as_str())
             .showing(shows)
             .authorised_via(authoriser);
-        self.submit(&room, draft).await.map(|_| ())
+        self.submit_or_invite(&room, draft).await.map(|_| ())
     }
 }

@@ -67,6 +67,16 @@ impl Rooms {
     ) -> Result<Received, Error> {
         let room = self.room(room_id).await?;
         let pdu = read_and_verify(&room, object, keys)?;
+        self.receive_verified(&room, pdu, false).await
+    }
+
+    /// The same for an event that is known to be what its server signed; whether it is `passed_on` to the other servers of the room.
+    pub(crate) async fn receive_verified(
+        &self,
+        room: &Arc<RoomRow>,
+        pdu: Pdu,
+        passed_on: bool,
+    ) -> Result<Received, Error> {
         let turn = self.turn(room.nr);
         let mut cached = turn.take_head().await;
         let mut race = Race::default();
@@ -77,7 +87,7 @@ impl Rooms {
                 return Ok(Received::Known);
             }
             let head = Head::load(self.storage(), room.clone()).await?;
-            match self.place(&head, pdu.clone(), race.wants_lease()).await {
+            match self.place(&head, pdu.clone(), passed_on, race.wants_lease()).await {
                 Err(Retry::Lost(error)) => {
                     if !race.goes_on(&error).await {
                         return Err(Error::Busy);
@@ -85,7 +95,7 @@ impl Rooms {
                 }
                 Err(Retry::Failed(error)) => return Err(error),
                 Ok(Received::Accepted) => {
-                    self.follow_up(&room, &pdu).await?;
+                    self.follow_up(room, &pdu).await?;
                     return Ok(Received::Accepted);
                 }
                 Ok(received) => return Ok(received),
@@ -106,7 +116,7 @@ impl Rooms {
     }
 
     /// Judges an event and commits it.
-    async fn place(&self, head: &Head, pdu: Pdu, lease: bool) -> Result<Received, Retry> {
+    async fn place(&self, head: &Head, pdu: Pdu, passed_on: bool, lease: bool) -> Result<Received, Retry> {
         let storage = self.storage();
         let mut nodes = NewNodes::default();
         let judged = match self.judge(head, pdu, &mut nodes).await? {
@@ -166,6 +176,7 @@ impl Rooms {
             prev: prev.clone(),
             auth,
             placement,
+            passed_on,
             transaction: None,
             countable,
             relation: match Relation::of_content(&pdu.content) {

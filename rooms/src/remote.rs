@@ -2,7 +2,9 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use ruma::{OwnedRoomId, OwnedServerName, RoomAliasId, ServerName};
+use ruma::{CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomAliasId, ServerName};
+
+use crate::OutgoingInvite;
 
 /// An answer that takes its time.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
@@ -15,6 +17,14 @@ pub trait RemoteServers: Send + Sync {
         as_server: &'a ServerName,
         alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
+
+    /// The invitation with the signature of the server whose user is invited, which was verified; all else in it is as it was.
+    fn sign_invite<'a>(
+        &'a self,
+        as_server: &'a ServerName,
+        destination: &'a ServerName,
+        invite: &'a OutgoingInvite,
+    ) -> Asking<'a, CanonicalJsonObject>;
 }
 
 /// Why another server gave no answer.
@@ -28,6 +38,15 @@ pub enum RemoteError {
         /// Why.
         #[source]
         source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// It refused, and said why.
+    #[error("{server} refused")]
+    Refused {
+        /// The server.
+        server: OwnedServerName,
+        /// What it said.
+        #[source]
+        error: Box<ruma::api::error::Error>,
     },
     /// This server asks no others.
     #[error("this server does not federate")]
@@ -43,6 +62,15 @@ impl RemoteServers for Nobody {
         _as_server: &'a ServerName,
         _alias: &'a RoomAliasId,
     ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
+        Box::pin(async { Err(RemoteError::NotFederating) })
+    }
+
+    fn sign_invite<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _destination: &'a ServerName,
+        _invite: &'a OutgoingInvite,
+    ) -> Asking<'a, CanonicalJsonObject> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }
 }

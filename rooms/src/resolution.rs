@@ -64,13 +64,13 @@ impl Known {
 
 /// The auth chains of events, as numbers.
 #[derive(Default)]
-struct Chains {
+pub(crate) struct Chains {
     edges: HashMap<EventNr, Vec<EventNr>>,
 }
 
 impl Chains {
     /// Reads all that can be reached from these events, level by level.
-    async fn load(
+    pub(crate) async fn load(
         &mut self,
         storage: &Storage,
         from: impl IntoIterator<Item = EventNr>,
@@ -92,6 +92,11 @@ impl Chains {
             level = next.into_iter().filter(|nr| !self.edges.contains_key(nr)).collect();
         }
         Ok(())
+    }
+
+    /// All that can be reached from the events that were loaded; those among them that others refer to are too.
+    pub(crate) fn all(&self) -> HashSet<EventNr> {
+        self.edges.values().flatten().copied().collect()
     }
 
     /// All that can be reached from these events, themselves included.

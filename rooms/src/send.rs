@@ -91,7 +91,7 @@ impl Rooms {
             })
             .await;
         }
-        self.submit(&room, draft).await
+        self.submit_or_invite(&room, draft).await
     }
 
     /// Redacts an event. Client-Server API, "Redactions".

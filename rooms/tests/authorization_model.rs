@@ -576,6 +576,7 @@ impl Server {
                 prev: events.last().map(|event| event.nr).into_iter().collect(),
                 auth: Vec::new(),
                 placement: Placement::Live,
+                passed_on: false,
                 transaction: None,
                 countable: None,
                 relation: None,

@@ -26,6 +26,9 @@ statements! {
     LIST_OF_TYPES = ["
         SELECT room_nr, type, content, position FROM account_data
          WHERE user_nr = $1 AND type", (in_list 2), " ORDER BY room_nr, type"];
+    LIST_OF_USERS = ["
+        SELECT user_nr, content FROM account_data
+         WHERE user_nr", (in_list 1), " AND room_nr = $2 AND type = $3 ORDER BY user_nr"];
     LIST_ROOM_DATA = ["
         SELECT room_nr, type, content, position FROM account_data
          WHERE user_nr = $1 AND room_nr = $2 ORDER BY type"];
@@ -145,6 +148,21 @@ impl Storage {
     pub async fn list_account_data_of_types(&self, user: UserNr, types: &[&str]) -> Result<Vec<AccountDataRow>, Error> {
         let types: Vec<String> = types.iter().map(|word| (*word).to_owned()).collect();
         self.db().read(&LIST_OF_TYPES, args![user, types]).await?.iter().map(data).collect()
+    }
+
+    /// Account data of one type, in no room, of those of the users who have any.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_account_data_of_users(
+        &self,
+        users: &[UserNr],
+        event_type: &str,
+    ) -> Result<Vec<(UserNr, String)>, Error> {
+        let users: Vec<i64> = users.iter().map(|user| user.0).collect();
+        let rows = self.db().read(&LIST_OF_USERS, args![users, RoomNr(0), event_type]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?))).collect()
     }
 
     /// A user's account data in one room, or (zero) in none.

@@ -118,6 +118,8 @@ pub struct NewEvent {
     pub auth: Vec<EventNr>,
     /// Where it stands.
     pub placement: Placement,
+    /// Whether we send it to the other servers of the room though it is not ours: its server is not in the room.
+    pub passed_on: bool,
     /// The device and transaction id that sent it, shown to that device only.
     pub transaction: Option<TransactionKey>,
     /// What it is to unread counts, if it may count.

@@ -27,6 +27,7 @@ pub(crate) const FLAG_OUTLIER: i64 = 1;
 pub(crate) const FLAG_REJECTED: i64 = 2;
 pub(crate) const FLAG_SOFT_FAILED: i64 = 4;
 pub(crate) const FLAG_HELD: i64 = 8;
+pub(crate) const FLAG_PASSED_ON: i64 = 16;
 
 /// The first byte of a body that is plain JSON.
 const FORMAT_PLAIN: u8 = b'p';
@@ -80,6 +81,8 @@ pub struct StoredEvent {
     pub soft_failed: bool,
     /// A redaction that cannot redact anything yet.
     pub held: bool,
+    /// Its server is not in the room, and gave it to us to send it to those that are.
+    pub passed_on: bool,
     /// The event that redacted it; its content is gone then.
     pub redacted_by: Option<EventNr>,
     /// The event itself.
@@ -111,6 +114,7 @@ impl StoredEvent {
             outlier: event.placement == Placement::Outlier,
             soft_failed: event.placement == Placement::SoftFailed,
             held: event.placement == Placement::Held,
+            passed_on: event.passed_on,
             redacted_by: None,
             pdu: event.pdu.clone(),
             transaction: event.transaction.as_ref().map(|key| (key.device_id.clone(), key.transaction_id.clone())),
@@ -144,6 +148,7 @@ impl StoredEvent {
             outlier: flags & FLAG_OUTLIER != 0,
             soft_failed: flags & FLAG_SOFT_FAILED != 0,
             held: flags & FLAG_HELD != 0,
+            passed_on: flags & FLAG_PASSED_ON != 0,
             redacted_by: row.maybe_nr(12)?,
             pdu: Arc::new(pdu),
             transaction: None,

@@ -13,7 +13,7 @@ use crate::{
     commit::{MembershipChange, NewEvent, Placement},
     committer::StoredHead,
     db::args,
-    events::{FLAG_HELD, FLAG_OUTLIER, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
+    events::{FLAG_HELD, FLAG_OUTLIER, FLAG_PASSED_ON, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
     packed::pack_events,
     relations::{ADD_TO_THREADS, INSERT_RELATIONS, RelationRow, relation_rows, thread_rows},
     rows::Rows,
@@ -429,7 +429,7 @@ impl<'a> GroupWriter<'a> {
             .bigint(events.iter().map(|(_, _, event)| event.state.0))
             .bigint(events.iter().map(|(_, _, event)| event.replaces.map(|nr| nr.0)))
             .bigint(events.iter().map(|(_, month, _)| *month))
-            .bigint(events.iter().map(|(_, _, event)| flags_of(event.placement)))
+            .bigint(events.iter().map(|(_, _, event)| flags_of(event)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.prev)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.auth)))
             .bigint(events.iter().map(|(_, _, event)| made_ms(event)));
@@ -764,12 +764,13 @@ fn made_ms(event: &NewEvent) -> i64 {
     event.pdu.origin_server_ts.get().into()
 }
 
-fn flags_of(placement: Placement) -> i64 {
-    match placement {
+fn flags_of(event: &NewEvent) -> i64 {
+    let placement = match event.placement {
         Placement::Live => 0,
         Placement::Outlier => FLAG_OUTLIER,
         Placement::Rejected => FLAG_REJECTED,
         Placement::SoftFailed => FLAG_SOFT_FAILED,
         Placement::Held => FLAG_HELD,
-    }
+    };
+    if event.passed_on { placement | FLAG_PASSED_ON } else { placement }
 }

@@ -18,6 +18,7 @@ mod devices;
 mod directory;
 mod erased_users;
 mod error;
+mod event_graph;
 mod events;
 mod filters;
 mod group;

@@ -11,11 +11,11 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
-    deployment, destinations, device_lists, devices, directory, erased_users, events, filters, group, key_backups,
-    keys, listed_events, maintenance, many_rooms, numbers, outgoing, presence, profiles, redactions, relations,
-    relations_fill, reports, room_leases, room_reads, rooms, sender_shares, server_keys, server_outages, state_map,
-    statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens,
-    uia_sessions, unread, user_work, users,
+    deployment, destinations, device_lists, devices, directory, erased_users, event_graph, events, filters, group,
+    key_backups, keys, listed_events, maintenance, many_rooms, numbers, outgoing, presence, profiles, redactions,
+    relations, relations_fill, reports, room_leases, room_reads, rooms, sender_shares, server_keys, server_outages,
+    state_map, statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device,
+    tokens, uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
@@ -24,7 +24,7 @@ mod people;
 mod sending;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 42] = [
+    let files: [&'static [Statement]; 43] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -35,6 +35,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         devices::ALL,
         directory::ALL,
         erased_users::ALL,
+        event_graph::ALL,
         events::ALL,
         filters::ALL,
         group::ALL,

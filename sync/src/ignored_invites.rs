@@ -1,4 +1,4 @@
-//! Invitations that nobody is told of. Client-Server API, "Ignoring Users".
+//! Invitations that nobody is told of. Client-Server API, "Ignoring Users", "Invite permission".
 
 use std::collections::HashSet;
 
@@ -9,7 +9,8 @@ use storage::RoomMembership;
 use crate::{Error, Sync};
 
 impl Sync {
-    /// The rooms among these to which somebody invites whom the invited user ignores. Free for who ignores nobody.
+    /// The rooms among these to which somebody invites whom the invited user ignores, or all of them for who wants no invitations. Free for
+    /// who wants all.
     ///
     /// # Errors
     ///
@@ -19,10 +20,13 @@ impl Sync {
         settings: &UserSettings,
         rows: impl Iterator<Item = &'a RoomMembership>,
     ) -> Result<HashSet<RoomNr>, Error> {
-        if settings.ignored.is_empty() {
+        if settings.ignored.is_empty() && !settings.blocks_invites {
             return Ok(HashSet::new());
         }
         let invites = rows.filter(|row| row.membership == Membership::Invite);
+        if settings.blocks_invites {
+            return Ok(invites.map(|row| row.room_nr).collect());
+        }
         let numbers: Vec<EventNr> = invites.map(|row| row.event_nr).collect();
         let events = self.0.storage.get_events(&numbers).await?;
         let events = events.into_values().filter(|event| settings.ignores(&event.pdu.sender));

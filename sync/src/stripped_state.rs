@@ -7,17 +7,6 @@ use storage::{RoomMembership, RoomRow};
 
 use crate::{Error, Sync};
 
-/// State that shows somebody who they are invited by and to what. Client-Server API, "Stripped state".
-const STRIPPED_STATE: &[&str] = &[
-    "m.room.create",
-    "m.room.name",
-    "m.room.avatar",
-    "m.room.topic",
-    "m.room.join_rules",
-    "m.room.canonical_alias",
-    "m.room.encryption",
-];
-
 impl Sync {
     /// What an invited user may see of a room: as it was when they were invited.
     pub(crate) async fn stripped_state(
@@ -26,23 +15,9 @@ impl Sync {
         room: &RoomRow,
         requester: &Requester,
     ) -> Result<Vec<Box<RawValue>>, Error> {
-        let storage = &self.0.storage;
-        let Some(member) = storage.get_event(row.event_nr).await? else { return Ok(Vec::new()) };
-        let mut keys: Vec<(&str, String)> = STRIPPED_STATE.iter().map(|word| (*word, String::new())).collect();
-        keys.push(("m.room.member", member.pdu.sender.to_string()));
-        keys.push(("m.room.member", requester.user_id.to_string()));
-        keys.dedup();
-        let mut numbers = Vec::new();
-        for (event_type, state_key) in keys {
-            if let Some(key) = storage.find_state_key(event_type, &state_key).await? {
-                numbers.extend(storage.get_state_event(room.nr, member.state, key).await?);
-            }
-        }
-        let events = storage.get_events(&numbers).await?;
-        Ok(numbers
-            .iter()
-            .filter_map(|nr| events.get(nr))
-            .filter_map(|event| Some(ClientEvent::of(&event.pdu.json).ok()?.to_stripped()))
-            .collect())
+        let Some(member) = self.0.storage.get_event(row.event_nr).await? else { return Ok(Vec::new()) };
+        let members = [&*member.pdu.sender, &*requester.user_id];
+        let events = self.0.rooms.stripped_state_events(room.nr, member.state, &members).await?;
+        Ok(events.iter().filter_map(|event| Some(ClientEvent::of(&event.pdu.json).ok()?.to_stripped())).collect())
     }
 }

@@ -38,6 +38,28 @@ pub struct Peer {
 struct Said {
     answers: Mutex<HashMap<String, (StatusCode, Value)>>,
     asked: Mutex<Vec<Asked>>,
+    responders: Responders,
+}
+
+/// What works answers out, by how the request begins.
+#[derive(Default)]
+struct Responders(Mutex<Vec<(String, Arc<Responder>)>>);
+
+type Responder = dyn Fn(&Asked) -> (u16, Value) + Send + Sync;
+
+impl Responders {
+    async fn respond(&self, asked: Asked) -> Option<(StatusCode, Value)> {
+        let responders = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (_, responder) = responders.into_iter().find(|(beginning, _)| asked.what.starts_with(beginning))?;
+        let (status, body) = tokio::task::spawn_blocking(move || responder(&asked)).await.ok()?;
+        Some((StatusCode::from_u16(status).expect("a status"), body))
+    }
+}
+
+impl std::fmt::Debug for Responders {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Responders").finish_non_exhaustive()
+    }
 }
 
 /// A request that a peer got.
@@ -145,6 +167,14 @@ impl Peer {
             .insert(what.to_owned(), (status, body.clone()));
     }
 
+    /// From now on it answers what begins so, such as `PUT /_matrix/federation/v2/invite/`, with what this makes of the request; it may wait.
+    ///
+    /// The newest of those that fit is taken, after what [`Peer::answer`] says.
+    pub fn respond(&self, beginning: &str, responder: impl Fn(&Asked) -> (u16, Value) + Send + Sync + 'static) {
+        let mut responders = self.said.responders.0.lock().unwrap_or_else(PoisonError::into_inner);
+        responders.insert(0, (beginning.to_owned(), Arc::new(responder)));
+    }
+
     /// What it was asked so far.
     #[must_use]
     pub fn asked(&self) -> Vec<Asked> {
@@ -203,8 +233,11 @@ async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<
     let body =
         if parts.method == Method::GET { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
     let asked = Asked { what: what.clone(), host: header("host"), authorization: header("authorization"), body };
-    said.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked);
-    let found = said.answers.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
+    said.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
+    let mut found = said.answers.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
+    if found.is_none() {
+        found = said.responders.respond(asked).await;
+    }
     let (status, body) =
         found.unwrap_or((StatusCode::NOT_FOUND, json!({"errcode": "M_UNRECOGNIZED", "error": "not in this test"})));
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));

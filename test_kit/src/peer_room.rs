@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use model::{Clock, Pdu, Random};
+use model::{Clock, KeyPair, Random};
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, RoomVersionId, UserId,
+    CanonicalJsonObject, RoomVersionId, UserId,
     room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
-    signatures::hash_and_sign_event,
+    signatures::{hash_and_sign_event, reference_hash, sign_event},
     state_res,
 };
 use serde_json::{Value, json, value::to_raw_value};
@@ -94,6 +94,23 @@ impl Peer {
         self.ask(http, destination, "PUT", &path, &event.json).await
     }
 
+    /// From now on it signs every invitation that it gets.
+    ///
+    /// # Panics
+    ///
+    /// When it gets what is no invitation.
+    pub fn take_invitations(&self) {
+        let key = KeyPair::from_text(&self.key().to_text()).expect("a key");
+        let name = self.name().clone();
+        self.respond("PUT /_matrix/federation/v2/invite/", move |asked| {
+            let version = RoomVersionId::try_from(asked.body["room_version"].as_str().expect("a version"));
+            let rules = rules(&version.expect("a version"));
+            let mut event: CanonicalJsonObject = serde_json::from_value(asked.body["event"].clone()).expect("an event");
+            sign_event(name.as_str(), &key, &mut event, &rules.redaction).expect("an event");
+            (200, json!({ "event": event }))
+        });
+    }
+
     /// An event with its hash and the signature of this peer; one of version 1 or 2 without an id gets one.
     ///
     /// # Panics
@@ -170,16 +187,19 @@ impl PeerRoom {
     }
 }
 
-/// The id of an event.
+/// The id of an event, well-formed or not.
 ///
 /// # Panics
 ///
-/// When it is no event.
+/// When it has none.
 #[must_use]
 pub fn event_id(version: &RoomVersionId, event: &Value) -> String {
+    let rules = rules(version);
+    if rules.event_id_format == EventIdFormatVersion::V1 {
+        return event["event_id"].as_str().expect("an id").to_owned();
+    }
     let object: CanonicalJsonObject = serde_json::from_value(event.clone()).expect("canonical JSON");
-    let id: OwnedEventId = Pdu::from_canonical(&object, &rules(version)).expect("an event").event_id;
-    id.to_string()
+    format!("${}", reference_hash(&object, &rules).expect("an event"))
 }
 
 fn rules(version: &RoomVersionId) -> RoomVersionRules {

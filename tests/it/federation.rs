@@ -1,5 +1,7 @@
 //! Federation: how servers find, know and ask each other.
 
+mod handshakes;
+mod invitations;
 mod keys;
 mod requests;
 mod resolution;

@@ -11,12 +11,15 @@ use http::{HeaderValue, StatusCode, header};
 use ruma::api::{
     OutgoingResponseExt as _,
     error::{
-        Error as RumaError, ErrorBody, ErrorKind, LimitExceededErrorData, RetryAfter, StandardErrorBody,
-        UnknownTokenErrorData, WrongRoomKeysVersionErrorData,
+        Error as RumaError, ErrorBody, ErrorKind, IncompatibleRoomVersionErrorData, LimitExceededErrorData, RetryAfter,
+        StandardErrorBody, UnknownTokenErrorData, WrongRoomKeysVersionErrorData,
     },
 };
 use serde_json::json;
 use tracing::error;
+
+/// Most characters of what another server says that a client is shown.
+const MESSAGE_LENGTH_MAX: usize = 500;
 
 /// An error as a client sees it. Client-Server API, "Standard error response".
 #[derive(Clone, Debug, thiserror::Error)]
@@ -34,6 +37,19 @@ impl MatrixError {
     #[must_use]
     pub fn json(status: StatusCode, body: serde_json::Value) -> Self {
         Self(Box::new(RumaError::new(status, ErrorBody::Json(body))))
+    }
+
+    /// What another server refused, where that speaks of what the client wants; what it has against us is no business of the client.
+    fn of_other_server(server: &ruma::ServerName, error: &RumaError) -> Self {
+        let message = |text: &str| format!("{server}: {}", text.chars().take(MESSAGE_LENGTH_MAX).collect::<String>());
+        match &error.body {
+            ErrorBody::Standard(StandardErrorBody { kind, message: text, .. })
+                if error.status_code.is_client_error() && is_passed_on(kind) =>
+            {
+                Self::new(error.status_code, kind.clone(), message(text))
+            }
+            _ => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, format!("{server} refused")),
+        }
     }
 
     /// The status of the answer.
@@ -214,6 +230,21 @@ impl From<accounts::Error> for MatrixError {
     }
 }
 
+/// Whether an error of another server is about the room or the user, and not about us. Server-Server API, "PUT /invite/{roomId}/{eventId}":
+/// what is wrong with our request is no fault of the client.
+fn is_passed_on(kind: &ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::Forbidden
+            | ErrorKind::InviteBlocked
+            | ErrorKind::IncompatibleRoomVersion(_)
+            | ErrorKind::UnsupportedRoomVersion
+            | ErrorKind::UnableToAuthorizeJoin
+            | ErrorKind::UnableToGrantJoin
+            | ErrorKind::NotFound
+    )
+}
+
 impl From<sync::Error> for MatrixError {
     fn from(error: sync::Error) -> Self {
         match error {
@@ -236,6 +267,7 @@ impl From<rooms::Error> for MatrixError {
                 Self::not_found(message)
             }
             E::NotMember | E::NotAllowed(_) => Self::forbidden(message),
+            E::InviteBlocked(_) => Self::new(StatusCode::FORBIDDEN, ErrorKind::InviteBlocked, message),
             E::GuestsForbidden => Self::new(StatusCode::FORBIDDEN, ErrorKind::GuestAccessForbidden, message),
             E::BadEvent(_) => Self::bad_json(message),
             E::DuplicateAnnotation => Self::new(StatusCode::BAD_REQUEST, ErrorKind::DuplicateAnnotation, message),
@@ -254,8 +286,15 @@ impl From<rooms::Error> for MatrixError {
             E::AliasInUse => Self::new(StatusCode::CONFLICT, ErrorKind::Unknown, message),
             E::BadAlias(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::BadAlias, message),
             E::UnsupportedVersion(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnsupportedRoomVersion, message),
+            E::IncompatibleVersion(version) => {
+                let data = IncompatibleRoomVersionErrorData::new(version);
+                Self::new(StatusCode::BAD_REQUEST, ErrorKind::IncompatibleRoomVersion(data), message)
+            }
+            E::UnableToAuthorize => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToAuthorizeJoin, message),
+            E::UnableToGrant => Self::new(StatusCode::BAD_REQUEST, ErrorKind::UnableToGrantJoin, message),
             E::InvalidRoomState(_) => Self::new(StatusCode::BAD_REQUEST, ErrorKind::InvalidRoomState, message),
             E::Remote(rooms::RemoteError::NotFederating) => Self::not_found(message),
+            E::Remote(rooms::RemoteError::Refused { server, error }) => Self::of_other_server(&server, &error),
             E::Remote(_) => Self::new(StatusCode::BAD_GATEWAY, ErrorKind::Unknown, message),
             E::Busy => Self::busy(),
             E::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => Self::shutting_down(),

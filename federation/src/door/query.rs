@@ -16,7 +16,7 @@ pub(super) fn routes() -> Router<FederationApi> {
 /// `GET /_matrix/federation/v1/query/profile`.
 async fn get_profile_information(
     State(accounts): State<Accounts>,
-    Signed { request, destination }: Signed<get_profile_information::v1::Request>,
+    Signed { request, destination, .. }: Signed<get_profile_information::v1::Request>,
 ) -> Result<Json<Map<String, Value>>, MatrixError> {
     if request.user_id.server_name() != destination {
         return Err(MatrixError::not_found(format!("{} is not a user of {destination}", request.user_id)));
@@ -29,7 +29,7 @@ async fn get_profile_information(
 /// `GET /_matrix/federation/v1/query/directory`.
 async fn get_room_information(
     State(rooms): State<Rooms>,
-    Signed { request, destination }: Signed<get_room_information::v1::Request>,
+    Signed { request, destination, .. }: Signed<get_room_information::v1::Request>,
 ) -> Result<Ruma<get_room_information::v1::Response>, MatrixError> {
     if request.room_alias.server_name() != destination {
         return Err(MatrixError::not_found(format!("{} is not an alias of {destination}", request.room_alias)));

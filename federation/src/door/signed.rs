@@ -2,6 +2,7 @@
 
 use axum::extract::{FromRef, FromRequest, RawPathParams, Request};
 use http::StatusCode;
+use rooms::Asker;
 use ruma::{
     OwnedServerName,
     api::{IncomingRequest, error::ErrorKind, federation::authentication::XMatrix},
@@ -17,10 +18,19 @@ const BODY_BYTES_MAX: usize = 200 * 65_536;
 /// As an argument: a request that another server has signed, complete and of the right shape. It must be the last one.
 #[derive(Clone, Debug)]
 pub(crate) struct Signed<T> {
+    /// Who asks.
+    pub(crate) origin: OwnedServerName,
     /// Which of our names it asks.
     pub(crate) destination: OwnedServerName,
     /// What it asks.
     pub(crate) request: T,
+}
+
+impl<T> Signed<T> {
+    /// Who asks whom, as `rooms` wants to know it.
+    pub(crate) fn asker(&self) -> Asker<'_> {
+        Asker { origin: &self.origin, destination: &self.destination }
+    }
 }
 
 impl<T: IncomingRequest> RumaArgument for Signed<T> {
@@ -57,7 +67,7 @@ where
         let body = read_body(&parts.headers, body, BODY_BYTES_MAX).await?;
         let request = http::Request::from_parts(parts, &*body);
         check_signature(&federation, &header, &request, &destination).await?;
-        Ok(Self { destination, request: request_of(request, &arguments)? })
+        Ok(Self { origin: header.origin, destination, request: request_of(request, &arguments)? })
     }
 }
 

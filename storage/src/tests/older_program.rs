@@ -74,6 +74,7 @@ async fn event(storage: &Storage, nr: i64, event_type: &str, content: Value, pla
         prev: vec![EventNr(1)],
         auth: vec![EventNr(1)],
         placement,
+        passed_on: false,
         transaction: None,
         relation,
         countable: None,
