@@ -14,6 +14,7 @@ mod guesses;
 mod key_backups;
 mod keys;
 mod options;
+mod outgoing_to_device;
 mod passwords;
 mod profiles;
 mod push_rules;

@@ -36,7 +36,7 @@ struct Event<'a> {
 }
 
 impl Accounts {
-    /// Sends messages to devices of ours. The same transaction again does nothing.
+    /// Sends messages to devices. The same transaction again does nothing.
     ///
     /// Users and devices that do not exist, or that have not come back for very many messages, get nothing, and nobody is told.
     ///
@@ -102,8 +102,9 @@ impl Accounts {
             scope: format!("sendToDevice/{event_type}"),
             transaction_id: transaction_id.to_string(),
         };
-        let commit =
-            Commit { to_device, transactions: vec![NewTransaction { key, event_nr: None }], ..Commit::default() };
+        let outgoing_edus = self.to_other_servers(requester, event_type, &messages).await?;
+        let transactions = vec![NewTransaction { key, event_nr: None }];
+        let commit = Commit { to_device, outgoing_edus, transactions, ..Commit::default() };
         let mut outcome = self.0.storage.commit(commit.clone()).await;
         if matches!(outcome, Err(CommitError::StateChanged)) {
             // The same request is in the same group: that one goes first, and asked again this one is found as done.

@@ -57,12 +57,12 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn upsert_sender(&self, for_ms: i64) -> Result<u64, Error> {
-        let now_ms = self.clock().now_ms();
-        self.db().write(&UPSERT_PROCESS, args![self.process(), now_ms + for_ms]).await?;
         // An SQLite file has one process.
         if matches!(self.db(), Db::Sqlite { .. }) {
             return Ok(1);
         }
+        let now_ms = self.clock().now_ms();
+        self.db().write(&UPSERT_PROCESS, args![self.process(), now_ms + for_ms]).await?;
         let row = self.db().read_one(&COUNT_PROCESSES, args![now_ms]).await?;
         Ok(row.map_or(Ok(1), |row| row.get::<i64>(0))?.unsigned_abs())
     }
