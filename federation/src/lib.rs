@@ -9,9 +9,11 @@ mod event_keys;
 mod invite_v1;
 mod invites;
 mod keys;
+mod outages;
 mod published;
 mod remote_servers;
 mod resolve;
+mod sender;
 mod well_known;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -21,10 +23,11 @@ use outbound::{Outbound, Service};
 use ruma::{OwnedServerName, ServerName};
 use storage::Storage;
 
-use self::{client::Client, keys::KeyRing, resolve::Resolver, well_known::WellKnowns};
+use self::{client::Client, keys::KeyRing, outages::Outages, resolve::Resolver, well_known::WellKnowns};
 pub use self::{
     door::{FederationApi, router},
     error::Error,
+    sender::Sender,
 };
 
 /// What can be chosen about federation.
@@ -66,6 +69,7 @@ impl Federation {
             resolver: Resolver { well_knowns: WellKnowns::new(outbound.clone(), clock.clone()) },
             http: outbound.by_service(service)?,
             servers: servers.clone(),
+            outages: Outages::new(clock.clone(), storage.random().clone()),
         });
         let keys = KeyRing::new(client.clone(), storage, options.notaries.clone());
         Ok(Self(Arc::new(Inner { servers, clock, options, client, keys })))
@@ -89,6 +93,11 @@ impl Federation {
 
     pub(crate) fn now_ms(&self) -> i64 {
         self.0.clock.now_ms()
+    }
+
+    /// A server asked us something, and proved that it is itself: it is there, whatever was known of it.
+    pub(crate) fn heard_from(&self, server: &ServerName) {
+        self.0.client.outages.end(server);
     }
 
     /// Which of our names is meant by a host: the name itself, with or without its port, or the one that is delegated to it.

@@ -5,3 +5,4 @@ mod invitations;
 mod keys;
 mod requests;
 mod resolution;
+mod sending;

@@ -67,6 +67,7 @@ where
         let body = read_body(&parts.headers, body, BODY_BYTES_MAX).await?;
         let request = http::Request::from_parts(parts, &*body);
         check_signature(&federation, &header, &request, &destination).await?;
+        federation.heard_from(&header.origin);
         Ok(Self { origin: header.origin, destination, request: request_of(request, &arguments)? })
     }
 }
