@@ -299,3 +299,62 @@ impl InFlight {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALICE: UserNr = UserNr(1);
+
+    /// A share must not go past what would be lost with this process.
+    #[test]
+    fn what_is_not_sent_holds_the_share() {
+        let mut destination = Destination::new(0);
+        assert!(destination.is_idle());
+        assert_eq!(destination.holds_at(), None);
+        destination.push_devices(ALICE, Position(7));
+        destination.push_edu(Position(5));
+        destination.push_edu(Position(9));
+        assert_eq!(destination.holds_at(), Some(Position(4)));
+        assert!(destination.take_next(10));
+        destination.push_edu(Position(12));
+        assert_eq!(destination.holds_at(), Some(Position(4)), "what is in flight may be lost");
+        let arrived = destination.arrived().unwrap();
+        assert_eq!((arrived.devices, arrived.has_edus), (vec![(ALICE, Position(7))], true));
+        assert_eq!(destination.holds_at(), Some(Position(11)));
+    }
+
+    #[test]
+    fn who_falls_behind_keeps_nothing_in_memory_and_knows_from_where_on() {
+        let mut destination = Destination::new(0);
+        destination.push_devices(ALICE, Position(7));
+        assert!(destination.take_next(10));
+        destination.push_edu(Position(9));
+        destination.fall_behind();
+        assert!(destination.in_flight.is_none());
+        assert_eq!(destination.holds_at(), None, "it is noted before the share goes on");
+        let behind = destination.behind.as_mut().unwrap();
+        assert_eq!((behind.sent_upto, behind.is_noted), (Position(6), false));
+        behind.is_noted = true;
+        destination.push_devices(ALICE, Position(20));
+        assert!(!destination.take_next(10), "it is looked up");
+        assert_eq!(destination.behind.as_ref().unwrap().missed, Position(20));
+        // Once more, with nothing new: it stays where it is.
+        destination.fall_behind();
+        let behind = destination.behind.as_mut().unwrap();
+        assert_eq!((behind.sent_upto, behind.is_noted), (Position(6), true));
+        behind.is_clearing = true;
+        assert_eq!(destination.holds_at(), Some(Position(6)), "nothing stands in the database for a moment");
+    }
+
+    #[test]
+    fn too_many_changes_of_devices_are_looked_up_too() {
+        let mut destination = Destination::new(0);
+        for user in 1..=USERS_MAX as i64 + 5 {
+            destination.push_devices(UserNr(user), Position(user));
+        }
+        let behind = destination.behind.as_ref().unwrap();
+        assert_eq!((behind.sent_upto, behind.missed), (Position(USERS_MAX as i64), Position(USERS_MAX as i64 + 5)));
+        assert_eq!(destination.devices.len(), USERS_MAX);
+    }
+}

@@ -69,6 +69,10 @@ impl Sender {
         let processes = storage.upsert_sender(ALIVE_MS).await?;
         let own: HashMap<u32, i64> = storage.list_own_sender_shares().await?.into_iter().collect();
         let fair = u64::from(SENDER_SHARES).div_ceil(processes.max(1)) as usize;
+        if self.lock().shares.len() > fair {
+            // Who takes what is given back goes on from here.
+            self.note_progress().await?;
+        }
         let (free, many) = {
             let state = &mut *self.lock();
             state.shares.retain(|share, known| own.get(share) == Some(&known.fence));

@@ -62,7 +62,7 @@ async fn shares_go_forward_only_and_arrears_are_kept_until_they_are_made_good() 
         let row = arrears(owned_server_name!("behind.test"), 9);
         storage.upsert_arrears(&[(row.clone(), share)]).await.unwrap();
         storage.delete_arrears(&row.origin, &row.destination, first).await.unwrap();
-        assert_eq!(storage.list_arrears(5).await.unwrap(), [row.clone()], "an old fence");
+        assert_eq!(storage.list_arrears(5).await.unwrap(), std::slice::from_ref(&row), "an old fence");
         storage.delete_arrears(&row.origin, &row.destination, share).await.unwrap();
         assert_eq!(storage.list_arrears(5).await.unwrap(), []);
     }
