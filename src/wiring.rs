@@ -6,7 +6,7 @@ use accounts::Accounts;
 use axum::Router;
 use client_api::ClientApi;
 use event_bus::{Bus, Presence, Typing};
-use federation::{Federation, FederationApi};
+use federation::{Federation, FederationApi, Sender};
 use model::{Clock, LocalServers, Random};
 use outbound::Outbound;
 use rooms::Rooms;
@@ -31,6 +31,7 @@ pub(crate) struct Services {
     sync: Sync,
     limits: RateLimits,
     federation: Option<Federation>,
+    sender_task: Option<JoinHandle<()>>,
     public_url: Option<String>,
     accounts_task: JoinHandle<()>,
     devices_task: Option<JoinHandle<()>>,
@@ -95,6 +96,11 @@ impl Services {
             Some(every) => Sync::start_asking(every, of_storage, of_rooms, ephemeral, bus, stopping.clone()),
             None => Sync::start(of_storage, of_rooms, ephemeral, bus, stopping.clone()),
         };
+        let sender_task = federation.as_ref().map(|federation| {
+            let presence = sync.presence().cloned();
+            let sender = Sender::new(federation.clone(), storage.clone(), sync.clone(), typing.clone(), presence);
+            tokio::spawn(sender.run(stopping.clone().cancelled_owned()))
+        });
         let limits = RateLimits::new(rate_limits(config), &clock);
         let accounts_task = tokio::spawn({
             let (accounts, stopping) = (accounts.clone(), stopping.clone());
@@ -129,6 +135,7 @@ impl Services {
             sync,
             limits,
             federation,
+            sender_task,
             public_url,
             accounts_task,
             devices_task,
@@ -180,6 +187,9 @@ impl Services {
         let _ = self.departures_task.await;
         let _ = self.redactions_task.await;
         let _ = self.maintenance.await;
+        if let Some(task) = self.sender_task {
+            let _ = task.await;
+        }
         self.storage.close().await;
     }
 }
@@ -266,6 +276,7 @@ pub(crate) fn accounts_options(config: &Config) -> Result<accounts::Options, Err
         limit_guesses: !config.unsafe_options.rate_limits_off,
         cheap_password_hashing: config.unsafe_options.cheap_password_hashing,
         thread_subscriptions: config.rooms.thread_subscriptions,
+        federates: config.federates(),
         app_services: config.application_services.read()?,
     })
 }

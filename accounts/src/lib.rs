@@ -15,6 +15,7 @@ mod key_backups;
 mod keys;
 mod openid;
 mod options;
+mod outgoing_to_device;
 mod passwords;
 mod profiles;
 mod push_rules;

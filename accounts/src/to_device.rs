@@ -46,7 +46,7 @@ struct Event<'a> {
 }
 
 impl Accounts {
-    /// Sends messages to devices of ours. The same transaction again does nothing.
+    /// Sends messages to devices. The same transaction again does nothing.
     ///
     /// Users and devices that do not exist, or that have not come back for very many messages, get nothing, and nobody is told.
     ///
@@ -77,8 +77,9 @@ impl Accounts {
             scope: format!("sendToDevice/{event_type}"),
             transaction_id: transaction_id.to_string(),
         };
-        let commit =
-            Commit { to_device, transactions: vec![NewTransaction { key, event_nr: None }], ..Commit::default() };
+        let outgoing_edus = self.to_other_servers(requester, event_type, &messages).await?;
+        let transactions = vec![NewTransaction { key, event_nr: None }];
+        let commit = Commit { to_device, outgoing_edus, transactions, ..Commit::default() };
         match self.commit_once(commit).await {
             Ok(_) | Err(CommitError::Replayed(_)) => Ok(()),
             Err(error) => Err(error.into()),

@@ -12,6 +12,7 @@ mod committer;
 mod consumers;
 mod db;
 mod deployment;
+mod destinations;
 mod device_lists;
 mod devices;
 mod directory;
@@ -29,6 +30,7 @@ mod many_rooms;
 mod migrate;
 mod numbers;
 mod openid_tokens;
+mod outgoing;
 mod outliers;
 mod packed;
 mod presence;
@@ -43,7 +45,9 @@ mod room_leases;
 mod room_reads;
 mod rooms;
 mod rows;
+mod sender_shares;
 mod server_keys;
+mod server_outages;
 mod state_map;
 mod statement;
 mod stream;
@@ -70,9 +74,10 @@ pub use self::{
     account_data::AccountDataRow,
     commit::{
         ChangedProfile, Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent,
-        NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction,
-        Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        NewOutgoingEdu, NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice,
+        NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
+    destinations::DestinationRow,
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
     error::Error,
@@ -81,6 +86,7 @@ pub use self::{
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyClaim, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
+    outgoing::{ArrearsRow, ReadRow},
     presence::PresenceRow,
     received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},
     redactions::RelatedRedactionRow,
@@ -89,7 +95,9 @@ pub use self::{
     reports::{NewReport, ReportRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},
+    sender_shares::{SENDER_SHARES, SenderShare},
     server_keys::{ServerKeyAnswer, ServerKeyRow, ServerKeysRow},
+    server_outages::OutageRow,
     state_map::{NewNodes, StateKey, StateLook, StateNode},
     stream::{Item, Published},
     sync_connections::{ConnectionKey, ConnectionRow},

@@ -140,6 +140,27 @@ impl TestServer {
         crate::register(&self.http, name).await
     }
 
+    /// Registers an administrator.
+    ///
+    /// # Panics
+    ///
+    /// When the database fails.
+    pub async fn admin(&self, name: &str) -> TestUser {
+        let user = self.user(name).await;
+        let storage = self.database.open().await;
+        let user_id = <&ruma::UserId>::try_from(user.id()).expect("a user id");
+        let user_nr = storage.user_nr(user_id).await.expect("the number of a user");
+        storage.update_admin(user_nr, true).await.expect("a change");
+        storage.close().await;
+        user
+    }
+
+    /// How it was started.
+    #[must_use]
+    pub fn options(&self) -> &ServerOptions {
+        &self.options
+    }
+
     /// Registers a guest.
     pub async fn guest(&self) -> TestUser {
         crate::register_guest(&self.http).await

@@ -16,6 +16,7 @@ mod policy_servers;
 mod profiles;
 mod requests;
 mod resolution;
+mod sending;
 mod server_acls;
 mod server_lists;
 mod serving;
