@@ -144,7 +144,7 @@ impl Rooms {
         }
         let pdu = self.verified_whole(&room, &rules, event).await?;
         let not_allowed = |rule: String| Err(Error::NotAllowed(rule));
-        match self.receive_one(&room, pdu, true).await? {
+        match self.receive_verified(&room, pdu, true).await? {
             Received::Accepted | Received::Known => {}
             Received::SoftFailed(rule) | Received::Rejected(rule) => return not_allowed(rule),
             Received::Missing(_) => {
