@@ -109,7 +109,9 @@ impl Rooms {
 fn stripped(event: &CanonicalJsonObject) -> Option<Box<RawValue>> {
     let text = |field: &str| event.get(field)?.as_str();
     UserId::parse(text("sender")?).ok()?;
-    (text("type")?, text("state_key")?, event.get("content")?.as_object()?);
+    let (Some(_), Some(_), Some(_)) = (text("type"), text("state_key"), event.get("content")?.as_object()) else {
+        return None;
+    };
     let fields = ["content", "sender", "state_key", "type"].into_iter();
     let kept: BTreeMap<&str, &CanonicalJsonValue> =
         fields.filter_map(|field| Some((field, event.get(field)?))).collect();
