@@ -34,7 +34,7 @@ impl Rooms {
     /// [`Error::NotAllowed`] when the sender may not, before or after the other server was asked; [`Error::Remote`].
     pub(crate) async fn invite_elsewhere(&self, room: &Arc<RoomRow>, draft: Draft) -> Result<OwnedEventId, Error> {
         let (rooms, room) = (self.clone(), room.clone());
-        to_the_end(async move { rooms.ask_and_commit_invite(&room, &draft).await }).await
+        to_the_end(Box::pin(async move { rooms.ask_and_commit_invite(&room, &draft).await })).await
     }
 
     /// Invites many, a few at a time; one result each, in no order.

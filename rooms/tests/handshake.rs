@@ -3,7 +3,7 @@
 mod crafted;
 
 use accounts::Requester;
-use crafted::{Crafted, Keys};
+use crafted::{Crafted, Keys, versions};
 use model::Pdu;
 use rooms::{Asker, Handshake, NewRoomRequest, Options, Preset, Received, testing};
 use ruma::{OwnedEventId, RoomVersionId, UserId, server_name, user_id};
@@ -13,9 +13,8 @@ use storage::testing::TestDatabase;
 /// Nobody else does: the server of an event that came by a handshake is not in the room. What its server has sent to all is not sent again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn we_pass_on_what_came_by_a_handshake_and_nothing_else() {
-    for database in TestDatabase::each().await {
+    for (database, (_, version)) in databases_and_versions().await {
         let storage = database.open().await;
-        let version = RoomVersionId::V11;
         let rules = version.rules().unwrap();
         let keys = Keys::new();
         let options = Options { default_version: version, ..Options::default() };
@@ -33,7 +32,8 @@ async fn we_pass_on_what_came_by_a_handshake_and_nothing_else() {
         let bob = user_id!("@bob:other");
         let template = rooms.handshake_template(asker, &room, bob, Handshake::Join, None).await.unwrap();
         let template: Value = serde_json::from_str(template.event.get()).unwrap();
-        let ids = |field: &str| serde_json::from_value::<Vec<OwnedEventId>>(template[field].clone()).unwrap();
+        let id = |reference: &Value| reference.as_str().or(reference[0].as_str()).unwrap().try_into().unwrap();
+        let ids = |field: &str| -> Vec<OwnedEventId> { template[field].as_array().unwrap().iter().map(id).collect() };
         let craft = |event_type, state_key, content, prev: &[OwnedEventId], auth: &[OwnedEventId], depth| {
             let crafted = Crafted {
                 room_id: Some(room.as_str()),
@@ -57,13 +57,22 @@ async fn we_pass_on_what_came_by_a_handshake_and_nothing_else() {
         rooms.accept_handshake(asker, (&room, &join_id), Handshake::Join, join).await.unwrap();
         let create = rooms.state_event(&alice, &room, "m.room.create", "").await.unwrap().1.pdu.event_id.clone();
         let levels = rooms.state_event(&alice, &room, "m.room.power_levels", "").await.unwrap().1.pdu.event_id.clone();
-        let auth = [join_id.clone(), create, levels];
+        let mut auth = vec![join_id.clone(), levels];
+        auth.extend((!rules.authorization.room_create_event_id_as_room_id).then_some(create));
         let body = json!({"body": "hi"});
-        let (message, pdu) = craft("m.room.message", None, body, &[join_id.clone()], &auth, depth + 1);
+        let (message, pdu) = craft("m.room.message", None, body, std::slice::from_ref(&join_id), &auth, depth + 1);
         assert_eq!(testing::receive(&rooms, message).await.unwrap(), Received::Accepted);
         storage.forget_all();
         for (event_id, passed_on) in [(join_id, true), (pdu.event_id, false)] {
             assert_eq!(storage.find_event(&event_id).await.unwrap().unwrap().passed_on, passed_on);
         }
     }
+}
+
+async fn databases_and_versions() -> Vec<(TestDatabase, (u8, RoomVersionId))> {
+    let mut all = Vec::new();
+    for version in versions() {
+        all.extend(TestDatabase::each().await.into_iter().map(|database| (database, version.clone())));
+    }
+    all
 }

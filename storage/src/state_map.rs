@@ -11,7 +11,7 @@ use std::{
 };
 
 use model::{EventNr, NodeNr, RoomNr, StateKeyNr, TypeNr};
-use moka::sync::Cache;
+use moka::{policy::EvictionPolicy, sync::Cache};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
@@ -174,6 +174,8 @@ impl StateNodes {
     pub(crate) fn new(db: Db) -> Self {
         let cache = Cache::builder()
             .max_capacity(CACHE_BYTES)
+            // Nodes that are not stored yet are here only: a new one must not be turned away for those that were asked for more often.
+            .eviction_policy(EvictionPolicy::lru())
             .weigher(|_, node: &Arc<StateNode>| match &**node {
                 StateNode::Leaf(entries) => 96 + 24 * entries.len() as u32,
                 StateNode::Inner(_) => 700,
