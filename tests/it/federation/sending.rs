@@ -17,10 +17,18 @@ use test_kit::{
 use crate::keys::Device;
 
 const BOB: &str = "@bob:peer.test";
-/// The first pauses between tries are shorter, in milliseconds.
-const PAUSE_MS: i64 = 60_000;
 /// After so many tries nothing is kept in memory for a server.
 const TRIES_KEPT: usize = 5;
+
+/// Waits until something is so, while time goes by fifty times as fast.
+macro_rules! eventually_later {
+    ($world:expr, $condition:expr) => {
+        eventually!({
+            $world.clock.advance_ms(1_000);
+            $condition
+        })
+    };
+}
 
 /// What a peer was sent, and with which status it answers.
 #[derive(Clone, Default)]
@@ -127,11 +135,7 @@ impl World {
     /// Makes the server give up on the peer, which does not take anything: it has been tried often.
     async fn wait_until_given_up(&self) {
         let tries = || self.inbox.all().iter().filter(|transaction| !transaction.was_taken).count();
-        for wanted in 1..=TRIES_KEPT {
-            eventually!(tries() >= wanted);
-            self.clock.advance_ms(PAUSE_MS);
-        }
-        eventually!(tries() > TRIES_KEPT);
+        eventually_later!(self, tries() > TRIES_KEPT);
     }
 
     async fn restart(&mut self) {
@@ -202,11 +206,9 @@ async fn a_transaction_is_the_same_until_it_is_taken_and_what_waits_is_packed() 
     say(&world.alice, &room, 0..1).await;
     eventually!(!world.inbox.all().is_empty());
     say(&world.alice, &room, 1..61).await;
-    world.clock.advance_ms(PAUSE_MS);
-    eventually!(world.inbox.all().len() >= 2);
+    eventually_later!(world, world.inbox.all().len() >= 2);
     world.inbox.answers(200);
-    world.clock.advance_ms(PAUSE_MS);
-    eventually!(world.inbox.texts(&room).len() >= 61);
+    eventually_later!(world, world.inbox.texts(&room).len() >= 61);
     assert_eq!(world.inbox.texts(&room), numbered(0..61));
     let (all, taken) = (world.inbox.all(), world.inbox.taken());
     assert!(
@@ -225,16 +227,10 @@ async fn a_transaction_that_is_called_wrong_again_and_again_is_given_up() {
     let room = world.shared_room().await;
     world.inbox.answers(400);
     say(&world.alice, &room, 0..1).await;
-    for tries in 1..=5 {
-        eventually!(world.inbox.all().len() >= tries);
-        world.clock.advance_ms(PAUSE_MS);
-    }
+    eventually_later!(world, world.inbox.all().len() >= 5);
     world.inbox.answers(200);
     say(&world.alice, &room, 1..2).await;
-    eventually!({
-        world.clock.advance_ms(1_000);
-        world.inbox.texts(&room) == numbered(1..2)
-    });
+    eventually_later!(world, world.inbox.texts(&room) == numbered(1..2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,8 +244,7 @@ async fn what_was_not_taken_is_sent_after_a_restart() {
         world.restart().await;
         say(&world.alice, &room, 3..5).await;
         world.inbox.answers(200);
-        world.clock.advance_ms(PAUSE_MS);
-        eventually!(world.inbox.texts(&room).len() >= 5);
+        eventually_later!(world, world.inbox.texts(&room).len() >= 5);
         assert_eq!(world.inbox.texts(&room), numbered(0..5));
         world.restart().await;
         say(&world.alice, &room, 5..6).await;
@@ -301,7 +296,7 @@ async fn after_a_long_time_the_newest_of_each_room_is_sent() {
     }
     world.inbox.answers(200);
     world.clock.advance_ms(3 * 24 * 3_600_000);
-    eventually!(rooms.iter().all(|room| world.inbox.texts(room).contains(&"message 39".to_owned())));
+    eventually_later!(world, rooms.iter().all(|room| world.inbox.texts(room).contains(&"message 39".to_owned())));
     say(&world.alice, &rooms[1], 40..41).await;
     eventually!(world.inbox.texts(&rooms[1]).contains(&"message 40".to_owned()));
     assert_eq!(world.inbox.texts(&rooms[0]), numbered(30..40));
@@ -344,12 +339,11 @@ async fn a_server_learns_that_its_last_user_was_removed() {
     let third = world.alice.create_public_room().await;
     world.restart().await;
     world.inbox.answers(200);
-    world.clock.advance_ms(3_600_000 / 2);
     let is_kick = |room: &str| {
         let events = world.inbox.events();
         events.iter().filter(|event| event["room_id"] == room && event["content"]["membership"] == "leave").count()
     };
-    eventually!(is_kick(&rooms[1]) == 1);
+    eventually_later!(world, is_kick(&rooms[1]) == 1);
     world.join(&third, BOB).await;
     say(&world.alice, &third, 0..1).await;
     eventually!(world.inbox.texts(&third) == numbered(0..1));
@@ -382,8 +376,7 @@ async fn messages_to_devices_arrive_in_spite_of_an_outage_and_a_restart() {
         }
         world.restart().await;
         world.inbox.answers(200);
-        world.clock.advance_ms(3_600_000 / 2);
-        eventually!(world.inbox.edus("m.direct_to_device").len() >= 59);
+        eventually_later!(world, world.inbox.edus("m.direct_to_device").len() >= 59);
         let edus = world.inbox.edus("m.direct_to_device");
         let numbers: Vec<i64> = edus.iter().filter_map(|edu| edu["messages"][BOB]["BOBS"]["number"].as_i64()).collect();
         assert_eq!(numbers, (1..60).collect::<Vec<_>>());
@@ -467,8 +460,7 @@ async fn a_server_that_gives_no_answer_is_not_told_later_who_typed() {
     world.clock.advance_ms(10_000);
     world.inbox.answers(200);
     say(&world.alice, &room, 1..2).await;
-    world.clock.advance_ms(PAUSE_MS);
-    eventually!(world.inbox.texts(&room) == numbered(0..2));
+    eventually_later!(world, world.inbox.texts(&room) == numbered(0..2));
     assert!(world.inbox.edus("m.typing").iter().all(|edu| edu["typing"] == false));
 }
 
@@ -503,8 +495,7 @@ async fn other_servers_are_told_of_new_devices_and_of_newcomers() {
             world.alice.put(&path, &json!({"display_name": format!("name {number}")})).await.ok();
         }
         world.inbox.answers(200);
-        world.clock.advance_ms(3_600_000 / 2);
-        eventually!(told(&world.alice).len() == 2);
+        eventually_later!(world, told(&world.alice).len() == 2);
         assert_eq!(told(&world.alice)[1]["device_display_name"], "name 2");
     }
 }
