@@ -58,13 +58,14 @@ pub(crate) async fn take_in(
         }
     }
     drop(edus);
-    api.accounts.receive_to_device(origin, local, sorted.to_device).await?;
-    api.accounts.take_device_updates(origin, sorted.device_lists, sorted.signing_keys).await?;
-    let passing = async {
+    // Boxed: most transactions have none of these.
+    Box::pin(api.accounts.receive_to_device(origin, local, sorted.to_device)).await?;
+    Box::pin(api.accounts.take_device_updates(origin, sorted.device_lists, sorted.signing_keys)).await?;
+    let passing = Box::pin(async {
         take_typing(api, origin, sorted.typing).await?;
         take_receipts(api, origin, sorted.receipts).await?;
         take_presence(api, origin, sorted.presence).await
-    };
+    });
     if let Err(error) = passing.await {
         let error = &error as &dyn std::error::Error;
         debug!(server.name = %origin, error, "who is typing, has read or is there at {origin} is lost");
