@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long the last message may take to everybody.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// How long a long poll waits, in milliseconds.
 const POLL_MS: u64 = 30_000;
 
@@ -53,25 +53,25 @@ pub(crate) struct Options {
 }
 
 /// What senders and listeners share.
-struct Broadcast {
-    began: Instant,
-    interval: Duration,
+pub(crate) struct Broadcast {
+    pub(crate) began: Instant,
+    pub(crate) interval: Duration,
     /// When each message was sent, in nanoseconds since the beginning; zero: not yet.
-    sent_at: Vec<AtomicU64>,
+    pub(crate) sent_at: Vec<AtomicU64>,
     /// Messages before this one warm up.
-    measured_from: u64,
+    pub(crate) measured_from: u64,
     /// When listeners stop waiting.
-    ends: Instant,
+    pub(crate) ends: Instant,
 }
 
 /// What one listener saw.
 #[derive(Default)]
-struct Heard {
-    latencies: Samples,
-    missed: u64,
-    doubled: u64,
-    polls: u64,
-    error: Option<String>,
+pub(crate) struct Heard {
+    pub(crate) latencies: Samples,
+    pub(crate) missed: u64,
+    pub(crate) doubled: u64,
+    pub(crate) polls: u64,
+    pub(crate) error: Option<String>,
 }
 
 /// Runs the benchmark.
@@ -155,25 +155,25 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<()> {
 }
 
 /// A filter that asks for all that a busy second may bring, and for no presence.
-fn query() -> String {
+pub(crate) fn query() -> String {
     let filter =
-        r#"{"presence":{"not_types":["*"]},"room":{"timeline":{"limit":100},"state":{"lazy_load_members":true}}}"#;
+        r#"{"presence":{"not_types":["*"]},"room":{"timeline":{"limit":1000},"state":{"lazy_load_members":true}}}"#;
     format!("filter={}&", matrix::encode(filter))
 }
 
 /// Which messages a sender sends: number `index`, `index + of` …
-struct Turn {
-    index: u64,
-    of: u64,
+pub(crate) struct Turn {
+    pub(crate) index: u64,
+    pub(crate) of: u64,
 }
 
-struct Message {
-    path: String,
-    run: String,
-    text_bytes: usize,
+pub(crate) struct Message {
+    pub(crate) path: String,
+    pub(crate) run: String,
+    pub(crate) text_bytes: usize,
 }
 
-async fn speak(
+pub(crate) async fn speak(
     broadcast: Arc<Broadcast>,
     mut connection: Connection,
     user: User,
@@ -200,7 +200,7 @@ async fn speak(
 }
 
 /// Long-polls until every message was heard or the time is up.
-async fn listen(
+pub(crate) async fn listen(
     broadcast: Arc<Broadcast>,
     mut connection: Connection,
     user: User,

@@ -5,6 +5,7 @@
 
 mod client;
 mod fanout;
+mod federation;
 mod idle;
 mod matrix;
 mod members;
@@ -45,6 +46,7 @@ Examples:
   bench --pid $(pgrep -x swiftchat) send --connections 64 --rate 1000 --seconds 20
   bench --pid $(pgrep -x swiftchat) send --connections 64 --rooms 1 --members 100
   bench --pid $(pgrep -x swiftchat) fanout --listeners 100 --rate 10
+  bench --url http://127.0.0.1:8008 federation --other http://127.0.0.1:8009 --rooms 20 --rate 3000
   bench --pid $(pgrep -x swiftchat) sync --rooms 100
   bench --pid $(pgrep -x swiftchat) sliding --rooms 3000
   bench --pid $(pgrep -x swiftchat) to-device --devices 2000
@@ -86,6 +88,8 @@ enum Command {
     Send(send::Options),
     /// Latency from the send to the long polls of many listeners in one room.
     Fanout(fanout::Options),
+    /// Latency from the send on one server to a long poll on another one that shares rooms with it.
+    Federation(federation::Options),
     /// Time and size of an initial sync, of an incremental one with one new event, and of one with nothing new.
     Sync(sync::Options),
     /// Time and size of the answers of sliding sync for a user in many rooms.
@@ -123,6 +127,7 @@ fn measure(Arguments { target, command }: Arguments) -> Result<()> {
         match command {
             Command::Send(options) => send::run(&target, &options).await,
             Command::Fanout(options) => fanout::run(&target, &options).await,
+            Command::Federation(options) => federation::run(&target, &options).await,
             Command::Sync(options) => sync::run(&target, &options).await,
             Command::Sliding(options) => sliding::run(&target, &options).await,
             Command::ToDevice(options) => to_device::run(&target, &options).await,

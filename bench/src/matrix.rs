@@ -116,6 +116,14 @@ pub(crate) async fn join(connection: &mut Connection, user: &User, room_id: &str
     Ok(())
 }
 
+/// Joins a room that another server is in.
+pub(crate) async fn join_via(connection: &mut Connection, user: &User, room_id: &str, server: &str) -> Result<()> {
+    let path = format!("/_matrix/client/v3/join/{}?via={}", encode(room_id), encode(server));
+    let body = Some(Bytes::from_static(b"{}"));
+    connection.request(Method::POST, &path, Some(&user.authorization), body).await?.ok().context("cannot join")?;
+    Ok(())
+}
+
 /// The path of a send into a room, up to the transaction id.
 pub(crate) fn send_path(room_id: &str) -> String {
     format!("/_matrix/client/v3/rooms/{}/send/m.room.message/", encode(room_id))

@@ -65,8 +65,8 @@ pub enum Error {
     /// The room would break its own rules from the start; 400 `M_INVALID_ROOM_STATE`.
     #[error("the room cannot be made like this: {0}")]
     InvalidRoomState(String),
-    /// The room is on servers that cannot be asked yet; 404 `M_NOT_FOUND`.
-    #[error("none of our servers is in that room, and joining over federation is not built yet")]
+    /// Who was asked, or is to act, is none of ours; 404 `M_NOT_FOUND`.
+    #[error("this is no server, and no user, of this deployment")]
     NotLocal,
     /// Another server that had to be asked gave no answer; 502 `M_UNKNOWN`, or 404 `M_NOT_FOUND` when none is asked.
     #[error(transparent)]

@@ -64,14 +64,14 @@ enum Made {
 }
 
 /// An event upon a head, and what it changes.
-struct NewlyMade {
-    event: NewEvent,
-    nodes: NewNodes,
-    state_change: Option<StateChange>,
+pub(crate) struct NewlyMade {
+    pub(crate) event: NewEvent,
+    pub(crate) nodes: NewNodes,
+    pub(crate) state_change: Option<StateChange>,
     /// What it redacts; with what is left of it, if that is in the current state.
-    redaction: Option<(Redaction, Option<Arc<Pdu>>)>,
+    pub(crate) redaction: Option<(Redaction, Option<Arc<Pdu>>)>,
     /// How it goes on to what relates to what it redacts.
-    related: Option<NewRelatedRedaction>,
+    pub(crate) related: Option<NewRelatedRedaction>,
 }
 
 impl Head {
@@ -327,10 +327,10 @@ impl Head {
     }
 
     /// Moves the head on to an event that was made upon it.
-    fn take_in(&mut self, made: NewlyMade, out: &mut Built) -> OwnedEventId {
+    pub(crate) fn take_in(&mut self, made: NewlyMade, out: &mut Built) -> OwnedEventId {
         let NewlyMade { event, nodes, state_change, redaction, related } = made;
         out.related_redactions.extend(related);
-        (self.state, self.depth) = (event.state, event.pdu.depth);
+        (self.state, self.depth) = (event.state, event.pdu.depth.max(self.depth));
         out.nodes.nodes.extend(nodes.nodes);
         if let Some(change) = state_change {
             out.state_changes.push(change);

@@ -76,7 +76,7 @@ impl Rooms {
         let signed: CanonicalJsonObject = self.remote().sign_invite(as_server, destination, &invite).await?;
         let pdu = Pdu::from_canonical(&signed, &head.rules).map_err(|error| Error::BadEvent(error.to_string()))?;
         assert_eq!(pdu.event_id, invite.event.event_id, "a signature does not make another event");
-        match self.receive_one(room, pdu, None, false).await? {
+        match self.receive_verified(room, pdu, false).await? {
             Received::Accepted | Received::Known => Ok(invite.event.event_id),
             Received::SoftFailed(rule) | Received::Rejected(rule) => Err(Error::NotAllowed(rule)),
             Received::Missing(_) => Err(Error::Busy),

@@ -1,16 +1,16 @@
 //! Invitations of our users by other servers. Server-Server API, "Inviting to a room".
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use model::{
-    ClientEvent, Membership, Pdu, RoomNr, canonical_object,
+    Membership, Pdu, RoomNr, canonical_object,
     limits::{EVENT_BYTES_MAX, ID_BYTES_MAX, is_name},
 };
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
-    room_version_rules::RoomVersionRules, signatures,
+    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedUserId, RoomId, RoomVersionId, UserId,
+    events::TimelineEventType, room_version_rules::RoomVersionRules, signatures,
 };
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use storage::RoomRow;
 
 use crate::{Asker, Error, Rooms, head::membership_of};
@@ -88,7 +88,7 @@ impl Rooms {
             .filter(|event| event.contains_key("state_key"))
             .collect();
         if !rules.authorization.room_create_event_id_as_room_id {
-            return Ok(objects.iter().filter_map(|event| stripped(&serde_json::to_string(event).ok()?)).collect());
+            return Ok(objects.iter().filter_map(stripped).collect());
         }
         if objects.len() < room_state.len() {
             return Err(Error::InvalidParam("`invite_room_state` has what is no state event".to_owned()));
@@ -101,12 +101,19 @@ impl Rooms {
         if !verified.iter().any(|pdu| pdu.is_state(&TimelineEventType::RoomCreate, "")) {
             return Err(Error::InvalidParam("`invite_room_state` lacks the create event".to_owned()));
         }
-        Ok(verified.iter().filter_map(|pdu| stripped(&pdu.json)).collect())
+        Ok(verified.iter().filter_map(|pdu| stripped(&serde_json::from_str(&pdu.json).ok()?)).collect())
     }
 }
 
-fn stripped(json: &str) -> Option<Box<RawValue>> {
-    Some(ClientEvent::of(json).ok()?.to_stripped())
+/// The event as users see it who are not in the room, if it is one: whole, or as older servers show it. Client-Server API, "Stripped state".
+fn stripped(event: &CanonicalJsonObject) -> Option<Box<RawValue>> {
+    let text = |field: &str| event.get(field)?.as_str();
+    UserId::parse(text("sender")?).ok()?;
+    (text("type")?, text("state_key")?, event.get("content")?.as_object()?);
+    let fields = ["content", "sender", "state_key", "type"].into_iter();
+    let kept: BTreeMap<&str, &CanonicalJsonValue> =
+        fields.filter_map(|field| Some((field, event.get(field)?))).collect();
+    to_raw_value(&kept).ok()
 }
 
 /// Whom an event invites, if it is the invitation of a request. Server-Server API, "PUT /invite/{roomId}/{eventId}".

@@ -1,40 +1,31 @@
 //! Events that other servers made. Server-Server API, "Checks performed on receipt of a PDU".
 
+mod chain;
+mod missing;
+mod place;
 mod verify;
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
 };
 
-use futures_util::{StreamExt as _, stream};
-use model::{EventNr, Membership, NodeNr, Pdu, Relation};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use model::{NodeNr, Pdu};
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, RoomId, ServerName,
-    events::{StateEventType, TimelineEventType},
+    CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomId, ServerName, events::TimelineEventType,
     room_version_rules::RoomVersionRules,
-    state_res,
 };
-use storage::{
-    Commit, CommitError, MembershipChange, NewEvent, NewNodes, Placement, RoomCommit, RoomRow, RoomSummary,
-    StateChange, StoredEvent,
-};
+use storage::RoomRow;
 
-use self::verify::id_of;
-use crate::{
-    Error, Rooms,
-    head::{Head, apply_to_summary, membership_change, membership_of},
-    power::rules_of,
-    push,
-    race::Race,
-    redactions::redact_event,
-    relations::new_relation,
-    resolution::{Unstored, resolve},
-    to_the_end,
-};
+use self::{place::Retry, verify::id_of};
+use crate::{Error, Rooms, head::Head, power::rules_of, race::Race, to_the_end};
 
 /// Most rooms of one transaction whose events are taken in at the same time.
 const ROOMS_AT_ONCE: usize = 8;
+
+/// Most events of a room about which its policy server is asked at the same time.
+const POLICY_ASKED_AT_ONCE: usize = 8;
 
 /// What became of an event from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,14 +42,16 @@ pub enum Received {
     Missing(Vec<OwnedEventId>),
 }
 
-/// What follows from the graph alone, and never changes.
-struct Judged {
+/// A verified event on its way in.
+#[derive(Clone)]
+struct Incoming {
     pdu: Pdu,
-    prev: Vec<EventNr>,
-    auth: Vec<EventNr>,
-    state_before: NodeNr,
-    /// The rule that forbids it.
-    rejection: Option<String>,
+    /// The room's state before it, where that is not known from what came before it.
+    state_before: Option<NodeNr>,
+    /// Whether it is this server that has to tell the others in the room of it.
+    passed_on: bool,
+    /// Why the policy server of the room does not recommend it.
+    refusal: Option<String>,
 }
 
 /// Who gives us events.
@@ -93,8 +86,7 @@ impl Rooms {
                 None => outcomes.extend(unknown_room(&object)),
             }
         }
-        let mut rooms = Vec::new();
-        let mut read = Vec::new();
+        let mut of_rooms = Vec::new();
         for (room_id, objects) in by_room {
             let room = match self.room(&room_id).await {
                 Ok(room) => room,
@@ -104,6 +96,28 @@ impl Rooms {
                 }
                 Err(error) => return Err(error),
             };
+            if let Some(refusal) = self.refuse(&room, source).await? {
+                let rules = rules_of(&room.version)?;
+                let ids = objects.iter().filter_map(|object| id_of(object, &rules));
+                outcomes.extend(ids.map(|event_id| (event_id, Err(refusal.clone()))));
+                continue;
+            }
+            of_rooms.push((room, objects));
+        }
+        outcomes.extend(self.receive_of_rooms(source, of_rooms).await?);
+        Ok(outcomes)
+    }
+
+    /// Takes in events of these rooms.
+    pub(crate) async fn receive_of_rooms(
+        &self,
+        source: Source<'_>,
+        of_rooms: Vec<(Arc<RoomRow>, Vec<CanonicalJsonObject>)>,
+    ) -> Result<BTreeMap<OwnedEventId, Result<Received, Error>>, Error> {
+        let mut outcomes = BTreeMap::new();
+        let mut rooms = Vec::new();
+        let mut read = Vec::new();
+        for (room, objects) in of_rooms {
             let rules = Arc::new(rules_of(&room.version)?);
             for (event_id, event) in self.read_events(&room, &rules, objects).await? {
                 match event {
@@ -119,10 +133,9 @@ impl Rooms {
         }
         // What is here already was verified then.
         let ids: Vec<OwnedEventId> = read.iter().map(|(_, event)| event.pdu.event_id.clone()).collect();
-        let known = self.storage().find_event_nrs(&ids).await?;
-        outcomes.extend(known.keys().map(|event_id| (event_id.clone(), Ok(Received::Known))));
-        let mut seen = HashSet::new();
-        read.retain(|(_, event)| !known.contains_key(&event.pdu.event_id) && seen.insert(event.pdu.event_id.clone()));
+        let mut seen = self.find_placed(&ids).await?;
+        outcomes.extend(seen.iter().map(|event_id| (event_id.clone(), Ok(Received::Known))));
+        read.retain(|(_, event)| seen.insert(event.pdu.event_id.clone()));
 
         let (of_rooms, events): (Vec<usize>, Vec<_>) = read.into_iter().unzip();
         let ids: Vec<OwnedEventId> = events.iter().map(|event| event.pdu.event_id.clone()).collect();
@@ -152,330 +165,92 @@ impl Rooms {
         Ok(outcomes)
     }
 
-    /// Takes in verified events of one room, in order.
-    async fn receive_in_room(
-        &self,
-        source: Source<'_>,
-        room: &Arc<RoomRow>,
-        pdus: Vec<Pdu>,
-    ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
-        let mut outcomes = Vec::with_capacity(pdus.len());
-        for (pdu, refusal) in self.judged_by_policy_server(source.as_server, room, pdus).await? {
-            let event_id = pdu.event_id.clone();
-            let received = match self.receive_one(room, pdu, refusal, false).await {
-                Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
-                received => received,
-            };
-            outcomes.push((event_id, received));
+    /// Why a server may give us no events of a room at all: nobody of ours is in it, or it is denied access to it. Server-Server API,
+    /// "Server Access Control Lists (ACLs)".
+    async fn refuse(&self, room: &RoomRow, source: Source<'_>) -> Result<Option<Error>, Error> {
+        let ours = self.servers().iter().map(|server| server.name.to_string());
+        if !self.storage().is_any_in_room(room.nr, ours).await? {
+            return Ok(Some(Error::RoomUnknown));
         }
-        Ok(outcomes)
+        match self.check_server_allowed(&room.id, source.server).await {
+            Ok(()) => Ok(None),
+            Err(error @ Error::NotAllowed(_)) => Ok(Some(error)),
+            Err(error) => Err(error),
+        }
     }
 
-    /// Takes in one event that was verified; `refusal` is why the room's policy server does not recommend it, and `passed_on` whether it goes
-    /// on to the other servers of the room.
-    pub(crate) async fn receive_one(
+    /// Those of some events that are here and have a place in their room: outliers have none.
+    async fn find_placed(&self, ids: &[OwnedEventId]) -> Result<HashSet<OwnedEventId>, Error> {
+        let numbers: Vec<_> = self.storage().find_event_nrs(ids).await?.into_values().collect();
+        let events = self.storage().get_events(&numbers).await?.into_values();
+        Ok(events.filter(|event| !event.outlier).map(|event| event.pdu.event_id.clone()).collect())
+    }
+
+    /// Takes in one event that was verified; whether it is `passed_on` to the other servers of the room.
+    pub(crate) async fn receive_verified(
         &self,
         room: &Arc<RoomRow>,
         pdu: Pdu,
-        refusal: Option<String>,
         passed_on: bool,
     ) -> Result<Received, Error> {
+        let incoming = Incoming { pdu, state_before: None, passed_on, refusal: None };
+        let mut outcomes = self.receive_in_turn(room, vec![incoming]).await?;
+        outcomes.pop().map_or(Err(Error::Busy), |(_, received)| received)
+    }
+
+    /// Check 7: the policy server of the room, if it has one, is asked about what it does not recommend yet. The room goes on meanwhile.
+    async fn judged_by_policy_server(&self, room: &RoomRow, incoming: Vec<Incoming>) -> Result<Vec<Incoming>, Error> {
+        let Some(policy) = self.policy_in_use(room).await? else { return Ok(incoming) };
+        let judged = stream::iter(incoming).map(|one| {
+            let policy = &policy;
+            async move {
+                let (pdu, refusal) = self.recommended(policy, room, one.pdu).await?;
+                Ok(Incoming { pdu, refusal, state_before: one.state_before, passed_on: one.passed_on })
+            }
+        });
+        judged.buffered(POLICY_ASKED_AT_ONCE).try_collect().await
+    }
+
+    /// Takes in verified events of one room, in its turn and in order.
+    async fn receive_in_turn(
+        &self,
+        room: &Arc<RoomRow>,
+        incoming: Vec<Incoming>,
+    ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
+        let incoming = self.judged_by_policy_server(room, incoming).await?;
         let turn = self.turn(room.nr);
         let mut cached = turn.take_head().await;
+        let mut outcomes = Vec::with_capacity(incoming.len());
+        let mut incoming = VecDeque::from(incoming);
         let mut race = Race::default();
-        loop {
-            // The stored head: what is committed here makes the cached one old.
-            *cached = None;
-            if self.storage().find_event_nr(&pdu.event_id).await?.is_some() {
-                return Ok(Received::Known);
-            }
-            let head = Head::load(self.storage(), room.clone()).await?;
-            let placed = self.place(&head, pdu.clone(), refusal.clone(), passed_on, race.wants_lease()).await;
-            match placed {
-                Err(Retry::Lost(error)) => {
-                    if !race.goes_on(&error).await {
-                        return Err(Error::Busy);
-                    }
-                }
-                Err(Retry::Failed(error)) => return Err(error),
-                Ok(Received::Accepted) => {
-                    self.follow_up(room, &pdu).await?;
-                    return Ok(Received::Accepted);
-                }
-                Ok(received) => return Ok(received),
-            }
-        }
-    }
-
-    /// Does what a new event causes: it may be what a redaction waited for, or relate to what was redacted with all that relates to it.
-    async fn follow_up(&self, room: &Arc<RoomRow>, pdu: &Pdu) -> Result<(), Error> {
-        // Of a redaction and its target that come to two processes at once, one sees the other here.
-        for target in [Some(&pdu.event_id), pdu.redacts.as_ref()].into_iter().flatten() {
-            self.release_redactions(room, target).await?;
-        }
-        if Relation::of_content(&pdu.content).is_some() {
-            self.go_on_to_related();
-        }
-        Ok(())
-    }
-
-    /// Judges an event and commits it.
-    async fn place(
-        &self,
-        head: &Head,
-        pdu: Pdu,
-        refusal: Option<String>,
-        passed_on: bool,
-        lease: bool,
-    ) -> Result<Received, Retry> {
-        let storage = self.storage();
-        let mut nodes = NewNodes::default();
-        let judged = match self.judge(head, pdu, &mut nodes).await? {
-            Ok(judged) => judged,
-            Err(missing) => return Ok(Received::Missing(missing)),
-        };
-        let Judged { mut pdu, prev, auth, state_before, rejection } = judged;
-        let nr = storage.take_event_nrs(1).await.map_err(Error::from)?.next().ok_or(Error::Busy)?;
-        let type_nr = storage.type_nr(&pdu.event_type.to_string()).await.map_err(Error::from)?;
-        let mut state_key_nr = None;
-        let mut replaces = None;
-        let mut state = state_before;
-        if let Some(state_key) = &pdu.state_key {
-            let key = (type_nr, storage.state_key_nr(state_key).await.map_err(Error::from)?);
-            state_key_nr = Some(key.1);
-            replaces = storage.get_state_event(head.row.nr, state_before, key).await.map_err(Error::from)?;
-            if rejection.is_none() {
-                state = storage
-                    .change_state(head.row.nr, state_before, key, Some(nr), &mut nodes)
-                    .await
-                    .map_err(Error::from)?;
-            }
-        }
-        let soft_failure = match rejection {
-            Some(_) => None,
-            None => self.forbidden_by(head, &pdu, head.state).await?.or(refusal),
-        };
-        let mut placement = match (&rejection, &soft_failure) {
-            (Some(_), _) => Placement::Rejected,
-            (None, Some(_)) => Placement::SoftFailed,
-            (None, None) => Placement::Live,
-        };
-        let mut redacted = None;
-        if placement == Placement::Live && pdu.event_type == TimelineEventType::RoomRedaction {
-            redacted = self.target_of_redaction(&head.row, &head.rules, &pdu, state_before).await?;
-            if redacted.is_none() {
-                placement = Placement::Held;
-            }
-        }
-        pdu.rejected = rejection.is_some();
-        let pdu = Arc::new(pdu);
-        let sender_nr = storage.user_nr(&pdu.sender).await.map_err(Error::from)?;
-        let mut countable = None;
-        if placement == Placement::Live {
-            let may_notify_room =
-                async || Ok(self.power_at(&head.row, state_before).await?.may_notify_room(&pdu.sender));
-            countable = push::class::countable(storage, self.servers(), head.row.nr, &pdu, may_notify_room).await?;
-        }
-        let event = NewEvent {
-            nr,
-            pdu: pdu.clone(),
-            sender_nr,
-            type_nr,
-            state_key_nr,
-            state,
-            replaces,
-            prev: prev.clone(),
-            auth,
-            placement,
-            passed_on,
-            was_outlier: false,
-            transaction: None,
-            countable,
-            relation: match Relation::of_content(&pdu.content) {
-                Some(relation) => Some(new_relation(storage, &pdu, &relation).await?),
-                None => None,
-            },
-        };
-        let mut commit = RoomCommit {
-            room_nr: head.row.nr,
-            expected_state: head.stored_state,
-            lease,
-            state: head.state,
-            depth: head.depth.max(pdu.depth),
-            events: vec![event],
-            ..RoomCommit::default()
-        };
-        if matches!(placement, Placement::Live | Placement::Held) {
-            let mut tips: Vec<EventNr> =
-                head.extremities.iter().map(|(nr, _)| *nr).filter(|nr| !prev.contains(nr)).collect();
-            let stored = storage.get_events(&tips).await.map_err(Error::from)?;
-            let mut states: Vec<NodeNr> =
-                tips.iter().filter_map(|nr| stored.get(nr)).map(|event| event.state).collect();
-            states.push(state);
-            tips.push(nr);
-            let unstored = Unstored {
-                event: Arc::new(StoredEvent::of_new(&commit.events[0], head.row.nr, None)),
-                auth: commit.events[0].auth.clone(),
+        while !incoming.is_empty() {
+            let head = match cached.take() {
+                Some(head) => head,
+                None => Head::load(self.storage(), room.clone()).await?,
             };
-            commit.state = resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut nodes).await?;
-            commit.extremities_used = prev;
-            commit.extremities_added = vec![nr];
-            let changed = self.changes(head, commit.state, nr, &pdu).await?;
-            (commit.state_changes, commit.summary) = changed;
-        }
-        if placement == Placement::Live {
-            commit.related_again.extend(commit.events[0].relation.as_ref().map(|relation| relation.parent.clone()));
-        }
-        if let Some(target) = redacted {
-            let (redaction, left) = redact_event(storage, &head.row, &head.rules, commit.state, &target, nr).await?;
-            let mut summary = commit.summary.clone().unwrap_or_else(|| head.summary.clone());
-            if left.is_some_and(|left| apply_to_summary(&mut summary, &left)) {
-                commit.summary = Some(summary);
+            match self.receive_chain(head, incoming.make_contiguous(), race.wants_lease()).await {
+                Ok((head, received)) => {
+                    *cached = head;
+                    let ids = incoming.drain(..received.len()).map(|incoming| incoming.pdu.event_id);
+                    outcomes.extend(ids.zip(received.into_iter().map(Ok)));
+                    race = Race::default();
+                }
+                Err(Retry::Lost(error)) if race.goes_on(&error).await => continue,
+                Err(Retry::Lost(_)) => return Err(Error::Busy),
+                Err(Retry::Failed(error)) => return Err(error),
             }
-            commit.redactions.push(redaction);
-        }
-        commit.state_nodes = nodes.nodes;
-        match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {
-            Ok(_) => Ok(match (rejection, soft_failure) {
-                (Some(rule), _) => Received::Rejected(rule),
-                (None, Some(rule)) => Received::SoftFailed(rule),
-                (None, None) => Received::Accepted,
-            }),
-            Err(CommitError::Storage(source)) => Err(Error::Storage(source).into()),
-            Err(error) => Err(Retry::Lost(error)),
-        }
-    }
-
-    /// Checks 4 and 5: by the event's own `auth_events`, and by the state before it.
-    async fn judge(
-        &self,
-        head: &Head,
-        pdu: Pdu,
-        nodes: &mut NewNodes,
-    ) -> Result<Result<Judged, Vec<OwnedEventId>>, Error> {
-        let storage = self.storage();
-        let referred: Vec<OwnedEventId> = pdu.prev_events.iter().chain(&pdu.auth_events).cloned().collect();
-        let found = storage.find_event_nrs(&referred).await?;
-        let missing: Vec<OwnedEventId> = referred.iter().filter(|id| !found.contains_key(*id)).cloned().collect();
-        if !missing.is_empty() {
-            return Ok(Err(missing));
-        }
-        let prev: Vec<EventNr> = pdu.prev_events.iter().map(|id| found[id]).collect();
-        let auth: Vec<EventNr> = pdu.auth_events.iter().map(|id| found[id]).collect();
-        let all: Vec<EventNr> = prev.iter().chain(&auth).copied().collect();
-        let events = storage.get_events(&all).await?;
-        if events.values().any(|event| event.room_nr != head.row.nr) {
-            return Err(Error::BadEvent("it refers to events of another room".to_owned()));
-        }
-        if prev.is_empty() {
-            return Err(Error::BadEvent("it has no `prev_events`".to_owned()));
-        }
-        let states: Vec<NodeNr> = prev.iter().filter_map(|nr| events.get(nr)).map(|event| event.state).collect();
-        let state_before = resolve(storage, &head.row, &head.rules, &states, None, nodes).await?;
-
-        // By its own auth events.
-        let create = head.state_event(storage, "m.room.create", "").await?.map(|(_, pdu)| pdu);
-        let by_id = |id: &EventId| {
-            let own = auth.iter().filter_map(|nr| events.get(nr)).map(|event| &*event.pdu);
-            own.chain(create.as_deref()).find(|pdu| pdu.event_id == id)
-        };
-        let authorization = &head.rules.authorization;
-        let mut rejection = state_res::check_state_independent_auth_rules(authorization, &pdu, by_id).err();
-        if rejection.is_none() {
-            let mut by_auth: HashMap<(StateEventType, String), &Pdu> = HashMap::new();
-            by_auth.extend(create.as_deref().map(|pdu| ((StateEventType::RoomCreate, String::new()), pdu)));
-            for event in auth.iter().filter_map(|nr| events.get(nr)) {
-                let key = event.pdu.state_key.clone().unwrap_or_default();
-                by_auth.insert((StateEventType::from(event.pdu.event_type.to_string()), key), &event.pdu);
-            }
-            let fetch = |kind: &StateEventType, key: &str| by_auth.get(&(kind.clone(), key.to_owned())).copied();
-            rejection = state_res::check_state_dependent_auth_rules(authorization, &pdu, fetch).err();
-        }
-        // By the state before it.
-        if rejection.is_none() {
-            rejection = self.forbidden_by(head, &pdu, state_before).await?;
-        }
-        Ok(Ok(Judged { pdu, prev, auth, state_before, rejection }))
-    }
-
-    /// The rule by which a state forbids an event, if one does.
-    async fn forbidden_by(&self, head: &Head, pdu: &Pdu, state: NodeNr) -> Result<Option<String>, Error> {
-        let storage = self.storage();
-        let authorization = &head.rules.authorization;
-        let mut keys = match state_res::auth_types_for_event(
-            &pdu.event_type,
-            &pdu.sender,
-            pdu.state_key.as_deref(),
-            &pdu.content,
-            authorization,
-        ) {
-            Ok(keys) => keys,
-            Err(rule) => return Ok(Some(rule)),
-        };
-        keys.push((StateEventType::RoomCreate, String::new()));
-        let mut found = HashMap::new();
-        for (event_type, state_key) in keys {
-            if let Some(key) = storage.find_state_key(&event_type.to_string(), &state_key).await?
-                && let Some(nr) = storage.get_state_event(head.row.nr, state, key).await?
-                && let Some(event) = storage.get_event(nr).await?
-            {
-                found.insert((event_type, state_key), event);
+            if let Some(next) = incoming.pop_front() {
+                // What is committed there makes the head in memory old.
+                *cached = None;
+                let event_id = next.pdu.event_id.clone();
+                let received = match self.receive_one(room, next).await {
+                    Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
+                    received => received,
+                };
+                outcomes.push((event_id, received));
             }
         }
-        let fetch = |kind: &StateEventType, key: &str| Some(&*found.get(&(kind.clone(), key.to_owned()))?.pdu);
-        Ok(state_res::check_state_dependent_auth_rules(authorization, pdu, fetch).err())
-    }
-
-    /// What changes in the current state, and the room's summary if it does.
-    async fn changes(
-        &self,
-        head: &Head,
-        state: NodeNr,
-        new_nr: EventNr,
-        new: &Arc<Pdu>,
-    ) -> Result<(Vec<StateChange>, Option<RoomSummary>), Error> {
-        let storage = self.storage();
-        let differences = storage.diff_state(head.row.nr, head.state, state).await?;
-        let numbers: Vec<EventNr> =
-            differences.iter().flat_map(|(_, old, new)| [*old, *new]).flatten().filter(|nr| *nr != new_nr).collect();
-        let events = storage.get_events(&numbers).await?;
-        let pdu_of = |nr: EventNr| if nr == new_nr { Some(new) } else { events.get(&nr).map(|event| &event.pdu) };
-        let mut changes = Vec::new();
-        let mut summary = head.summary.clone();
-        let mut summary_changed = false;
-        for (_, old_nr, now_nr) in differences {
-            let (old, now) = (old_nr.and_then(pdu_of), now_nr.and_then(pdu_of));
-            let mut membership = None;
-            if let Some((nr, pdu)) = now_nr.zip(now) {
-                membership = membership_change(storage, self.servers(), nr, pdu, old.map(|old| &**old)).await?;
-                summary_changed |= apply_to_summary(&mut summary, pdu);
-            } else if let Some((nr, pdu)) = old_nr.zip(old) {
-                // Nothing is left of the key: as if the user had left, and as if nothing was said of the room.
-                let change = membership_change(storage, self.servers(), nr, pdu, Some(pdu)).await?;
-                membership = change.map(|change| MembershipChange {
-                    before: membership_of(pdu),
-                    after: Membership::Leave,
-                    ..change
-                });
-                let mut emptied = (**pdu).clone();
-                emptied.content = serde_json::value::RawValue::from_string("{}".to_owned()).unwrap_or(emptied.content);
-                summary_changed |= apply_to_summary(&mut summary, &emptied);
-            }
-            changes.push(StateChange { event_nr: now_nr, membership });
-        }
-        Ok((changes, summary_changed.then_some(summary)))
-    }
-}
-
-/// Whether to do it again.
-enum Retry {
-    Lost(CommitError),
-    Failed(Error),
-}
-
-impl<E: Into<Error>> From<E> for Retry {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
+        Ok(outcomes)
     }
 }
 

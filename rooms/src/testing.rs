@@ -67,13 +67,15 @@ impl RemoteServers for KnownKeys {
     }
 }
 
-/// Takes in one event of the server `other`.
+/// Takes in one event of the server `other`, also when nobody of ours is in its room.
 ///
 /// # Errors
 ///
 /// What became of it, or of the whole.
 pub async fn receive(rooms: &Rooms, object: CanonicalJsonObject) -> Result<Received, Error> {
     let source = Source { as_server: rooms.servers().primary(), server: server_name!("other") };
-    let outcomes = rooms.receive(source, vec![object]).await?;
+    let room_id = object.get("room_id").and_then(|id| id.as_str()).and_then(|id| RoomId::parse(id).ok());
+    let room = rooms.room(&room_id.ok_or(Error::RoomUnknown)?).await?;
+    let outcomes = rooms.receive_of_rooms(source, vec![(room, vec![object])]).await?;
     outcomes.into_values().next().unwrap_or_else(|| Err(Error::BadEvent("it has no id".to_owned())))
 }

@@ -478,7 +478,7 @@ async fn check_existing(tx: &mut Tx, commits: &[&Commit], failed: &mut [Option<C
             || room.aliases.iter().any(|(alias, _)| !aliases.insert(alias.clone()))
         {
             *failed = Some(CommitError::RoomExists);
-        } else if room.events.iter().any(|event| !events.insert(event.pdu.event_id.to_string())) {
+        } else if room.events.iter().any(|event| !event.was_outlier && !events.insert(event.pdu.event_id.to_string())) {
             *failed = Some(CommitError::EventExists);
         }
     }

@@ -329,8 +329,17 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn find_event_nrs(&self, ids: &[OwnedEventId]) -> Result<HashMap<OwnedEventId, EventNr>, Error> {
-        let names: Vec<String> = ids.iter().map(|id| id.as_str().to_owned()).collect();
         let mut found = HashMap::with_capacity(ids.len());
+        let mut names = Vec::new();
+        for id in ids {
+            match self.0.event_cache.numbers.get(id) {
+                Some(nr) => drop(found.insert(id.clone(), nr)),
+                None => names.push(id.to_string()),
+            }
+        }
+        if names.is_empty() {
+            return Ok(found);
+        }
         for row in self.db().read(&FIND_EVENT_NRS, args![names]).await? {
             let nr = row.nr(0)?;
             let id = EventId::parse(row.get::<String>(1)?).map_err(|_| Error::Damaged(format!("id of event {nr}")))?;

@@ -11,6 +11,8 @@ use crate::{
 
 statements! {
     LIST_HELD = ["SELECT event_nr FROM held_redactions WHERE room_nr = $1 AND target_id = $2 ORDER BY event_nr"];
+    LIST_AWAITED = ["
+        SELECT DISTINCT target_id FROM held_redactions WHERE room_nr = $1 AND target_id", (in_list 2), " ORDER BY target_id"];
     LIST_HELD_TARGETS = ["
         SELECT DISTINCT h.room_nr, h.target_id FROM held_redactions h JOIN events e ON e.event_id = h.target_id
          WHERE e.room_nr = h.room_nr AND e.redacted_by IS NULL AND e.anchor IS NOT NULL
@@ -59,6 +61,22 @@ impl Storage {
     /// When the database fails.
     pub async fn list_held_redactions(&self, room_nr: RoomNr, target: &EventId) -> Result<Vec<EventNr>, Error> {
         self.db().read(&LIST_HELD, args![room_nr, target.as_str()]).await?.iter().map(|row| row.nr(0)).collect()
+    }
+
+    /// Those of some events of a room for which redactions wait.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_awaited(
+        &self,
+        room_nr: RoomNr,
+        events: impl Iterator<Item = OwnedEventId>,
+    ) -> Result<Vec<OwnedEventId>, Error> {
+        let ids: Vec<String> = events.map(|id| id.to_string()).collect();
+        let rows = self.db().read(&LIST_AWAITED, args![room_nr, ids]).await?;
+        let read = |id: String| EventId::parse(&id).map_err(|_| Error::Damaged(format!("target {id} of a redaction")));
+        rows.iter().map(|row| read(row.get(0)?)).collect()
     }
 
     /// Events that are here, for which redactions wait all the same, after one of them by room and id, at most `limit`.

@@ -5,7 +5,7 @@ use accounts::Accounts;
 use axum::{Router, extract::State};
 use event_bus::Typing;
 use ruma::{
-    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, ServerName, UserId,
+    OwnedRoomId, OwnedRoomOrAliasId, OwnedServerName, UserId,
     api::client::{
         knock::knock_room,
         membership::{

@@ -1,0 +1,24 @@
+//! Events that others refer to and that are not here. Server-Server API, "Backfilling and retrieving missing events".
+
+use std::sync::Arc;
+
+use model::Pdu;
+use ruma::OwnedEventId;
+use storage::RoomRow;
+
+use super::{Incoming, Received, Source};
+use crate::{Error, Rooms};
+
+impl Rooms {
+    /// Takes in verified events of one room.
+    pub(super) async fn receive_in_room(
+        &self,
+        _source: Source<'_>,
+        room: &Arc<RoomRow>,
+        pdus: Vec<Pdu>,
+    ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
+        let incoming =
+            pdus.into_iter().map(|pdu| Incoming { pdu, state_before: None, passed_on: false, refusal: None });
+        self.receive_in_turn(room, incoming.collect()).await
+    }
+}
