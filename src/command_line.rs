@@ -37,6 +37,29 @@ pub(crate) enum Command {
     /// Manage users, on the database itself; the server may run or not
     #[command(subcommand)]
     User(UserCommand),
+    /// List the servers that share rooms with this one, and how it stands with each
+    ///
+    /// A server that gives no answer is tried again after a second, two, four, up to two days; an answer or a request of it ends
+    /// that, and so does `reset`. It gets all that it missed, or after long outages the newest messages of each room, upon which it
+    /// asks for the rest. The server may run or not.
+    Destinations {
+        /// Only those that give no answer or have not got everything
+        #[arg(long)]
+        failing: bool,
+        /// What to do about one of them.
+        #[command(subcommand)]
+        command: Option<DestinationsCommand>,
+    },
+}
+
+/// What to do about another server.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DestinationsCommand {
+    /// Try a server again now that gives no answer
+    Reset {
+        /// The server's name
+        name: String,
+    },
 }
 
 /// What to do about signing keys.

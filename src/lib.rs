@@ -17,6 +17,7 @@ pub mod welcome;
 mod wiring;
 
 pub use accounts::Accounts;
+pub use storage::DestinationRow;
 
 pub use self::{
     error::Error,

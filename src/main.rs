@@ -1,6 +1,7 @@
 //! The SwiftChat homeserver.
 
 mod command_line;
+mod destinations_command;
 mod user_command;
 
 use std::{
@@ -58,6 +59,7 @@ async fn run(command_line: CommandLine) -> anyhow::Result<()> {
             Ok(())
         }
         Command::User(UserCommand::Create(options)) => user_command::create(&config, &options).await,
+        Command::Destinations { failing, command } => destinations_command::run(&config, command, failing).await,
     }
 }
 

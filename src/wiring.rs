@@ -6,7 +6,7 @@ use accounts::Accounts;
 use axum::Router;
 use client_api::ClientApi;
 use event_bus::{Bus, Presence, Typing};
-use federation::{Federation, FederationApi};
+use federation::{Federation, FederationApi, Sender};
 use model::{Clock, LocalServers, Random};
 use outbound::Outbound;
 use rooms::Rooms;
@@ -31,8 +31,10 @@ pub(crate) struct Services {
     sync: Sync,
     limits: RateLimits,
     federation: Option<Federation>,
+    sender_task: Option<JoinHandle<()>>,
     public_url: Option<String>,
     accounts_task: JoinHandle<()>,
+    devices_task: Option<JoinHandle<()>>,
     profiles_task: JoinHandle<()>,
     departures_task: JoinHandle<()>,
     redactions_task: JoinHandle<()>,
@@ -94,10 +96,19 @@ impl Services {
             Some(every) => Sync::start_asking(every, of_storage, of_rooms, ephemeral, bus, stopping.clone()),
             None => Sync::start(of_storage, of_rooms, ephemeral, bus, stopping.clone()),
         };
+        let sender_task = federation.as_ref().map(|federation| {
+            let presence = sync.presence().cloned();
+            let sender = Sender::new(federation.clone(), storage.clone(), sync.clone(), typing.clone(), presence);
+            tokio::spawn(sender.run(stopping.clone().cancelled_owned()))
+        });
         let limits = RateLimits::new(rate_limits(config), &clock);
         let accounts_task = tokio::spawn({
             let (accounts, stopping) = (accounts.clone(), stopping.clone());
             async move { accounts.run(stopping.cancelled()).await }
+        });
+        let devices_task = federation.as_ref().map(|_| {
+            let (accounts, stopping) = (accounts.clone(), stopping.clone());
+            tokio::spawn(async move { accounts.follow_remote_devices(stopping.cancelled()).await })
         });
         let profiles_task = tokio::spawn({
             let (rooms, stopping) = (rooms.clone(), stopping.clone());
@@ -124,8 +135,10 @@ impl Services {
             sync,
             limits,
             federation,
+            sender_task,
             public_url,
             accounts_task,
+            devices_task,
             profiles_task,
             departures_task,
             redactions_task,
@@ -152,6 +165,8 @@ impl Services {
                 federation: federation.clone(),
                 accounts: self.accounts.clone(),
                 rooms: self.rooms.clone(),
+                typing: self.typing.clone(),
+                presences: self.sync.presences().clone(),
                 rate_limits: self.limits.clone(),
             }));
         }
@@ -165,10 +180,16 @@ impl Services {
     pub(crate) async fn close(self) {
         // Its last words go into the database.
         let _ = self.accounts_task.await;
+        if let Some(task) = self.devices_task {
+            let _ = task.await;
+        }
         let _ = self.profiles_task.await;
         let _ = self.departures_task.await;
         let _ = self.redactions_task.await;
         let _ = self.maintenance.await;
+        if let Some(task) = self.sender_task {
+            let _ = task.await;
+        }
         self.storage.close().await;
     }
 }
@@ -255,6 +276,7 @@ pub(crate) fn accounts_options(config: &Config) -> Result<accounts::Options, Err
         limit_guesses: !config.unsafe_options.rate_limits_off,
         cheap_password_hashing: config.unsafe_options.cheap_password_hashing,
         thread_subscriptions: config.rooms.thread_subscriptions,
+        federates: config.federates(),
         app_services: config.application_services.read()?,
     })
 }

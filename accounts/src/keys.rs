@@ -3,14 +3,23 @@
 //! The server keeps what devices upload and gives it to others. It checks signatures so that mistakes are seen by who makes them;
 //! clients check again and trust nothing that the server says.
 
+mod asking;
 mod claim;
 mod cross_signing;
+mod elsewhere;
+mod for_servers;
 mod query;
 mod signatures;
+mod updates;
 mod upload;
 mod verify;
 
+pub(crate) use self::asking::DeviceLists;
 pub use self::{
-    claim::Claimed, cross_signing::CrossSigningKeys, query::QueriedKeys, signatures::SignatureFailures,
+    claim::{Claimed, KeyClaims},
+    cross_signing::CrossSigningKeys,
+    for_servers::DeviceListOfUser,
+    query::QueriedKeys,
+    signatures::SignatureFailures,
     upload::KeyUpload,
 };

@@ -15,6 +15,7 @@ mod key_backups;
 mod keys;
 mod openid;
 mod options;
+mod outgoing_to_device;
 mod passwords;
 mod profiles;
 mod push_rules;
@@ -47,7 +48,7 @@ pub use self::{
     error::Error,
     filters::{check_filter, check_room_event_filter},
     key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
-    keys::{Claimed, CrossSigningKeys, KeyUpload, QueriedKeys, SignatureFailures},
+    keys::{Claimed, CrossSigningKeys, DeviceListOfUser, KeyClaims, KeyUpload, QueriedKeys, SignatureFailures},
     options::{Options, Registration},
     register::{NewAccount, RegisteredUser},
     remote_users::{Asking, RemoteError, RemoteUsers},
@@ -57,7 +58,9 @@ pub use self::{
     shared_secret::SharedSecretRegistration,
     uiaa::Completed,
 };
-use self::{guesses::Guesses, passwords::Passwords, sessions::Sessions, shared_secret::Nonces, turns::Turns};
+use self::{
+    guesses::Guesses, keys::DeviceLists, passwords::Passwords, sessions::Sessions, shared_secret::Nonces, turns::Turns,
+};
 
 /// Accounts of this deployment. Cheap to clone.
 #[derive(Clone)]
@@ -73,6 +76,7 @@ struct Inner {
     guesses: Guesses,
     turns: Turns,
     remote: Arc<dyn RemoteUsers>,
+    device_lists: DeviceLists,
     remote_profiles: remote_profiles::RemoteProfiles,
 }
 
@@ -98,6 +102,7 @@ impl Accounts {
             guesses,
             turns: Turns::new(),
             remote,
+            device_lists: DeviceLists::new(),
             remote_profiles: remote_profiles::RemoteProfiles::new(),
         }))
     }

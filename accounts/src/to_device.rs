@@ -1,15 +1,22 @@
-//! Messages from device to device. Client-Server API, "Send-to-Device messaging".
+//! Messages from device to device. Client-Server API and Server-Server API, "Send-to-Device messaging".
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use model::{
     UserNr, content_object,
     limits::{EVENT_BYTES_MAX, ID_BYTES_MAX, TRANSACTION_ID_BYTES_MAX, is_name},
 };
-use ruma::{OwnedUserId, TransactionId, events::AnyToDeviceEventContent, serde::Raw, to_device::DeviceIdOrAllDevices};
+use ruma::{
+    OwnedUserId, ServerName, TransactionId, UserId, api::federation::transactions::edu::DirectDeviceContent,
+    events::AnyToDeviceEventContent, serde::Raw, to_device::DeviceIdOrAllDevices,
+};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use storage::{Commit, CommitError, NewToDevice, NewTransaction, TransactionKey};
+use storage::{Commit, CommitError, Committed, NewToDevice, NewTransaction, TransactionKey};
+use tracing::debug;
 
 use crate::{Accounts, Error, Requester};
 
@@ -24,6 +31,9 @@ const WAITING_MAX: u32 = 20_000;
 /// Most bytes of messages that wait for a device; the request that goes beyond is still taken.
 const WAITING_BYTES_MAX: u64 = 67_108_864;
 
+/// Messages of other servers are written together up to so many bytes.
+const TOGETHER_BYTES: usize = 1_048_576;
+
 /// What is for whom: for a device, or for all devices of a user.
 pub type Messages = BTreeMap<OwnedUserId, BTreeMap<DeviceIdOrAllDevices, Raw<AnyToDeviceEventContent>>>;
 
@@ -36,7 +46,7 @@ struct Event<'a> {
 }
 
 impl Accounts {
-    /// Sends messages to devices of ours. The same transaction again does nothing.
+    /// Sends messages to devices. The same transaction again does nothing.
     ///
     /// Users and devices that do not exist, or that have not come back for very many messages, get nothing, and nobody is told.
     ///
@@ -58,67 +68,179 @@ impl Accounts {
             let rule = format!("a transaction id has 1 to {TRANSACTION_ID_BYTES_MAX} bytes, none of them zero");
             return Err(Error::InvalidParam(rule));
         }
-        let local: Vec<_> = messages.iter().filter(|(user_id, _)| self.0.servers.has_user(user_id)).collect();
-        let mut users: BTreeMap<UserNr, _> = BTreeMap::new();
-        for (user_id, messages) in local {
-            if let Some(user_nr) = self.0.storage.find_user_nr(user_id).await? {
-                users.insert(user_nr, messages);
-            }
-        }
-        let numbers: Vec<UserNr> = users.keys().copied().collect();
-        let mut devices = self.0.storage.list_device_ids(&numbers).await?;
-        let full = self.0.storage.list_full_devices(&numbers, WAITING_MAX, WAITING_BYTES_MAX).await?;
-        devices.retain(|device| !full.contains(device));
-        // One text for all devices that get the same.
-        let mut texts: BTreeMap<(UserNr, &DeviceIdOrAllDevices), Arc<str>> = BTreeMap::new();
-        let mut to_device = Vec::new();
-        let mut bytes = 0;
-        for (user_nr, device_id) in devices {
-            let Some(messages) = users.get(&user_nr) else { continue };
-            let own = DeviceIdOrAllDevices::DeviceId(device_id.as_str().into());
-            for wanted in [&own, &DeviceIdOrAllDevices::AllDevices] {
-                let Some((wanted, content)) = messages.get_key_value(wanted) else { continue };
-                if to_device.len() == MESSAGES_MAX {
-                    return Err(Error::InvalidParam(format!("at most {MESSAGES_MAX} messages at once")));
-                }
-                let message = match texts.get(&(user_nr, wanted)) {
-                    Some(text) => text.clone(),
-                    None => {
-                        let text = event_text(requester, event_type, content.json().get())?;
-                        texts.insert((user_nr, wanted), text.clone());
-                        text
-                    }
-                };
-                bytes += message.len();
-                if bytes > REQUEST_BYTES_MAX {
-                    return Err(Error::TooLarge(REQUEST_BYTES_MAX));
-                }
-                to_device.push(NewToDevice { user_nr, device_id: device_id.clone(), message });
-            }
-        }
+        let local = messages.keys().filter(|user_id| self.0.servers.has_user(user_id));
+        let recipients = self.recipients(local).await?;
+        let to_device = recipients.messages(&requester.user_id, event_type, &messages)?;
         let key = TransactionKey {
             user_nr: requester.user_nr,
             device_id: requester.device().to_owned(),
             scope: format!("sendToDevice/{event_type}"),
             transaction_id: transaction_id.to_string(),
         };
-        let commit =
-            Commit { to_device, transactions: vec![NewTransaction { key, event_nr: None }], ..Commit::default() };
-        let mut outcome = self.0.storage.commit(commit.clone()).await;
-        if matches!(outcome, Err(CommitError::StateChanged)) {
-            // The same request is in the same group: that one goes first, and asked again this one is found as done.
-            outcome = self.0.storage.commit(commit).await;
-        }
-        match outcome {
+        let outgoing_edus = self.to_other_servers(requester, event_type, &messages).await?;
+        let transactions = vec![NewTransaction { key, event_nr: None }];
+        let commit = Commit { to_device, outgoing_edus, transactions, ..Commit::default() };
+        match self.commit_once(commit).await {
             Ok(_) | Err(CommitError::Replayed(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
+
+    /// Takes in messages of users of the server `origin` to devices of the name that it speaks to. A message that came before, by its id, is
+    /// not delivered again. What is broken, too large or from somebody else's user is passed over; users and devices that do not exist,
+    /// or that have not come back for very many messages, get nothing. Server-Server API, "Send-to-device messaging".
+    ///
+    /// # Errors
+    ///
+    /// When the database fails; all of it may be sent again then.
+    pub async fn receive_to_device(
+        &self,
+        origin: &ServerName,
+        asked: &ServerName,
+        sent: Vec<DirectDeviceContent>,
+    ) -> Result<(), Error> {
+        let is_good = |content: &DirectDeviceContent| {
+            content.sender.server_name() == origin
+                && is_name(&content.ev_type.to_string(), ID_BYTES_MAX)
+                && is_name(content.message_id.as_str(), TRANSACTION_ID_BYTES_MAX)
+        };
+        let sent: Vec<_> = sent.into_iter().filter(is_good).collect();
+        if sent.is_empty() {
+            return Ok(());
+        }
+        let users = sent.iter().flat_map(|content| content.messages.keys());
+        let recipients = self.recipients(users.filter(|user_id| user_id.server_name() == asked)).await?;
+        let mut seen = HashSet::new();
+        let (mut together, mut bytes) = (Vec::new(), 0);
+        for content in &sent {
+            if !seen.insert(&content.message_id) {
+                continue;
+            }
+            let messages = match recipients.messages(&content.sender, &content.ev_type.to_string(), &content.messages) {
+                Ok(messages) => messages,
+                Err(error) => {
+                    debug!(%error, message.id = %content.message_id, "a message of {origin} to devices is passed over");
+                    continue;
+                }
+            };
+            if messages.is_empty() {
+                continue;
+            }
+            bytes += messages.iter().map(|message| message.message.len()).sum::<usize>();
+            together.push((came_before(origin, &content.message_id), messages));
+            if bytes >= TOGETHER_BYTES {
+                self.deliver(std::mem::take(&mut together)).await?;
+                bytes = 0;
+            }
+        }
+        self.deliver(together).await
+    }
+
+    /// Commits messages with the keys by which it is known that they came, but for those that came before.
+    async fn deliver(&self, mut messages: Vec<(TransactionKey, Vec<NewToDevice>)>) -> Result<(), Error> {
+        while !messages.is_empty() {
+            let commit = Commit {
+                to_device: messages.iter().flat_map(|(_, messages)| messages).cloned().collect(),
+                transactions: messages
+                    .iter()
+                    .map(|(key, _)| NewTransaction { key: key.clone(), event_nr: None })
+                    .collect(),
+                ..Commit::default()
+            };
+            match self.commit_once(commit).await {
+                Ok(_) => break,
+                Err(CommitError::Replayed(done)) => {
+                    let count = messages.len();
+                    messages.retain(|(key, _)| !done.iter().any(|(done, _)| done == key));
+                    assert!(messages.len() < count, "what was done before is one of those");
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit_once(&self, commit: Commit) -> Result<Committed, CommitError> {
+        let outcome = self.0.storage.commit(commit.clone()).await;
+        if matches!(outcome, Err(CommitError::StateChanged)) {
+            // The same request is in the same group: that one goes first, and asked again this one is found as done.
+            return self.0.storage.commit(commit).await;
+        }
+        outcome
+    }
+
+    /// The devices of users that take messages.
+    async fn recipients(&self, users: impl Iterator<Item = &OwnedUserId>) -> Result<Recipients, Error> {
+        let users: BTreeSet<&UserId> = users.map(|user_id| &**user_id).collect();
+        let users: Vec<&UserId> = users.into_iter().collect();
+        let found = self.0.storage.find_user_nrs(&users).await?;
+        let numbers: Vec<UserNr> = found.values().copied().collect();
+        let full: HashSet<_> =
+            self.0.storage.list_full_devices(&numbers, WAITING_MAX, WAITING_BYTES_MAX).await?.into_iter().collect();
+        let mut devices: HashMap<UserNr, Vec<String>> = HashMap::new();
+        for device in self.0.storage.list_device_ids(&numbers).await? {
+            if !full.contains(&device) {
+                devices.entry(device.0).or_default().push(device.1);
+            }
+        }
+        let of_user =
+            found.into_iter().filter_map(|(user_id, nr)| Some((user_id.to_owned(), (nr, devices.remove(&nr)?))));
+        Ok(Recipients(of_user.collect()))
+    }
 }
 
-fn event_text(requester: &Requester, event_type: &str, content: &str) -> Result<Arc<str>, Error> {
+/// Users with their devices that take messages.
+struct Recipients(BTreeMap<OwnedUserId, (UserNr, Vec<String>)>);
+
+impl Recipients {
+    /// What each of the devices gets of a request.
+    fn messages(&self, sender: &UserId, event_type: &str, messages: &Messages) -> Result<Vec<NewToDevice>, Error> {
+        let mut to_device = Vec::new();
+        let mut bytes = 0;
+        for (user_id, messages) in messages {
+            let Some((user_nr, devices)) = self.0.get(user_id) else { continue };
+            // One text for all devices that get the same.
+            let mut texts: BTreeMap<&DeviceIdOrAllDevices, Arc<str>> = BTreeMap::new();
+            for device_id in devices {
+                let own = DeviceIdOrAllDevices::DeviceId(device_id.as_str().into());
+                for wanted in [&own, &DeviceIdOrAllDevices::AllDevices] {
+                    let Some((wanted, content)) = messages.get_key_value(wanted) else { continue };
+                    if to_device.len() == MESSAGES_MAX {
+                        return Err(Error::InvalidParam(format!("at most {MESSAGES_MAX} messages at once")));
+                    }
+                    let message = match texts.get(wanted) {
+                        Some(text) => text.clone(),
+                        None => {
+                            let text = event_text(sender, event_type, content.json().get())?;
+                            texts.insert(wanted, text.clone());
+                            text
+                        }
+                    };
+                    bytes += message.len();
+                    if bytes > REQUEST_BYTES_MAX {
+                        return Err(Error::TooLarge(REQUEST_BYTES_MAX));
+                    }
+                    to_device.push(NewToDevice { user_nr: *user_nr, device_id: device_id.clone(), message });
+                }
+            }
+        }
+        Ok(to_device)
+    }
+}
+
+/// By what it is known that a message of another server came before.
+fn came_before(origin: &ServerName, message_id: &TransactionId) -> TransactionKey {
+    TransactionKey {
+        user_nr: UserNr(0),
+        device_id: origin.to_string(),
+        scope: "m.direct_to_device".to_owned(),
+        transaction_id: message_id.to_string(),
+    }
+}
+
+fn event_text(sender: &UserId, event_type: &str, content: &str) -> Result<Arc<str>, Error> {
     let content = content_object(content)?;
-    let event = Event { content, sender: requester.user_id.as_str(), r#type: event_type };
+    let event = Event { content, sender: sender.as_str(), r#type: event_type };
     let text = serde_json::to_string(&event).map_err(|error| Error::BadJson(error.to_string()))?;
     if text.len() > EVENT_BYTES_MAX {
         return Err(Error::TooLarge(EVENT_BYTES_MAX));

@@ -43,7 +43,7 @@ impl From<RegistrationTokenRow> for Token {
     }
 }
 
-fn check_admin(requester: &accounts::Requester) -> Result<(), MatrixError> {
+pub(crate) fn check_admin(requester: &accounts::Requester) -> Result<(), MatrixError> {
     if requester.is_admin { Ok(()) } else { Err(MatrixError::forbidden("this is for administrators")) }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Keys go through as the JSON that they are: whatever ruma does not know of them stays, and so do their signatures.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use accounts::{Accounts, CrossSigningKeys, KeyUpload};
 use axum::{Json, Router, extract::State};
@@ -19,6 +19,9 @@ use crate::{
     requester::{GuestOrRequester, Requester},
     uiaa,
 };
+
+/// How long other servers are waited for. Client-Server API, "POST /keys/query": 10 seconds are recommended.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn routes() -> Router<ClientApi> {
     Router::new()
@@ -58,7 +61,8 @@ async fn get_keys(
     requester: GuestOrRequester,
     Ruma(request): Ruma<get_keys::v3::Request>,
 ) -> Result<Json<Value>, MatrixError> {
-    let found = accounts.query_keys(&requester, &request.device_keys).await?;
+    let patience = request.timeout.unwrap_or(PATIENCE);
+    let found = accounts.query_keys(&requester, &request.device_keys, patience).await?;
     Ok(Json(json!({
         "failures": found.failures,
         "device_keys": found.device_keys,
@@ -85,13 +89,13 @@ async fn get_key_changes(
 /// `POST /keys/claim`.
 async fn claim_keys(
     State(accounts): State<Accounts>,
-    _requester: GuestOrRequester,
+    requester: GuestOrRequester,
     Ruma(request): Ruma<claim_keys::v3::Request>,
 ) -> Result<Json<Value>, MatrixError> {
     let wanted = request.one_time_keys.into_iter().map(|(user_id, devices)| {
         (user_id, devices.into_iter().map(|(device_id, algorithm)| (device_id, algorithm.to_string())).collect())
     });
-    let claimed = accounts.claim_keys(&wanted.collect()).await?;
+    let claimed = accounts.claim_keys(&requester, wanted.collect()).await?;
     Ok(Json(json!({"failures": claimed.failures, "one_time_keys": claimed.one_time_keys})))
 }
 

@@ -5,6 +5,7 @@
 
 mod account;
 mod account_data;
+mod admin_destinations;
 mod admin_register;
 mod admin_registration_tokens;
 mod departures;
@@ -121,7 +122,10 @@ pub fn router(api: ClientApi) -> Router {
         .with_state(api)
 }
 
-/// What of the administration API is here: registration with the shared secret.
+/// What of the administration API is here: registration with the shared secret, registration tokens, other servers.
 pub fn admin_router(api: ClientApi) -> Router {
-    admin_register::routes().merge(admin_registration_tokens::routes()).with_state(api)
+    admin_register::routes()
+        .merge(admin_registration_tokens::routes())
+        .merge(admin_destinations::routes())
+        .with_state(api)
 }

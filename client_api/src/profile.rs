@@ -7,7 +7,7 @@ use ruma::api::client::profile::{delete_profile_field, get_profile, get_profile_
 use serde_json::{Map, Value};
 use web::{MatrixError, Ruma, RumaRoutes as _};
 
-use crate::{ClientApi, filter::check_own, requester::GuestOrRequester};
+use crate::{ClientApi, filter::check_own, host::Host, requester::GuestOrRequester};
 
 /// The one field that guests may change. Client-Server API, "Guest Access".
 const DISPLAY_NAME: &str = "displayname";
@@ -24,18 +24,22 @@ pub(crate) fn routes() -> Router<ClientApi> {
 /// `GET /profile/{userId}`.
 async fn get_profile(
     State(accounts): State<Accounts>,
+    Host(host): Host,
     Ruma(request): Ruma<get_profile::v3::Request>,
 ) -> Result<Json<Map<String, Value>>, MatrixError> {
-    Ok(Json(accounts.profile_of_anyone(accounts.servers().primary(), &request.user_id).await?))
+    let as_server = accounts.server_of_host(host.as_deref());
+    Ok(Json(accounts.profile_of_anyone(as_server, &request.user_id).await?))
 }
 
 /// `GET /profile/{userId}/{keyName}`.
 async fn get_profile_field(
     State(accounts): State<Accounts>,
+    Host(host): Host,
     Ruma(request): Ruma<get_profile_field::v3::Request>,
 ) -> Result<Json<Map<String, Value>>, MatrixError> {
     let field = request.field.as_str();
-    let value = accounts.profile_field_of_anyone(accounts.servers().primary(), &request.user_id, field).await?;
+    let as_server = accounts.server_of_host(host.as_deref());
+    let value = accounts.profile_field_of_anyone(as_server, &request.user_id, field).await?;
     Ok(Json(Map::from_iter([(field.to_owned(), value)])))
 }
 

@@ -10,5 +10,7 @@ pub mod testing;
 mod typing;
 
 pub use bus::{Bus, BusError, RedisBus};
-pub use presence::{Availability, Presence, PresenceNews, Remembered, SelfDescription, Shown, Syncing, UserPresence};
+pub use presence::{
+    Availability, Presence, PresenceNews, Remembered, Reported, SelfDescription, Shown, Syncing, UserPresence,
+};
 pub use typing::{TYPING_MS_MAX, Typing, TypingChange, TypingNews};

@@ -16,7 +16,7 @@ use std::{
 use model::{Clock, EphemeralPosition, Random, UserNr};
 use tokio::sync::watch;
 
-pub use self::record::{Availability, SelfDescription, Shown};
+pub use self::record::{Availability, Reported, SelfDescription, Shown};
 use self::record::{Happening, Record};
 use crate::{
     BusError,
@@ -257,6 +257,14 @@ impl Presence {
     ) {
         let sets = Happening::Sets { device: device.to_owned(), availability, status_msg };
         self.say_in_turn(Saying::Happened(user_nr, sets, before)).await;
+    }
+
+    /// The server of a user who is not ours says how they are: that counts until it says something else, half an hour at most. Waits as
+    /// [`Presence::set`] does.
+    pub async fn report(&self, user_nr: UserNr, reported: Reported) {
+        let now_ms = self.shared.clock.now_ms();
+        let active_ms = reported.last_active_ago_ms.map_or(0, |ago_ms| now_ms.saturating_sub(ago_ms.max(0)).max(0));
+        self.say_in_turn(Saying::Happened(user_nr, Happening::Reported { reported, active_ms }, None)).await;
     }
 
     /// Name or picture of a user changed: others are told, if anything is known of the user. Waits as [`Presence::set`] does.
@@ -506,7 +514,7 @@ impl State {
         let was_away = known.record.is_away();
         let is_told = known.record.note(happening, now_ms);
         if let Some(device) = happening.shows_device() {
-            self.ends.insert((user_nr, Some(device.to_owned())), now_ms + DEVICE_MS);
+            self.ends.insert((user_nr, Some(device.to_owned())), now_ms + happening.shows_for_ms());
         }
         match known.record.next_change_ms() {
             Some(at_ms) => drop(self.ends.insert((user_nr, None), at_ms)),

@@ -7,19 +7,22 @@ use http::{HeaderValue, header};
 use model::LocalServers;
 use outbound::{Answer, Bounds, ServiceClient};
 use ruma::{
-    ServerName,
+    OwnedEventId, ServerName,
     api::{
         IncomingResponse, IncomingResponseExt as _, OutgoingBody as _, OutgoingRequest,
         auth_scheme::NoAuthentication,
         error::{Error as RumaError, FromHttpResponseError},
-        federation::authentication::{ServerSignatures, XMatrix},
+        federation::{
+            authentication::{ServerSignatures, XMatrix},
+            transactions::send_transaction_message,
+        },
         path_builder::SinglePath,
     },
     serde::Base64,
     signatures::KeyPair as _,
 };
 
-use crate::{Error, ServerLists, resolve::Resolver, shares::Shares};
+use crate::{Error, ServerLists, outages::Outages, resolve::Resolver, sender::Transaction, shares::Shares};
 
 /// What an answer may be that is no list of events.
 pub(crate) const SMALL: Bounds = Bounds { timeout: Duration::from_secs(30), body_bytes_max: 4 << 20 };
@@ -38,11 +41,18 @@ pub(crate) struct Client {
     pub(crate) servers: LocalServers,
     lists: ServerLists,
     under_way: Shares,
+    pub(crate) outages: Outages,
 }
 
 impl Client {
-    pub(crate) fn new(resolver: Resolver, http: ServiceClient, servers: LocalServers, lists: ServerLists) -> Self {
-        Self { resolver, http, servers, lists, under_way: Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_HOST) }
+    pub(crate) fn new(
+        resolver: Resolver,
+        http: ServiceClient,
+        servers: LocalServers,
+        lists: ServerLists,
+        outages: Outages,
+    ) -> Self {
+        Self { resolver, http, servers, lists, under_way: Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_HOST), outages }
     }
 
     /// Sends a request of `origin`, one of our names, to `destination`, and reads the answer.
@@ -61,6 +71,7 @@ impl Client {
         R: OutgoingRequest<Authentication = ServerSignatures, PathBuilder = SinglePath>,
         R::IncomingResponse: IncomingResponse<EndpointError = RumaError>,
     {
+        self.outages.check(destination)?;
         let mut request = to_http(request)?;
         let server = self.servers.get(origin).ok_or_else(|| Error::NotOurs(origin.to_owned()))?;
         let object = XMatrix::request_object(&request, origin, destination)
@@ -70,6 +81,38 @@ impl Client {
         let header = XMatrix::new(origin.to_owned(), destination.to_owned(), server.key.id().clone(), signature);
         request.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from(&header));
         self.ask::<R::IncomingResponse>(destination, request, bounds).await
+    }
+
+    /// Sends a transaction of `origin`, one of our names, to `destination`, whether that gave answers lately or not; tells the events that
+    /// it will not have, with its reasons. Server-Server API, "Transactions".
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Error`].
+    pub(crate) async fn send_transaction(
+        &self,
+        origin: &ServerName,
+        destination: &ServerName,
+        transaction: &Transaction,
+    ) -> Result<Vec<(OwnedEventId, String)>, Error> {
+        let server = self.servers.get(origin).ok_or_else(|| Error::NotOurs(origin.to_owned()))?;
+        let signature =
+            Base64::new(server.key.sign(&transaction.signed_object(origin, destination)).as_bytes().to_vec());
+        let header = XMatrix::new(origin.to_owned(), destination.to_owned(), server.key.id().clone(), signature);
+        let request = http::Request::put(format!("https://server{}", transaction.path()))
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::AUTHORIZATION, HeaderValue::from(&header))
+            .body(transaction.body.clone())
+            .map_err(|error| Error::BadRequest(error.to_string()))?;
+        let response = self.ask::<send_transaction_message::v1::Response>(destination, request, SMALL).await;
+        match response {
+            Ok(response) => {
+                Ok(response.pdus.into_iter().filter_map(|(id, result)| Some((id, result.err()?))).collect())
+            }
+            // It took it: what it says of single events is for the log only.
+            Err(Error::Misbehaved { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends a request that needs no signature.
@@ -111,7 +154,12 @@ impl Client {
         *request.uri_mut() = uri.parse().map_err(|error: http::uri::InvalidUri| bad(&error))?;
         let host = HeaderValue::from_str(&destination.host).map_err(|error| bad(&error))?;
         request.headers_mut().insert(header::HOST, host);
+        let asking = self.outages.asking(name);
         let answer = self.http.send(request, destination.by_service, bounds).await;
+        match &answer {
+            Ok(_) => self.outages.answered(name),
+            Err(error) => self.outages.unanswered(asking, error),
+        }
         read(name, answer.map_err(|source| Error::Unreachable { server: name.to_owned(), source })?)
     }
 }

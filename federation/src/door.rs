@@ -13,12 +13,14 @@ mod query;
 mod signed;
 mod spaces;
 mod transactions;
+mod user_keys;
 
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
+use event_bus::Typing;
 use http::{HeaderMap, Uri, header};
 use model::LocalServer;
-use rooms::Rooms;
+use rooms::{Presences, Rooms};
 use web::RateLimits;
 
 pub(crate) use self::signed::{BODIES_KIB, BODIES_KIB_OF_ADDRESS, Signed};
@@ -33,6 +35,10 @@ pub struct FederationApi {
     pub accounts: Accounts,
     /// Rooms and events.
     pub rooms: Rooms,
+    /// Who is typing.
+    pub typing: Typing,
+    /// Who is there.
+    pub presences: Presences,
     /// How much strangers may ask.
     pub rate_limits: RateLimits,
 }
@@ -68,6 +74,7 @@ pub fn router(api: FederationApi) -> Router {
         .merge(query::routes())
         .merge(spaces::routes())
         .merge(transactions::routes())
+        .merge(user_keys::routes())
         .with_state(api)
 }
 

@@ -13,6 +13,12 @@ pub enum Error {
         /// Why.
         source: outbound::Error,
     },
+    /// It gave no answer the last times, and is not asked again yet.
+    #[error("{server} gives no answer, and is tried again later")]
+    Down {
+        /// The server.
+        server: OwnedServerName,
+    },
     /// It answered with an error.
     #[error("{server} refused")]
     Refused {

@@ -10,11 +10,13 @@ mod examination;
 mod invite_v1;
 mod invites;
 mod keys;
+mod outages;
 mod policy_servers;
 mod published;
 mod remote_servers;
 mod remote_users;
 mod resolve;
+mod sender;
 mod server_lists;
 mod shared_tasks;
 mod shares;
@@ -29,13 +31,14 @@ use ruma::{OwnedServerName, ServerName};
 use storage::Storage;
 
 use self::{
-    client::Client, keys::KeyRing, resolve::Resolver, shares::Shares, transactions::Transactions,
+    client::Client, keys::KeyRing, outages::Outages, resolve::Resolver, shares::Shares, transactions::Transactions,
     well_known::WellKnowns,
 };
 pub use self::{
     door::{FederationApi, router},
     error::Error,
     examination::{Examination, ExpectedKey, Finding, Verdict, examine},
+    sender::Sender,
     server_lists::ServerLists,
 };
 
@@ -80,7 +83,8 @@ impl Federation {
         let service = Service { names: resolve::SERVICES, port_default: resolve::PORT_DEFAULT };
         let resolver = Resolver { well_knowns: WellKnowns::new(outbound.clone(), clock.clone()) };
         let http = outbound.by_service(service)?;
-        let client = Arc::new(Client::new(resolver, http, servers.clone(), options.lists.clone()));
+        let outages = Outages::new(clock.clone(), storage.random().clone());
+        let client = Arc::new(Client::new(resolver, http, servers.clone(), options.lists.clone(), outages));
         let keys = KeyRing::new(client.clone(), storage.clone(), options.notaries.clone());
         let transactions = Transactions::new(storage);
         let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
@@ -114,6 +118,11 @@ impl Federation {
 
     pub(crate) fn now_ms(&self) -> i64 {
         self.0.clock.now_ms()
+    }
+
+    /// A server asked us something, and proved that it is itself: it is there, whatever was known of it.
+    pub(crate) fn heard_from(&self, server: &ServerName) {
+        self.0.client.outages.end(server);
     }
 
     /// Which of our names is meant by a host: the name itself, with or without its port, or the one that is delegated to it.

@@ -44,9 +44,10 @@ impl<'a> Graph<'a> {
         wanted: Wanted,
     ) -> Result<Vec<EventNr>, Error> {
         let mut seen: HashSet<EventNr> = known.iter().copied().collect();
+        let seen_max = seen.len() + LOOKED_AT_MAX;
         let mut level: Vec<EventNr> = first.iter().copied().filter(|nr| seen.insert(*nr)).collect();
         let (mut found, mut is_first) = (Vec::new(), true);
-        while !level.is_empty() && found.len() < wanted.limit && seen.len() - known.len() <= LOOKED_AT_MAX {
+        while !level.is_empty() && found.len() < wanted.limit && seen.len() <= seen_max {
             self.load(&level).await?;
             let mut nodes: Vec<&EventNode> = level.iter().filter_map(|nr| self.nodes.get(nr)).collect();
             // Whatever `first` names: only this room's events are found. Of an outlier it is not known what came before it.

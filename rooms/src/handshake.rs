@@ -144,6 +144,11 @@ impl Rooms {
         }
         let pdu = self.verified_whole(&room, &rules, event).await?;
         let not_allowed = |rule: String| Err(Error::NotAllowed(rule));
+        let mut judged = self.judged_by_policy_server(asker.destination, &room, vec![pdu]).await?;
+        let (pdu, refusal) = judged.pop().expect("one event was judged");
+        if let Some(refusal) = refusal {
+            return not_allowed(refusal);
+        }
         match self.receive_verified(&room, pdu, true).await? {
             Received::Accepted | Received::Known => {}
             Received::SoftFailed(rule) | Received::Rejected(rule) => return not_allowed(rule),

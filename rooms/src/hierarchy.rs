@@ -313,8 +313,10 @@ impl Rooms {
             let open = self.open_to(Some(walk.user_nr), found.iter().map(|found| &found.summary)).await?;
             for found in found.into_iter().filter(|found| open.contains_key(&found.summary.room_id)) {
                 let children = || found.children.iter().filter(|child| child.is_suggested || !walk.suggested_only);
-                let wanted = children().take(children_left).map(|child| look_below(&child.room_id, &child.via)).count();
-                children_left -= wanted;
+                for child in children().take(children_left) {
+                    look_below(&child.room_id, &child.via);
+                    children_left -= 1;
+                }
                 remote.known.extend(found.known.iter().map(|(room_id, summary)| (room_id.clone(), summary.clone())));
                 remote.closed.extend(found.closed.iter().cloned());
                 let ids = children().map(|child| child.room_id.clone()).collect();

@@ -62,10 +62,6 @@ impl Rooms {
         {
             return Ok(old.event_id.clone());
         }
-        let event = match self.signed_by_policy_server(&head, &event).await? {
-            Some(signed) => Arc::unwrap_or_clone(signed),
-            None => event,
-        };
         let shown = self.stripped_state_events(room.nr, head.state, &[&event.sender]).await?;
         let invite = OutgoingInvite {
             version: room.version.clone(),

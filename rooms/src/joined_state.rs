@@ -68,7 +68,7 @@ impl Rooms {
     }
 
     /// The state before a state event: that after it, with what the event replaced.
-    async fn state_before(&self, event: &StoredEvent) -> Result<Vec<(StateKey, EventNr)>, Error> {
+    pub(crate) async fn state_before(&self, event: &StoredEvent) -> Result<Vec<(StateKey, EventNr)>, Error> {
         let after = self.storage().list_state(event.room_nr, event.state).await?;
         let before = after.into_iter().filter_map(|(key, nr)| match nr == event.nr {
             true => event.replaces.map(|replaced| (key, replaced)),

@@ -41,6 +41,7 @@ mod remote_spaces;
 mod reports;
 mod resolution;
 mod restricted;
+mod said_elsewhere;
 mod send;
 mod served;
 mod served_spaces;
@@ -87,6 +88,7 @@ pub use self::{
     receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
     remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers},
+    said_elsewhere::RemoteReceipt,
     served::{BODIES_AT_ONCE, MissingEvents, ServedState},
     served_spaces::ServedSpace,
     thread_subscriptions::SubscribedThread,

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{StreamExt as _, stream};
 use model::{Pdu, limits};
 use moka::sync::Cache;
 use ruma::{
@@ -24,6 +25,9 @@ use storage::RoomRow;
 use crate::{Error, Rooms, head::Head, power::rules_of};
 
 const EVENT_TYPE: &str = "m.room.policy";
+
+/// Most received events of a room about which its policy server is asked at the same time.
+const ASKED_AT_ONCE: usize = 8;
 
 /// How long a policy server is not asked again that did not answer, in milliseconds: the room waits for it each time.
 const REST_MS: i64 = 10_000;
@@ -111,46 +115,37 @@ impl Rooms {
         self.ask_policy_server(pdu.sender.server_name(), &policy, pdu, &head.rules).await.map(Arc::new).map(Some)
     }
 
-    /// What the current state of a room says of its policy server, if it uses one.
-    pub(crate) async fn policy_in_use(&self, room: &RoomRow) -> Result<Option<RoomPolicyEventContent>, Error> {
-        let Some(head) = self.storage().get_head(room.nr).await? else { return Ok(None) };
-        match self.find_only_state_at(room, head.state, EVENT_TYPE).await? {
-            Some(event) => self.policy_in_force(room, &event.pdu.content).await,
-            None => Ok(None),
-        }
-    }
-
-    /// Why a received event is not recommended by the room's policy server, if it is not. One that gets the signature that it lacked has it
-    /// from then on.
+    /// Check 7 on receipt of events: why each is not recommended by the room's policy server, if it is not. One that gets the signature that
+    /// it lacked has it from then on.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub(crate) async fn recommended(
+    pub(crate) async fn judged_by_policy_server(
         &self,
-        policy: &RoomPolicyEventContent,
+        as_server: &ServerName,
         room: &RoomRow,
-        pdu: Pdu,
-    ) -> Result<(Pdu, Option<String>), Error> {
+        pdus: Vec<Pdu>,
+    ) -> Result<Vec<(Pdu, Option<String>)>, Error> {
+        let policy = match self.storage().get_head(room.nr).await? {
+            Some(head) => match self.find_only_state_at(room, head.state, EVENT_TYPE).await? {
+                Some(event) => self.policy_in_force(room, &event.pdu.content).await?,
+                None => None,
+            },
+            None => None,
+        };
+        let Some(policy) = policy else { return Ok(pdus.into_iter().map(|pdu| (pdu, None)).collect()) };
         let rules = rules_of(&room.version)?;
-        if is_recommended(policy, &pdu, &rules) {
-            return Ok((pdu, None));
-        }
-        let as_server = self.name_in_room(room).await?;
-        match self.ask_policy_server(&as_server, policy, &pdu, &rules).await {
-            Ok(signed) => Ok((signed, None)),
-            Err(error) => Ok((pdu, Some(format!("the policy server of the room does not recommend it: {error}")))),
-        }
-    }
-
-    /// Which of our names is in a room: in its name others are asked about the room.
-    async fn name_in_room(&self, room: &RoomRow) -> Result<OwnedServerName, Error> {
-        for server in self.servers().iter() {
-            if self.storage().is_any_in_room(room.nr, [server.name.to_string()]).await? {
-                return Ok(server.name.clone());
+        let judged = stream::iter(pdus).map(async |pdu| {
+            if is_recommended(&policy, &pdu, &rules) {
+                return (pdu, None);
             }
-        }
-        Ok(self.servers().primary().to_owned())
+            match self.ask_policy_server(as_server, &policy, &pdu, &rules).await {
+                Ok(signed) => (signed, None),
+                Err(error) => (pdu, Some(format!("the policy server of the room does not recommend it: {error}"))),
+            }
+        });
+        Ok(judged.buffered(ASKED_AT_ONCE).collect().await)
     }
 
     /// The policy of a room, if the server that it names has a joined user there.
@@ -160,7 +155,7 @@ impl Rooms {
         content: &RawValue,
     ) -> Result<Option<RoomPolicyEventContent>, Error> {
         let Some(policy) = policy_of(content) else { return Ok(None) };
-        Ok(self.storage().is_any_in_room(room.nr, [policy.via.to_string()]).await?.then_some(policy))
+        Ok(self.storage().has_joined_user(room.nr, &policy.via).await?.then_some(policy))
     }
 
     /// "Asking for a Policy Server signature on an event".

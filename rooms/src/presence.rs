@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use accounts::Requester;
-use event_bus::{Availability, Presence, Remembered, Syncing, UserPresence};
-use model::UserNr;
+use event_bus::{Availability, Presence, Remembered, Reported, Syncing, UserPresence};
+use model::{LocalServers, UserNr};
+use ruma::{OwnedUserId, UserId};
 use storage::Storage;
 
 use crate::Error;
@@ -21,6 +22,7 @@ const RESTORED_AT_ONCE: u32 = 500;
 #[derive(Clone)]
 pub struct Presences {
     storage: Storage,
+    servers: LocalServers,
     state: Option<Presence>,
 }
 
@@ -31,8 +33,8 @@ pub struct Flips(BTreeMap<UserNr, (bool, i64)>);
 impl Presences {
     /// With the state of who is there, or without when nobody is to be shown.
     #[must_use]
-    pub fn new(storage: Storage, state: Option<Presence>) -> Self {
-        Self { storage, state }
+    pub fn new(storage: Storage, servers: LocalServers, state: Option<Presence>) -> Self {
+        Self { storage, servers, state }
     }
 
     /// Who is there, unless it is switched off.
@@ -92,6 +94,28 @@ impl Presences {
         Ok(())
     }
 
+    /// The servers of users say how they are. Who shares no room with a user of ours is passed over. Server-Server API, "Presence".
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn report(&self, said: Vec<(OwnedUserId, Reported)>) -> Result<(), Error> {
+        let Some(state) = self.state().filter(|_| !said.is_empty()) else { return Ok(()) };
+        let users: Vec<&UserId> = said.iter().map(|(user_id, _)| &**user_id).collect();
+        let numbers = self.storage.find_user_nrs(&users).await?;
+        let all: Vec<UserNr> = numbers.values().copied().collect();
+        let sharing = self.storage.list_sharing(&all, self.servers.iter().map(|server| &*server.name)).await?;
+        for (user_id, reported) in &said {
+            let Some(user_nr) = numbers.get(&**user_id).filter(|user_nr| sharing.contains_key(user_nr)) else {
+                continue;
+            };
+            let mut reported = reported.clone();
+            reported.status_msg = reported.status_msg.filter(|text| (1..=STATUS_BYTES_MAX).contains(&text.len()));
+            state.report(*user_nr, reported).await;
+        }
+        Ok(())
+    }
+
     /// How a user is, for whoever may see it. Where presence is switched off nothing is known of anybody.
     ///
     /// # Errors
@@ -132,6 +156,15 @@ impl Presences {
             after = last.user_nr;
             let users: Vec<UserNr> = rows.iter().map(|row| row.user_nr).collect();
             let fields = self.storage.list_profiles(&users).await?;
+            let names = self.storage.user_ids(&users).await?;
+            let is_ours = |user_nr| names.get(&user_nr).is_some_and(|user_id| self.servers.has_user(user_id));
+            let (rows, elsewhere): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| is_ours(row.user_nr));
+            for row in elsewhere.into_iter().filter(|row| !state.knows(row.user_nr)) {
+                // Until their servers say otherwise.
+                let last_active_ago_ms = Some(self.storage.clock().now_ms() - row.last_active_ms);
+                let availability = Availability::Online;
+                state.report(row.user_nr, Reported { availability, last_active_ago_ms, ..Reported::default() }).await;
+            }
             let users = rows.into_iter().map(|row| {
                 let mut before = Remembered { last_active_ms: row.last_active_ms, ..Remembered::default() };
                 before.says.status_msg = row.status_msg;

@@ -26,7 +26,8 @@ pub struct Preview {
 impl Rooms {
     /// What a room shows of itself; also to somebody without an account. Client-Server API, "GET /room_summary/{roomIdOrAlias}".
     ///
-    /// Of a room that none of us is in some of the servers `via` are asked; if they say nothing, what we still know of it is shown.
+    /// Of a room that none of us is in some of the servers `via` are asked, for our users; if they say nothing, what we still know of it
+    /// is shown.
     ///
     /// # Errors
     ///
@@ -40,9 +41,14 @@ impl Rooms {
         let user_nr = viewer.map(|requester| requester.user_nr);
         let as_server = viewer.map_or(self.servers().primary(), |requester| requester.user_id.server_name());
         let rooms = self.find_rooms(&[room_id]).await?;
-        if self.with_us_in(&rooms).await?.is_empty()
-            && let Some(found) = self.remote_space(as_server, room_id, via).await
-        {
+        let is_elsewhere = self.with_us_in(&rooms).await?.is_empty();
+        let found = match viewer {
+            Some(_) if is_elsewhere => self.remote_space(as_server, room_id, via).await,
+            // Nobody is asked for strangers.
+            None if is_elsewhere => self.known_remote_space(as_server, room_id).await,
+            _ => None,
+        };
+        if let Some(found) = found {
             let mut open = self.open_to(user_nr, std::iter::once(&found.summary)).await?;
             let membership = open.remove(room_id).ok_or(Error::RoomUnknown)?;
             return Ok(Preview { summary: found.summary.clone(), membership });

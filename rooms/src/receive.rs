@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use model::{NodeNr, Pdu};
 use ruma::{
     CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomId, ServerName, events::TimelineEventType,
@@ -23,9 +23,6 @@ use crate::{Error, Rooms, head::Head, power::rules_of, race::Race, to_the_end};
 
 /// Most rooms of one transaction whose events are taken in at the same time.
 const ROOMS_AT_ONCE: usize = 8;
-
-/// Most events of a room about which its policy server is asked at the same time.
-const POLICY_ASKED_AT_ONCE: usize = 8;
 
 /// What became of an event from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +45,10 @@ struct Incoming {
     pdu: Pdu,
     /// The room's state before it, where that is not known from what came before it.
     state_before: Option<NodeNr>,
+    /// Why the room's policy server does not recommend it, if it does not.
+    refusal: Option<String>,
     /// Whether it is this server that has to tell the others in the room of it.
     passed_on: bool,
-    /// Why the policy server of the room does not recommend it.
-    refusal: Option<String>,
 }
 
 /// Who gives us events.
@@ -193,22 +190,9 @@ impl Rooms {
         pdu: Pdu,
         passed_on: bool,
     ) -> Result<Received, Error> {
-        let incoming = Incoming { pdu, state_before: None, passed_on, refusal: None };
+        let incoming = Incoming { pdu, state_before: None, refusal: None, passed_on };
         let mut outcomes = self.receive_in_turn(room, vec![incoming]).await?;
         outcomes.pop().map_or(Err(Error::Busy), |(_, received)| received)
-    }
-
-    /// Check 7: the policy server of the room, if it has one, is asked about what it does not recommend yet. The room goes on meanwhile.
-    async fn judged_by_policy_server(&self, room: &RoomRow, incoming: Vec<Incoming>) -> Result<Vec<Incoming>, Error> {
-        let Some(policy) = self.policy_in_use(room).await? else { return Ok(incoming) };
-        let judged = stream::iter(incoming).map(|one| {
-            let policy = &policy;
-            async move {
-                let (pdu, refusal) = self.recommended(policy, room, one.pdu).await?;
-                Ok(Incoming { pdu, refusal, state_before: one.state_before, passed_on: one.passed_on })
-            }
-        });
-        judged.buffered(POLICY_ASKED_AT_ONCE).try_collect().await
     }
 
     /// Takes in verified events of one room, in its turn and in order.
@@ -217,7 +201,6 @@ impl Rooms {
         room: &Arc<RoomRow>,
         incoming: Vec<Incoming>,
     ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
-        let incoming = self.judged_by_policy_server(room, incoming).await?;
         let turn = self.turn(room.nr);
         let mut cached = turn.take_head().await;
         let mut outcomes = Vec::with_capacity(incoming.len());

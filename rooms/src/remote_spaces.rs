@@ -140,6 +140,15 @@ impl Rooms {
         self.0.remote_spaces.0.get_with((as_server.to_owned(), room_id.to_owned()), ask).await
     }
 
+    /// A room as other servers told of it in the last minutes.
+    pub(crate) async fn known_remote_space(
+        &self,
+        as_server: &ServerName,
+        room_id: &RoomId,
+    ) -> Option<Arc<RemoteSpace>> {
+        self.0.remote_spaces.0.get(&(as_server.to_owned(), room_id.to_owned())).await.flatten()
+    }
+
     /// Those of the rooms of other servers that are for a viewer's eyes: open ones, those that they are invited to, and those that let in
     /// who is in a room that they are in. Three queries at most. Who is banned sees nothing, as far as we know of it.
     pub(crate) async fn open_to(

@@ -98,9 +98,7 @@ impl Rooms {
         if event.outlier {
             return Err(Error::EventUnknown);
         }
-        let after = self.storage().list_state(room.nr, event.state).await?;
-        let before = after.into_iter().filter_map(|(_, nr)| if nr == event.nr { event.replaces } else { Some(nr) });
-        let state: Vec<EventNr> = before.collect();
+        let state: Vec<EventNr> = self.state_before(&event).await?.into_iter().map(|(_, nr)| nr).collect();
         Ok(ServedState { auth_chain: self.auth_chain_of(&state).await?, state })
     }
 

@@ -89,21 +89,26 @@ impl Rooms {
         let named = if named.is_empty() { Vec::new() } else { self.find_rooms(&named).await? };
         let looked_at: Vec<RoomNr> = numbers.iter().copied().chain(named.iter().map(|room| room.nr)).collect();
         let is_in = storage.list_rooms_of_servers(&looked_at, &[server]).await?;
-        let is_invited = storage.list_rooms_inviting_server(&numbers, server).await?;
         let joined: HashSet<&RoomId> =
             named.iter().filter(|room| is_in.contains(&room.nr)).map(|room| &*room.id).collect();
-        let mut shown_rooms = Vec::with_capacity(rooms.len());
+        let (mut open, mut closed) = (HashSet::new(), Vec::new());
         for room in rooms {
-            let Some((summary, members, _)) = summaries.remove(&room.nr) else { continue };
-            let allowed = allowed.remove(&room.nr).unwrap_or_default();
-            let is_allowed = allowed.iter().any(|room_id| joined.contains(&**room_id));
+            let Some((summary, _, invited)) = summaries.get(&room.nr) else { continue };
+            let is_allowed = allowed.get(&room.nr).into_iter().flatten().any(|room_id| joined.contains(&**room_id));
             let rules = rules_of(&room.version)?;
-            if is_in.contains(&room.nr)
-                || is_invited.contains(&room.nr)
-                || may_come_in(&rules.authorization, &summary, is_allowed)
-            {
-                shown_rooms.push(shown(room, summary, members, allowed));
+            if is_in.contains(&room.nr) || may_come_in(&rules.authorization, summary, is_allowed) {
+                open.insert(room.nr);
+            } else if *invited > 0 {
+                closed.push(room.nr);
             }
+        }
+        if !closed.is_empty() {
+            open.extend(storage.list_rooms_inviting_server(&closed, server).await?);
+        }
+        let mut shown_rooms = Vec::with_capacity(open.len());
+        for room in rooms.iter().filter(|room| open.contains(&room.nr)) {
+            let Some((summary, members, _)) = summaries.remove(&room.nr) else { continue };
+            shown_rooms.push(shown(room, summary, members, allowed.remove(&room.nr).unwrap_or_default()));
         }
         Ok(shown_rooms)
     }

@@ -199,6 +199,7 @@ async fn missing_events_are_those_between_what_is_there_and_what_is_not() {
         let unknown = ruma::event_id!("$kFyyBvwbGM-TYsEqPvXHVGH_WDRJQWQMNjMsRWKhkhY").to_owned();
         assert_eq!(scene.missing(&[&unknown], &[&two, &unknown], 1, 0).await, ["m.room.member"]);
         assert_eq!(scene.missing(&[&two], &[&two], 10, 0).await, Vec::<String>::new());
+        assert_eq!(scene.missing(&[&two, &two, &two], &[&five, &five], 10, 0).await, ["3", "4"]);
         let four = scene.rooms.event_for_server(other(), &four).await.unwrap();
         let depth = serde_json::from_str::<Value>(four.get()).unwrap()["depth"].as_i64().unwrap();
         assert_eq!(scene.missing(&[], &[&five], 10, depth).await, ["4"]);

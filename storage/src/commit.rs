@@ -18,6 +18,8 @@ pub struct Commit {
     pub account_data: Vec<NewAccountData>,
     /// Messages to devices.
     pub to_device: Vec<NewToDevice>,
+    /// EDUs that other servers must get.
+    pub outgoing_edus: Vec<NewOutgoingEdu>,
     /// Users whose devices or keys changed.
     pub device_lists: Vec<UserNr>,
     /// Profiles that changed.
@@ -309,6 +311,17 @@ pub struct NewToDevice {
     pub device_id: String,
     /// The event as the device gets it: JSON with sender, type and content.
     pub message: Arc<str>,
+}
+
+/// An EDU that another server must get.
+#[derive(Clone, Debug)]
+pub struct NewOutgoingEdu {
+    /// Which of our names sends it.
+    pub origin: OwnedServerName,
+    /// To whom.
+    pub destination: OwnedServerName,
+    /// The EDU in canonical JSON.
+    pub edu: Arc<str>,
 }
 
 /// How a device names a request of its own. Client-Server API, "Transaction identifiers".

@@ -12,6 +12,9 @@ statements! {
     /// What is new at all.
     LIST_CHANGES = ["
         SELECT position, user_nr FROM device_list_changes WHERE position > $1 ORDER BY position LIMIT $2"];
+    /// The newest of a user; it is never cleaned away.
+    GET_POSITION = ["
+        SELECT position FROM device_list_changes WHERE user_nr = $1 AND position <= $2 ORDER BY position DESC LIMIT 1"];
     /// Users who came to share a room: they joined, or the user did (membership 3).
     LIST_NEWCOMERS = ["
         SELECT DISTINCT theirs.user_nr
@@ -70,6 +73,16 @@ impl Storage {
     ) -> Result<Vec<(Position, UserNr)>, Error> {
         let rows = self.db().read(&LIST_CHANGES, args![after, i64::from(limit)]).await?;
         rows.iter().map(|row| Ok((row.nr(0)?, row.nr(1)?))).collect()
+    }
+
+    /// Where the newest change of a user's devices or keys stands, up to a position; zero when there was none.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn get_device_list_position(&self, user_nr: UserNr, upto: Position) -> Result<Position, Error> {
+        let row = self.db().read_one(&GET_POSITION, args![user_nr, upto]).await?;
+        row.map_or(Ok(Position(0)), |row| row.nr(0))
     }
 
     /// Users who came to share a room with a user after a position, up to another.

@@ -209,6 +209,10 @@ statements! {
         INSERT INTO to_device (position, user_nr, device_id, message)
         SELECT position, user_nr, device_id, message
           FROM", (rows [1 position bigint, 2 user_nr bigint, 3 device_id text, 4 message text])];
+    INSERT_OUTGOING_EDUS = ["
+        INSERT INTO outgoing_edus (position, origin, destination, edu)
+        SELECT position, origin, destination, edu
+          FROM", (rows [1 position bigint, 2 origin text, 3 destination text, 4 edu text])];
     INSERT_DEVICE_LISTS = ["
         INSERT INTO device_list_changes (position, user_nr)
         SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
@@ -246,6 +250,7 @@ pub(crate) struct GroupWriter<'a> {
     receipts: Vec<Position>,
     account_data: Vec<Position>,
     to_device: Vec<Position>,
+    outgoing_edus: Vec<Position>,
     device_lists: Vec<Position>,
     /// Changes of profiles that rooms are to show.
     profiles: Vec<(Position, UserNr)>,
@@ -271,6 +276,7 @@ impl<'a> GroupWriter<'a> {
             receipts: Vec::new(),
             account_data: Vec::new(),
             to_device: Vec::new(),
+            outgoing_edus: Vec::new(),
             device_lists: Vec::new(),
             profiles: Vec::new(),
             thread_subscriptions: Vec::new(),
@@ -305,6 +311,10 @@ impl<'a> GroupWriter<'a> {
         for message in &commit.to_device {
             let position = self.take(Item::ToDevice(message.user_nr, message.device_id.clone()));
             self.to_device.push(position);
+        }
+        for edu in &commit.outgoing_edus {
+            let position = self.take(Item::Outgoing(edu.origin.clone(), edu.destination.clone()));
+            self.outgoing_edus.push(position);
         }
         for user in &commit.device_lists {
             let position = self.take(Item::DeviceList(*user));
@@ -780,6 +790,13 @@ impl<'a> GroupWriter<'a> {
             .text(messages.iter().map(|message| message.device_id.clone()))
             .text(messages.iter().map(|message| message.message.to_string()));
         batch.add(&INSERT_TO_DEVICE, rows);
+        let edus = || self.commits.iter().flat_map(|commit| &commit.outgoing_edus);
+        let rows = Rows::new()
+            .bigint(self.outgoing_edus.iter().map(|position| position.0))
+            .text(edus().map(|edu| edu.origin.to_string()))
+            .text(edus().map(|edu| edu.destination.to_string()))
+            .text(edus().map(|edu| edu.edu.to_string()));
+        batch.add(&INSERT_OUTGOING_EDUS, rows);
         let rows = Rows::new()
             .bigint(self.device_lists.iter().map(|position| position.0))
             .bigint(self.commits.iter().flat_map(|commit| &commit.device_lists).map(|user| user.0));

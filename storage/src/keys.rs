@@ -1,7 +1,7 @@
 //! End-to-end encryption keys of devices and users, as the JSON that was uploaded.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -59,16 +59,24 @@ statements! {
     COUNT_ONE_TIME_KEYS = ["
         SELECT algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2
          GROUP BY algorithm ORDER BY algorithm"];
-    /// The oldest first; another claim that is under way is passed by.
-    CLAIM_ONE_TIME_KEY = ["
-        DELETE FROM one_time_keys
-         WHERE user_nr = $1 AND device_id = $2 AND algorithm = $3 AND key_id =
-               (SELECT key_id FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND algorithm = $3
-                 ORDER BY uploaded_at_ms, key_id LIMIT 1", (either "" " FOR UPDATE SKIP LOCKED"), ")
-        RETURNING key_id, key"];
-    USE_FALLBACK_KEY = ["
-        UPDATE fallback_keys SET used = TRUE WHERE user_nr = $1 AND device_id = $2 AND algorithm = $3
-        RETURNING key_id, key"];
+    /// The oldest of each; another claim that is under way is passed by.
+    CLAIM_ONE_TIME_KEYS = ["
+        WITH picked AS MATERIALIZED (
+            SELECT r.user_nr, r.device_id, r.algorithm,
+                   (SELECT k.key_id FROM one_time_keys k
+                     WHERE k.user_nr = r.user_nr AND k.device_id = r.device_id AND k.algorithm = r.algorithm
+                     ORDER BY k.uploaded_at_ms, k.key_id LIMIT 1", (either "" " FOR UPDATE SKIP LOCKED"), ") AS key_id
+              FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text]), ")
+        DELETE FROM one_time_keys WHERE (user_nr, device_id, algorithm, key_id) IN
+               (SELECT user_nr, device_id, algorithm, key_id FROM picked)
+        RETURNING user_nr, device_id, algorithm, key_id, key"];
+    USE_FALLBACK_KEYS = ["
+        UPDATE fallback_keys SET used = TRUE
+          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text]), "
+         WHERE fallback_keys.user_nr = r.user_nr AND fallback_keys.device_id = r.device_id
+           AND fallback_keys.algorithm = r.algorithm
+        RETURNING fallback_keys.user_nr, fallback_keys.device_id, fallback_keys.algorithm, fallback_keys.key_id,
+                  fallback_keys.key"];
     UPSERT_FALLBACK_KEY = ["
         INSERT INTO fallback_keys (user_nr, device_id, algorithm, key_id, key, used) VALUES ($1, $2, $3, $4, $5, FALSE)
         ON CONFLICT (user_nr, device_id, algorithm) DO UPDATE
@@ -90,6 +98,9 @@ pub struct KeyRow {
     /// The key, JSON.
     pub key: String,
 }
+
+/// Whose device, which, and the algorithm of the key that is wanted.
+pub type KeyClaim = (UserNr, String, String);
 
 /// The keys of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +138,8 @@ fn numbers(users: &[UserNr]) -> Vec<i64> {
 
 /// Most devices whose counts are in memory.
 const COUNTS_CACHED: u64 = 50_000;
+/// Keys that are claimed in one transaction.
+const CLAIMED_AT_ONCE: usize = 500;
 /// How long counts stay in memory.
 const COUNTS_KEPT: Duration = Duration::from_secs(60);
 /// The same where other processes hand out keys too.
@@ -383,25 +396,40 @@ impl Storage {
         Ok(counts)
     }
 
-    /// Claims a one-time key of a device: nobody gets it again. When there is none left, its fallback key, which stays.
+    /// Claims a one-time key of each device, for an algorithm: nobody gets it again. Where there is none left, the fallback key, which
+    /// stays. Devices without any are left out.
     ///
     /// # Errors
     ///
-    /// When the database fails.
-    pub async fn claim_one_time_key(
-        &self,
-        user_nr: UserNr,
-        device_id: &str,
-        algorithm: &str,
-    ) -> Result<Option<KeyRow>, Error> {
-        let args = || args![user_nr, device_id, algorithm];
-        let mut tx = self.db().begin().await?;
-        let mut row = tx.fetch_one(&CLAIM_ONE_TIME_KEY, args()).await?;
-        if row.is_none() {
-            row = tx.fetch_one(&USE_FALLBACK_KEY, args()).await?;
+    /// When the database fails; what was claimed before is lost then.
+    pub async fn claim_one_time_keys(&self, mut wanted: Vec<KeyClaim>) -> Result<Vec<(KeyClaim, KeyRow)>, Error> {
+        // In one order, so that two claims do not wait for each other.
+        wanted.sort_unstable();
+        let mut claimed = Vec::with_capacity(wanted.len());
+        for wanted in wanted.chunks(CLAIMED_AT_ONCE) {
+            let mut tx = self.db().begin().await?;
+            let first = claimed.len();
+            for statement in [&CLAIM_ONE_TIME_KEYS, &USE_FALLBACK_KEYS] {
+                let got: HashSet<&KeyClaim> = claimed[first..].iter().map(|(claim, _)| claim).collect();
+                let missing: Vec<&KeyClaim> = wanted.iter().filter(|claim| !got.contains(claim)).collect();
+                if missing.is_empty() {
+                    break;
+                }
+                let rows = Rows::new()
+                    .bigint(missing.iter().map(|(user_nr, ..)| user_nr.0))
+                    .text(missing.iter().map(|(_, device_id, _)| device_id.clone()))
+                    .text(missing.iter().map(|(.., algorithm)| algorithm.clone()));
+                for row in tx.fetch(statement, rows).await? {
+                    let claim: KeyClaim = (row.nr(0)?, row.get(1)?, row.get(2)?);
+                    let key = KeyRow { algorithm: claim.2.clone(), key_id: row.get(3)?, key: row.get(4)? };
+                    claimed.push((claim, key));
+                }
+            }
+            tx.commit().await?;
+            for (user_nr, device_id, _) in wanted {
+                self.0.key_counts.forget(*user_nr, device_id);
+            }
         }
-        tx.commit().await?;
-        self.0.key_counts.forget(user_nr, device_id);
-        row.map(|row| Ok(KeyRow { algorithm: algorithm.to_owned(), key_id: row.get(0)?, key: row.get(1)? })).transpose()
+        Ok(claimed)
     }
 }

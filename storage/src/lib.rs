@@ -12,6 +12,7 @@ mod committer;
 mod consumers;
 mod db;
 mod deployment;
+mod destinations;
 mod device_lists;
 mod devices;
 mod directory;
@@ -29,6 +30,7 @@ mod many_rooms;
 mod migrate;
 mod numbers;
 mod openid_tokens;
+mod outgoing;
 mod outliers;
 mod packed;
 mod presence;
@@ -37,12 +39,15 @@ mod received_transactions;
 mod redactions;
 mod relations;
 mod relations_fill;
+mod remote_devices;
 mod reports;
 mod room_leases;
 mod room_reads;
 mod rooms;
 mod rows;
+mod sender_shares;
 mod server_keys;
+mod server_outages;
 mod state_map;
 mod statement;
 mod stream;
@@ -69,25 +74,30 @@ pub use self::{
     account_data::AccountDataRow,
     commit::{
         ChangedProfile, Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent,
-        NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction,
-        Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        NewOutgoingEdu, NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice,
+        NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
     },
+    destinations::DestinationRow,
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
     error::Error,
     event_graph::EventNode,
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
-    keys::{DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
+    keys::{DeviceKeysRow, KeyClaim, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
+    outgoing::{ArrearsRow, ReadRow},
     presence::PresenceRow,
     received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},
     redactions::RelatedRedactionRow,
     relations::{Children, ChildrenQuery, ChildrenReader, RelationTypes, annotation_key},
+    remote_devices::{RemoteDevice, RemoteDeviceList, RemoteDevices},
     reports::{NewReport, ReportRow},
     room_reads::{ReceiptRow, RoomMembership, TimelineDirection, TimelinePlace},
     rooms::{AliasRow, RoomActivity, RoomHead, RoomRow},
+    sender_shares::{SENDER_SHARES, SenderShare},
     server_keys::{ServerKeyAnswer, ServerKeyRow, ServerKeysRow},
+    server_outages::OutageRow,
     state_map::{NewNodes, StateKey, StateLook, StateNode},
     stream::{Item, Published},
     sync_connections::{ConnectionKey, ConnectionRow},

@@ -54,6 +54,8 @@ const MIGRATIONS: &[Migration] = &[
     migration!(19, "0019_threads"),
     migration!(20, "0020_server_keys"),
     migration!(21, "0021_receiving"),
+    migration!(22, "0022_outgoing"),
+    migration!(23, "0023_remote_devices"),
     migration!(25, "0025_rooms_elsewhere"),
     migration!(26, "0026_openid_tokens"),
     migration!(27, "0027_server_keys_by_source"),

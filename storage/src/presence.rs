@@ -20,7 +20,7 @@ statements! {
     LIST_NEIGHBORS = ["
         SELECT DISTINCT theirs.user_nr
           FROM memberships mine JOIN memberships theirs ON theirs.room_nr = mine.room_nr
-         WHERE mine.user_nr = $1 AND mine.membership = 3 AND theirs.membership = 3 AND theirs.is_local
+         WHERE mine.user_nr = $1 AND mine.membership = 3 AND theirs.membership = 3
          ORDER BY theirs.user_nr"];
 }
 
@@ -80,7 +80,7 @@ impl Storage {
             .collect()
     }
 
-    /// The users of ours who share a room with a user, themselves included. Reads the members of all of the user's rooms.
+    /// The users who share a room with a user, themselves included. Reads the members of all of the user's rooms.
     ///
     /// # Errors
     ///

@@ -26,6 +26,9 @@ statements! {
         SELECT u.user_id FROM user_numbers u
           JOIN memberships m ON m.room_nr = $1 AND m.user_nr = u.user_nr AND m.membership = 3
          WHERE u.user_id", (in_list 2), " ORDER BY u.user_id"];
+    LIST_JOINED = ["
+        SELECT m.room_nr, m.user_nr FROM", (rows [1 room_nr bigint, 2 user_nr bigint]), "
+          JOIN memberships m ON m.room_nr = r.room_nr AND m.user_nr = r.user_nr AND m.membership = 3"];
     LIST_ROOMS_OF_USER = [
         (packed "room_nr, user_nr, membership, event_nr, position, CAST(CASE WHEN forgotten THEN 1 ELSE 0 END AS bigint)"), "
            FROM memberships WHERE user_nr = $1"];
@@ -253,6 +256,20 @@ impl Storage {
         let rows = self.db().read(&LIST_JOINED_OF, args![room_nr, users]).await?;
         let damaged = || Error::Damaged(format!("a member of room {room_nr}"));
         rows.iter().map(|row| UserId::parse(row.get::<String>(0)?).map_err(|_| damaged())).collect()
+    }
+
+    /// Of these pairs of a room and a user those where the user is joined to the room.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_joined(&self, pairs: &[(RoomNr, UserNr)]) -> Result<Vec<(RoomNr, UserNr)>, Error> {
+        if pairs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows =
+            Rows::new().bigint(pairs.iter().map(|(room, _)| room.0)).bigint(pairs.iter().map(|(_, user)| user.0));
+        self.db().read(&LIST_JOINED, rows).await?.iter().map(|row| Ok((row.nr(0)?, row.nr(1)?))).collect()
     }
 
     /// All rooms that a user is or was something to, by number.

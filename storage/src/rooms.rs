@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use model::{EventNr, NodeNr, Position, RoomNr, UserNr};
-use ruma::{OwnedRoomId, RoomId, RoomVersionId};
+use ruma::{OwnedRoomId, RoomId, RoomVersionId, ServerName};
 
 use crate::{
     Error, RoomSummary, Storage,
@@ -31,6 +31,7 @@ statements! {
     LIST_JOINED_GUESTS = ["
         SELECT m.user_nr FROM memberships m JOIN users u ON u.user_nr = m.user_nr
          WHERE m.room_nr = $1 AND m.membership = 3 AND u.is_guest ORDER BY m.user_nr"];
+    HAS_JOINED_USER = ["SELECT 1 FROM room_servers WHERE room_nr = $1 AND server = $2 AND joined > 0"];
     LIST_SERVERS = ["SELECT server FROM room_servers WHERE room_nr = $1 ORDER BY joined DESC, server LIMIT $2"];
 }
 
@@ -151,6 +152,15 @@ impl Storage {
         let head = RoomHead { state: row.nr(0)?, depth: row.get(1)?, position: row.nr(2)?, extremities };
         self.settle(head.position).await?;
         Ok(Some(head))
+    }
+
+    /// Whether a server has a joined user in a room.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn has_joined_user(&self, room_nr: RoomNr, server: &ServerName) -> Result<bool, Error> {
+        Ok(self.db().read_one(&HAS_JOINED_USER, args![room_nr, server.to_string()]).await?.is_some())
     }
 
     /// When something last happened in rooms.

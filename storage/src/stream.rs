@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use model::{EventNr, Position, RoomNr, UserNr};
+use ruma::OwnedServerName;
 
 use crate::{
     Error, Storage, StoredEvent,
@@ -35,6 +36,8 @@ pub enum Item {
     AccountData(UserNr),
     /// A message to a device.
     ToDevice(UserNr, String),
+    /// An EDU of one of our names for another server.
+    Outgoing(OwnedServerName, OwnedServerName),
     /// A user's devices or keys changed.
     DeviceList(UserNr),
     /// A user's profile changed.
@@ -149,6 +152,10 @@ pub(crate) fn pack_items(items: &[(Position, Item)]) -> Vec<u8> {
             Item::Receipt(room, user) => push(b'r', &[room.0, user.0], ""),
             Item::AccountData(user) => push(b'a', &[user.0], ""),
             Item::ToDevice(user, device_id) => push(b't', &[user.0, device_id.len() as i64], device_id),
+            Item::Outgoing(origin, destination) => {
+                let lengths = [origin.as_str().len() as i64, destination.as_str().len() as i64];
+                push(b'o', &lengths, &format!("{origin}{destination}"));
+            }
             Item::DeviceList(user) => push(b'd', &[user.0], ""),
             Item::Profile(user) => push(b'p', &[user.0], ""),
             Item::ThreadSubscription(user) => push(b'h', &[user.0], ""),
@@ -169,10 +176,13 @@ fn unpack_items(mut bytes: &[u8]) -> Option<Vec<Part>> {
             b'r' => Part::Other(Item::Receipt(RoomNr(first), UserNr(number(&mut bytes)?))),
             b'a' => Part::Other(Item::AccountData(UserNr(first))),
             b't' => {
-                let length = usize::try_from(number(&mut bytes)?).ok()?;
-                let (device_id, rest) = bytes.split_at_checked(length)?;
-                bytes = rest;
-                Part::Other(Item::ToDevice(UserNr(first), std::str::from_utf8(device_id).ok()?.to_owned()))
+                let length = number(&mut bytes)?;
+                Part::Other(Item::ToDevice(UserNr(first), text(&mut bytes, length)?.to_owned()))
+            }
+            b'o' => {
+                let length = number(&mut bytes)?;
+                let origin = text(&mut bytes, first)?.try_into().ok()?;
+                Part::Other(Item::Outgoing(origin, text(&mut bytes, length)?.try_into().ok()?))
             }
             b'd' => Part::Other(Item::DeviceList(UserNr(first))),
             b'p' => Part::Other(Item::Profile(UserNr(first))),
@@ -202,6 +212,12 @@ fn unpack_uncounted(mut bytes: &[u8]) -> Option<Vec<(EventNr, bool)>> {
     Some(events)
 }
 
+fn text<'a>(bytes: &mut &'a [u8], length: i64) -> Option<&'a str> {
+    let (text, rest) = bytes.split_at_checked(usize::try_from(length).ok()?)?;
+    *bytes = rest;
+    std::str::from_utf8(text).ok()
+}
+
 fn number(bytes: &mut &[u8]) -> Option<i64> {
     take_number(bytes).map(|number| number as i64)
 }
@@ -219,6 +235,9 @@ mod tests {
             (nr.clone(), nr.clone()).prop_map(|(room, user)| Item::Receipt(RoomNr(room), UserNr(user))),
             nr.clone().prop_map(|user| Item::AccountData(UserNr(user))),
             (nr.clone(), ".{0,20}").prop_map(|(user, device)| Item::ToDevice(UserNr(user), device)),
+            ("[a-z]{1,9}", "[a-z]{1,9}(:[0-9]{1,4})?").prop_map(|(origin, destination)| {
+                Item::Outgoing(origin.try_into().unwrap(), destination.try_into().unwrap())
+            }),
             nr.clone().prop_map(|user| Item::DeviceList(UserNr(user))),
             nr.clone().prop_map(|user| Item::Profile(UserNr(user))),
             nr.prop_map(|user| Item::ThreadSubscription(UserNr(user))),

@@ -11,17 +11,19 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
-    deployment, device_lists, devices, directory, erased_users, event_graph, events, filters, group, key_backups, keys,
-    listed_events, maintenance, many_rooms, numbers, openid_tokens, presence, profiles, received_transactions,
-    redactions, relations, relations_fill, reports, room_leases, room_reads, rooms, server_keys, state_map,
-    statement::Statement, stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens,
-    uia_sessions, unread, user_work, users,
+    deployment, destinations, device_lists, devices, directory, erased_users, event_graph, events, filters, group,
+    key_backups, keys, listed_events, maintenance, many_rooms, numbers, openid_tokens, outgoing, presence, profiles,
+    received_transactions, redactions, relations, relations_fill, remote_devices, reports, room_leases, room_reads,
+    rooms, sender_shares, server_keys, server_outages, state_map, statement::Statement, stream, sync_connections,
+    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
+mod devices_elsewhere;
 mod older_program;
 mod outliers;
 mod people;
+mod sending;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
     let files: &[&'static [Statement]] = &[
@@ -30,6 +32,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         db::ALL,
         consumers::ALL,
         deployment::ALL,
+        destinations::ALL,
         device_lists::ALL,
         devices::ALL,
         directory::ALL,
@@ -46,17 +49,21 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         numbers::ALL,
         crate::outliers::ALL,
         openid_tokens::ALL,
+        outgoing::ALL,
         presence::ALL,
         profiles::ALL,
         received_transactions::ALL,
         redactions::ALL,
         relations::ALL,
         relations_fill::ALL,
+        remote_devices::ALL,
         reports::ALL,
         room_leases::ALL,
         room_reads::ALL,
         rooms::ALL,
+        sender_shares::ALL,
         server_keys::ALL,
+        server_outages::ALL,
         state_map::ALL,
         stream::ALL,
         sync_connections::ALL,

@@ -35,7 +35,8 @@ use model::{Membership, Position, RoomNr, UserNr};
 use moka::sync::Cache;
 use rooms::{Presences, Rooms};
 use ruma::api::client::filter::FilterDefinition;
-use storage::{RoomMembership, Storage};
+use storage::{Published, RoomMembership, Storage};
+use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 pub use self::{error::Error, peek::RoomNews};
@@ -60,6 +61,9 @@ const LAZY_DEVICES_CACHED: u64 = 5_000;
 
 /// Most rooms in the lists that are in memory, of all users together.
 const LISTED_ROOMS_CACHED: u64 = 2_000_000;
+
+/// How many groups who follows the stream may be behind before they have to read the database.
+const FOLLOWED_KEPT: usize = 1_024;
 
 /// Most stored filters in memory.
 const FILTERS_CACHED: u64 = 10_000;
@@ -131,6 +135,8 @@ struct Inner {
     tallies: Cache<UserNr, Arc<unread::Slot>>,
     /// Which members each device that loads them lazily by `/sync` has been told of.
     told_members: Cache<(UserNr, String), Arc<ToldMembers>>,
+    /// What was taken into the ring, for others in this process who follow the stream.
+    followed: broadcast::Sender<Arc<Published>>,
     stopping: CancellationToken,
 }
 
@@ -159,7 +165,7 @@ impl Sync {
         stopping: CancellationToken,
     ) -> Self {
         let Ephemeral { typing, presence } = ephemeral.into();
-        let presences = Presences::new(storage.clone(), presence.clone());
+        let presences = Presences::new(storage.clone(), rooms.servers().clone(), presence.clone());
         let stream = storage.subscribe();
         let sync = Self(Arc::new(Inner {
             ring: Ring::new(storage.published()),
@@ -181,6 +187,7 @@ impl Sync {
             typing,
             presences,
             presence_events: PresenceEvents::default(),
+            followed: broadcast::channel(FOLLOWED_KEPT).0,
             stopping,
         }));
         tokio::spawn(tail::follow(sync.clone(), stream, bus, every));
@@ -188,6 +195,13 @@ impl Sync {
             tokio::spawn(presence::follow(sync.clone(), presence));
         }
         sync
+    }
+
+    /// What all processes commit from now on, in order, each part once clients of this process see it. Where one does not begin at the end
+    /// of the one before, something is missing, and is in the database: so it is for a receiver that falls behind.
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Published>> {
+        self.0.followed.subscribe()
     }
 
     /// The newest position that is shown to clients of this process.

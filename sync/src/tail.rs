@@ -329,14 +329,14 @@ async fn advance(sync: &Sync, own: impl Iterator<Item = Arc<Published>>, told: P
         upto = upto.max(published.position);
         // Where another process wrote in between, all of it is read below, at once.
         if published.previous == sync.position() {
-            take(sync, &published).await;
+            take(sync, published).await;
         }
     }
     if upto <= sync.position() {
         return;
     }
     match sync.0.storage.read_stream(sync.position(), upto).await {
-        Ok(Some(published)) => take(sync, &published).await,
+        Ok(Some(published)) => take(sync, Arc::new(published)).await,
         Ok(None) => start_anew(sync).await,
         Err(error) => {
             tracing::warn!(%error, "what other processes wrote could not be read; it is tried again in a second")
@@ -345,7 +345,7 @@ async fn advance(sync: &Sync, own: impl Iterator<Item = Arc<Published>>, told: P
 }
 
 /// Shows to this process's readers what directly follows on what they have.
-async fn take(sync: &Sync, published: &Published) {
+async fn take(sync: &Sync, published: Arc<Published>) {
     if published.position <= sync.position() {
         return;
     }
@@ -403,11 +403,13 @@ async fn take(sync: &Sync, published: &Published) {
                 }
             }
             // Whom it concerns is worked out by those who read it.
-            Item::Profile(_) => {}
+            Item::Profile(_) | Item::Outgoing(..) => {}
         }
     }
     sync.0.ring.push(&published.items, published.position, &redacted);
     sync.0.waiters.wake(users, rooms);
+    // There may be nobody.
+    let _ = sync.0.followed.send(published);
 }
 
 /// Jumps to the newest position: what came before is in the database only, and everyone looks there.

@@ -58,8 +58,27 @@ impl TestFederation {
     /// # Panics
     ///
     /// When it does not start.
-    pub async fn add_careful(&mut self, name: &str, database: TestDatabase, mut options: ServerOptions) {
-        let (address, dns) = (loopback_address(), TestDns::start().await);
+    pub async fn add_careful(&mut self, name: &str, database: TestDatabase, options: ServerOptions) {
+        self.add_at(loopback_address(), name, database, options).await;
+    }
+
+    /// Starts a server whose name is its address and port 8448, so that who asks no DNS server finds it; gives the name.
+    ///
+    /// No link leads there: it is not cut off from anybody.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn add_by_address(&mut self, database: TestDatabase, mut options: ServerOptions) -> String {
+        options.config.unsafe_options.outgoing_private_networks = vec!["127.0.0.0/8".parse().expect("a network")];
+        let address = loopback_address();
+        let name = format!("{address}:8448");
+        self.add_at(address, &name, database, options).await;
+        name
+    }
+
+    async fn add_at(&mut self, address: IpAddr, name: &str, database: TestDatabase, mut options: ServerOptions) {
+        let dns = TestDns::start().await;
         let config = &mut options.config;
         if config.server.names.is_empty() {
             config.server.names = vec![OwnedServerName::try_from(name).expect("a server name")];
@@ -72,6 +91,7 @@ impl TestFederation {
         config.unsafe_options.federation_dns_server = Some(dns.address());
         let mut certified: Vec<&str> = names.iter().map(String::as_str).collect();
         let ip = address.to_string();
+        certified.retain(|name| *name != ip);
         certified.push(&ip);
         options.more_listeners.push(ListenerConfig {
             address: SocketAddr::new(address, 8_448),

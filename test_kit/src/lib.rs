@@ -12,6 +12,7 @@ mod peer_host;
 mod peer_room;
 mod raw_peer;
 mod server;
+mod synapse;
 mod user;
 
 use self::user::register_anyone;
@@ -24,6 +25,7 @@ pub use self::{
     peer_room::{PeerEvent, PeerRoom, event_id},
     raw_peer::{RawAnswer, RawPeer},
     server::{ServerOptions, TestServer},
+    synapse::Synapse,
     user::{TestUser, register, register_guest},
 };
 #[doc(hidden)]

@@ -101,9 +101,23 @@ impl TestServer {
     ///
     /// When it does not start.
     pub async fn restart(&mut self) {
+        self.stop().await;
+        self.go_on().await;
+    }
+
+    /// Ends the server in order; [`go_on`](Self::go_on) starts it again.
+    pub async fn stop(&mut self) {
         if let Some(server) = self.server.take() {
             server.shutdown().await;
         }
+    }
+
+    /// Starts the server again after [`stop`](Self::stop), at another port.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn go_on(&mut self) {
         let server = start(&self.database, &self.folder, &self.options).await;
         self.http = Http::new(&url(&server));
         self.server = Some(server);
@@ -126,6 +140,27 @@ impl TestServer {
         crate::register(&self.http, name).await
     }
 
+    /// Registers an administrator.
+    ///
+    /// # Panics
+    ///
+    /// When the database fails.
+    pub async fn admin(&self, name: &str) -> TestUser {
+        let user = self.user(name).await;
+        let storage = self.database.open().await;
+        let user_id = <&ruma::UserId>::try_from(user.id()).expect("a user id");
+        let user_nr = storage.user_nr(user_id).await.expect("the number of a user");
+        storage.update_admin(user_nr, true).await.expect("a change");
+        storage.close().await;
+        user
+    }
+
+    /// How it was started.
+    #[must_use]
+    pub fn options(&self) -> &ServerOptions {
+        &self.options
+    }
+
     /// Registers a guest.
     pub async fn guest(&self) -> TestUser {
         crate::register_guest(&self.http).await
@@ -133,9 +168,7 @@ impl TestServer {
 
     /// Ends it in order.
     pub async fn shutdown(mut self) {
-        if let Some(server) = self.server.take() {
-            server.shutdown().await;
-        }
+        self.stop().await;
     }
 }
 

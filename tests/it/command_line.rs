@@ -132,6 +132,20 @@ async fn an_administrator_is_made_while_the_server_runs_and_can_log_in() {
     drop(server);
 }
 
+#[test]
+fn the_servers_that_share_rooms_are_listed_from_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.toml"), CONFIG).unwrap();
+    let (went_well, text) = said(&run(folder.path(), &["destinations"], ""));
+    assert!(went_well && text.contains("No rooms are shared"), "{text}");
+    let (went_well, text) = said(&run(folder.path(), &["destinations", "--failing"], ""));
+    assert!(went_well && text.contains("everything"), "{text}");
+    let (went_well, text) = said(&run(folder.path(), &["destinations", "reset", "dead.test"], ""));
+    assert!(!went_well && text.contains("dead.test") && text.lines().count() == 1, "{text}");
+    let (went_well, text) = said(&run(folder.path(), &["destinations", "--help"], ""));
+    assert!(went_well && text.contains("reset") && text.contains("two days"), "{text}");
+}
+
 /// SIGTERM is how a machine that goes down asks; what was acknowledged is there after the next start.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_signal_ends_the_server_in_order() {

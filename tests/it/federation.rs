@@ -1,6 +1,8 @@
 //! Federation: how servers find, know and ask each other.
 
+mod devices;
 mod directory;
+mod edus;
 mod examination;
 mod guest;
 mod handshakes;
@@ -14,8 +16,10 @@ mod policy_servers;
 mod profiles;
 mod requests;
 mod resolution;
+mod sending;
 mod server_acls;
 mod server_lists;
+mod serving;
 mod spaces;
 mod strangers;
 mod transactions;

@@ -9,26 +9,26 @@ use serde_json::{Value, json};
 use test_kit::{TestUser, encode, on_each_database};
 
 /// The identity keys of a device.
-struct Device {
+pub(crate) struct Device {
     user: String,
     id: String,
     pair: Ed25519KeyPair,
 }
 
 impl Device {
-    fn of(user: &TestUser) -> Self {
+    pub(crate) fn of(user: &TestUser) -> Self {
         let document = Ed25519KeyPair::generate();
         let pair = Ed25519KeyPair::from_der(&document, user.device_id().to_owned()).unwrap();
         Self { user: user.id().to_owned(), id: user.device_id().to_owned(), pair }
     }
 
-    fn sign(&self, value: Value) -> Value {
+    pub(crate) fn sign(&self, value: Value) -> Value {
         let mut object: CanonicalJsonObject = serde_json::from_value(value).unwrap();
         sign_json(&self.user, &self.pair, &mut object).unwrap();
         serde_json::to_value(object).unwrap()
     }
 
-    fn keys(&self) -> Value {
+    pub(crate) fn keys(&self) -> Value {
         let public: Base64 = Base64::new(self.pair.public_key().to_vec());
         self.sign(json!({
             "user_id": self.user, "device_id": self.id, "algorithms": ["m.olm.v1.curve25519-aes-sha2"],

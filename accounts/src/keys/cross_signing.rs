@@ -87,7 +87,7 @@ impl Accounts {
     }
 }
 
-fn check(user_id: &str, usage: &str, key: &Value) -> Result<Map<String, Value>, Error> {
+pub(super) fn check(user_id: &str, usage: &str, key: &Value) -> Result<Map<String, Value>, Error> {
     let invalid = |what: &str| Error::InvalidParam(format!("the {usage} key: {what}"));
     check_depth(key)?;
     let Value::Object(key) = key else { return Err(invalid("not an object")) };

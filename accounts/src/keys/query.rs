@@ -1,16 +1,26 @@
 //! The keys of users and their devices. Client-Server API, "POST /keys/query".
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    time::Duration,
+};
 
 use model::{Position, UserNr};
-use ruma::{OwnedDeviceId, OwnedUserId};
+use ruma::{OwnedDeviceId, OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 
-use super::verify::{only_key, stored};
+use super::{
+    elsewhere::{Wanted, add_name},
+    verify::{only_key, stored},
+};
 use crate::{Accounts, Error, Requester};
 
 /// Most users of one query.
 const USERS_MAX: usize = 10_000;
+/// Longest time that other servers are waited for.
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
+/// No user has this number.
+const NOBODY: UserNr = UserNr(0);
 
 /// Who signed, with which key, the signature.
 type Signature = (String, String, String);
@@ -60,7 +70,7 @@ impl Accounts {
         Ok((names(&changed).await?, names(&left).await?))
     }
 
-    /// The keys of users of ours: of the devices that are named, or of all where none is.
+    /// The keys of users: of the devices that are named, or of all where none is. Waits `patience` for other servers.
     ///
     /// # Errors
     ///
@@ -69,45 +79,74 @@ impl Accounts {
         &self,
         requester: &Requester,
         wanted: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
+        patience: Duration,
     ) -> Result<QueriedKeys, Error> {
         if wanted.len() > USERS_MAX {
             return Err(Error::InvalidParam(format!("at most {USERS_MAX} users at once")));
         }
-        let storage = &self.0.storage;
-        let mut answer = QueriedKeys::default();
-        let mut users: HashMap<UserNr, &OwnedUserId> = HashMap::new();
-        for user_id in wanted.keys() {
-            if !self.0.servers.has_user(user_id) {
-                answer.failures.insert(user_id.server_name().to_string(), json!({"message": "not reachable"}));
-                continue;
-            }
-            answer.device_keys.insert(user_id.clone(), BTreeMap::new());
-            if let Some(user_nr) = storage.find_user_nr(user_id).await? {
-                users.insert(user_nr, user_id);
+        let all: Vec<&UserId> = wanted.keys().map(|user_id| &**user_id).collect();
+        let numbers = self.0.storage.find_user_nrs(&all).await?;
+        let (local, remote): (Wanted<'_>, Wanted<'_>) =
+            wanted.iter().partition(|(user_id, _)| self.0.servers.has_user(user_id));
+        let elsewhere = self.find_elsewhere(requester, remote.clone(), &numbers, patience.min(PATIENCE_MAX)).await?;
+        let mut answer = QueriedKeys { failures: elsewhere.failures, ..QueriedKeys::default() };
+        answer.device_keys.extend(local.keys().map(|user_id| ((*user_id).clone(), BTreeMap::new())));
+        answer.add_said(&remote, elsewhere.said);
+        let kept: HashSet<UserNr> = elsewhere.kept.into_iter().collect();
+        let users = wanted.iter().filter_map(|(user_id, devices)| {
+            let user_nr = *numbers.get(&**user_id)?;
+            let is_here = self.0.servers.has_user(user_id) || kept.contains(&user_nr);
+            is_here.then_some((user_nr, (user_id, devices)))
+        });
+        self.add_stored(&mut answer, &users.collect(), Some(requester.user_nr)).await?;
+        // What the requester signed of keys that are not kept here.
+        let others = remote.keys().filter_map(|user_id| Some((*numbers.get(&***user_id)?, *user_id)));
+        let others: HashMap<UserNr, &OwnedUserId> = others.filter(|(user_nr, _)| !kept.contains(user_nr)).collect();
+        if answer.master_keys.keys().any(|user_id| others.values().any(|other| *other == user_id)) {
+            let signatures = self.signatures(others.keys().copied().collect(), Some(requester.user_nr)).await?;
+            for (user_nr, user_id) in others {
+                if let Some(Value::Object(key)) = answer.master_keys.get_mut(user_id) {
+                    let target = only_key(key).map(|(_, public)| (user_nr, public));
+                    add_signatures(key, target.and_then(|target| signatures.get(&target)));
+                }
             }
         }
-        let numbers: Vec<UserNr> = users.keys().copied().collect();
+        Ok(answer)
+    }
 
-        let mut signatures: HashMap<(UserNr, String), Vec<Signature>> = HashMap::new();
-        for row in storage.list_key_signatures(&numbers, requester.user_nr).await? {
-            signatures.entry((row.user_nr, row.target)).or_default().push((row.signer, row.key_id, row.signature));
+    /// Adds the keys that are stored of users, each with the devices that are wanted. Without a viewer it is another server that asks.
+    pub(super) async fn add_stored(
+        &self,
+        answer: &mut QueriedKeys,
+        users: &HashMap<UserNr, (&OwnedUserId, &Vec<OwnedDeviceId>)>,
+        viewer: Option<UserNr>,
+    ) -> Result<(), Error> {
+        let storage = &self.0.storage;
+        let (local, remote): (Vec<UserNr>, Vec<UserNr>) =
+            users.keys().partition(|user_nr| self.0.servers.has_user(users[*user_nr].0));
+        let signatures = self.signatures(users.keys().copied().collect(), viewer).await?;
+        let mut rows = storage.list_device_keys(&local).await?;
+        if !remote.is_empty() {
+            rows.extend(storage.list_remote_devices(&remote).await?);
         }
-        for row in storage.list_device_keys(&numbers).await? {
-            let Some(&user_id) = users.get(&row.user_nr) else { continue };
+        for (user_id, _) in users.values() {
+            answer.device_keys.entry((*user_id).clone()).or_default();
+        }
+        for row in rows {
+            let Some((user_id, devices)) = users.get(&row.user_nr) else { continue };
             let device_id = OwnedDeviceId::from(row.device_id.as_str());
-            let asked = wanted.get(user_id).is_some_and(|devices| devices.is_empty() || devices.contains(&device_id));
-            if !asked {
+            if !devices.is_empty() && !devices.contains(&device_id) {
                 continue;
             }
             let mut keys = stored(&row.keys);
             add_signatures(&mut keys, signatures.get(&(row.user_nr, row.device_id)));
-            if let Some(name) = row.display_name {
-                keys.insert("unsigned".to_owned(), json!({"device_display_name": name}));
-            }
-            answer.device_keys.entry(user_id.clone()).or_default().insert(device_id, Value::Object(keys));
+            // What people call their devices is for those who share rooms with them, not for servers.
+            add_name(&mut keys, row.display_name.filter(|_| viewer.is_some()));
+            answer.device_keys.entry((*user_id).clone()).or_default().insert(device_id, Value::Object(keys));
         }
+        let numbers: Vec<UserNr> = users.keys().copied().collect();
         for (user_nr, usage, key) in storage.list_cross_signing_keys(&numbers).await? {
-            let Some(&user_id) = users.get(&user_nr) else { continue };
+            let Some((user_id, _)) = users.get(&user_nr) else { continue };
             let mut key = stored(&key);
             let into = match &*usage {
                 "master" => {
@@ -116,12 +155,25 @@ impl Accounts {
                     &mut answer.master_keys
                 }
                 "self_signing" => &mut answer.self_signing_keys,
-                "user_signing" if user_nr == requester.user_nr => &mut answer.user_signing_keys,
+                "user_signing" if Some(user_nr) == viewer => &mut answer.user_signing_keys,
                 _ => continue,
             };
-            into.insert(user_id.clone(), Value::Object(key));
+            into.insert((*user_id).clone(), Value::Object(key));
         }
-        Ok(answer)
+        Ok(())
+    }
+
+    /// Signatures that were added to keys of users by themselves and by the viewer, by user and signed key.
+    async fn signatures(
+        &self,
+        users: Vec<UserNr>,
+        viewer: Option<UserNr>,
+    ) -> Result<HashMap<(UserNr, String), Vec<Signature>>, Error> {
+        let mut signatures: HashMap<(UserNr, String), Vec<Signature>> = HashMap::new();
+        for row in self.0.storage.list_key_signatures(&users, viewer.unwrap_or(NOBODY)).await? {
+            signatures.entry((row.user_nr, row.target)).or_default().push((row.signer, row.key_id, row.signature));
+        }
+        Ok(signatures)
     }
 }
 

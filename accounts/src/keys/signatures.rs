@@ -1,6 +1,6 @@
 //! Signatures that are added to keys. Client-Server API, "Cross-signing", "POST /keys/signatures/upload".
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use model::UserNr;
 use ruma::OwnedUserId;
@@ -12,6 +12,9 @@ use crate::{Accounts, Error, Requester};
 
 /// Most keys of one upload.
 const KEYS_MAX: usize = 1_000;
+
+/// How long other servers are waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What was wrong with which key, as JSON errors.
 pub type SignatureFailures = BTreeMap<OwnedUserId, BTreeMap<String, Value>>;
@@ -41,6 +44,7 @@ impl Accounts {
             return Err(Error::InvalidParam(format!("at most {KEYS_MAX} keys at once")));
         }
         let own = self.own_keys(requester.user_nr).await?;
+        let elsewhere = self.master_keys_elsewhere(requester, signed).await?;
         let mut failures = SignatureFailures::new();
         let mut rows = Rows::new();
         for (user_id, keys) in signed {
@@ -49,7 +53,10 @@ impl Accounts {
                     Value::Object(object) if *user_id == requester.user_id => {
                         self.sign_own(requester, &own, target, object).await?
                     }
-                    Value::Object(object) => self.sign_other(requester, &own, user_id, target, object).await?,
+                    Value::Object(object) => {
+                        let master = elsewhere.get(user_id);
+                        self.sign_other(requester, &own, (user_id, master), target, object).await?
+                    }
                     _ => Err(json!({"errcode": "M_BAD_JSON", "error": "not an object"})),
                 };
                 match checked {
@@ -64,6 +71,20 @@ impl Accounts {
             self.follow_up(requester.user_nr).await;
         }
         Ok(failures)
+    }
+
+    /// The master keys of users of other servers, asked for where they are not kept.
+    async fn master_keys_elsewhere(
+        &self,
+        requester: &Requester,
+        signed: &BTreeMap<OwnedUserId, BTreeMap<String, Value>>,
+    ) -> Result<BTreeMap<OwnedUserId, Value>, Error> {
+        let elsewhere = signed.keys().filter(|user_id| !self.0.servers.has_user(user_id));
+        let wanted: BTreeMap<_, _> = elsewhere.map(|user_id| (user_id.clone(), Vec::new())).collect();
+        if wanted.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        Ok(self.query_keys(requester, &wanted, PATIENCE).await?.master_keys)
     }
 
     async fn own_keys(&self, user_nr: UserNr) -> Result<OwnKeys, Error> {
@@ -124,13 +145,18 @@ impl Accounts {
         &self,
         requester: &Requester,
         own: &OwnKeys,
-        user_id: &OwnedUserId,
+        (user_id, master): (&OwnedUserId, Option<&Value>),
         target: &str,
         object: &Map<String, Value>,
     ) -> Result<Result<Rows, Value>, Error> {
-        let Some(user_nr) = self.0.storage.find_user_nr(user_id).await? else { return Ok(Err(no_key())) };
-        let theirs = self.own_keys(user_nr).await?;
-        let Some(master) = theirs.master.filter(|key| only_key(key).is_some_and(|(_, public)| public == target)) else {
+        let (user_nr, master) = match master.and_then(Value::as_object) {
+            Some(master) => (self.0.storage.user_nr(user_id).await?, Some(master.clone())),
+            None => {
+                let Some(user_nr) = self.0.storage.find_user_nr(user_id).await? else { return Ok(Err(no_key())) };
+                (user_nr, self.own_keys(user_nr).await?.master)
+            }
+        };
+        let Some(master) = master.filter(|key| only_key(key).is_some_and(|(_, public)| public == target)) else {
             return Ok(Err(no_key()));
         };
         if signed_text(&master) != signed_text(object) {

@@ -1,6 +1,9 @@
 //! Keys for end-to-end encryption.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use accounts::{CrossSigningKeys, Error, KeyUpload, Options, Requester};
 use ruma::{OwnedUserId, canonical_json::CanonicalJsonValue, user_id};
@@ -47,7 +50,7 @@ fn cross_signing_key(user_id: &str, usage: &str, key: &Ed25519SecretKey) -> Valu
 }
 
 async fn query(world: &World, who: &Requester, whom: &OwnedUserId) -> accounts::QueriedKeys {
-    world.accounts.query_keys(who, &BTreeMap::from([(whom.clone(), Vec::new())])).await.unwrap()
+    world.accounts.query_keys(who, &BTreeMap::from([(whom.clone(), Vec::new())]), Duration::from_secs(1)).await.unwrap()
 }
 
 #[tokio::test]
@@ -112,8 +115,8 @@ async fn a_one_time_key_is_claimed_exactly_once_then_the_fallback_key_serves() {
         let tasks: Vec<_> = (0..20)
             .map(|number| {
                 let accounts = if number % 2 == 0 { world.accounts.clone() } else { world.other.clone() };
-                let wanted = wanted.clone();
-                tokio::spawn(async move { accounts.claim_keys(&wanted).await.unwrap() })
+                let (alice, wanted) = (alice.clone(), wanted.clone());
+                tokio::spawn(async move { accounts.claim_keys(&alice, wanted).await.unwrap() })
             })
             .collect();
         let mut claimed = BTreeSet::new();
@@ -126,7 +129,7 @@ async fn a_one_time_key_is_claimed_exactly_once_then_the_fallback_key_serves() {
             }
         }
         loop {
-            let answer = world.accounts.claim_keys(&wanted).await.unwrap();
+            let answer = world.accounts.claim_keys(&alice, wanted.clone()).await.unwrap();
             let name = answer.one_time_keys[&alice.user_id].values().next().unwrap().keys().next().unwrap().clone();
             if name.ends_with("FALL") {
                 break;

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use accounts::{Accounts, Error, Options, Requester, SessionRequest, to_device::Messages};
 use model::Position;
-use ruma::{serde::Raw, to_device::DeviceIdOrAllDevices, user_id};
+use ruma::{
+    UserId, api::federation::transactions::edu::DirectDeviceContent, serde::Raw, server_name,
+    to_device::DeviceIdOrAllDevices, user_id,
+};
 use serde_json::{json, value::RawValue};
 
 use crate::World;
@@ -106,5 +109,93 @@ async fn the_same_transaction_several_times_at_once_is_done_once() {
             }
         }
         assert_eq!(waiting(&world.accounts, &alice).await.len(), 20);
+    }
+}
+
+/// What a server says that `sender` sends.
+fn from_elsewhere(sender: &UserId, message_id: &str, messages: Messages) -> DirectDeviceContent {
+    let mut content = DirectDeviceContent::new(sender.to_owned(), "m.test".into(), message_id.into());
+    content.messages = messages;
+    content
+}
+
+/// Servers send a transaction again when they did not get the answer, and with other transaction ids after a restart.
+#[tokio::test]
+async fn a_message_of_another_server_is_delivered_once() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let (peer, one) = (server_name!("peer.test"), server_name!("one.test"));
+        let sender = user_id!("@bob:peer.test");
+        let message = |id: &str| from_elsewhere(sender, id, to_all_devices_of(&alice, &json!({"id": id}).to_string()));
+        let first = vec![message("1"), message("1"), message("2")];
+        world.accounts.receive_to_device(peer, one, first).await.unwrap();
+        let tasks: Vec<_> = (0..10)
+            .map(|number| {
+                let accounts = if number % 3 == 0 { world.other.clone() } else { world.accounts.clone() };
+                let again = vec![message("1"), message("3"), message("2"), message("4")];
+                tokio::spawn(async move { accounts.receive_to_device(peer, one, again).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        // Another server may choose the same id.
+        let elsewhere = from_elsewhere(user_id!("@c:other.test"), "1", to_all_devices_of(&alice, r#"{"id":"other"}"#));
+        world.accounts.receive_to_device(server_name!("other.test"), one, vec![elsewhere]).await.unwrap();
+        let ids: Vec<String> = waiting(&world.accounts, &alice)
+            .await
+            .iter()
+            .map(|message| {
+                let message: serde_json::Value = serde_json::from_str(message).unwrap();
+                assert_eq!(message["type"], "m.test");
+                message["content"]["id"].as_str().unwrap().to_owned()
+            })
+            .collect();
+        assert_eq!(ids, ["1", "2", "3", "4", "other"]);
+    }
+}
+
+/// One that is broken must not keep the others of its transaction away.
+#[tokio::test]
+async fn of_another_server_only_good_messages_of_its_own_users_come() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let second = world.accounts.check_password(Some(&alice.user_id), "secret").await.unwrap();
+        world.accounts.log_in(&second, SessionRequest::default()).await.unwrap();
+        let elsewhere = world.user(user_id!("@alice:two.test")).await;
+        let (peer, one) = (server_name!("peer.test"), server_name!("one.test"));
+        let sender = user_id!("@bob:peer.test");
+        let to = |device: &str, content: &str| {
+            let content = Raw::from_json(RawValue::from_string(content.to_owned()).unwrap());
+            let device = DeviceIdOrAllDevices::try_from(device).unwrap();
+            BTreeMap::from([(alice.user_id.clone(), BTreeMap::from([(device, content)]))])
+        };
+        let mut odd_type = from_elsewhere(sender, "type", to("*", "{}"));
+        odd_type.ev_type = "m\0".into();
+        let sent = vec![
+            from_elsewhere(user_id!("@eve:other.test"), "forged", to("*", r#"{"bad":1}"#)),
+            from_elsewhere(user_id!("@alice:one.test"), "ours", to("*", r#"{"bad":2}"#)),
+            from_elsewhere(sender, "list", to("*", "[]")),
+            from_elsewhere(sender, "half", to("*", r#"{"x":"\ud800"}"#)),
+            from_elsewhere(sender, "large", to("*", &json!({"x": "x".repeat(66_000)}).to_string())),
+            from_elsewhere(sender, "nobody", to("NOBODY", r#"{"bad":3}"#)),
+            from_elsewhere(sender, &"x".repeat(256), to("*", r#"{"bad":4}"#)),
+            from_elsewhere(sender, "", to("*", r#"{"bad":5}"#)),
+            odd_type,
+            from_elsewhere(sender, "other name", to_all_devices_of(&elsewhere, r#"{"bad":6}"#)),
+            from_elsewhere(sender, "all", to("*", r#"{"good":1}"#)),
+            from_elsewhere(sender, "one", to(alice.device(), r#"{"good":2}"#)),
+        ];
+        world.accounts.receive_to_device(peer, one, sent).await.unwrap();
+        let contents: Vec<String> = waiting(&world.accounts, &alice).await;
+        let good = |n: u8| format!(r#"{{"content":{{"good":{n}}},"sender":"@bob:peer.test","type":"m.test"}}"#);
+        assert_eq!(contents, [good(1), good(2)]);
+        let storage = world.accounts.storage();
+        assert!(waiting(&world.accounts, &elsewhere).await.is_empty());
+        let ids = storage.list_device_ids(&[alice.user_nr]).await.unwrap();
+        for (_, device) in ids.iter().filter(|(_, device)| device != alice.device()) {
+            assert_eq!(storage.count_to_device(alice.user_nr, device).await.unwrap(), 1, "all devices, and none twice");
+        }
+        assert_eq!(ids.len(), 2);
     }
 }

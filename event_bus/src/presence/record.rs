@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Remembered;
+use super::{DEVICE_MS, Remembered};
 
 /// How long after the last activity a user counts as currently active, in milliseconds.
 const ACTIVE_MS: i64 = 60_000;
 /// After so long without any activity a user is idle, in milliseconds. Client-Server API, "Idle timeout".
 const IDLE_AFTER_MS: i64 = 300_000;
+/// How long counts what another server said, in milliseconds: it repeats it for those who are there, Synapse after 25 minutes.
+const REPORTED_MS: i64 = 30 * 60_000;
 /// Most devices of a user that count.
 const DEVICES_MAX: usize = 20;
-/// The device that stands for those of which it is only known that their user was there before the state was lost.
+/// The device that stands for those of which nothing is known: their user was there before the state was lost, or is there elsewhere.
 const UNKNOWN_DEVICE: &str = "";
 
 /// Whether somebody can be reached.
@@ -54,6 +56,26 @@ pub struct Shown {
     pub says: SelfDescription,
 }
 
+/// How a user of another server is, as that server says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Reported {
+    /// The presence.
+    pub availability: Availability,
+    /// Whether the user is active right now.
+    pub currently_active: bool,
+    /// How long ago the user did something, in milliseconds, if that is known.
+    pub last_active_ago_ms: Option<i64>,
+    /// The status message.
+    pub status_msg: Option<String>,
+}
+
+/// What counts of what a server said of its user.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Elsewhere {
+    availability: Availability,
+    currently_active: bool,
+}
+
 /// What happened to a user.
 #[derive(Clone, Debug)]
 pub(super) enum Happening {
@@ -67,6 +89,8 @@ pub(super) enum Happening {
     Sets { device: String, availability: Availability, status_msg: Option<String> },
     /// Name or picture changed.
     Renamed { display_name: Option<String>, avatar_url: Option<String> },
+    /// The user's server said how they are; with when they last did something, in milliseconds since 1970.
+    Reported { reported: Reported, active_ms: i64 },
     /// The user was there when the state was lost.
     WasThere,
     /// Time went by.
@@ -74,12 +98,20 @@ pub(super) enum Happening {
 }
 
 impl Happening {
+    /// For how long that device is there then, in milliseconds.
+    pub(super) fn shows_for_ms(&self) -> i64 {
+        if matches!(self, Self::Reported { .. }) { REPORTED_MS } else { DEVICE_MS }
+    }
+
     /// The device of which it says that it is there.
     pub(super) fn shows_device(&self) -> Option<&str> {
         match self {
             Self::Syncs { device, .. } => Some(device),
             Self::Sets { device, .. } => Some(device),
             Self::WasThere => Some(UNKNOWN_DEVICE),
+            Self::Reported { reported, .. } => {
+                (reported.availability != Availability::Offline).then_some(UNKNOWN_DEVICE)
+            }
             Self::Active { .. } | Self::Gone { .. } | Self::Renamed { .. } | Self::Waited => None,
         }
     }
@@ -102,6 +134,9 @@ struct Device {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     devices: BTreeMap<String, Device>,
+    /// What the user's server said, for one of another server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    elsewhere: Option<Elsewhere>,
     /// When the user last did something, in milliseconds since 1970; zero when never.
     pub(super) last_active_ms: i64,
     pub(super) shown: Shown,
@@ -134,7 +169,18 @@ impl Record {
         match happening {
             Happening::Syncs { device, is_idle } => self.syncs(device, *is_idle, now_ms),
             Happening::Active { device } => self.active(device, now_ms),
-            Happening::Gone { device } => drop(self.devices.remove(device)),
+            Happening::Gone { device } => {
+                self.devices.remove(device);
+                if device == UNKNOWN_DEVICE {
+                    self.elsewhere = None;
+                }
+            }
+            Happening::Reported { reported, active_ms } => {
+                self.shown.says.status_msg.clone_from(&reported.status_msg);
+                self.last_active_ms = self.last_active_ms.max(*active_ms);
+                let Reported { availability, currently_active, .. } = *reported;
+                self.elsewhere = Some(Elsewhere { availability, currently_active });
+            }
             Happening::Sets { device, availability, status_msg } => {
                 self.shown.says.status_msg.clone_from(status_msg);
                 let known = self.device(device, false, now_ms);
@@ -152,14 +198,15 @@ impl Record {
             Happening::Waited => {}
         }
         self.shown.availability = self.availability(now_ms);
-        self.shown.currently_active =
-            self.shown.availability == Availability::Online && now_ms < self.last_active_ms + ACTIVE_MS;
+        let is_active = self.shown.availability == Availability::Online && now_ms < self.last_active_ms + ACTIVE_MS;
+        self.shown.currently_active = self.elsewhere.as_ref().map_or(is_active, |said| said.currently_active);
         self.shown != before
     }
 
     /// When time alone changes what is shown, in milliseconds since 1970.
     pub(super) fn next_change_ms(&self) -> Option<i64> {
         match self.shown.availability {
+            _ if self.elsewhere.is_some() => None,
             Availability::Online if self.shown.currently_active => Some(self.last_active_ms + ACTIVE_MS),
             Availability::Online => Some(self.last_active_ms + IDLE_AFTER_MS),
             Availability::Unavailable | Availability::Offline => None,
@@ -202,6 +249,9 @@ impl Record {
 
     /// The most present device counts.
     fn availability(&self, now_ms: i64) -> Availability {
+        if let Some(said) = &self.elsewhere {
+            return said.availability;
+        }
         let mut there = self.devices.values().filter(|device| !device.is_hidden).peekable();
         if there.peek().is_none() {
             Availability::Offline
@@ -272,6 +322,36 @@ mod tests {
             assert_eq!(shown, (is_told, availability, currently_active), "{happening:?} after {minute} minutes");
         }
         assert_eq!(record.last_active_ms, 9 * MINUTE);
+    }
+
+    /// The clock of idleness is that of the user's own server.
+    #[test]
+    fn what_another_server_said_counts_until_it_says_something_else() {
+        use Availability::{Offline, Online, Unavailable};
+        let mut record = Record::default();
+        let reported = |availability, currently_active, active_minute: i64| Happening::Reported {
+            reported: Reported { availability, currently_active, ..Reported::default() },
+            active_ms: active_minute * MINUTE,
+        };
+        for (minute, happening, is_told, availability, currently_active) in [
+            (60, reported(Online, true, 60), true, Online, true),
+            (60, reported(Online, true, 60), false, Online, true),
+            (70, Happening::Waited, false, Online, true),
+            (70, reported(Online, false, 50), true, Online, false),
+            (71, reported(Unavailable, false, 60), true, Unavailable, false),
+            (72, reported(Offline, false, 60), true, Offline, false),
+            (72, gone(""), false, Offline, false),
+            (73, reported(Online, false, 0), true, Online, false),
+            (103, gone(""), true, Offline, false),
+        ] {
+            let told = record.note(&happening, minute * MINUTE);
+            let shown = (told, record.shown.availability, record.shown.currently_active);
+            assert_eq!(shown, (is_told, availability, currently_active), "{happening:?} after {minute} minutes");
+            assert_eq!(record.next_change_ms(), None);
+        }
+        assert_eq!(record.last_active_ms, 60 * MINUTE);
+        assert_eq!(reported(Online, false, 0).shows_device(), Some(UNKNOWN_DEVICE));
+        assert_eq!(reported(Offline, false, 0).shows_device(), None);
     }
 
     #[test]

@@ -73,9 +73,10 @@ impl Followed for Shared {
         let mut changes: BTreeMap<UserNr, Change> = BTreeMap::new();
         for saying in sayings {
             match saying {
-                Saying::Touch(keys) => touched.extend(keys),
+                Saying::Touch(keys) => touched.extend(keys.into_iter().map(|key| (key, DEVICE_MS))),
                 Saying::Happened(user_nr, happening, before) => {
-                    touched.extend(happening.shows_device().map(|device| (user_nr, device.to_owned())));
+                    let shown = happening.shows_device().map(|device| (user_nr, device.to_owned()));
+                    touched.extend(shown.map(|key| (key, happening.shows_for_ms())));
                     let change = changes.entry(user_nr).or_insert_with(|| {
                         let (record, changed) = self.lock().known(user_nr).unwrap_or_default();
                         Change { record, changed, happened: Vec::new() }
@@ -88,9 +89,10 @@ impl Followed for Shared {
             }
         }
         if !touched.is_empty() {
-            let until_ms = (self.clock.now_ms() + DEVICE_MS).to_string();
-            let ends =
-                touched.into_iter().flat_map(|(user_nr, device)| [until_ms.clone(), format!("{user_nr} {device}")]);
+            let now_ms = self.clock.now_ms();
+            let ends = touched
+                .into_iter()
+                .flat_map(|((user_nr, device), for_ms)| [(now_ms + for_ms).to_string(), format!("{user_nr} {device}")]);
             redis.call("touch", &ends.collect::<Vec<_>>()).await?;
         }
         self.put(redis, changes).await

@@ -39,7 +39,10 @@ pub(super) fn answer_with<const LISTS: usize>(
 }
 
 /// The JSON of events, with commas between them.
-fn list(rooms: Rooms, events: Vec<EventNr>) -> impl Stream<Item = Result<Bytes, MatrixError>> + Send + 'static {
+pub(super) fn list(
+    rooms: Rooms,
+    events: Vec<EventNr>,
+) -> impl Stream<Item = Result<Bytes, MatrixError>> + Send + 'static {
     let count = events.len();
     let events: Arc<[EventNr]> = events.into();
     let pieces = stream::iter((0..count).step_by(BODIES_AT_ONCE)).map(move |start| {

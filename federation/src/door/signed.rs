@@ -96,6 +96,7 @@ where
             return Err(unauthorized(error.to_string()));
         }
         limits.check_server(&site_of(&header.origin))?;
+        federation.heard_from(&header.origin);
         Ok(Self { origin: header.origin, destination, request: request_of(request, &arguments)? })
     }
 }

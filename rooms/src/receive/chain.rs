@@ -119,15 +119,15 @@ impl Rooms {
         let mut chain = Chain { head, tips, new: HashMap::new(), built: Built::default() };
         let mut numbers = storage.take_event_nrs(incoming.len()).await.map_err(Error::from)?;
         let mut received = Vec::with_capacity(incoming.len());
-        for Incoming { pdu, state_before, passed_on, refusal } in incoming {
+        for Incoming { pdu, state_before, refusal, passed_on } in incoming {
             match referred.get(&pdu.event_id) {
                 Some(known) if !known.outlier => {
                     received.push(Received::Known);
                     continue;
                 }
                 None if state_before.is_none()
-                    && !passed_on
                     && refusal.is_none()
+                    && !passed_on
                     && pdu.event_type != TimelineEventType::RoomRedaction => {}
                 _ => break,
             }

@@ -13,12 +13,12 @@ impl Rooms {
     /// Takes in verified events of one room.
     pub(super) async fn receive_in_room(
         &self,
-        _source: Source<'_>,
+        source: Source<'_>,
         room: &Arc<RoomRow>,
         pdus: Vec<Pdu>,
     ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
-        let incoming =
-            pdus.into_iter().map(|pdu| Incoming { pdu, state_before: None, passed_on: false, refusal: None });
+        let judged = self.judged_by_policy_server(source.as_server, room, pdus).await?.into_iter();
+        let incoming = judged.map(|(pdu, refusal)| Incoming { pdu, state_before: None, refusal, passed_on: false });
         self.receive_in_turn(room, incoming.collect()).await
     }
 }

@@ -18,7 +18,7 @@ async fn userinfo(federation: &TestFederation, query: &str) -> Answer {
     federation.server("hs1").http().request("GET", &path, None, &Value::Null).await
 }
 
-// shows: requestOpenIdToken, exchangeOpenIdToken
+// shows: requestOpenIdToken
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_says_who_its_user_is_and_nothing_else() {
     for database in TestDatabase::each().await {
