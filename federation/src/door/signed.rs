@@ -128,6 +128,10 @@ async fn key_of(
     };
     let mut keys: PublicKeySet = known.current_at(now_ms);
     keys.retain(|id, _| id == header.key.as_str());
+    if keys.is_empty() && known.may_be_asked(now_ms) {
+        // It was not its turn to be asked: that says nothing of the key.
+        return Err(MatrixError::busy());
+    }
     if keys.is_empty() {
         return Err(unauthorized(format!("{} has no valid key {}", header.origin, header.key)));
     }
