@@ -70,7 +70,7 @@ pub use self::{
     receipts::{ReceiptKind, ReceiptRequest},
     receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
-    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers},
+    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteEvents, RemoteServers, StateIds},
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
@@ -125,6 +125,8 @@ struct Inner {
     /// Guard joining a room through another server: one user after the other, across all that it takes.
     joining: Cache<ruma::OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
     server_acls: server_acls::ServerAcls,
+    /// Guard asking a server for what is missing in a room: one after the other, across all that it takes. The room's turn comes inside.
+    asking: Cache<(RoomNr, ruma::OwnedServerName), Arc<tokio::sync::Mutex<()>>>,
 }
 
 impl Rooms {
@@ -165,6 +167,7 @@ impl Rooms {
             walks,
             joining: Cache::new(TURNS_CACHED),
             server_acls: server_acls::ServerAcls::new(),
+            asking: Cache::new(TURNS_CACHED),
         }))
     }
 
