@@ -81,6 +81,9 @@ pub use self::{
 /// Most rooms whose turn and head are in memory.
 const TURNS_CACHED: u64 = 20_000;
 
+/// How many whole states of other servers are asked for at the same time.
+const STATES_ASKED_MAX: usize = 3;
+
 /// How many users may mark at the same time what they have read.
 const READINGS: usize = 64;
 
@@ -127,6 +130,8 @@ struct Inner {
     server_acls: server_acls::ServerAcls,
     /// Guard asking a server for what is missing in a room: one after the other, across all that it takes. The room's turn comes inside.
     asking: Cache<(RoomNr, ruma::OwnedServerName), Arc<tokio::sync::Mutex<()>>>,
+    /// Bounds how many whole states of other servers are in memory.
+    states_asked: tokio::sync::Semaphore,
 }
 
 impl Rooms {
@@ -168,6 +173,7 @@ impl Rooms {
             joining: Cache::new(TURNS_CACHED),
             server_acls: server_acls::ServerAcls::new(),
             asking: Cache::new(TURNS_CACHED),
+            states_asked: tokio::sync::Semaphore::new(STATES_ASKED_MAX),
         }))
     }
 

@@ -179,7 +179,8 @@ impl Rooms {
             let (room, received) = received?;
             let new = received.iter().filter(|(_, outcome)| matches!(outcome, Ok(Received::Accepted)));
             accepted.extend(new.map(|(event_id, _)| (room.nr, event_id.clone())));
-            outcomes.extend(received);
+            // Not what was asked for on the way.
+            outcomes.extend(received.into_iter().filter(|(event_id, _)| seen.contains(event_id)));
         }
         self.release_awaited(&accepted).await?;
         Ok(outcomes)

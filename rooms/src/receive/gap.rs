@@ -86,8 +86,10 @@ impl Rooms {
         let wanted: Vec<OwnedEventId> = ids.auth_chain.iter().chain(&ids.state).chain([event_id]).cloned().collect();
         let here = storage.find_event_nrs(&wanted).await?;
         let missing: Vec<&OwnedEventId> = wanted.iter().filter(|id| !here.contains_key(*id)).collect();
+        let is_large = missing.len() > ONE_BY_ONE_MAX;
+        let _permit = if is_large { self.0.states_asked.acquire().await.ok() } else { None };
         let mut told = Vec::new();
-        if missing.len() > ONE_BY_ONE_MAX {
+        if is_large {
             told = remote.get_state(source, &room.id, event_id).await?;
             told.truncate(STATE_EVENTS_MAX);
             told.push(remote.get_event(source, event_id).await?);

@@ -10,11 +10,8 @@ impl Guest {
     /// From now on the peer gives these events to who asks what lies before an event.
     fn tell_before(&self, event: &Made, events: &[&Made]) {
         let pdus: Vec<&Value> = events.iter().map(|made| &made.pdu).collect();
-        let path = format!(
-            "GET /_matrix/federation/v1/backfill/{}?v={}&limit=100",
-            encode(&self.room),
-            encode(event.id.as_str())
-        );
+        let path =
+            format!("GET /_matrix/federation/v1/backfill/{}?v={}&limit=100", self.room, encode(event.id.as_str()));
         self.peer.answer(&path, 200, &json!({"origin": "peer.test", "origin_server_ts": 1, "pdus": pdus}));
     }
 }

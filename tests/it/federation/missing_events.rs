@@ -10,23 +10,20 @@ impl Guest {
     /// From now on the peer tells these events as those before what it sent.
     pub(super) fn tell_missing(&self, events: &[&Made]) {
         let events: Vec<&Value> = events.iter().map(|made| &made.pdu).collect();
-        let path = format!("POST /_matrix/federation/v1/get_missing_events/{}", encode(&self.room));
+        let path = format!("POST /_matrix/federation/v1/get_missing_events/{}", self.room);
         self.peer.answer(&path, 200, &json!({"events": events}));
     }
 
     /// From now on the peer gives this event to who asks for it.
     pub(super) fn tell_event(&self, made: &Made) {
         let answer = json!({"origin": "peer.test", "origin_server_ts": 1, "pdus": [made.pdu]});
-        self.peer.answer(&format!("GET /_matrix/federation/v1/event/{}", encode(made.id.as_str())), 200, &answer);
+        self.peer.answer(&format!("GET /_matrix/federation/v1/event/{}", made.id), 200, &answer);
     }
 
     /// From now on the peer says that this was the state before an event.
     pub(super) fn tell_state_ids(&self, before: &Made, state: &[String]) {
-        let path = format!(
-            "GET /_matrix/federation/v1/state_ids/{}?event_id={}",
-            encode(&self.room),
-            encode(before.id.as_str())
-        );
+        let path =
+            format!("GET /_matrix/federation/v1/state_ids/{}?event_id={}", self.room, encode(before.id.as_str()));
         self.peer.answer(&path, 200, &json!({"pdu_ids": state, "auth_chain_ids": []}));
     }
 
@@ -107,7 +104,7 @@ async fn at_a_gap_the_state_is_asked_for() {
         guest.send_one(&next).await;
         guest.alice.send_text(&guest.room, "ours").await;
         assert_eq!(guest.texts().await, ["last", "next", "ours"]);
-        assert_eq!(guest.asked(&format!("/event/{}", encode(lost.id.as_str()))), 0);
+        assert_eq!(guest.asked(&format!("/event/{}", lost.id)), 0);
     }
 }
 
@@ -137,7 +134,7 @@ async fn a_server_that_answers_nonsense_is_not_believed() {
     let mut guest = Guest::new(TestDatabase::sqlite()).await;
     let good = guest.tip.clone();
     let state = guest.state_ids().await;
-    let path = format!("POST /_matrix/federation/v1/get_missing_events/{}", encode(&guest.room));
+    let path = format!("POST /_matrix/federation/v1/get_missing_events/{}", guest.room);
     for (answer, state) in [
         (json!({"events": [{}, 1, "x", {"room_id": guest.room}]}), json!({"pdu_ids": [], "auth_chain_ids": []})),
         (json!([]), json!({"pdu_ids": 1})),
@@ -148,11 +145,7 @@ async fn a_server_that_answers_nonsense_is_not_believed() {
         let last = guest.message("last").await;
         guest.peer.answer(&path, 200, &answer);
         guest.tell_event(&lost);
-        let ids = format!(
-            "GET /_matrix/federation/v1/state_ids/{}?event_id={}",
-            encode(&guest.room),
-            encode(lost.id.as_str())
-        );
+        let ids = format!("GET /_matrix/federation/v1/state_ids/{}?event_id={}", guest.room, encode(lost.id.as_str()));
         guest.peer.answer(&ids, 200, &state);
         let answer = guest.send(std::slice::from_ref(&last)).await.ok();
         assert!(answer["pdus"][last.id.as_str()]["error"].is_string(), "{state}: {answer}");
@@ -173,7 +166,7 @@ async fn missing_auth_events_are_asked_for() {
     with_renamed[2] = renamed.id.to_string();
     let said = json!({"content": {"msgtype": "m.text", "body": "said"}, "auth_events": with_renamed});
     let said = guest.make(said).await;
-    let path = format!("GET /_matrix/federation/v1/event_auth/{}/{}", encode(&guest.room), encode(said.id.as_str()));
+    let path = format!("GET /_matrix/federation/v1/event_auth/{}/{}", guest.room, said.id);
     guest.peer.answer(&path, 200, &json!({"auth_chain": [renamed.pdu]}));
     guest.tell_missing(&[&renamed]);
     guest.send_one(&said).await;
