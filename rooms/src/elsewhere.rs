@@ -53,7 +53,8 @@ impl Rooms {
         }
     }
 
-    /// The servers that may bring a user into a room, or out of it: first those that were named, then that of who invited the user.
+    /// The servers that may bring a user into a room, or out of it: first those that were named, then that of who invited the user, and those
+    /// of whom the state is that they were shown of the room.
     async fn residents(
         &self,
         user_id: &UserId,
@@ -67,6 +68,12 @@ impl Rooms {
                 && let Some(member) = self.storage().get_event(row.event_nr).await?
             {
                 servers.push(member.pdu.sender.server_name().to_owned());
+                if member.outlier
+                    && let Some(shown) = self.storage().get_stripped_state(member.nr).await?
+                {
+                    let shown: Vec<StrippedEvent<'_>> = serde_json::from_str(&shown).unwrap_or_default();
+                    servers.extend(shown.iter().map(|event| event.sender.server_name().to_owned()));
+                }
             }
             let known = self.storage().list_servers(room.nr, KNOWN_SERVERS_MAX).await?;
             servers.extend(known.into_iter().filter_map(|name| name.try_into().ok()));

@@ -87,7 +87,7 @@ pub use self::{
     receipts::{ReceiptKind, ReceiptRequest},
     receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
-    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers},
+    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteEvents, RemoteServers, StateIds},
     said_elsewhere::RemoteReceipt,
     served::{BODIES_AT_ONCE, MissingEvents, ServedState},
     served_spaces::ServedSpace,
@@ -100,6 +100,9 @@ pub use self::{
 
 /// Most rooms whose turn and head are in memory.
 const TURNS_CACHED: u64 = 20_000;
+
+/// How many whole states of other servers are asked for at the same time.
+const STATES_ASKED_MAX: usize = 3;
 
 /// How many users may mark at the same time what they have read.
 const READINGS: usize = 64;
@@ -147,6 +150,10 @@ struct Inner {
     remote_spaces: remote_spaces::RemoteSpaces,
     server_acls: server_acls::ServerAcls,
     resting_policy_servers: policy_servers::RestingServers,
+    /// Guard asking a server for what is missing in a room: one after the other, across all that it takes. The room's turn comes inside.
+    asking: Cache<(RoomNr, ruma::OwnedServerName), Arc<tokio::sync::Mutex<()>>>,
+    /// Bounds how many whole states of other servers are in memory.
+    states_asked: tokio::sync::Semaphore,
 }
 
 impl Rooms {
@@ -189,6 +196,8 @@ impl Rooms {
             remote_spaces: remote_spaces::RemoteSpaces::new(),
             server_acls: server_acls::ServerAcls::new(),
             resting_policy_servers: policy_servers::RestingServers::new(),
+            asking: Cache::new(TURNS_CACHED),
+            states_asked: tokio::sync::Semaphore::new(STATES_ASKED_MAX),
         }))
     }
 

@@ -13,9 +13,9 @@ use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, destinations, device_lists, devices, directory, erased_users, event_graph, events, filters, group,
     key_backups, keys, listed_events, maintenance, many_rooms, numbers, openid_tokens, outgoing, presence, profiles,
-    received_transactions, redactions, relations, relations_fill, remote_devices, reports, room_leases, room_reads,
-    rooms, sender_shares, server_keys, server_outages, state_map, statement::Statement, stream, sync_connections,
-    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
+    redactions, relations, relations_fill, remote_devices, reports, room_leases, room_reads, rooms, sender_shares,
+    server_keys, server_outages, state_map, statement::Statement, stream, sync_connections, testing::TestDatabase,
+    thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
@@ -23,6 +23,7 @@ mod devices_elsewhere;
 mod older_program;
 mod outliers;
 mod people;
+mod received_transactions;
 mod sending;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
@@ -52,7 +53,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         outgoing::ALL,
         presence::ALL,
         profiles::ALL,
-        received_transactions::ALL,
+        crate::received_transactions::ALL,
         redactions::ALL,
         relations::ALL,
         relations_fill::ALL,

@@ -1,9 +1,11 @@
 //! Federation: how servers find, know and ask each other.
 
+mod backfill;
 mod devices;
 mod directory;
 mod edus;
 mod examination;
+mod faults;
 mod guest;
 mod handshakes;
 mod invitations;
@@ -11,6 +13,7 @@ mod invited;
 mod joining;
 mod joining_peers;
 mod keys;
+mod missing_events;
 mod openid;
 mod policy_servers;
 mod profiles;

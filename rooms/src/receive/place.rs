@@ -83,7 +83,7 @@ impl Rooms {
         if stored.as_ref().is_some_and(|event| !event.outlier) {
             return Ok(Received::Known);
         }
-        let (passed_on, refusal) = (incoming.passed_on, incoming.refusal.clone());
+        let (behind, passed_on, refusal) = (incoming.behind, incoming.passed_on, incoming.refusal.clone());
         let judged = match self.judge(head, incoming, &mut nodes).await? {
             Ok(judged) => judged,
             Err(missing) => return Ok(Received::Missing(missing)),
@@ -108,17 +108,20 @@ impl Rooms {
                     .map_err(Error::from)?;
             }
         }
-        let soft_failure = match rejection {
-            Some(_) => None,
-            None => self.forbidden_by(head, &pdu, head.state).await?.or(refusal),
+        // What was before the room's current state is not measured by it.
+        let soft_failure = match (&rejection, behind) {
+            (None, None) => self.forbidden_by(head, &pdu, head.state).await?.or(refusal),
+            _ => None,
         };
-        let mut placement = match (&rejection, &soft_failure) {
-            (Some(_), _) => Placement::Rejected,
-            (None, Some(_)) => Placement::SoftFailed,
-            (None, None) => Placement::Live,
+        let mut placement = match (&rejection, &soft_failure, behind) {
+            (Some(_), ..) => Placement::Rejected,
+            (None, Some(_), _) => Placement::SoftFailed,
+            (None, None, Some((anchor, step))) => Placement::Backfilled { anchor, step },
+            (None, None, None) => Placement::Live,
         };
+        let is_shown = matches!(placement, Placement::Live | Placement::Backfilled { .. });
         let mut redacted = None;
-        if placement == Placement::Live && pdu.event_type == TimelineEventType::RoomRedaction {
+        if is_shown && pdu.event_type == TimelineEventType::RoomRedaction {
             redacted = self.target_of_redaction(&head.row, &head.rules, &pdu, state_before).await?;
             if redacted.is_none() {
                 placement = Placement::Held;
@@ -162,7 +165,8 @@ impl Rooms {
             events: vec![event],
             ..RoomCommit::default()
         };
-        if matches!(placement, Placement::Live | Placement::Held) {
+        commit.gaps_opened.extend((lacks && is_shown).then_some(nr));
+        if matches!(placement, Placement::Live | Placement::Held) && behind.is_none() {
             let mut tips: Vec<EventNr> =
                 head.extremities.iter().map(|(nr, _)| *nr).filter(|nr| !used.contains(nr)).collect();
             let stored = storage.get_events(&tips).await.map_err(Error::from)?;
@@ -179,9 +183,8 @@ impl Rooms {
             commit.extremities_added = vec![nr];
             let changed = self.changes(head, commit.state, nr, &pdu).await?;
             (commit.state_changes, commit.summary) = changed;
-            commit.gaps_opened.extend((lacks && placement == Placement::Live).then_some(nr));
         }
-        if placement == Placement::Live {
+        if is_shown {
             commit.related_again.extend(commit.events[0].relation.as_ref().map(|relation| relation.parent.clone()));
         }
         if let Some(target) = redacted {
