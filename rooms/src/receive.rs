@@ -122,7 +122,7 @@ impl Rooms {
             let ids = objects.iter().filter_map(|object| id_of(object, &rules));
             outcomes.extend(ids.map(|event_id| (event_id, Err(refusal.clone()))));
         }
-        outcomes.extend(self.receive_of_rooms(source, of_rooms).await?);
+        outcomes.extend(Box::pin(self.receive_of_rooms(source, of_rooms)).await?);
         Ok(outcomes)
     }
 

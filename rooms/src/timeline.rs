@@ -131,7 +131,8 @@ impl Rooms {
         if asked.direction == TimelineDirection::Backward && reader.left_at().is_none() {
             let oldest = page.end.map_or((Position(i64::MIN), i64::MIN), |end| end.0);
             let as_server = requester.user_id.server_name();
-            if self.backfill(as_server, &reader.room, page.start.0, oldest).await? {
+            // Boxed: seldom needed, and large.
+            if Box::pin(self.backfill(as_server, &reader.room, page.start.0, oldest)).await? {
                 return self.page(reader, Source::Timeline, asked, &wanted).await;
             }
         }

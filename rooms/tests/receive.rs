@@ -507,9 +507,10 @@ async fn a_chain_is_taken_in_together_and_the_room_goes_on_after_it() {
             let topic = scene.craft("m.room.topic", Some(""), json!({"topic": "theirs"}), &prev, 0).await;
             let topic_id = scene.id_of(&topic);
             let levels = json!({"users": {"@rem:other": 100}});
-            let taken = scene.craft("m.room.power_levels", Some(""), levels, &[topic_id.clone()], 0).await;
+            let taken = scene.craft("m.room.power_levels", Some(""), levels, std::slice::from_ref(&topic_id), 0).await;
             let taken_id = scene.id_of(&taken);
-            let two = scene.craft("m.room.message", None, json!({"body": "two"}), &[topic_id.clone()], 0).await;
+            let two =
+                scene.craft("m.room.message", None, json!({"body": "two"}), std::slice::from_ref(&topic_id), 0).await;
             let two_id = scene.id_of(&two);
             let three = scene.craft("m.room.message", None, json!({"body": "three"}), &[two_id], 0).await;
             let three_id = scene.id_of(&three);
@@ -564,7 +565,7 @@ async fn forks_of_messages_need_no_resolution_and_end_in_one_event() {
     let mut tips = vec![ours];
     let mut events = Vec::new();
     for body in ["a", "b", "c"] {
-        let event = scene.craft("m.room.message", None, json!({"body": body}), &[fork.clone()], 0).await;
+        let event = scene.craft("m.room.message", None, json!({"body": body}), std::slice::from_ref(&fork), 0).await;
         tips.push(scene.id_of(&event));
         events.push(event);
     }
