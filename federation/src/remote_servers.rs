@@ -1,5 +1,6 @@
 //! What `rooms` asks of other servers.
 
+mod events;
 mod membership;
 
 use std::{

@@ -70,7 +70,7 @@ pub use self::{
     receipts::{ReceiptKind, ReceiptRequest},
     receive::{Received, Source},
     relations::{RECURSION_LEVELS, RelationsRequest},
-    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteServers},
+    remote::{Asking, EventSigners, JoinAnswer, MemberTemplate, RemoteError, RemoteEvents, RemoteServers, StateIds},
     thread_subscriptions::SubscribedThread,
     threads::Threads,
     timeline::{Context, Page, PageRequest, TimelineToken},
@@ -80,6 +80,9 @@ pub use self::{
 
 /// Most rooms whose turn and head are in memory.
 const TURNS_CACHED: u64 = 20_000;
+
+/// How many whole states of other servers are asked for at the same time.
+const STATES_ASKED_MAX: usize = 3;
 
 /// How many users may mark at the same time what they have read.
 const READINGS: usize = 64;
@@ -125,6 +128,10 @@ struct Inner {
     /// Guard joining a room through another server: one user after the other, across all that it takes.
     joining: Cache<ruma::OwnedRoomId, Arc<tokio::sync::Mutex<()>>>,
     server_acls: server_acls::ServerAcls,
+    /// Guard asking a server for what is missing in a room: one after the other, across all that it takes. The room's turn comes inside.
+    asking: Cache<(RoomNr, ruma::OwnedServerName), Arc<tokio::sync::Mutex<()>>>,
+    /// Bounds how many whole states of other servers are in memory.
+    states_asked: tokio::sync::Semaphore,
 }
 
 impl Rooms {
@@ -165,6 +172,8 @@ impl Rooms {
             walks,
             joining: Cache::new(TURNS_CACHED),
             server_acls: server_acls::ServerAcls::new(),
+            asking: Cache::new(TURNS_CACHED),
+            states_asked: tokio::sync::Semaphore::new(STATES_ASKED_MAX),
         }))
     }
 

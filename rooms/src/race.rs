@@ -22,6 +22,11 @@ pub(crate) struct Race {
 }
 
 impl Race {
+    /// Whether a try was lost.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost > 0
+    }
+
     /// Whether the room is to be leased, should the next try be lost, too.
     pub(crate) fn wants_lease(&self) -> bool {
         self.lost + 1 >= LOST_BEFORE_LEASE

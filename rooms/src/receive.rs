@@ -1,6 +1,8 @@
 //! Events that other servers made. Server-Server API, "Checks performed on receipt of a PDU".
 
+mod backfill;
 mod chain;
+mod gap;
 mod missing;
 mod place;
 mod verify;
@@ -11,7 +13,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
-use model::{NodeNr, Pdu};
+use model::{NodeNr, Pdu, Position, RoomNr};
 use ruma::{
     CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomId, ServerName, events::TimelineEventType,
     room_version_rules::RoomVersionRules,
@@ -22,7 +24,7 @@ use self::{place::Retry, verify::id_of};
 use crate::{Error, Rooms, head::Head, power::rules_of, race::Race, to_the_end};
 
 /// Most rooms of one transaction whose events are taken in at the same time.
-const ROOMS_AT_ONCE: usize = 8;
+const ROOMS_AT_ONCE: usize = 32;
 
 /// What became of an event from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,15 @@ struct Incoming {
     pdu: Pdu,
     /// The room's state before it, where that is not known from what came before it.
     state_before: Option<NodeNr>,
+    /// Where it goes in the timeline if not to its end: behind the live event of that position, so many steps.
+    behind: Option<(Position, i64)>,
+}
+
+impl Incoming {
+    /// One that comes now.
+    fn new(pdu: Pdu, state_before: Option<NodeNr>) -> Self {
+        Self { pdu, state_before, behind: None }
+    }
 }
 
 /// Who gives us events.
@@ -79,25 +90,35 @@ impl Rooms {
                 None => outcomes.extend(unknown_room(&object)),
             }
         }
-        let mut of_rooms = Vec::new();
+        let mut rooms = Vec::with_capacity(by_room.len());
         for (room_id, objects) in by_room {
-            let room = match self.room(&room_id).await {
-                Ok(room) => room,
-                Err(Error::RoomUnknown) => {
-                    outcomes.extend(objects.iter().filter_map(unknown_room));
+            match self.room(&room_id).await {
+                Ok(room) => rooms.push((room, objects)),
+                Err(Error::RoomUnknown) => outcomes.extend(objects.iter().filter_map(unknown_room)),
+                Err(error) => return Err(error),
+            }
+        }
+        let numbers: Vec<RoomNr> = rooms.iter().map(|(room, _)| room.nr).collect();
+        let ours = self.servers().iter().map(|server| server.name.to_string());
+        let states = self.storage().list_states_of_rooms_with(&numbers, ours).await?;
+        let mut of_rooms = Vec::with_capacity(rooms.len());
+        for (room, objects) in rooms {
+            let refusal = match states.get(&room.nr) {
+                None => Error::RoomUnknown,
+                // Server-Server API, "Server Access Control Lists (ACLs)".
+                Some(state) if !self.is_server_allowed_at(&room, *state, source.server).await? => {
+                    Error::NotAllowed(format!("{} is denied access to this room", source.server))
+                }
+                Some(_) => {
+                    of_rooms.push((room, objects));
                     continue;
                 }
-                Err(error) => return Err(error),
             };
-            if let Some(refusal) = self.refuse(&room, source).await? {
-                let rules = rules_of(&room.version)?;
-                let ids = objects.iter().filter_map(|object| id_of(object, &rules));
-                outcomes.extend(ids.map(|event_id| (event_id, Err(refusal.clone()))));
-                continue;
-            }
-            of_rooms.push((room, objects));
+            let rules = rules_of(&room.version)?;
+            let ids = objects.iter().filter_map(|object| id_of(object, &rules));
+            outcomes.extend(ids.map(|event_id| (event_id, Err(refusal.clone()))));
         }
-        outcomes.extend(self.receive_of_rooms(source, of_rooms).await?);
+        outcomes.extend(Box::pin(self.receive_of_rooms(source, of_rooms)).await?);
         Ok(outcomes)
     }
 
@@ -146,34 +167,40 @@ impl Rooms {
                 let (as_server, server) = (source.as_server.to_owned(), source.server.to_owned());
                 to_the_end(async move {
                     let source = Source { as_server: &as_server, server: &server };
-                    rooms.receive_in_room(source, &room, pdus).await
+                    let received = rooms.receive_in_room(source, &room, pdus).await?;
+                    Ok((room, received))
                 })
             })
             .buffer_unordered(ROOMS_AT_ONCE)
             .collect()
             .await;
+        let mut accepted = Vec::new();
         for received in received {
-            outcomes.extend(received?);
+            let (room, received) = received?;
+            let new = received.iter().filter(|(_, outcome)| matches!(outcome, Ok(Received::Accepted)));
+            accepted.extend(new.map(|(event_id, _)| (room.nr, event_id.clone())));
+            // Not what was asked for on the way.
+            outcomes.extend(received.into_iter().filter(|(event_id, _)| seen.contains(event_id)));
         }
+        self.release_awaited(&accepted).await?;
         Ok(outcomes)
     }
 
-    /// Why a server may give us no events of a room at all: nobody of ours is in it, or it is denied access to it. Server-Server API,
-    /// "Server Access Control Lists (ACLs)".
-    async fn refuse(&self, room: &RoomRow, source: Source<'_>) -> Result<Option<Error>, Error> {
-        let ours = self.servers().iter().map(|server| server.name.to_string());
-        if !self.storage().is_any_in_room(room.nr, ours).await? {
-            return Ok(Some(Error::RoomUnknown));
+    /// Lets redactions that came before the events that they redact do so.
+    async fn release_awaited(&self, events: &[(RoomNr, OwnedEventId)]) -> Result<(), Error> {
+        for (room_nr, target) in self.storage().list_awaited(events).await? {
+            let rooms = self.storage().get_rooms(&[room_nr]).await?;
+            let Some(room) = rooms.get(&room_nr) else { continue };
+            let turn = self.turn(room_nr);
+            let mut head = turn.take_head().await;
+            *head = None;
+            self.release_redactions(room, &target).await?;
         }
-        match self.check_server_allowed(&room.id, source.server).await {
-            Ok(()) => Ok(None),
-            Err(error @ Error::NotAllowed(_)) => Ok(Some(error)),
-            Err(error) => Err(error),
-        }
+        Ok(())
     }
 
     /// Those of some events that are here and have a place in their room: outliers have none.
-    async fn find_placed(&self, ids: &[OwnedEventId]) -> Result<HashSet<OwnedEventId>, Error> {
+    pub(crate) async fn find_placed(&self, ids: &[OwnedEventId]) -> Result<HashSet<OwnedEventId>, Error> {
         let numbers: Vec<_> = self.storage().find_event_nrs(ids).await?.into_values().collect();
         let events = self.storage().get_events(&numbers).await?.into_values();
         Ok(events.filter(|event| !event.outlier).map(|event| event.pdu.event_id.clone()).collect())
@@ -195,9 +222,9 @@ impl Rooms {
                 Some(head) => head,
                 None => Head::load(self.storage(), room.clone()).await?,
             };
-            match self.receive_chain(head, incoming.make_contiguous(), race.wants_lease()).await {
+            match self.receive_chain(head, incoming.make_contiguous(), &race).await {
                 Ok((head, received)) => {
-                    *cached = head;
+                    *cached = Some(head);
                     let ids = incoming.drain(..received.len()).map(|incoming| incoming.pdu.event_id);
                     outcomes.extend(ids.zip(received.into_iter().map(Ok)));
                     race = Race::default();

@@ -1,5 +1,7 @@
 //! What other servers are asked about rooms. The door to them fills this; without one there are no others.
 
+mod events;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     pin::Pin,
@@ -13,11 +15,13 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
+pub use self::events::{RemoteEvents, StateIds};
+
 /// An answer that takes its time.
 pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + Send + 'a>>;
 
 /// Asks other servers about rooms, in the name of one of ours.
-pub trait RemoteServers: Send + Sync {
+pub trait RemoteServers: RemoteEvents {
     /// The room that an alias points to, and servers that are in it; nothing when its server knows no such alias.
     fn find_alias<'a>(
         &'a self,
@@ -129,6 +133,8 @@ pub enum RemoteError {
 
 /// No other servers.
 pub(crate) struct Nobody;
+
+impl RemoteEvents for Nobody {}
 
 impl RemoteServers for Nobody {
     fn find_alias<'a>(

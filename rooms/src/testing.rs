@@ -7,11 +7,16 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use crate::{Asking, Error, EventSigners, JoinAnswer, MemberTemplate, Received, RemoteError, RemoteServers, Rooms, Source};
+use crate::{
+    Asking, Error, EventSigners, JoinAnswer, MemberTemplate, Received, RemoteError, RemoteEvents, RemoteServers, Rooms,
+    Source,
+};
 
 /// Other servers that answer nothing, and have these keys.
 #[derive(Clone, Debug)]
 pub struct KnownKeys(pub PublicKeyMap);
+
+impl RemoteEvents for KnownKeys {}
 
 impl RemoteServers for KnownKeys {
     fn find_alias<'a>(

@@ -126,7 +126,17 @@ impl Rooms {
         wanted: impl Fn(&StoredEvent) -> bool,
     ) -> Result<Page, Error> {
         let reader = self.reader(requester, room_id).await?;
-        self.page(reader, Source::Timeline, asked, wanted).await
+        let page = self.page(reader.clone(), Source::Timeline, asked, &wanted).await?;
+        // Where something is missing, servers of the room are asked for it.
+        if asked.direction == TimelineDirection::Backward && reader.left_at().is_none() {
+            let oldest = page.end.map_or((Position(i64::MIN), i64::MIN), |end| end.0);
+            let as_server = requester.user_id.server_name();
+            // Boxed: seldom needed, and large.
+            if Box::pin(self.backfill(as_server, &reader.room, page.start.0, oldest)).await? {
+                return self.page(reader, Source::Timeline, asked, &wanted).await;
+            }
+        }
+        Ok(page)
     }
 
     /// A page of the events of a room, or of some of them.

@@ -494,3 +494,85 @@ async fn what_relates_to_a_redacted_event_is_redacted_once_by_two_that_do_it() {
 fn page(direction: TimelineDirection, limit: u32) -> PageRequest<'static> {
     PageRequest { direction, from: None, to: None, limit }
 }
+
+/// Events that come one after the other are written together, in order, with what is wrong among them; what is sent here goes on after them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_chain_is_taken_in_together_and_the_room_goes_on_after_it() {
+    for version in [1, 11, 12] {
+        for database in TestDatabase::each().await {
+            let scene = Scene::new(version, database).await;
+            scene.set_topic("first").await;
+            let (one, one_id) = scene.message("one").await;
+            let prev = [one_id];
+            let topic = scene.craft("m.room.topic", Some(""), json!({"topic": "theirs"}), &prev, 0).await;
+            let topic_id = scene.id_of(&topic);
+            let levels = json!({"users": {"@rem:other": 100}});
+            let taken = scene.craft("m.room.power_levels", Some(""), levels, std::slice::from_ref(&topic_id), 0).await;
+            let taken_id = scene.id_of(&taken);
+            let two =
+                scene.craft("m.room.message", None, json!({"body": "two"}), std::slice::from_ref(&topic_id), 0).await;
+            let two_id = scene.id_of(&two);
+            let three = scene.craft("m.room.message", None, json!({"body": "three"}), &[two_id], 0).await;
+            let three_id = scene.id_of(&three);
+            let before = scene.storage.published();
+            let source = rooms::Source { as_server: server_name!("hs"), server: server_name!("other") };
+            let outcomes = scene.rooms.receive(source, vec![one, topic, taken, two, three]).await.unwrap();
+            assert_eq!(outcomes.len(), 5);
+            for (event_id, outcome) in outcomes {
+                let outcome = outcome.unwrap();
+                assert_eq!(matches!(outcome, Received::Rejected(_)), event_id == taken_id, "{event_id}: {outcome:?}");
+            }
+            assert_eq!(scene.storage.published().0 - before.0, 4, "four events have a place");
+            assert_eq!(
+                (scene.bodies().await, scene.topic().await),
+                (vec!["one".into(), "two".into(), "three".into()], "theirs".into())
+            );
+            // Our next event comes after the last of them alone.
+            let ours = scene.say("ours").await;
+            let alice = scene.user("@alice:hs").await;
+            let (_, event) = scene.rooms.event(&alice, &scene.room, &ours).await.unwrap();
+            assert_eq!(event.pdu.prev_events, [three_id]);
+        }
+    }
+}
+
+/// Server-Server API, "Rejection", "Soft failure": what was kept out of the room has nothing after it, and neither has what lies before it,
+/// until an event comes that does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_after_one_that_was_kept_out_comes_after_what_lies_before_that() {
+    for version in VERSIONS {
+        let scene = Scene::new(version, TestDatabase::sqlite()).await;
+        let levels = json!({"users": {"@rem:other": 100}});
+        let taken = scene.craft("m.room.power_levels", Some(""), levels, &[], 0).await;
+        let taken_id = scene.id_of(&taken);
+        assert!(matches!(scene.receive(taken).await.unwrap(), Received::Rejected(_)));
+        let after = scene.craft("m.room.message", None, json!({"body": "after"}), &[taken_id], 0).await;
+        let after_id = scene.id_of(&after);
+        assert_eq!(scene.receive(after).await.unwrap(), Received::Accepted, "version {version}");
+        let ours = scene.say("ours").await;
+        let alice = scene.user("@alice:hs").await;
+        let (_, event) = scene.rooms.event(&alice, &scene.room, &ours).await.unwrap();
+        assert_eq!(event.pdu.prev_events, [after_id], "version {version}");
+    }
+}
+
+/// Messages that several servers send at the same time, and state after all of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forks_of_messages_need_no_resolution_and_end_in_one_event() {
+    let scene = Scene::new(11, TestDatabase::sqlite()).await;
+    let fork = scene.tip().await;
+    let ours = scene.say("ours").await;
+    let mut tips = vec![ours];
+    let mut events = Vec::new();
+    for body in ["a", "b", "c"] {
+        let event = scene.craft("m.room.message", None, json!({"body": body}), std::slice::from_ref(&fork), 0).await;
+        tips.push(scene.id_of(&event));
+        events.push(event);
+    }
+    events.push(scene.craft("m.room.topic", Some(""), json!({"topic": "together"}), &tips, 0).await);
+    let source = rooms::Source { as_server: server_name!("hs"), server: server_name!("other") };
+    let outcomes = scene.rooms.receive(source, events).await.unwrap();
+    assert!(outcomes.values().all(|outcome| matches!(outcome, Ok(Received::Accepted))), "{outcomes:?}");
+    assert_eq!(scene.topic().await, "together");
+    assert_eq!(scene.bodies().await, ["ours", "a", "b", "c"]);
+}

@@ -98,12 +98,30 @@ pub enum Placement {
     Outlier,
     /// What a user of ours becomes to a room that none of our servers is in: told like an event of the timeline, but not part of it.
     Outside,
+    /// In the timeline, behind a live event: it was sent before we came to know of the room, or was missed. Nobody is told of it.
+    Backfilled {
+        /// The position of the live event behind which it lies.
+        anchor: Position,
+        /// How far: a negative number, and each once for an anchor.
+        step: i64,
+    },
     /// Forbidden by its own past. Server-Server API, "Rejection".
     Rejected,
     /// Forbidden by the current state. Server-Server API, "Soft failure".
     SoftFailed,
     /// A redaction that cannot redact anything yet: part of the graph, and shown to nobody. Room Version 3, "Handling redactions".
     Held,
+}
+
+impl Placement {
+    /// The place in the timeline that it gives to an event with that position.
+    pub(crate) fn in_timeline(self, position: Option<Position>) -> Option<(Position, i64)> {
+        match self {
+            Self::Live => position.map(|position| (position, 0)),
+            Self::Backfilled { anchor, step } => Some((anchor, step)),
+            _ => None,
+        }
+    }
 }
 
 /// An event to be written.

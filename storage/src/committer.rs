@@ -59,6 +59,8 @@ statements! {
                AND t.scope = r.scope AND t.transaction_id = r.transaction_id
           LEFT JOIN events e ON e.event_nr = t.event_nr"];
     FIND_EVENT_IDS = ["SELECT event_id FROM events WHERE event_id", (in_list 1)];
+    /// Those of some events that have their place.
+    FIND_PLACED = ["SELECT event_nr FROM events WHERE event_nr", (in_list 1), " AND flags & 1 = 0"];
     FIND_ROOMS = ["SELECT room_id FROM rooms WHERE room_id", (in_list 1)];
     FIND_ANNOTATIONS = ["
         SELECT c.room_nr, c.event_nr
@@ -343,6 +345,7 @@ async fn try_group(
     for (commit, failed) in commits.iter().zip(failed.iter_mut()) {
         *failed = commit.room.as_ref().and_then(|room| leases.check(room, heads.get(&room.room_nr)));
     }
+    check_outliers(&mut tx, commits, failed).await?;
     if look_at_each {
         check_transactions(&mut tx, commits, failed).await?;
         check_existing(&mut tx, commits, failed).await?;
@@ -450,6 +453,28 @@ async fn check_transactions(tx: &mut Tx, commits: &[&Commit], failed: &mut [Opti
         } else if commit.transactions.iter().any(|transaction| !seen.insert(&transaction.key)) {
             // Its twin in this group goes first; asked again, it will be found as done.
             *failed = Some(CommitError::StateChanged);
+        }
+    }
+    Ok(())
+}
+
+/// Fails the commits that give a place to an outlier which has got one meanwhile. Common groups have no outliers, and cost nothing.
+async fn check_outliers(tx: &mut Tx, commits: &[&Commit], failed: &mut [Option<CommitError>]) -> Result<(), Error> {
+    let outliers = |commit: &Commit| -> Vec<i64> {
+        let events = commit.room.iter().flat_map(|room| &room.events);
+        events.filter(|event| event.was_outlier).map(|event| event.nr.0).collect()
+    };
+    let all: Vec<i64> = commits.iter().flat_map(|commit| outliers(commit)).collect();
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mut placed: HashSet<i64> = HashSet::new();
+    for row in tx.fetch(&FIND_PLACED, args![all]).await? {
+        placed.insert(row.get(0)?);
+    }
+    for (commit, failed) in commits.iter().zip(failed.iter_mut()).filter(|(_, failed)| failed.is_none()) {
+        if outliers(commit).iter().any(|nr| placed.contains(nr)) {
+            *failed = Some(CommitError::EventExists);
         }
     }
     Ok(())

@@ -101,7 +101,7 @@ impl StoredEvent {
         Self {
             nr: event.nr,
             position,
-            place: position.filter(|_| event.placement == Placement::Live).map(|position| (position, 0)),
+            place: event.placement.in_timeline(position),
             room_nr,
             sender_nr: event.sender_nr,
             type_nr: event.type_nr,
@@ -304,6 +304,12 @@ impl Storage {
             return Ok(Some(event));
         }
         Ok(self.get_events(&[nr]).await?.remove(&nr))
+    }
+
+    /// Whether the event of an id is stored, as far as this process remembers.
+    #[must_use]
+    pub fn is_event_in_memory(&self, event_id: &EventId) -> bool {
+        self.0.event_cache.numbers.contains_key(event_id)
     }
 
     /// The number of an event id, if the event is stored.

@@ -44,18 +44,19 @@ statements! {
     INSERT_EVENTS = ["
         INSERT INTO events (event_nr, event_id, room_nr, position, anchor, step, sender_nr, type_nr, state_key_nr, depth,
                             state_node, replaces, body_month, flags, prev, auth, origin_server_ts)
-        SELECT event_nr, event_id, room_nr, position, anchor, CASE WHEN anchor IS NULL THEN NULL ELSE 0 END, sender_nr,
-               type_nr, state_key_nr, depth, state_node, replaces, body_month, flags, prev, auth, origin_server_ts
+        SELECT event_nr, event_id, room_nr, position, anchor, step, sender_nr, type_nr, state_key_nr, depth,
+               state_node, replaces, body_month, flags, prev, auth, origin_server_ts
           FROM", (rows [1 event_nr bigint, 2 event_id text, 3 room_nr bigint, 4 position bigint, 5 anchor bigint, 6 sender_nr bigint,
                         7 type_nr bigint, 8 state_key_nr bigint, 9 depth bigint, 10 state_node bigint, 11 replaces bigint,
-                        12 body_month bigint, 13 flags bigint, 14 prev bytea, 15 auth bytea, 16 origin_server_ts bigint])];
+                        12 body_month bigint, 13 flags bigint, 14 prev bytea, 15 auth bytea, 16 origin_server_ts bigint,
+                        17 step bigint])];
     /// An outlier gets state and place.
     PLACE_OUTLIERS = ["
         UPDATE events
-           SET position = r.position, anchor = r.anchor, step = CASE WHEN r.anchor IS NULL THEN NULL ELSE 0 END,
+           SET position = r.position, anchor = r.anchor, step = r.step,
                state_node = r.state_node, replaces = r.replaces, flags = r.flags, prev = r.prev
           FROM", (rows [1 event_nr bigint, 2 position bigint, 3 anchor bigint, 4 state_node bigint, 5 replaces bigint,
-                        6 flags bigint, 7 prev bytea]), "
+                        6 flags bigint, 7 prev bytea, 8 step bigint]), "
          WHERE events.event_nr = r.event_nr"];
     INSERT_STRIPPED_STATES = ["
         INSERT INTO stripped_states (event_nr, events)
@@ -434,9 +435,9 @@ impl<'a> GroupWriter<'a> {
             self.events.iter().zip(room_nrs).partition(|((_, _, event), _)| event.was_outlier);
         let room_nrs: Vec<RoomNr> = events.iter().map(|(_, room_nr)| *room_nr).collect();
         let events: Vec<_> = events.into_iter().map(|(event, _)| event).collect();
-        let anchor = |(position, _, event): &(Option<Position>, i64, &NewEvent)| {
-            position.filter(|_| event.placement == Placement::Live).map(|position| position.0)
-        };
+        let place = |(position, _, event): &(Option<Position>, i64, &NewEvent)| event.placement.in_timeline(*position);
+        let anchor = |event: &_| place(event).map(|(anchor, _)| anchor.0);
+        let step = |event: &_| place(event).map(|(_, step)| step);
         let rows = Rows::new()
             .bigint(events.iter().map(|(_, _, event)| event.nr.0))
             .text(events.iter().map(|(_, _, event)| event.pdu.event_id.to_string()))
@@ -453,7 +454,8 @@ impl<'a> GroupWriter<'a> {
             .bigint(events.iter().map(|(_, _, event)| flags_of(event.placement)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.prev)))
             .bytea(events.iter().map(|(_, _, event)| pack_events(&event.auth)))
-            .bigint(events.iter().map(|(_, _, event)| made_ms(event)));
+            .bigint(events.iter().map(|(_, _, event)| made_ms(event)))
+            .bigint(events.iter().map(|event| step(event)));
         batch.add(&INSERT_EVENTS, rows);
         let rows = Rows::new()
             .bigint(events.iter().map(|(_, month, _)| *month))
@@ -467,7 +469,8 @@ impl<'a> GroupWriter<'a> {
             .bigint(placed.iter().map(|((_, _, event), _)| event.state.0))
             .bigint(placed.iter().map(|((_, _, event), _)| event.replaces.map(|nr| nr.0)))
             .bigint(placed.iter().map(|((_, _, event), _)| flags_of(event.placement)))
-            .bytea(placed.iter().map(|((_, _, event), _)| pack_events(&event.prev)));
+            .bytea(placed.iter().map(|((_, _, event), _)| pack_events(&event.prev)))
+            .bigint(placed.iter().map(|(event, _)| step(event)));
         batch.then(&PLACE_OUTLIERS, rows);
         self.add_lacks(batch);
         let rows = Rows::new()
@@ -625,7 +628,7 @@ impl<'a> GroupWriter<'a> {
                     type_nr: event.type_nr,
                     sender_nr: event.sender_nr,
                     origin_server_ts: made_ms(event),
-                    place: ((*position)?, 0),
+                    place: event.placement.in_timeline(*position)?,
                     relation: event.relation.as_ref()?,
                 })
             })
@@ -808,7 +811,7 @@ fn made_ms(event: &NewEvent) -> i64 {
 
 fn flags_of(placement: Placement) -> i64 {
     match placement {
-        Placement::Live => 0,
+        Placement::Live | Placement::Backfilled { .. } => 0,
         Placement::Outlier | Placement::Outside => FLAG_OUTLIER,
         Placement::Rejected => FLAG_REJECTED,
         Placement::SoftFailed => FLAG_SOFT_FAILED,

@@ -95,7 +95,7 @@ impl Storage {
         Ok(())
     }
 
-    async fn clean(&self) -> Result<(), Error> {
+    pub(crate) async fn clean(&self) -> Result<(), Error> {
         let now_ms = self.clock().now_ms();
         make_partitions(self.db(), now_ms).await?;
         for (statement, kept_ms) in [

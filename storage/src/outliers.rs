@@ -4,11 +4,11 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNr, NodeNr, Pdu, RoomNr};
+use model::{EventNr, NodeNr, Pdu, Position, RoomNr};
 use ruma::{OwnedEventId, RoomId, RoomVersionId, UserId};
 
 use crate::{
-    Error, NewNodes, RoomRow, StateKey, Storage,
+    Error, NewNodes, RoomRow, StateKey, Storage, TimelinePlace,
     db::args,
     events::{FLAG_OUTLIER, FLAG_REJECTED, body_month, encode_body},
     packed::pack_events,
@@ -49,6 +49,13 @@ statements! {
         SELECT room_nr, node_nr, node FROM", (rows [1 room_nr bigint, 2 node_nr bigint, 3 node bytea])];
     IS_ANY_IN_ROOM = ["SELECT 1 FROM room_servers WHERE room_nr = $1 AND joined > 0 AND server", (in_list 2), " LIMIT 1"];
     GET_STRIPPED_STATE = ["SELECT events FROM stripped_states WHERE event_nr = $1"];
+    /// Gaps between two places of a timeline, the newest first.
+    LIST_GAPS_BETWEEN = ["
+        SELECT g.event_nr, e.anchor, e.step FROM backward_gaps g JOIN events e ON e.event_nr = g.event_nr
+         WHERE g.room_nr = $1 AND e.anchor IS NOT NULL AND (e.anchor, e.step) <= ($2, $3) AND (e.anchor, e.step) >= ($4, $5)
+         ORDER BY e.anchor DESC, e.step DESC LIMIT $6"];
+    /// The farthest step behind a live event.
+    MIN_STEP = ["SELECT coalesce(min(step), 0) FROM events WHERE room_nr = $1 AND anchor = $2"];
     LIST_GAPS = ["SELECT event_nr FROM backward_gaps WHERE room_nr = $1 ORDER BY event_nr DESC LIMIT $2"];
 }
 
@@ -235,6 +242,33 @@ impl Storage {
     /// When the database fails.
     pub async fn get_stripped_state(&self, event_nr: EventNr) -> Result<Option<String>, Error> {
         self.db().read_one(&GET_STRIPPED_STATE, args![event_nr]).await?.map(|row| row.get(0)).transpose()
+    }
+
+    /// Events of a room's timeline between two places, both included, before which something is missing here: the newest first, at most
+    /// `limit`, with their places.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_gaps_between(
+        &self,
+        room_nr: RoomNr,
+        newest: TimelinePlace,
+        oldest: TimelinePlace,
+        limit: u32,
+    ) -> Result<Vec<(EventNr, TimelinePlace)>, Error> {
+        let args = args![room_nr, newest.0, newest.1, oldest.0, oldest.1, i64::from(limit)];
+        let rows = self.db().read(&LIST_GAPS_BETWEEN, args).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, (row.nr(1)?, row.get(2)?)))).collect()
+    }
+
+    /// The step of the oldest event that lies behind a live one; zero when none does.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn farthest_step(&self, room_nr: RoomNr, anchor: Position) -> Result<i64, Error> {
+        self.db().read_one(&MIN_STEP, args![room_nr, anchor]).await?.map_or(Ok(0), |row| row.get(0))
     }
 
     /// Events of a room's timeline before which something is missing here: at most `limit`.

@@ -1,5 +1,8 @@
 //! Transactions of other servers, and what they were answered. Server-Server API, "Transactions".
 
+use std::collections::HashMap;
+
+use model::{NodeNr, RoomNr};
 use ruma::OwnedServerName;
 
 use crate::{
@@ -13,6 +16,12 @@ use crate::{
 pub(crate) const KEPT_MS: i64 = 24 * 3_600_000;
 
 statements! {
+    /// The state of each of the rooms that one of some servers is in.
+    LIST_STATES_OF_ROOMS_WITH = ["
+        SELECT h.room_nr, h.state_node FROM room_heads h
+         WHERE h.room_nr", (in_list 1), "
+           AND EXISTS (SELECT 1 FROM room_servers s WHERE s.room_nr = h.room_nr AND s.joined > 0 AND s.server", (in_list 2), ")
+         ORDER BY h.room_nr"];
     FIND_ANSWER = ["
         SELECT answer FROM received_transactions WHERE destination = $1 AND origin = $2 AND transaction_id = $3"];
     /// What was answered first stays.
@@ -61,6 +70,21 @@ pub(crate) fn answer_rows(answers: &[&NewReceivedTransaction], now_ms: i64) -> R
 }
 
 impl Storage {
+    /// The current states of rooms, of those that somebody of some servers is in.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_states_of_rooms_with(
+        &self,
+        rooms: &[RoomNr],
+        servers: impl Iterator<Item = String>,
+    ) -> Result<HashMap<RoomNr, NodeNr>, Error> {
+        let args = args![rooms.iter().map(|nr| nr.0).collect::<Vec<_>>(), servers.collect::<Vec<_>>()];
+        let rows = self.db().read(&LIST_STATES_OF_ROOMS_WITH, args).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, row.nr(1)?))).collect()
+    }
+
     /// What a transaction was answered, if it was worked off.
     ///
     /// # Errors

@@ -6,13 +6,16 @@ use ruma::{EventId, OwnedEventId};
 use crate::{
     Error, Storage,
     db::{Row, args},
+    rows::Rows,
     statement::statements,
 };
 
 statements! {
     LIST_HELD = ["SELECT event_nr FROM held_redactions WHERE room_nr = $1 AND target_id = $2 ORDER BY event_nr"];
     LIST_AWAITED = ["
-        SELECT DISTINCT target_id FROM held_redactions WHERE room_nr = $1 AND target_id", (in_list 2), " ORDER BY target_id"];
+        SELECT DISTINCT h.room_nr, h.target_id FROM", (rows [1 room_nr bigint, 2 target_id text]), "
+          JOIN held_redactions h ON h.room_nr = r.room_nr AND h.target_id = r.target_id
+         ORDER BY h.room_nr, h.target_id"];
     LIST_HELD_TARGETS = ["
         SELECT DISTINCT h.room_nr, h.target_id FROM held_redactions h JOIN events e ON e.event_id = h.target_id
          WHERE e.room_nr = h.room_nr AND e.redacted_by IS NULL AND e.anchor IS NOT NULL
@@ -53,6 +56,12 @@ fn related_of(row: &Row) -> Result<RelatedRedactionRow, Error> {
     })
 }
 
+fn target_of(row: &Row) -> Result<(RoomNr, OwnedEventId), Error> {
+    let id: String = row.get(1)?;
+    let target = EventId::parse(&id).map_err(|_| Error::Damaged(format!("target {id} of a redaction")))?;
+    Ok((row.nr(0)?, target))
+}
+
 impl Storage {
     /// The redactions that wait for an event.
     ///
@@ -63,20 +72,19 @@ impl Storage {
         self.db().read(&LIST_HELD, args![room_nr, target.as_str()]).await?.iter().map(|row| row.nr(0)).collect()
     }
 
-    /// Those of some events of a room for which redactions wait.
+    /// Those of some events for which redactions wait.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn list_awaited(
-        &self,
-        room_nr: RoomNr,
-        events: impl Iterator<Item = OwnedEventId>,
-    ) -> Result<Vec<OwnedEventId>, Error> {
-        let ids: Vec<String> = events.map(|id| id.to_string()).collect();
-        let rows = self.db().read(&LIST_AWAITED, args![room_nr, ids]).await?;
-        let read = |id: String| EventId::parse(&id).map_err(|_| Error::Damaged(format!("target {id} of a redaction")));
-        rows.iter().map(|row| read(row.get(0)?)).collect()
+    pub async fn list_awaited(&self, events: &[(RoomNr, OwnedEventId)]) -> Result<Vec<(RoomNr, OwnedEventId)>, Error> {
+        if events.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = Rows::new()
+            .bigint(events.iter().map(|(room_nr, _)| room_nr.0))
+            .text(events.iter().map(|(_, id)| id.to_string()));
+        self.db().read(&LIST_AWAITED, rows).await?.iter().map(target_of).collect()
     }
 
     /// Events that are here, for which redactions wait all the same, after one of them by room and id, at most `limit`.
@@ -90,13 +98,7 @@ impl Storage {
         limit: u32,
     ) -> Result<Vec<(RoomNr, OwnedEventId)>, Error> {
         let rows = self.db().read(&LIST_HELD_TARGETS, args![room_nr, target, i64::from(limit)]).await?;
-        rows.iter()
-            .map(|row| {
-                let id: String = row.get(1)?;
-                let target = EventId::parse(&id).map_err(|_| Error::Damaged(format!("target {id} of a redaction")))?;
-                Ok((row.nr(0)?, target))
-            })
-            .collect()
+        rows.iter().map(target_of).collect()
     }
 
     /// All redactions that have still to go on to what relates to their target, after a number, at most `limit`.

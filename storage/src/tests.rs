@@ -12,19 +12,19 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, device_lists, devices, directory, erased_users, events, filters, group, key_backups, keys,
-    listed_events, maintenance, many_rooms, numbers, presence, profiles, received_transactions, redactions, relations,
-    relations_fill, reports, room_leases, room_reads, rooms, server_keys, state_map, statement::Statement, stream,
-    sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work,
-    users,
+    listed_events, maintenance, many_rooms, numbers, presence, profiles, redactions, relations, relations_fill,
+    reports, room_leases, room_reads, rooms, server_keys, state_map, statement::Statement, stream, sync_connections,
+    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
 mod older_program;
 mod outliers;
 mod people;
+mod received_transactions;
 
 fn all_statements() -> impl Iterator<Item = &'static Statement> {
-    let files: [&'static [Statement]; 39] = [
+    let files: [&'static [Statement]; 40] = [
         account_data::ALL,
         committer::ALL,
         db::ALL,
@@ -46,7 +46,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         crate::outliers::ALL,
         presence::ALL,
         profiles::ALL,
-        received_transactions::ALL,
+        crate::received_transactions::ALL,
         redactions::ALL,
         relations::ALL,
         relations_fill::ALL,

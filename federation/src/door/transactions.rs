@@ -50,7 +50,7 @@ async fn send_transaction_message(
     let entered = api.federation.transactions().enter(&key).ok_or_else(|| MatrixError::limit_exceeded(WAIT))?;
     // A task of its own, so that a server that hangs up does not stop it half-way.
     let work = async move {
-        let worked = work_off(&api, key.clone(), request);
+        let worked = Box::pin(work_off(&api, key.clone(), request));
         api.federation.transactions().once(entered, key, worked).await
     };
     let answer = tokio::spawn(work).await.map_err(|_| MatrixError::busy())??;

@@ -108,7 +108,7 @@ impl Federation {
         let answer = self.client().send(as_server, server, request, SMALL).await;
         let state = answer.map_err(|error| remote_error(server, error))?.knock_room_state;
         // Servers from before version 1.16 of the specification send no whole events: both are shown in the same way.
-        let json = state.iter().map(|event| serde_json::value::to_raw_value(event));
+        let json = state.iter().map(serde_json::value::to_raw_value);
         json.collect::<Result<_, _>>()
             .map_err(|error| RemoteError::Misbehaved { server: server.to_owned(), what: error.to_string() })
     }

@@ -25,6 +25,7 @@ use crate::{
     outliers::check_by_auth_events,
     power::power_levels,
     push,
+    race::Race,
     relations::new_relation,
     turn::room_commit,
 };
@@ -105,21 +106,21 @@ impl Chain {
 }
 
 impl Rooms {
-    /// Takes in as many of the events as can be, from the first on, and commits them together; gives the head after them, unless it
-    /// is old by then, and what became of each. To be called in the room's turn.
+    /// Takes in as many of the events as can be, from the first on, and commits them together; gives the head after them, and
+    /// what became of each. To be called in the room's turn.
     pub(super) async fn receive_chain(
         &self,
         head: Head,
         incoming: &[Incoming],
-        lease: bool,
-    ) -> Result<(Option<Head>, Vec<Received>), Retry> {
+        race: &Race,
+    ) -> Result<(Head, Vec<Received>), Retry> {
         let storage = self.storage();
-        let referred = self.referred(&head, incoming).await?;
+        let referred = self.referred(&head, incoming, race.is_lost()).await?;
         let tips = head.extremities.iter().filter_map(|(nr, _)| Some((*nr, referred.events.get(nr)?.state))).collect();
         let mut chain = Chain { head, tips, new: HashMap::new(), built: Built::default() };
         let mut numbers = storage.take_event_nrs(incoming.len()).await.map_err(Error::from)?;
         let mut received = Vec::with_capacity(incoming.len());
-        for Incoming { pdu, state_before } in incoming {
+        for Incoming { pdu, state_before, .. } in incoming {
             match referred.get(&pdu.event_id) {
                 Some(known) if !known.outlier => {
                     received.push(Received::Known);
@@ -137,15 +138,15 @@ impl Rooms {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Chain { mut head, new, built, .. } = chain;
+        let Chain { mut head, built, .. } = chain;
         if built.events.is_empty() {
-            return Ok((Some(head), received));
+            return Ok((head, received));
         }
         let live = built.events.iter().filter(|event| event.placement == Placement::Live);
         let related_again: Vec<OwnedEventId> =
             live.filter_map(|event| Some(event.relation.as_ref()?.parent.clone())).collect();
         let has_relations = !related_again.is_empty();
-        let commit = RoomCommit { lease, related_again, ..room_commit(&head, built) };
+        let commit = RoomCommit { lease: race.wants_lease(), related_again, ..room_commit(&head, built) };
         match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {
             Ok(_) => head.committed(),
             Err(CommitError::Storage(source)) => return Err(Error::Storage(source).into()),
@@ -154,18 +155,18 @@ impl Rooms {
         if has_relations {
             self.go_on_to_related();
         }
-        let targets = storage.list_awaited(head.row.nr, new.into_keys()).await.map_err(Error::from)?;
-        for target in &targets {
-            self.release_redactions(&head.row, target).await?;
-        }
-        Ok((targets.is_empty().then_some(head), received))
+        Ok((head, received))
     }
 
-    async fn referred(&self, head: &Head, incoming: &[Incoming]) -> Result<Referred, Error> {
+    /// Reads what the events refer to. They themselves were not here a moment ago; whether they are now this process knows, unless another one
+    /// was first.
+    async fn referred(&self, head: &Head, incoming: &[Incoming], may_be_here: bool) -> Result<Referred, Error> {
         let pdus = || incoming.iter().map(|incoming| &incoming.pdu);
         let own: HashSet<&OwnedEventId> = pdus().map(|pdu| &pdu.event_id).collect();
         let before = pdus().flat_map(|pdu| pdu.prev_events.iter().chain(&pdu.auth_events));
-        let ids: HashSet<&OwnedEventId> = before.chain(own).collect();
+        let before = before.filter(|id| !own.contains(id));
+        let here = own.iter().copied().filter(|id| may_be_here || self.storage().is_event_in_memory(id));
+        let ids: HashSet<&OwnedEventId> = before.chain(here).collect();
         let numbers = self.storage().find_event_nrs(&ids.into_iter().cloned().collect::<Vec<_>>()).await?;
         let tips = head.extremities.iter().map(|(nr, _)| *nr);
         let events = self.storage().get_events(&numbers.values().copied().chain(tips).collect::<Vec<_>>()).await?;
@@ -174,13 +175,7 @@ impl Rooms {
 
     /// Judges an event by its `auth_events` and by the current state, which is the state before it: checks 4, 5 and 6. Moves the head on
     /// to it unless it is rejected.
-    async fn add_to_chain(
-        &self,
-        chain: &mut Chain,
-        pdu: &Pdu,
-        behind: Behind,
-        nr: EventNr,
-    ) -> Result<Received, Error> {
+    async fn add_to_chain(&self, chain: &mut Chain, pdu: &Pdu, behind: Behind, nr: EventNr) -> Result<Received, Error> {
         let storage = self.storage();
         let head = &chain.head;
         let mut state = HashMap::new();
@@ -230,8 +225,7 @@ impl Rooms {
             return Ok(Received::Rejected(rule));
         }
         let may_notify_room = async || Ok(power_levels(&head.rules, &state)?.may_notify_room(&pdu.sender));
-        event.countable =
-            push::class::countable(storage, self.servers(), head.row.nr, &pdu, may_notify_room).await?;
+        event.countable = push::class::countable(storage, self.servers(), head.row.nr, &pdu, may_notify_room).await?;
         chain.tips.retain(|nr, _| !event.prev.contains(nr));
         chain.tips.insert(nr, event.state);
         chain.new.insert(pdu.event_id.clone(), (nr, event.state, pdu));
@@ -273,8 +267,9 @@ impl Rooms {
         }
         // What allows it is as a rule what the state has; then this was checked just now.
         let listed: HashSet<EventNr> = auth.iter().map(|(nr, _)| *nr).collect();
-        let is_same = state.values().all(|(nr, _)| listed.contains(nr) || create.is_some_and(|(create, _)| create == nr))
-            && listed.iter().all(|nr| state.values().any(|(in_state, _)| in_state == nr));
+        let is_same =
+            state.values().all(|(nr, _)| listed.contains(nr) || create.is_some_and(|(create, _)| create == nr))
+                && listed.iter().all(|nr| state.values().any(|(in_state, _)| in_state == nr));
         if is_same {
             return None;
         }

@@ -1,23 +1,223 @@
 //! Events that others refer to and that are not here. Server-Server API, "Backfilling and retrieving missing events".
+//!
+//! Who sent an event that comes after what is not here is asked for that. What can be had is taken in first, in order. Where something
+//! still lacks, the event is received with the state that its server says there was before it, and a gap is left in the timeline, at which
+//! `/messages` asks for more.
 
-use std::sync::Arc;
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use model::Pdu;
-use ruma::OwnedEventId;
+use ruma::{CanonicalJsonObject, OwnedEventId};
+use serde_json::value::RawValue;
 use storage::RoomRow;
+use tokio::time::timeout;
+use tracing::debug;
 
 use super::{Incoming, Received, Source};
-use crate::{Error, Rooms};
+use crate::{Error, Rooms, power::rules_of};
+
+/// Most events that one answer may have.
+const EVENTS_OF_ANSWER_MAX: u32 = 100;
+
+/// How often a server is asked for what comes before its answers.
+const ROUNDS_MAX: usize = 10;
+
+/// How many gaps one transaction may leave in a room: each takes a state.
+const GAPS_MAX: usize = 3;
+
+/// How long who sends an event waits while what lies before it is asked for.
+const MISSING_WAIT: Duration = Duration::from_secs(20);
+
+/// How long it waits while the state before it is asked for.
+const STATE_WAIT: Duration = Duration::from_secs(30);
+
+/// What became of events, in the order in which they were taken in.
+type Outcomes = Vec<(OwnedEventId, Result<Received, Error>)>;
 
 impl Rooms {
-    /// Takes in verified events of one room.
+    /// Takes in verified events of one room, and what lies before them, as far as it is not here and can be had.
     pub(super) async fn receive_in_room(
         &self,
-        _source: Source<'_>,
+        source: Source<'_>,
         room: &Arc<RoomRow>,
         pdus: Vec<Pdu>,
-    ) -> Result<Vec<(OwnedEventId, Result<Received, Error>)>, Error> {
-        let incoming = pdus.into_iter().map(|pdu| Incoming { pdu, state_before: None });
-        self.receive_in_turn(room, incoming.collect()).await
+    ) -> Result<Outcomes, Error> {
+        let mut pdus = in_order(pdus);
+        if self.find_lacking(&pdus).await?.is_empty() {
+            return self.receive_all(source, room, pdus, 0).await;
+        }
+        // One at a time asks a server for what is missing in a room: the next one finds it here.
+        let turn = self.0.asking.get_with((room.nr, source.server.to_owned()), Arc::default);
+        let _turn = turn.lock().await;
+        let fetched = match timeout(MISSING_WAIT, self.fetch_missing(source, room, &pdus)).await {
+            Ok(Err(error @ (Error::Storage(_) | Error::Busy))) => return Err(error),
+            Ok(Err(error)) => {
+                debug!(room.id = %room.id, server.name = %source.server, %error, "could not ask for missing events");
+                Vec::new()
+            }
+            Err(_) => Vec::new(),
+            Ok(Ok(fetched)) => fetched,
+        };
+        pdus.splice(..0, fetched);
+        self.receive_all(source, room, in_order(pdus), GAPS_MAX).await
     }
+
+    /// Takes in events in order; before one that lacks something, the state at it is asked for, for so many of them.
+    async fn receive_all(
+        &self,
+        source: Source<'_>,
+        room: &Arc<RoomRow>,
+        pdus: Vec<Pdu>,
+        mut gaps: usize,
+    ) -> Result<Outcomes, Error> {
+        let mut outcomes = Vec::with_capacity(pdus.len());
+        let mut pdus = VecDeque::from(pdus);
+        while !pdus.is_empty() {
+            let lacking = self.find_lacking(pdus.make_contiguous()).await?;
+            let lacks = |pdu: &Pdu| refers_to(pdu).any(|id| lacking.contains(id));
+            let whole = pdus.iter().position(lacks).unwrap_or(pdus.len());
+            let incoming = pdus.drain(..whole).map(|pdu| Incoming::new(pdu, None)).collect();
+            outcomes.extend(self.receive_in_turn(room, incoming).await?);
+            let Some(pdu) = pdus.pop_front() else { break };
+            let mut state_before = None;
+            if gaps > 0 {
+                gaps -= 1;
+                state_before = match timeout(STATE_WAIT, self.fill_gap(source, room, &pdu)).await {
+                    Ok(Err(error @ (Error::Storage(_) | Error::Busy))) => return Err(error),
+                    Ok(Err(error)) => {
+                        let event_id = &pdu.event_id;
+                        debug!(room.id = %room.id, event.id = %event_id, %error, "the state at a gap could not be had");
+                        None
+                    }
+                    Err(_) => None,
+                    Ok(Ok(state)) => state,
+                };
+            }
+            outcomes.extend(self.receive_in_turn(room, vec![Incoming::new(pdu, state_before)]).await?);
+        }
+        Ok(outcomes)
+    }
+
+    /// What events refer to that is neither among them nor here: of `prev_events` also what is here without a place, as its state is not
+    /// known.
+    pub(super) async fn find_lacking(&self, pdus: &[Pdu]) -> Result<HashSet<OwnedEventId>, Error> {
+        let own: HashSet<&OwnedEventId> = pdus.iter().map(|pdu| &pdu.event_id).collect();
+        let referred: HashSet<&OwnedEventId> = pdus.iter().flat_map(refers_to).filter(|id| !own.contains(id)).collect();
+        let referred: Vec<OwnedEventId> = referred.into_iter().cloned().collect();
+        let numbers = self.storage().find_event_nrs(&referred).await?;
+        let events = self.storage().get_events(&numbers.values().copied().collect::<Vec<_>>()).await?;
+        let before: HashSet<&OwnedEventId> = pdus.iter().flat_map(|pdu| &pdu.prev_events).collect();
+        let is_lacking = |id: &OwnedEventId| match numbers.get(id).and_then(|nr| events.get(nr)) {
+            Some(event) => event.outlier && before.contains(id),
+            None => true,
+        };
+        Ok(referred.into_iter().filter(is_lacking).collect())
+    }
+
+    /// Asks a server for what lies before events that it has sent, back to what is here, in as many answers as that takes and may take.
+    async fn fetch_missing(&self, source: Source<'_>, room: &Arc<RoomRow>, pdus: &[Pdu]) -> Result<Vec<Pdu>, Error> {
+        let head = self.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
+        let newest = self.storage().get_events(&head.extremities).await?;
+        let earliest: Vec<OwnedEventId> = newest.values().map(|event| event.pdu.event_id.clone()).collect();
+        let mut found: HashMap<OwnedEventId, Pdu> = HashMap::new();
+        let mut latest: Vec<&Pdu> = pdus.iter().collect();
+        let mut chosen: HashSet<OwnedEventId> = HashSet::new();
+        for _ in 0..ROUNDS_MAX {
+            let lacking = self.find_lacking_before(&latest, pdus, &found).await?;
+            if lacking.is_empty() {
+                break;
+            }
+            let asked: Vec<OwnedEventId> = latest
+                .iter()
+                .filter(|pdu| pdu.prev_events.iter().any(|id| lacking.contains(id)))
+                .map(|pdu| pdu.event_id.clone())
+                .collect();
+            let answer = self
+                .remote()
+                .get_missing_events(source, &room.id, earliest.clone(), asked, EVENTS_OF_ANSWER_MAX)
+                .await?;
+            for pdu in self.verified(room, answer).await? {
+                found.entry(pdu.event_id.clone()).or_insert(pdu);
+            }
+            // What does not lead to what was asked for is not wanted.
+            let mut open: Vec<OwnedEventId> = lacking.into_iter().collect();
+            let mut new = Vec::new();
+            while let Some(id) = open.pop() {
+                if let Some(pdu) = found.get(&id)
+                    && chosen.insert(id.clone())
+                {
+                    open.extend(pdu.prev_events.iter().cloned());
+                    new.push(id);
+                }
+            }
+            if new.is_empty() {
+                break;
+            }
+            latest = new.iter().filter_map(|id| found.get(id)).collect();
+        }
+        Ok(found.into_values().filter(|pdu| chosen.contains(&pdu.event_id)).collect())
+    }
+
+    /// What lies right before some events and is neither here nor among what was sent or found.
+    async fn find_lacking_before(
+        &self,
+        latest: &[&Pdu],
+        sent: &[Pdu],
+        found: &HashMap<OwnedEventId, Pdu>,
+    ) -> Result<HashSet<OwnedEventId>, Error> {
+        let is_new = |id: &&OwnedEventId| !found.contains_key(*id) && !sent.iter().any(|pdu| pdu.event_id == **id);
+        let before: HashSet<OwnedEventId> =
+            latest.iter().flat_map(|pdu| &pdu.prev_events).filter(is_new).cloned().collect();
+        let before: Vec<OwnedEventId> = before.into_iter().collect();
+        let placed = self.find_placed(&before).await?;
+        Ok(before.into_iter().filter(|id| !placed.contains(id)).collect())
+    }
+
+    /// Those events of an answer that are events of the room and signed as they must be; not more than were asked for.
+    pub(super) async fn verified(&self, room: &Arc<RoomRow>, answer: Vec<Box<RawValue>>) -> Result<Vec<Pdu>, Error> {
+        let rules = Arc::new(rules_of(&room.version)?);
+        let objects = answer.iter().take(EVENTS_OF_ANSWER_MAX as usize);
+        let objects = objects.filter_map(|event| serde_json::from_str::<CanonicalJsonObject>(event.get()).ok());
+        let read = self.read_events(room, &rules, objects.collect()).await?;
+        let events = read.into_iter().filter_map(|(_, event)| event.ok()).collect();
+        Ok(self.verify_events(events).await?.into_iter().filter_map(Result::ok).collect())
+    }
+}
+
+/// All that an event refers to.
+fn refers_to(pdu: &Pdu) -> impl Iterator<Item = &OwnedEventId> {
+    pdu.prev_events.iter().chain(&pdu.auth_events)
+}
+
+/// The events so that those that others refer to come before them, and otherwise as they were; each once. Of a circle, which ids that are
+/// hashes do not allow, the events come in any order.
+pub(super) fn in_order(pdus: Vec<Pdu>) -> Vec<Pdu> {
+    let mut ids = Vec::with_capacity(pdus.len());
+    let index: HashMap<&OwnedEventId, usize> =
+        pdus.iter().enumerate().rev().map(|(at, pdu)| (&pdu.event_id, at)).collect();
+    let mut seen = vec![false; pdus.len()];
+    for start in 0..pdus.len() {
+        // Each with how many of what it refers to were looked at.
+        let mut path = vec![(start, 0)];
+        while let Some((at, next)) = path.pop() {
+            if next == 0 && std::mem::replace(&mut seen[at], true) {
+                continue;
+            }
+            match refers_to(&pdus[at]).nth(next) {
+                Some(id) => {
+                    path.push((at, next + 1));
+                    path.extend(index.get(id).filter(|before| !seen[**before]).map(|before| (*before, 0)));
+                }
+                None => ids.push(at),
+            }
+        }
+    }
+    let mut pdus: Vec<Option<Pdu>> = pdus.into_iter().map(Some).collect();
+    let mut once = HashSet::new();
+    let in_order = ids.into_iter().filter_map(|at| pdus[at].take());
+    in_order.filter(|pdu| once.insert(pdu.event_id.clone())).collect()
 }

@@ -83,6 +83,7 @@ impl Rooms {
         if stored.as_ref().is_some_and(|event| !event.outlier) {
             return Ok(Received::Known);
         }
+        let behind = incoming.behind;
         let judged = match self.judge(head, incoming, &mut nodes).await? {
             Ok(judged) => judged,
             Err(missing) => return Ok(Received::Missing(missing)),
@@ -107,17 +108,20 @@ impl Rooms {
                     .map_err(Error::from)?;
             }
         }
-        let soft_failure = match rejection {
-            Some(_) => None,
-            None => self.forbidden_by(head, &pdu, head.state).await?,
+        // What was before the room's current state is not measured by it.
+        let soft_failure = match (&rejection, behind) {
+            (None, None) => self.forbidden_by(head, &pdu, head.state).await?,
+            _ => None,
         };
-        let mut placement = match (&rejection, &soft_failure) {
-            (Some(_), _) => Placement::Rejected,
-            (None, Some(_)) => Placement::SoftFailed,
-            (None, None) => Placement::Live,
+        let mut placement = match (&rejection, &soft_failure, behind) {
+            (Some(_), ..) => Placement::Rejected,
+            (None, Some(_), _) => Placement::SoftFailed,
+            (None, None, Some((anchor, step))) => Placement::Backfilled { anchor, step },
+            (None, None, None) => Placement::Live,
         };
+        let is_shown = matches!(placement, Placement::Live | Placement::Backfilled { .. });
         let mut redacted = None;
-        if placement == Placement::Live && pdu.event_type == TimelineEventType::RoomRedaction {
+        if is_shown && pdu.event_type == TimelineEventType::RoomRedaction {
             redacted = self.target_of_redaction(&head.row, &head.rules, &pdu, state_before).await?;
             if redacted.is_none() {
                 placement = Placement::Held;
@@ -160,7 +164,8 @@ impl Rooms {
             events: vec![event],
             ..RoomCommit::default()
         };
-        if matches!(placement, Placement::Live | Placement::Held) {
+        commit.gaps_opened.extend((lacks && is_shown).then_some(nr));
+        if matches!(placement, Placement::Live | Placement::Held) && behind.is_none() {
             let mut tips: Vec<EventNr> =
                 head.extremities.iter().map(|(nr, _)| *nr).filter(|nr| !used.contains(nr)).collect();
             let stored = storage.get_events(&tips).await.map_err(Error::from)?;
@@ -177,9 +182,8 @@ impl Rooms {
             commit.extremities_added = vec![nr];
             let changed = self.changes(head, commit.state, nr, &pdu).await?;
             (commit.state_changes, commit.summary) = changed;
-            commit.gaps_opened.extend((lacks && placement == Placement::Live).then_some(nr));
         }
-        if placement == Placement::Live {
+        if is_shown {
             commit.related_again.extend(commit.events[0].relation.as_ref().map(|relation| relation.parent.clone()));
         }
         if let Some(target) = redacted {
@@ -210,7 +214,7 @@ impl Rooms {
         nodes: &mut NewNodes,
     ) -> Result<Result<Judged, Vec<OwnedEventId>>, Error> {
         let storage = self.storage();
-        let Incoming { pdu, state_before: given } = incoming;
+        let Incoming { pdu, state_before: given, .. } = incoming;
         if pdu.prev_events.is_empty() {
             return Err(Error::BadEvent("it has no `prev_events`".to_owned()));
         }
@@ -220,7 +224,8 @@ impl Rooms {
         if events.values().any(|event| event.room_nr != head.row.nr) {
             return Err(Error::BadEvent("it refers to events of another room".to_owned()));
         }
-        let has_place = |id: &&OwnedEventId| found.get(*id).and_then(|nr| events.get(nr)).is_some_and(|event| !event.outlier);
+        let has_place =
+            |id: &&OwnedEventId| found.get(*id).and_then(|nr| events.get(nr)).is_some_and(|event| !event.outlier);
         let lacks = !pdu.prev_events.iter().all(|id| has_place(&id));
         let without_place = pdu.prev_events.iter().filter(|id| given.is_none() && !has_place(id));
         let unknown = pdu.auth_events.iter().filter(|id| !found.contains_key(*id));
@@ -233,7 +238,8 @@ impl Rooms {
         let state_before = match given {
             Some(state) => state,
             None => {
-                let states: Vec<NodeNr> = prev.iter().filter_map(|nr| events.get(nr)).map(|event| event.state).collect();
+                let states: Vec<NodeNr> =
+                    prev.iter().filter_map(|nr| events.get(nr)).map(|event| event.state).collect();
                 resolve(storage, &head.row, &head.rules, &states, None, nodes).await?
             }
         };
@@ -276,7 +282,8 @@ impl Rooms {
             if before.is_empty() {
                 break;
             }
-            open = self.storage().find_event_nrs(&before).await?.into_values().filter(|nr| !used.contains(nr)).collect();
+            open =
+                self.storage().find_event_nrs(&before).await?.into_values().filter(|nr| !used.contains(nr)).collect();
             used.extend(&open);
         }
         Ok(used)

@@ -30,7 +30,7 @@ pub(crate) struct Unverified {
 }
 
 /// An event that was read, or what is wrong with it; with its id, if that can be told.
-pub(crate) type Read = (Option<OwnedEventId>, Result<Box<Unverified>, Error>);
+pub(crate) type Read = (Option<OwnedEventId>, Result<Unverified, Error>);
 
 impl Rooms {
     /// Check 1, for events of one room.
@@ -45,13 +45,13 @@ impl Rooms {
     }
 
     /// Checks 2 and 3: the keys are asked for together. What was altered is given in its redacted form.
-    pub(crate) async fn verify_events(&self, events: Vec<Box<Unverified>>) -> Result<Vec<Result<Pdu, Error>>, Error> {
+    pub(crate) async fn verify_events(&self, events: Vec<Unverified>) -> Result<Vec<Result<Pdu, Error>>, Error> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
         let signers: Vec<EventSigners> = events.iter().map(|event| event.signers.clone()).collect();
         let keys = self.remote().find_public_keys(&signers).await?;
-        on_threads(events.into_iter().zip(keys).collect(), |(event, keys)| verify(*event, &keys)).await
+        on_threads(events.into_iter().zip(keys).collect(), |(event, keys)| verify(event, &keys)).await
     }
 }
 
@@ -91,7 +91,7 @@ fn read(room: &RoomRow, rules: &Arc<RoomVersionRules>, mut object: CanonicalJson
         return (event_id, bad("event types and state keys have no zero byte"));
     }
     match signers_of(&pdu, &object, rules) {
-        Ok(signers) => (event_id, Ok(Box::new(Unverified { pdu, object, signers, rules: rules.clone() }))),
+        Ok(signers) => (event_id, Ok(Unverified { pdu, object, signers, rules: rules.clone() })),
         Err(error) => (event_id, Err(error)),
     }
 }

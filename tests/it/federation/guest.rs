@@ -2,7 +2,8 @@
 
 use model::Pdu;
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomVersionId, room_version_rules::RoomVersionRules,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, RoomVersionId,
+    room_version_rules::{EventIdFormatVersion, EventsReferenceFormatVersion, RoomVersionRules},
     signatures::hash_and_sign_event,
 };
 use serde_json::{Value, json};
@@ -35,22 +36,27 @@ pub(crate) struct Made {
 impl Guest {
     /// Rem has joined.
     pub(crate) async fn new(database: TestDatabase) -> Self {
-        let mut guest = Self::outside(database).await;
+        Self::in_version(RoomVersionId::V11, database).await
+    }
+
+    /// Rem has joined a room of that version.
+    pub(crate) async fn in_version(version: RoomVersionId, database: TestDatabase) -> Self {
+        let mut guest = Self::outside(version, database).await;
         let join = guest.make_state("m.room.member", REM, json!({"membership": "join"})).await;
         guest.send_one(&join).await;
         guest
     }
 
     /// Rem has not joined.
-    pub(crate) async fn outside(database: TestDatabase) -> Self {
+    pub(crate) async fn outside(version: RoomVersionId, database: TestDatabase) -> Self {
         let mut federation = TestFederation::empty();
         federation.add("hs1", database, ServerOptions::default()).await;
         let alice = federation.user("hs1", "alice").await;
         let levels = json!({"users": {alice.id(): 100, REM: 50}});
-        let request = json!({"preset": "public_chat", "room_version": "11", "power_level_content_override": levels});
+        let request = json!({"preset": "public_chat", "room_version": version, "power_level_content_override": levels});
         let room = alice.create_room_with(&request).await;
         let peer = federation.peer("peer.test").await;
-        let rules = RoomVersionId::V11.rules().expect("a version of this server");
+        let rules = version.rules().expect("a version of this server");
         let tip = newest(&alice, &room).await;
         Self { federation, peer, alice, room, rules, tip, depth: 20, sent: 0 }
     }
@@ -83,12 +89,22 @@ impl Guest {
         };
         let mut event = json!({
             "type": "m.room.message", "content": {}, "sender": REM, "room_id": self.room, "depth": self.depth + 1,
-            "origin_server_ts": model::Clock::system().now_ms(), "prev_events": [self.tip], "auth_events": auth,
+            "origin_server_ts": model::Clock::system().now_ms(), "prev_events": self.references(&[self.tip.clone()]),
+            "auth_events": self.references(&auth),
         });
+        if self.rules.event_id_format == EventIdFormatVersion::V1 {
+            event["event_id"] = json!(format!("${}:peer.test", model::Random::system().alphanumeric(18)));
+        }
         for (name, value) in fields.as_object().into_iter().flatten() {
             event[name] = value.clone();
         }
         self.sign(event)
+    }
+
+    /// Ids as `prev_events` and `auth_events` have them.
+    fn references(&self, ids: &[OwnedEventId]) -> Value {
+        let with_hashes = self.rules.events_reference_format == EventsReferenceFormatVersion::V1;
+        ids.iter().map(|id| if with_hashes { json!([id, {}]) } else { json!(id) }).collect()
     }
 
     /// Signs what need not be an event.

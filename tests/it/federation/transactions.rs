@@ -1,5 +1,6 @@
 //! Server-Server API, "Transactions", and what becomes of the PDUs in them.
 
+use ruma::RoomVersionId;
 use serde_json::{Value, json};
 use storage::testing::TestDatabase;
 
@@ -106,7 +107,7 @@ async fn each_event_has_its_own_result() {
 /// Whoever is not in the room has nothing to say in it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_is_not_heard() {
-    let mut guest = Guest::outside(TestDatabase::sqlite()).await;
+    let mut guest = Guest::outside(RoomVersionId::V11, TestDatabase::sqlite()).await;
     let made = guest.message("hello").await;
     let answer = guest.send(std::slice::from_ref(&made)).await.ok();
     assert!(answer["pdus"][made.id.as_str()]["error"].is_string(), "{answer}");
