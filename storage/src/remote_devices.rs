@@ -117,15 +117,6 @@ pub struct RemoteDevice {
     pub display_name: Option<String>,
 }
 
-impl RemoteDeviceList {
-    /// One of which this is known.
-    #[cfg(any(test, feature = "testing"))]
-    #[must_use]
-    pub fn for_tests(user_nr: UserNr, stream_id: Option<i64>, ask_at_ms: Option<i64>) -> Self {
-        Self { user_nr, stream_id, ask_at_ms, asked_at_ms: 0, failures: 0, stamp: 0 }
-    }
-}
-
 fn list_of(row: &Row) -> Result<RemoteDeviceList, Error> {
     Ok(RemoteDeviceList {
         user_nr: row.nr(0)?,
@@ -289,24 +280,6 @@ impl Storage {
         }
         tx.commit().await?;
         Ok(true)
-    }
-
-    /// Writes cross-signing keys of a user whose list is kept; what differs is to be told.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn update_remote_cross_signing_keys(
-        &self,
-        user_nr: UserNr,
-        keys: Vec<(&'static str, String)>,
-    ) -> Result<(), Error> {
-        let updates = RemoteDevices { cross_signing_keys: keys, ..RemoteDevices::default() };
-        let mut tx = self.db().begin().await?;
-        if upsert(&mut tx, user_nr, &updates).await? > 0 {
-            note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
-        }
-        tx.commit().await
     }
 
     /// A user's server gave no list: it is asked again at a time.

@@ -73,10 +73,11 @@ async fn what_differs_is_told_and_what_is_the_same_is_not() {
         assert!(storage.settle_remote_devices(&list, 5, &devices(&["A", "C"]), false).await.unwrap());
         assert!(!is_told(&storage).await, "nothing was missed");
         let keys = vec![("master", "{}".to_owned())];
-        storage.update_remote_cross_signing_keys(BOB, keys.clone()).await.unwrap();
-        assert!(is_told(&storage).await);
-        storage.update_remote_cross_signing_keys(BOB, keys).await.unwrap();
-        assert!(!is_told(&storage).await);
+        let update = RemoteDevices { cross_signing_keys: keys, ..RemoteDevices::default() };
+        for is_news in [true, false] {
+            assert!(storage.update_remote_devices(&begin().await, 5, &update, 10).await.unwrap());
+            assert_eq!(is_told(&storage).await, is_news);
+        }
         // A list without the key takes it away.
         storage.note_gaps_in_remote_devices(&[BOB], 0).await.unwrap();
         assert!(storage.settle_remote_devices(&begin().await, 6, &devices(&["A", "C"]), false).await.unwrap());
