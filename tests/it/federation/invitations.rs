@@ -200,7 +200,7 @@ async fn what_another_server_says_of_an_invitation_is_told_where_it_is_about_the
     let other = signed.clone();
     world.peer.respond(INVITE_V2, move |asked| {
         let mut body = asked.body.clone();
-        body["event"]["content"]["reason"] = json!("something else");
+        body["event"]["depth"] = json!(99);
         other(&body)
     });
     world.invite(&room, BOB).await.is_error(502, "M_UNKNOWN");
