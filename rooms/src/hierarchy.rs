@@ -9,6 +9,7 @@ mod token;
 
 use std::{
     collections::{HashMap, HashSet},
+    pin::Pin,
     sync::Arc,
     time::Duration,
 };
@@ -23,7 +24,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 use storage::RoomRow;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Sleep, sleep};
 
 use self::token::{Token, Walk, mark_of};
 use crate::{
@@ -144,8 +145,8 @@ struct Remote<'a> {
     left: usize,
     /// How many bytes may still be told of them.
     bytes_left: usize,
-    /// When nobody is waited for any more.
-    until: Instant,
+    /// Ends when nobody is waited for any more.
+    end: Pin<Box<Sleep>>,
     /// What servers said of the children of their spaces.
     known: HashMap<OwnedRoomId, RoomSummary>,
     /// The children that they said are closed to us.
@@ -281,7 +282,7 @@ impl Rooms {
             as_server,
             left: REMOTE_ROOMS_MAX,
             bytes_left: REMOTE_BYTES_MAX,
-            until: Instant::now() + REMOTE_WAIT_MAX,
+            end: Box::pin(sleep(REMOTE_WAIT_MAX)),
             known: HashMap::new(),
             closed: HashSet::new(),
         };
@@ -365,7 +366,12 @@ impl Rooms {
         let questions = stream::iter(asked)
             .map(|wanted| async move { self.remote_space(as_server, &wanted.room_id, &wanted.via).await });
         let mut answers = std::pin::pin!(questions.buffer_unordered(REMOTE_AT_ONCE));
-        while let Ok(Some(answer)) = timeout_at(remote.until, answers.next()).await {
+        loop {
+            let answer = tokio::select! {
+                answer = answers.next() => answer,
+                () = remote.end.as_mut() => None,
+            };
+            let Some(answer) = answer else { break };
             remote.bytes_left = remote.bytes_left.saturating_sub(answer.as_ref().map_or(0, |found| found.bytes()));
             elsewhere.extend(answer);
         }

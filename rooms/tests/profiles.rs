@@ -268,7 +268,7 @@ async fn a_change_of_profile_brings_nobody_back() {
             }
             house.wait_for(changed).await;
         };
-        house.follow_until(going).await;
+        Box::pin(house.follow_until(going)).await;
         for (index, id) in rooms.iter().enumerate() {
             let expected = match index % 3 {
                 0 => json!({"membership": "leave"}),

@@ -18,7 +18,7 @@ use crate::{
     Error, Storage,
     commit::{NewEvent, Placement},
     db::{Row, args},
-    packed::unpack_events,
+    packed::{from_hex, unpack_events},
     statement::statements,
     unread::thread_of_event,
 };
@@ -48,7 +48,9 @@ statements! {
           LEFT JOIN countable_events c ON c.room_nr = e.room_nr AND c.position = e.position AND c.user_nr = 0
          WHERE e.event_nr", (in_list 1)];
     FIND_EVENT_NRS = ["SELECT event_nr, event_id FROM events WHERE event_id", (in_list 1)];
-    LIST_AUTH = ["SELECT event_nr, auth FROM events WHERE event_nr", (in_list 1)];
+    LIST_AUTH = [
+        (either "SELECT json_group_array(json_array(event_nr, hex(auth)))" "SELECT event_nr, encode(auth, 'hex')"), "
+           FROM events WHERE event_nr", (in_list 1)];
     FIND_EVENT_TRANSACTIONS = ["
         SELECT event_nr, transaction_id FROM transaction_ids
          WHERE user_nr = $1 AND device_id = $2 AND event_nr", (in_list 3)];
@@ -373,14 +375,13 @@ impl Storage {
     /// When the database fails or a list is damaged.
     pub async fn list_auth_events(&self, events: &[EventNr]) -> Result<HashMap<EventNr, Vec<EventNr>>, Error> {
         let numbers: Vec<i64> = events.iter().map(|nr| nr.0).collect();
-        let rows = self.db().read(&LIST_AUTH, args![numbers]).await?;
-        rows.iter()
-            .map(|row| {
-                let nr: EventNr = row.nr(0)?;
-                let listed = unpack_events(&row.get::<Vec<u8>>(1)?);
-                Ok((nr, listed.ok_or_else(|| Error::Damaged(format!("auth events of event {nr}")))?))
-            })
-            .collect()
+        // Of a large room there are tens of thousands: in one hand-over.
+        let rows: Vec<(i64, String)> = self.db().read_packed(&LIST_AUTH, args![numbers]).await?;
+        let read = |(nr, packed): (i64, String)| {
+            let listed = from_hex(&packed).and_then(|bytes| unpack_events(&bytes));
+            Ok((EventNr(nr), listed.ok_or_else(|| Error::Damaged(format!("auth events of event {nr}")))?))
+        };
+        rows.into_iter().map(read).collect()
     }
 
     /// Forgets all that is in memory and may have changed: any event may have been redacted, anything may relate to any, and anybody's

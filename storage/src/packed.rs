@@ -51,6 +51,16 @@ pub(crate) fn unpack_events(mut bytes: &[u8]) -> Option<Vec<EventNr>> {
     Some(events)
 }
 
+/// The bytes that a database gave as hexadecimal digits; nothing when they are none.
+pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    let pairs = text.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => u8::try_from(digit(*high)? << 4 | digit(*low)?).ok(),
+        _ => None,
+    });
+    pairs.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{prelude::*, test_runner::RngSeed};
@@ -64,6 +74,14 @@ mod tests {
         fn packed_events_come_back(numbers in proptest::collection::vec(any::<i64>(), 0..30)) {
             let events: Vec<EventNr> = numbers.into_iter().map(EventNr).collect();
             prop_assert_eq!(unpack_events(&pack_events(&events)), Some(events));
+        }
+
+        #[test]
+        fn digits_come_back_as_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..30)) {
+            let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+            prop_assert_eq!(from_hex(&text), Some(bytes.clone()));
+            prop_assert_eq!(from_hex(&text.to_uppercase()), Some(bytes));
+            prop_assert_eq!(from_hex(&format!("{text}a")), None);
         }
 
         #[test]

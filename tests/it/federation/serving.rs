@@ -56,6 +56,32 @@ async fn a_server_in_the_room_reads_it() {
     }
 }
 
+/// It is read in pieces, while it is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_of_many_events_is_one_answer() {
+    let federation = TestFederation::of(1).await;
+    let alice = federation.user("hs1", "alice").await;
+    let peer = federation.peer("peer.test").await;
+    let room = alice.create_public_room().await;
+    for number in 0..rooms::BODIES_AT_ONCE {
+        alice.set_state(&room, "org.example.state", &number.to_string(), &json!({"number": number})).await;
+    }
+    peer.join(federation.server("hs1").http(), "hs1", &room, "@eve:peer.test").await;
+    let last = alice.send_text(&room, "last").await;
+    let path = format!("state/{}?event_id={}", encode(&room), encode(&last));
+    let state = ask(&federation, &peer, &path).await.ok();
+    let mut numbers: Vec<usize> = state["pdus"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|event| event["content"]["number"].as_u64())
+        .map(|number| usize::try_from(number).unwrap())
+        .collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..rooms::BODIES_AT_ONCE).collect::<Vec<_>>());
+    assert!(state["pdus"].as_array().unwrap().len() > rooms::BODIES_AT_ONCE);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_reads_nothing_and_nonsense_is_told_so() {
     let federation = TestFederation::of(1).await;
