@@ -123,12 +123,12 @@ async fn key_of(
         Some(known) => known,
         None => {
             limits.check_strange_server(&site_of(&header.origin))?;
-            federation.keys().get(&header.origin, wanted).await.map_err(failed)?
+            federation.keys().get(&header.origin, wanted.clone()).await.map_err(failed)?
         }
     };
     let mut keys: PublicKeySet = known.current_at(now_ms);
     keys.retain(|id, _| id == header.key.as_str());
-    if keys.is_empty() && known.may_be_asked(now_ms) {
+    if keys.is_empty() && !known.has(&wanted) && known.may_be_asked(now_ms) {
         // It was not its turn to be asked: that says nothing of the key.
         return Err(MatrixError::busy());
     }
