@@ -158,6 +158,7 @@ fn config(name: &ServerName, address: &str, authority: &Authority, folder: &Path
         "bcrypt_rounds": 4,
         "presence": {"enabled": true},
         "allow_public_rooms_over_federation": true,
+        "room_list_publication_rules": [{"action": "allow"}],
         "database": {"name": "sqlite3", "args": {"database": folder.join("homeserver.db")}},
         "tls_certificate_path": certificate.certificate,
         "tls_private_key_path": certificate.key,

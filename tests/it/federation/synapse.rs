@@ -1,0 +1,95 @@
+//! A real Synapse as the other server. These run in the profile `synapse` only: `./tests/run synapse`.
+
+use serde_json::json;
+use test_kit::{ServerOptions, Synapse, TestDatabase, TestFederation, encode};
+
+use super::scenario::{SHORT, Scene, Side, WHOLE};
+
+/// One of ours and a Synapse, that find each other by their addresses.
+struct World {
+    federation: TestFederation,
+    ours: String,
+    synapse: Synapse,
+}
+
+impl World {
+    /// Ours is on SQLite, or on PostgreSQL if there is one for tests.
+    async fn on(postgres: bool) -> Self {
+        let mut federation = TestFederation::empty();
+        let synapse = Synapse::start(federation.authority()).await;
+        let database = if postgres { TestDatabase::postgres().await } else { None };
+        let database = database.unwrap_or_else(TestDatabase::sqlite);
+        let ours = federation.add_by_address(database, ServerOptions::default()).await;
+        Self { federation, ours, synapse }
+    }
+
+    /// Rooms that are made on Synapse.
+    fn scene(&self, version: u8) -> Scene {
+        let http = self.federation.server(&self.ours).http().clone();
+        Scene {
+            version,
+            maker: Side { name: self.synapse.name().to_string(), http: self.synapse.http().clone() },
+            guest: Side { name: self.ours.clone(), http },
+        }
+    }
+}
+
+/// Each fetches the other one's keys, and finds what was asked signed by them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_answer_what_the_other_asks() {
+    let world = World::on(false).await;
+    let scene = world.scene(12);
+    let turned = Scene { version: 12, maker: scene.guest.clone(), guest: scene.maker.clone() };
+    for scene in [&scene, &turned] {
+        let (asked, asker) = (scene.maker.user("asked").await, scene.guest.user("asker").await);
+        let body = json!({"room_alias_name": "hall", "preset": "public_chat", "room_version": "12"});
+        let room = asked.create_room_with(&body).await;
+        let path = format!("/directory/room/{}", encode(&format!("#hall:{}", scene.maker.name)));
+        let found = asker.get(&path).await.ok();
+        assert_eq!((&found["room_id"], &found["servers"]), (&json!(room), &json!([scene.maker.name])));
+        let path = format!("/directory/room/{}", encode(&format!("#none:{}", scene.maker.name)));
+        asker.get(&path).await.is_error(404, "M_NOT_FOUND");
+    }
+    // A server's version needs no signature; a profile does.
+    let alice = scene.guest.user("alice").await;
+    let path = format!("/profile/{}/displayname", encode(alice.id()));
+    alice.put(&path, &json!({"displayname": "Alice"})).await.ok();
+    let profile = scene.maker.user("asker").await.get(&format!("/profile/{}", encode(alice.id()))).await.ok();
+    assert_eq!(profile, json!({"displayname": "Alice"}));
+    let nobody = format!("/profile/{}", encode(&format!("@nobody:{}", scene.guest.name)));
+    scene.maker.user("asker").await.get(&nobody).await.is_error(404, "M_NOT_FOUND");
+}
+
+/// The whole scenario with rooms of this version.
+async fn whole(version: u8, postgres: bool) {
+    let world = World::on(postgres).await;
+    world.scene(version).play_both_ways(WHOLE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_share_rooms_of_version_12() {
+    whole(12, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_share_rooms_of_version_11() {
+    whole(11, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_share_rooms_of_version_10() {
+    whole(10, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_share_rooms_of_version_1() {
+    whole(1, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_talk_in_rooms_of_versions_2_to_9() {
+    let world = World::on(false).await;
+    for version in 2..=9 {
+        world.scene(version).play_both_ways(SHORT).await;
+    }
+}
