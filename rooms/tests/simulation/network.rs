@@ -8,7 +8,7 @@ use std::{
 
 use model::Pdu;
 use rooms::{Error, Received};
-use ruma::{OwnedEventId, signatures::PublicKeyMap};
+use ruma::OwnedEventId;
 
 use crate::{
     Chance,
@@ -52,7 +52,6 @@ impl AddAssign for Facts {
 /// Three servers and the ways between them.
 pub(crate) struct Network {
     worlds: Vec<World>,
-    keys: PublicKeyMap,
     /// The ways that are cut, from one to another.
     cut: HashSet<(usize, usize)>,
     /// What is on its way: by when it comes and a running number; from where to where.
@@ -73,7 +72,6 @@ impl Network {
         }
         Self {
             worlds,
-            keys: template.keys.clone(),
             cut: HashSet::new(),
             under_way: BTreeMap::new(),
             made: HashSet::new(),
@@ -158,7 +156,7 @@ impl Network {
         while let Some(pdu) = open.pop() {
             tries += 1;
             assert!(tries < FETCHED_MAX, "{} asks {} for events without end", NAMES[to], NAMES[from]);
-            let received = self.worlds[to].receive(&pdu, &self.keys).await;
+            let received = self.worlds[to].receive(&pdu).await;
             let received = received.unwrap_or_else(|error| panic!("{} on {}: {error:?}", NAMES[to], pdu.json));
             if self.told && received != Received::Known {
                 println!("{}: {} to {}: {received:?}: {}", self.now, NAMES[from], NAMES[to], pdu.json);

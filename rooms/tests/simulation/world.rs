@@ -8,9 +8,12 @@ use std::{
 
 use accounts::Requester;
 use model::{Clock, KeyPair, LocalServer, LocalServers, Pdu, Position, Random};
-use rooms::{Error, NewRoomRequest, Options, Preset, Received, Rooms};
+use rooms::{
+    Error, NewRoomRequest, Options, Preset, Received, Rooms,
+    testing::{self, KnownKeys},
+};
 use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, ServerName, UserId,
+    EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomVersionId, ServerName, UserId,
     serde::{Base64, base64::Standard},
     signatures::PublicKeyMap,
 };
@@ -29,7 +32,7 @@ pub(crate) struct Template {
     folder: tempfile::TempDir,
     rooms: BTreeMap<u8, OwnedRoomId>,
     /// With what all events are verified.
-    pub(crate) keys: PublicKeyMap,
+    keys: PublicKeyMap,
 }
 
 impl Template {
@@ -99,7 +102,8 @@ impl World {
         let storage = open(folder.path(), clock.clone(), random).await;
         let name = NAMES[index];
         let servers = LocalServers::new(vec![local_server(name)]);
-        let rooms = Rooms::new(storage.clone(), servers, Options::default());
+        let others = Arc::new(KnownKeys(template.keys.clone()));
+        let rooms = Rooms::federating(storage.clone(), servers, Options::default(), others);
         let mut people = Vec::new();
         for person in PEOPLE {
             people.push(requester(&storage, person, name).await);
@@ -109,9 +113,8 @@ impl World {
     }
 
     /// Takes in an event of another server.
-    pub(crate) async fn receive(&self, pdu: &Pdu, keys: &PublicKeyMap) -> Result<Received, Error> {
-        let object: CanonicalJsonObject = serde_json::from_str(&pdu.json).unwrap();
-        self.rooms.receive(&self.room, object, keys).await
+    pub(crate) async fn receive(&self, pdu: &Pdu) -> Result<Received, Error> {
+        testing::receive(&self.rooms, serde_json::from_str(&pdu.json).unwrap()).await
     }
 
     /// Its own events that nobody was told of yet.
