@@ -98,7 +98,7 @@ impl TestFederation {
             tls: Some(self.authority.certify(&certified)),
             ..ListenerConfig::default()
         });
-        let server = TestServer::on(database, options).await;
+        let server = Box::pin(TestServer::on(database, options)).await;
         for (other, member) in &self.members {
             let there = Link::to(SocketAddr::new(member.address, 8_448)).await;
             let back = Link::to(SocketAddr::new(address, 8_448)).await;

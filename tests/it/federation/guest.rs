@@ -89,7 +89,7 @@ impl Guest {
         };
         let mut event = json!({
             "type": "m.room.message", "content": {}, "sender": REM, "room_id": self.room, "depth": self.depth + 1,
-            "origin_server_ts": model::Clock::system().now_ms(), "prev_events": self.references(&[self.tip.clone()]),
+            "origin_server_ts": model::Clock::system().now_ms(), "prev_events": self.references(std::slice::from_ref(&self.tip)),
             "auth_events": self.references(&auth),
         });
         if self.rules.event_id_format == EventIdFormatVersion::V1 {
