@@ -368,8 +368,11 @@ on_each_database! {
         assert_eq!(house.ok(None, "GET", &visibility, Value::Null).await, private);
         let unknown = "/directory/list/room/!unknown:hs";
         assert_eq!(house.err(None, "GET", unknown, Value::Null).await, (404, "M_NOT_FOUND".to_owned()));
-        let elsewhere = house.err(None, "GET", "/publicRooms?server=elsewhere", Value::Null).await;
-        assert_eq!(elsewhere, (404, "M_NOT_FOUND".to_owned()));
+        // Strangers do not make this server ask others, and it asks none.
+        for (who, expected) in [(None, (401, "M_MISSING_TOKEN")), (Some(&*bob), (404, "M_NOT_FOUND"))] {
+            let (status, errcode) = house.err(who, "GET", "/publicRooms?server=elsewhere", Value::Null).await;
+            assert_eq!((status, &*errcode), expected);
+        }
     }
 
     /// Client-Server API, "Receipts": one mark a thread, only forward; a private one is nobody else's.

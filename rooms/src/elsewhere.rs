@@ -10,7 +10,7 @@ mod leave;
 use std::sync::Arc;
 
 use accounts::Requester;
-use model::{Membership, Pdu};
+use model::{Membership, NodeNr, Pdu};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
     events::TimelineEventType,
@@ -38,10 +38,15 @@ const RESIDENTS_MAX: usize = 8;
 const KNOWN_SERVERS_MAX: u32 = 3;
 
 impl Rooms {
-    /// Whether any of our servers is in a room.
+    /// Whether any of our servers is in a room, or was and nobody is by now: then what is known here is all that there is.
     pub(crate) async fn is_here(&self, room: &RoomRow) -> Result<bool, Error> {
+        let storage = self.storage();
         let names = self.servers().iter().map(|server| server.name.to_string());
-        Ok(self.storage().is_any_in_room(room.nr, names).await?)
+        if storage.is_any_in_room(room.nr, names).await? {
+            return Ok(true);
+        }
+        let is_empty = storage.list_servers(room.nr, 1).await?.is_empty();
+        Ok(is_empty && storage.get_head(room.nr).await?.is_some_and(|head| head.state != NodeNr(0)))
     }
 
     /// The room of an id, if any of our servers is in it.
@@ -180,8 +185,7 @@ impl Rooms {
         let state_key_nr = storage.state_key_nr(pdu.state_key.as_deref().unwrap_or_default()).await?;
         let nr = storage.take_event_nrs(1).await?.next().ok_or(Error::Busy)?;
         let mut nodes = NewNodes::default();
-        let state =
-            storage.change_state(room.nr, model::NodeNr(0), (type_nr, state_key_nr), Some(nr), &mut nodes).await?;
+        let state = storage.change_state(room.nr, NodeNr(0), (type_nr, state_key_nr), Some(nr), &mut nodes).await?;
         let stripped_state = match stripped_state {
             Some(events) => {
                 let json =
