@@ -20,6 +20,10 @@ pub use self::{
     table::{Body, Operation, Parameter, Table, table},
 };
 
+use storage::testing::TestDatabase;
+
+use crate::{ServerOptions, TestFederation};
+
 /// Where the page is, from the root of the repository.
 pub const PAGE: &str = "docs/conformance.md";
 /// Where the advertised releases are, from the root of the repository.
@@ -29,6 +33,20 @@ pub const RELEASES: &str = "client_api/src/releases.rs";
 #[must_use]
 pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new(".")).to_owned()
+}
+
+/// The server that is probed, `hs1`: one that federates, and whose name is delegated.
+///
+/// # Panics
+///
+/// When it does not start.
+pub async fn probed() -> TestFederation {
+    let mut options = ServerOptions::default();
+    let name = |name: &str| ruma::OwnedServerName::try_from(name).expect("a server name");
+    options.config.federation.delegates.insert(name("hs1"), name("hs1:8448"));
+    let mut federation = TestFederation::empty();
+    federation.add("hs1", TestDatabase::sqlite(), options).await;
+    federation
 }
 
 /// What the page and the releases must be for the server that `probes` were made of, as path and text.

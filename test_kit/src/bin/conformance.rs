@@ -9,8 +9,8 @@
 use std::{fs, process::ExitCode};
 
 use test_kit::{
-    Http, TestServer,
-    conformance::{PAGE, generate, probe, repository, table},
+    Http,
+    conformance::{PAGE, generate, probe, probed, repository, table},
 };
 
 #[tokio::main]
@@ -29,10 +29,8 @@ async fn main() -> ExitCode {
     let probes = match url {
         Some(url) => probe(&Http::new(url), table()).await,
         None => {
-            let server = TestServer::start().await;
-            let probes = probe(server.http(), table()).await;
-            server.shutdown().await;
-            probes
+            let federation = Box::pin(probed()).await;
+            probe(federation.server("hs1").http(), table()).await
         }
     };
     let files = match generate(&probes) {

@@ -289,6 +289,7 @@ async fn one_time_keys_are_claimed_from_the_server_of_the_device() {
     }
 }
 
+// shows: server-server:getUserDevices, server-server:claimUserEncryptionKeys, server-server:queryUserEncryptionKeys
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_of_our_users_are_given_to_servers() {
     for world in worlds().await {

@@ -97,6 +97,7 @@ async fn what_a_directory_says_is_bounded_or_not_believed() {
     }
 }
 
+// shows: server-server:getPublicRooms, server-server:queryPublicRooms
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_told_of_the_rooms_of_the_name_that_it_asks() {
     for database in TestDatabase::each().await {

@@ -73,6 +73,7 @@ fn keys(events: &Value) -> Vec<(String, String)> {
     keys
 }
 
+// shows: server-server:makeJoin, server-server:sendJoinV2, server-server:makeLeave, server-server:sendLeaveV2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_of_another_server_come_in_and_go_in_every_version() {
     for database in TestDatabase::each().await {
@@ -371,6 +372,7 @@ async fn a_server_that_wants_no_members_gets_those_it_needs() {
     }
 }
 
+// shows: server-server:makeKnock, server-server:sendKnock
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn users_of_another_server_knock_and_take_it_back() {
     for database in TestDatabase::each().await {

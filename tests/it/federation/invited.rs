@@ -71,6 +71,7 @@ fn shown(room: &PeerRoom) -> Value {
     shown.map(|(kind, key)| room.state_event(kind, key).json.clone()).as_slice().into()
 }
 
+// shows: server-server:sendInviteV2
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_users_are_invited_to_rooms_of_others_in_every_version() {
     for database in TestDatabase::each().await {
@@ -246,6 +247,7 @@ async fn an_invitation_to_a_room_that_we_are_in_is_signed_and_comes_as_an_event(
     world.invite_with(&room, &event, &state).await.is_error(403, "M_FORBIDDEN");
 }
 
+// shows: server-server:sendInviteV1
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_of_the_first_days_invite_in_their_own_way() {
     let world = World::new().await;
@@ -269,6 +271,7 @@ async fn servers_of_the_first_days_invite_in_their_own_way() {
 }
 
 /// Somebody was invited by mail address, and turns out to be a user of another server.
+// shows: server-server:exchangeThirdPartyInvite
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invitation_by_mail_is_exchanged() {
     for database in TestDatabase::each().await {

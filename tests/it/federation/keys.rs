@@ -31,6 +31,7 @@ fn assert_signed(said: &Value, keys: &[&Value]) {
     verify_json(&map, &object).unwrap();
 }
 
+// shows: server-server:getServerKey
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn our_keys_are_published_signed_by_themselves() {
     let federation = TestFederation::of(1).await;
@@ -42,6 +43,7 @@ async fn our_keys_are_published_signed_by_themselves() {
     assert_signed(&keys, &[&keys]);
 }
 
+// shows: server-server:getWellKnown
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_name_of_a_server_has_its_own_keys_and_is_found_by_host() {
     let mut options = ServerOptions::default();
@@ -87,6 +89,7 @@ async fn acquainted() -> (TestFederation, Peer) {
     (federation, peer)
 }
 
+// shows: server-server:bulkPerspectivesKeyQuery, server-server:perspectivesKeyQuery
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notary_says_what_it_was_told_though_the_server_is_gone() {
     let (mut federation, peer) = acquainted().await;

@@ -19,6 +19,7 @@ async fn userinfo(federation: &TestFederation, query: &str) -> Answer {
 }
 
 // shows: requestOpenIdToken
+// shows: server-server:exchangeOpenIdToken
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_says_who_its_user_is_and_nothing_else() {
     for database in TestDatabase::each().await {

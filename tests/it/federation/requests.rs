@@ -24,6 +24,7 @@ async fn world() -> (TestFederation, Peer) {
     (federation, peer)
 }
 
+// shows: server-server:queryProfile
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signed_question_is_answered() {
     let (federation, peer) = world().await;
@@ -111,6 +112,7 @@ async fn nobody_is_asked_for_keys_again_and_again() {
     assert_eq!(peer.asked().len(), 1);
 }
 
+// shows: server-server:getVersion
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_unknown_is_told_in_the_words_of_matrix() {
     let (federation, peer) = world().await;

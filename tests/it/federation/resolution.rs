@@ -110,6 +110,7 @@ async fn private_addresses_are_not_asked() {
     alias(&alice, "#room:peer.test").await.ok();
 }
 
+// shows: server-server:queryRoomDirectory
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_with_a_name_finds_another_ones_alias_and_back() {
     let federation = TestFederation::of(2).await;

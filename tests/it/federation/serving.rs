@@ -19,6 +19,8 @@ fn texts(events: &Value) -> Vec<&str> {
     events.as_array().unwrap().iter().map(|event| event["content"]["body"].as_str().unwrap_or("-")).collect()
 }
 
+// shows: server-server:getEvent, server-server:getEventAuth, server-server:backfillRoom, server-server:getMissingPreviousEvents
+// shows: server-server:getRoomState, server-server:getRoomStateIds, server-server:getEventByTimestamp
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_in_the_room_reads_it() {
     for database in TestDatabase::each().await {

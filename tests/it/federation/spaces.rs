@@ -111,6 +111,7 @@ async fn a_room_of_another_server_shows_itself_before_somebody_comes_in() {
     as_stranger(&unasked).await.is_error(404, "M_NOT_FOUND");
 }
 
+// shows: server-server:getSpaceHierarchy
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_told_of_the_rooms_that_its_users_may_come_in_to() {
     let federation = TestFederation::of(1).await;

@@ -6,6 +6,7 @@ use storage::testing::TestDatabase;
 
 use super::guest::Guest;
 
+// shows: server-server:sendTransaction
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_of_another_server_are_seen() {
     for database in TestDatabase::each().await {
