@@ -33,9 +33,11 @@ pub trait RemoteServers: RemoteEvents {
     /// The room that an alias points to, and servers that are in it; nothing when its server knows no such alias.
     fn find_alias<'a>(
         &'a self,
-        as_server: &'a ServerName,
-        alias: &'a RoomAliasId,
-    ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>>;
+        _as_server: &'a ServerName,
+        _alias: &'a RoomAliasId,
+    ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
+        nobody()
+    }
 
     /// The signature of a room's policy server on an event.
     fn sign_by_policy_server<'a>(
@@ -91,36 +93,51 @@ pub trait RemoteServers: RemoteEvents {
     /// The public keys by which events may have been signed, for each event; keys that cannot be had are left out.
     ///
     /// Those that are not known are asked for together.
-    fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>>;
+    fn find_public_keys<'a>(&'a self, _signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
+        nobody()
+    }
 
     /// What the member event has to refer to by which a user of ours joins, leaves or knocks on a room that `server` is in.
     fn make_membership<'a>(
         &'a self,
-        as_server: &'a ServerName,
-        server: &'a ServerName,
-        room_id: &'a RoomId,
-        user_id: &'a UserId,
-        membership: Membership,
-    ) -> Asking<'a, MemberTemplate>;
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _room_id: &'a RoomId,
+        _user_id: &'a UserId,
+        _membership: Membership,
+    ) -> Asking<'a, MemberTemplate> {
+        nobody()
+    }
 
     /// Has a join brought into its room; gives the room's state before it.
     fn send_join<'a>(
         &'a self,
-        as_server: &'a ServerName,
-        server: &'a ServerName,
-        join: &'a Pdu,
-    ) -> Asking<'a, JoinAnswer>;
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _join: &'a Pdu,
+    ) -> Asking<'a, JoinAnswer> {
+        nobody()
+    }
 
     /// Has a leave brought into its room.
-    fn send_leave<'a>(&'a self, as_server: &'a ServerName, server: &'a ServerName, leave: &'a Pdu) -> Asking<'a, ()>;
+    fn send_leave<'a>(
+        &'a self,
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _leave: &'a Pdu,
+    ) -> Asking<'a, ()> {
+        nobody()
+    }
 
     /// Has a knock brought into its room; gives stripped state that shows what the room is.
     fn send_knock<'a>(
         &'a self,
-        as_server: &'a ServerName,
-        server: &'a ServerName,
-        knock: &'a Pdu,
-    ) -> Asking<'a, Vec<Box<RawValue>>>;
+        _as_server: &'a ServerName,
+        _server: &'a ServerName,
+        _knock: &'a Pdu,
+    ) -> Asking<'a, Vec<Box<RawValue>>> {
+        nobody()
+    }
 }
 
 /// What a member event has to refer to.
@@ -218,54 +235,4 @@ pub(crate) struct Nobody;
 
 impl RemoteEvents for Nobody {}
 
-impl RemoteServers for Nobody {
-    fn find_alias<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _alias: &'a RoomAliasId,
-    ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn find_public_keys<'a>(&'a self, _signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn make_membership<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _server: &'a ServerName,
-        _room_id: &'a RoomId,
-        _user_id: &'a UserId,
-        _membership: Membership,
-    ) -> Asking<'a, MemberTemplate> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn send_join<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _server: &'a ServerName,
-        _join: &'a Pdu,
-    ) -> Asking<'a, JoinAnswer> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn send_leave<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _server: &'a ServerName,
-        _leave: &'a Pdu,
-    ) -> Asking<'a, ()> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn send_knock<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _server: &'a ServerName,
-        _knock: &'a Pdu,
-    ) -> Asking<'a, Vec<Box<RawValue>>> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-}
+impl RemoteServers for Nobody {}

@@ -1,16 +1,8 @@
 //! For tests: other servers of which only the keys are known.
 
-use model::{Membership, Pdu};
-use ruma::{
-    CanonicalJsonObject, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, ServerName, UserId, server_name,
-    signatures::PublicKeyMap,
-};
-use serde_json::value::RawValue;
+use ruma::{CanonicalJsonObject, RoomId, server_name, signatures::PublicKeyMap};
 
-use crate::{
-    Asking, Error, EventSigners, JoinAnswer, MemberTemplate, Received, RemoteError, RemoteEvents, RemoteServers, Rooms,
-    Source,
-};
+use crate::{Asking, Error, EventSigners, Received, RemoteEvents, RemoteServers, Rooms, Source};
 
 /// Other servers that answer nothing, and have these keys.
 #[derive(Clone, Debug)]
@@ -19,54 +11,8 @@ pub struct KnownKeys(pub PublicKeyMap);
 impl RemoteEvents for KnownKeys {}
 
 impl RemoteServers for KnownKeys {
-    fn find_alias<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _alias: &'a RoomAliasId,
-    ) -> Asking<'a, Option<(OwnedRoomId, Vec<OwnedServerName>)>> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
     fn find_public_keys<'a>(&'a self, signers: &'a [EventSigners]) -> Asking<'a, Vec<PublicKeyMap>> {
         Box::pin(async move { Ok(signers.iter().map(|_| self.0.clone()).collect()) })
-    }
-
-    fn make_membership<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _server: &'a ServerName,
-        _room_id: &'a RoomId,
-        _user_id: &'a UserId,
-        _membership: Membership,
-    ) -> Asking<'a, MemberTemplate> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn send_join<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _server: &'a ServerName,
-        _join: &'a Pdu,
-    ) -> Asking<'a, JoinAnswer> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn send_leave<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _server: &'a ServerName,
-        _leave: &'a Pdu,
-    ) -> Asking<'a, ()> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
-    }
-
-    fn send_knock<'a>(
-        &'a self,
-        _as_server: &'a ServerName,
-        _server: &'a ServerName,
-        _knock: &'a Pdu,
-    ) -> Asking<'a, Vec<Box<RawValue>>> {
-        Box::pin(async { Err(RemoteError::NotFederating) })
     }
 }
 

@@ -101,6 +101,8 @@ async fn carry(listener: TcpListener, target: SocketAddr, state: Arc<watch::Send
             }
             tokio::time::sleep(delay).await;
             let Ok(mut to) = TcpStream::connect(target).await else { return };
+            // What is carried is not to wait for more.
+            let _ = (from.set_nodelay(true), to.set_nodelay(true));
             tokio::select! {
                 _ = copy_bidirectional(&mut from, &mut to) => {}
                 _ = state.wait_for(|state| state.is_cut) => {}

@@ -1,6 +1,7 @@
 //! Federation: how servers find, know and ask each other.
 
 mod backfill;
+mod cuts;
 mod devices;
 mod directory;
 mod edus;

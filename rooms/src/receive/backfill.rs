@@ -7,8 +7,8 @@ use std::{
     time::Duration,
 };
 
-use model::Pdu;
-use ruma::{OwnedEventId, OwnedServerName, ServerName};
+use model::{NodeNr, Pdu};
+use ruma::{OwnedEventId, OwnedServerName, ServerName, events::TimelineEventType};
 use storage::{Commit, RoomCommit, RoomRow, StoredEvent, TimelinePlace};
 use tokio::time::timeout;
 use tracing::debug;
@@ -116,7 +116,8 @@ impl Rooms {
         let mut states_left = STATES_MAX;
         let mut has_more = false;
         for pdu in pdus {
-            let mut state_before = None;
+            let is_first = pdu.event_type == TimelineEventType::RoomCreate;
+            let mut state_before = is_first.then_some(NodeNr(0));
             if !self.find_lacking(std::slice::from_ref(&pdu)).await?.is_empty() {
                 if states_left == 0 {
                     continue;
@@ -129,7 +130,13 @@ impl Rooms {
             let turn = self.turn(room.nr);
             let mut head = turn.take_head().await;
             *head = None;
-            has_more |= self.receive_one(room, incoming).await? == Received::Accepted;
+            match self.receive_one(room, incoming).await {
+                Ok(received) => has_more |= received == Received::Accepted,
+                Err(Error::BadEvent(what)) => {
+                    debug!(room.id = %room.id, server.name = %source.server, what, "an event of the past is none of the room");
+                }
+                Err(error) => return Err(error),
+            }
         }
         if has_more {
             self.close_gap(room, gap).await?;

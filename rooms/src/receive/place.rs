@@ -216,7 +216,9 @@ impl Rooms {
     ) -> Result<Result<Judged, Vec<OwnedEventId>>, Error> {
         let storage = self.storage();
         let Incoming { pdu, state_before: given, .. } = incoming;
-        if pdu.prev_events.is_empty() {
+        // Only the first event of the room comes after nothing, and only where its place is at the very beginning.
+        let is_first = pdu.event_type == TimelineEventType::RoomCreate && given == Some(NodeNr(0));
+        if pdu.prev_events.is_empty() && !is_first {
             return Err(Error::BadEvent("it has no `prev_events`".to_owned()));
         }
         let referred: Vec<OwnedEventId> = pdu.prev_events.iter().chain(&pdu.auth_events).cloned().collect();

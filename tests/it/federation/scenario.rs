@@ -71,6 +71,8 @@ pub(crate) const WHOLE: &[Step] = steps![
     membership::who_is_in_one_room_may_join_the_other since 8,
     rooms::both_change_the_same_at_once since 1,
     rooms::power_that_was_given_is_used since 1,
+    rooms::the_directory_and_a_space_are_read since 1,
+    rooms::what_was_before_is_read since 1,
     talk::an_alias_leads_into_a_room_where_both_talk since 1,
     talk::names_are_seen_and_followed since 1,
     talk::what_was_said_is_edited_answered_and_redacted since 1,
@@ -153,7 +155,7 @@ impl Side {
 }
 
 /// Joins a room by its alias; gives its id.
-async fn join(user: &TestUser, alias: &str) -> String {
+pub(crate) async fn join(user: &TestUser, alias: &str) -> String {
     let joined = user.post(&format!("/join/{}", encode(alias)), &json!({})).await;
     assert!(joined.status.is_success(), "{} joins {alias}: {joined}", user.id());
     joined.json()["room_id"].as_str().unwrap().to_owned()
@@ -166,7 +168,7 @@ async fn try_join_via(user: &TestUser, room: &str, server: &str) -> test_kit::An
 }
 
 /// Waits until the servers of two users say the same of the state of a room.
-async fn agree(room: &str, one: &TestUser, other: &TestUser) {
+pub(crate) async fn agree(room: &str, one: &TestUser, other: &TestUser) {
     let began = Instant::now();
     loop {
         let states = [state(one, room).await, state(other, room).await];

@@ -3,7 +3,7 @@
 use serde_json::json;
 use test_kit::{ServerOptions, Synapse, TestDatabase, TestFederation, encode};
 
-use super::scenario::{SHORT, Scene, Side, WHOLE};
+use super::scenario::{SHORT, Scene, Side, WHOLE, agree};
 
 /// One of ours and a Synapse, that find each other by their addresses.
 struct World {
@@ -92,4 +92,52 @@ async fn people_talk_in_rooms_of_versions_2_to_9() {
     for version in 2..=9 {
         world.scene(version).play_both_ways(SHORT).await;
     }
+}
+
+/// What is said while one of them is away comes when it is back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversation_survives_a_restart_of_either_side() {
+    let mut world = World::on(false).await;
+    let (alice, bob) = (world.scene(12).maker.user("alice").await, world.scene(12).guest.user("bob").await);
+    let body = json!({"room_alias_name": "hall", "preset": "public_chat"});
+    let room = alice.create_room_with(&body).await;
+    bob.post(&format!("/join/{}", encode(&format!("#hall:{}", world.synapse.name()))), &json!({})).await.ok();
+    let mut expected: Vec<String> = Vec::new();
+    let mut bob = bob;
+    for round in 0..3 {
+        for text in [format!("alice before {round}"), format!("bob before {round}")] {
+            if text.starts_with("alice") { &alice } else { &bob }.send_text(&room, &text).await;
+            expected.push(text);
+        }
+        world.synapse.stop();
+        for number in 0..5 {
+            expected.push(format!("bob while Synapse is away {round} {number}"));
+            bob.send_text(&room, expected.last().unwrap()).await;
+        }
+        world.synapse.go_on().await;
+        let ours = world.ours.clone();
+        world.federation.server_mut(&ours).stop().await;
+        for number in 0..5 {
+            expected.push(format!("alice while we are away {round} {number}"));
+            alice.send_text(&room, expected.last().unwrap()).await;
+        }
+        world.federation.server_mut(&ours).go_on().await;
+        bob = bob.at(world.federation.server(&ours).http());
+        expected.push(format!("bob is back {round}"));
+        bob.send_text(&room, expected.last().unwrap()).await;
+        for user in [&alice, &bob] {
+            for tries in 0.. {
+                let texts = user.texts(&room).await;
+                let missing: Vec<&String> = expected.iter().filter(|text| !texts.contains(text)).collect();
+                if missing.is_empty() {
+                    break;
+                }
+                assert!(tries < 60, "{} does not see {missing:?} in round {round}", user.id());
+                // Synapse asks again who was away when there is something new for them; else a minute later.
+                alice.send_text(&room, "are you there?").await;
+                tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            }
+        }
+    }
+    agree(&room, &alice, &bob).await;
 }
