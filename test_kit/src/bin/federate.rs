@@ -1,8 +1,8 @@
 //! Servers that federate, on loopback in this process, to try things out and to measure.
 //!
 //! ```text
-//! cargo run --release -p test_kit --bin federation -- 2                     two servers, hs1 and hs2; prints their addresses
-//! cargo run --release -p test_kit --bin federation -- 1 --join 10000 50000  one, whose user joins a room of a scripted server with so
+//! cargo run --release -p test_kit --bin federate -- 2                     two servers, hs1 and hs2; prints their addresses
+//! cargo run --release -p test_kit --bin federate -- 1 --join 10000 50000  one, whose user joins a room of a scripted server with so
 //!                                                                           many members and events of state; prints what it took
 //! ```
 
@@ -40,7 +40,7 @@ async fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: federation SERVERS [--join MEMBERS EVENTS]");
+    eprintln!("usage: federate SERVERS [--join MEMBERS EVENTS]");
     ExitCode::FAILURE
 }
 
