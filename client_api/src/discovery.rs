@@ -4,44 +4,26 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{Router, extract::State};
 use rooms::Rooms;
-use ruma::{
-    RoomVersionId,
-    api::client::discovery::{
-        discover_homeserver::{self, HomeserverInfo},
-        get_capabilities::{
-            self,
-            v3::{
-                Capabilities, GetLoginTokenCapability, ProfileFieldsCapability, RoomVersionStability,
-                RoomVersionsCapability, ThirdPartyIdChangesCapability,
-            },
+use ruma::api::client::discovery::{
+    discover_homeserver::{self, HomeserverInfo},
+    get_capabilities::{
+        self,
+        v3::{
+            Capabilities, GetLoginTokenCapability, ProfileFieldsCapability, RoomVersionStability,
+            RoomVersionsCapability, ThirdPartyIdChangesCapability,
         },
-        get_supported_versions,
     },
+    get_supported_versions,
 };
 use web::{MatrixError, OptionalRequester, Ruma, RumaRoutes as _};
 
 use accounts::Accounts;
+use model::ROOM_VERSIONS;
 
 use crate::{ClientApi, Options, releases::RELEASES, requester::Requester};
 
 // Without any version clients refuse to talk at all.
 const _: () = assert!(!RELEASES.is_empty(), "not even v1.1 is complete");
-
-/// All room versions of the specification.
-const ROOM_VERSIONS: [RoomVersionId; 12] = [
-    RoomVersionId::V1,
-    RoomVersionId::V2,
-    RoomVersionId::V3,
-    RoomVersionId::V4,
-    RoomVersionId::V5,
-    RoomVersionId::V6,
-    RoomVersionId::V7,
-    RoomVersionId::V8,
-    RoomVersionId::V9,
-    RoomVersionId::V10,
-    RoomVersionId::V11,
-    RoomVersionId::V12,
-];
 
 /// What clients may use where threads notify those who subscribed to them. MSC4306, "Unstable amendments".
 const THREAD_SUBSCRIPTIONS: &str = "org.matrix.msc4306";

@@ -14,6 +14,7 @@ mod numbers;
 mod pdu;
 mod random;
 mod relation;
+mod room_versions;
 mod server_patterns;
 mod sliding_token;
 mod stream_token;
@@ -30,6 +31,7 @@ pub use numbers::{EventNr, NodeNr, Position, RoomNr, StateKeyNr, TypeNr, UserNr}
 pub use pdu::{Pdu, PduError};
 pub use random::Random;
 pub use relation::Relation;
+pub use room_versions::ROOM_VERSIONS;
 pub use server_patterns::ServerPatterns;
 pub use sliding_token::SlidingToken;
 pub use stream_token::{EphemeralPosition, StreamToken, TokenError};

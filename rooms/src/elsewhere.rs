@@ -3,7 +3,6 @@
 //! A member event of ours needs a server that is in the room, a resident: it says what the event has to refer to, and brings it into the
 //! room. Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Knocking upon a room", "Inviting to a room".
 
-mod invited;
 mod join;
 mod leave;
 
@@ -161,7 +160,11 @@ impl Rooms {
     }
 
     /// The room of an id with the version that another server says it has; a new one, which nobody is in, if it was not known.
-    async fn room_of_version(&self, room_id: &RoomId, version: &RoomVersionId) -> Result<Arc<RoomRow>, Error> {
+    pub(crate) async fn room_of_version(
+        &self,
+        room_id: &RoomId,
+        version: &RoomVersionId,
+    ) -> Result<Arc<RoomRow>, Error> {
         rules_of(version)?;
         let room = self.storage().ensure_room(room_id, version).await?;
         if room.version != *version {
@@ -173,7 +176,7 @@ impl Rooms {
     /// Tells a user of ours what they are to a room that none of our servers is in; `stripped_state` is what they are shown of it.
     ///
     /// The event is in the stream, not in a timeline, and says nothing of the room's state.
-    async fn commit_outside(
+    pub(crate) async fn commit_outside(
         &self,
         room: &Arc<RoomRow>,
         pdu: Pdu,
@@ -293,7 +296,8 @@ fn stripped(events: &[Box<RawValue>]) -> Vec<StrippedEvent<'_>> {
         bytes += event.get().len();
         bytes <= STRIPPED_BYTES_MAX
     });
-    events.filter_map(|event| serde_json::from_str(event.get()).ok()).collect()
+    let shown = events.filter_map(|event| serde_json::from_str::<StrippedEvent<'_>>(event.get()).ok());
+    shown.filter(|event| event.content.get().starts_with('{')).collect()
 }
 
 #[derive(Deserialize, Serialize)]

@@ -144,7 +144,9 @@ impl Rooms {
         }
         let pdu = self.verified_whole(&room, &rules, event).await?;
         let not_allowed = |rule: String| Err(Error::NotAllowed(rule));
-        let mut judged = self.judged_by_policy_server(asker.destination, &room, vec![pdu]).await?;
+        let head = self.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
+        let policy = self.policy_at(&room, head.state).await?;
+        let mut judged = self.judged_by_policy_server(asker.destination, &room, policy.as_ref(), vec![pdu]).await?;
         let (pdu, refusal) = judged.pop().expect("one event was judged");
         if let Some(refusal) = refusal {
             return not_allowed(refusal);

@@ -1,16 +1,16 @@
 //! Invitations of our users by other servers. Server-Server API, "Inviting to a room".
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use model::{
     Membership, Pdu, RoomNr, canonical_object,
     limits::{EVENT_BYTES_MAX, ID_BYTES_MAX, is_name},
 };
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, EventId, OwnedUserId, RoomId, RoomVersionId, UserId,
-    events::TimelineEventType, room_version_rules::RoomVersionRules, signatures,
+    CanonicalJsonObject, EventId, OwnedUserId, RoomId, RoomVersionId, UserId, events::TimelineEventType,
+    room_version_rules::RoomVersionRules, signatures,
 };
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::RawValue;
 use storage::RoomRow;
 
 use crate::{Asker, Error, Rooms, head::membership_of};
@@ -59,16 +59,18 @@ impl Rooms {
         let unknown = || Arc::new(RoomRow { nr: RoomNr(0), id: room_id.to_owned(), version: version.clone() });
         let room = here.clone().unwrap_or_else(unknown);
         self.verified_whole(&room, &rules, event.clone()).await?;
-        if here.is_none() {
-            let shown = self.shown_state(&room, &rules, room_state).await?;
-            return self.receive_invite(asker.destination, room_id, version, event, shown).await;
-        }
         signatures::sign_event(server.name.as_str(), &server.key, &mut event, &rules.redaction)
             .map_err(|error| invalid(&error))?;
+        if here.is_none() {
+            let shown = self.shown_state(&room, &rules, room_state).await?;
+            let room = self.room_of_version(room_id, version).await?;
+            let signed = Pdu::from_canonical(&event, &rules).map_err(|error| invalid(&error))?;
+            self.commit_outside(&room, signed, Some(&shown)).await?;
+        }
         Ok(event)
     }
 
-    /// What an inviting server shows of a room, as users see it. Server-Server API, "PUT /invite/{roomId}/{eventId}", `invite_room_state`.
+    /// What counts of the events by which an inviting server shows a room. Server-Server API, "PUT /invite/{roomId}/{eventId}", `invite_room_state`.
     ///
     /// Since version 12 the create event proves by itself which room it is of: it must be there, and all must be events of the room. Those
     /// that are not signed are left out; a server whose keys cannot be had does not make the invitation another. Before, events may be
@@ -81,15 +83,16 @@ impl Rooms {
     ) -> Result<Vec<Box<RawValue>>, Error> {
         room_state.truncate(SHOWN_MAX);
         let is_event = |event: &RawValue| event.get().len() <= EVENT_BYTES_MAX;
+        if !rules.authorization.room_create_event_id_as_room_id {
+            room_state.retain(|event| is_event(event));
+            return Ok(room_state);
+        }
         let objects: Vec<CanonicalJsonObject> = room_state
             .iter()
             .filter(|event| is_event(event))
             .filter_map(|event| canonical_object(event).ok())
             .filter(|event| event.contains_key("state_key"))
             .collect();
-        if !rules.authorization.room_create_event_id_as_room_id {
-            return Ok(objects.iter().filter_map(stripped).collect());
-        }
         if objects.len() < room_state.len() {
             return Err(Error::InvalidParam("`invite_room_state` has what is no state event".to_owned()));
         }
@@ -101,21 +104,8 @@ impl Rooms {
         if !verified.iter().any(|pdu| pdu.is_state(&TimelineEventType::RoomCreate, "")) {
             return Err(Error::InvalidParam("`invite_room_state` lacks the create event".to_owned()));
         }
-        Ok(verified.iter().filter_map(|pdu| stripped(&serde_json::from_str(&pdu.json).ok()?)).collect())
+        Ok(verified.iter().filter_map(|pdu| RawValue::from_string(pdu.json.to_string()).ok()).collect())
     }
-}
-
-/// The event as users see it who are not in the room, if it is one: whole, or as older servers show it. Client-Server API, "Stripped state".
-fn stripped(event: &CanonicalJsonObject) -> Option<Box<RawValue>> {
-    let text = |field: &str| event.get(field)?.as_str();
-    UserId::parse(text("sender")?).ok()?;
-    let (Some(_), Some(_), Some(_)) = (text("type"), text("state_key"), event.get("content")?.as_object()) else {
-        return None;
-    };
-    let fields = ["content", "sender", "state_key", "type"].into_iter();
-    let kept: BTreeMap<&str, &CanonicalJsonValue> =
-        fields.filter_map(|field| Some((field, event.get(field)?))).collect();
-    to_raw_value(&kept).ok()
 }
 
 /// Whom an event invites, if it is the invitation of a request. Server-Server API, "PUT /invite/{roomId}/{eventId}".

@@ -5,6 +5,7 @@
 mod aggregations;
 mod aliases;
 mod by_time;
+mod changes;
 mod create;
 mod directory;
 mod draft;

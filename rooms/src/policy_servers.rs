@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use model::{Pdu, limits};
+use model::{NodeNr, Pdu, limits};
 use moka::sync::Cache;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
@@ -115,8 +115,20 @@ impl Rooms {
         self.ask_policy_server(pdu.sender.server_name(), &policy, pdu, &head.rules).await.map(Arc::new).map(Some)
     }
 
-    /// Check 7 on receipt of events: why each is not recommended by the room's policy server, if it is not. One that gets the signature that
-    /// it lacked has it from then on.
+    /// The policy that a room has in a state, if it is in force.
+    pub(crate) async fn policy_at(
+        &self,
+        room: &RoomRow,
+        state: NodeNr,
+    ) -> Result<Option<RoomPolicyEventContent>, Error> {
+        match self.find_only_state_at(room, state, EVENT_TYPE).await? {
+            Some(event) => self.policy_in_force(room, &event.pdu.content).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Check 7 on receipt of events: why each is not recommended by the policy server of the room, if it is not. One that gets the signature
+    /// that it lacked has it from then on.
     ///
     /// # Errors
     ///
@@ -125,22 +137,16 @@ impl Rooms {
         &self,
         as_server: &ServerName,
         room: &RoomRow,
+        policy: Option<&RoomPolicyEventContent>,
         pdus: Vec<Pdu>,
     ) -> Result<Vec<(Pdu, Option<String>)>, Error> {
-        let policy = match self.storage().get_head(room.nr).await? {
-            Some(head) => match self.find_only_state_at(room, head.state, EVENT_TYPE).await? {
-                Some(event) => self.policy_in_force(room, &event.pdu.content).await?,
-                None => None,
-            },
-            None => None,
-        };
         let Some(policy) = policy else { return Ok(pdus.into_iter().map(|pdu| (pdu, None)).collect()) };
         let rules = rules_of(&room.version)?;
         let judged = stream::iter(pdus).map(async |pdu| {
-            if is_recommended(&policy, &pdu, &rules) {
+            if is_recommended(policy, &pdu, &rules) {
                 return (pdu, None);
             }
-            match self.ask_policy_server(as_server, &policy, &pdu, &rules).await {
+            match self.ask_policy_server(as_server, policy, &pdu, &rules).await {
                 Ok(signed) => (signed, None),
                 Err(error) => (pdu, Some(format!("the policy server of the room does not recommend it: {error}"))),
             }

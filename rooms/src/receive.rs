@@ -113,8 +113,8 @@ impl Rooms {
                 Some(state) if !self.is_server_allowed_at(&room, *state, source.server).await? => {
                     Error::NotAllowed(format!("{} is denied access to this room", source.server))
                 }
-                Some(_) => {
-                    of_rooms.push((room, objects));
+                Some(state) => {
+                    of_rooms.push((room, *state, objects));
                     continue;
                 }
             };
@@ -126,16 +126,16 @@ impl Rooms {
         Ok(outcomes)
     }
 
-    /// Takes in events of these rooms.
+    /// Takes in events of these rooms, of which the current state is known.
     pub(crate) async fn receive_of_rooms(
         &self,
         source: Source<'_>,
-        of_rooms: Vec<(Arc<RoomRow>, Vec<CanonicalJsonObject>)>,
+        of_rooms: Vec<(Arc<RoomRow>, NodeNr, Vec<CanonicalJsonObject>)>,
     ) -> Result<BTreeMap<OwnedEventId, Result<Received, Error>>, Error> {
         let mut outcomes = BTreeMap::new();
         let mut rooms = Vec::new();
         let mut read = Vec::new();
-        for (room, objects) in of_rooms {
+        for (room, state, objects) in of_rooms {
             let rules = Arc::new(rules_of(&room.version)?);
             for (event_id, event) in self.read_events(&room, &rules, objects).await? {
                 match event {
@@ -147,7 +147,7 @@ impl Rooms {
                     Err(error) => outcomes.extend(event_id.map(|event_id| (event_id, Err(error)))),
                 }
             }
-            rooms.push(room);
+            rooms.push((room, state));
         }
         // What is here already was verified then.
         let ids: Vec<OwnedEventId> = read.iter().map(|(_, event)| event.pdu.event_id.clone()).collect();
@@ -166,12 +166,12 @@ impl Rooms {
             }
         }
         let received: Vec<Result<_, Error>> = stream::iter(rooms.into_iter().zip(pdus))
-            .map(|(room, pdus)| {
+            .map(|((room, state), pdus)| {
                 let rooms = self.clone();
                 let (as_server, server) = (source.as_server.to_owned(), source.server.to_owned());
                 to_the_end(async move {
                     let source = Source { as_server: &as_server, server: &server };
-                    let received = rooms.receive_in_room(source, &room, pdus).await?;
+                    let received = rooms.receive_in_room(source, &room, state, pdus).await?;
                     Ok((room, received))
                 })
             })

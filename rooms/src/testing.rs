@@ -25,6 +25,7 @@ pub async fn receive(rooms: &Rooms, object: CanonicalJsonObject) -> Result<Recei
     let source = Source { as_server: rooms.servers().primary(), server: server_name!("other") };
     let room_id = object.get("room_id").and_then(|id| id.as_str()).and_then(|id| RoomId::parse(id).ok());
     let room = rooms.room(&room_id.ok_or(Error::RoomUnknown)?).await?;
-    let outcomes = rooms.receive_of_rooms(source, vec![(room, vec![object])]).await?;
+    let head = rooms.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
+    let outcomes = rooms.receive_of_rooms(source, vec![(room, head.state, vec![object])]).await?;
     outcomes.into_values().next().unwrap_or_else(|| Err(Error::BadEvent("it has no id".to_owned())))
 }

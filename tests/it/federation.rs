@@ -31,3 +31,4 @@ mod synapse;
 mod transactions;
 mod two_servers;
 mod well_known;
+mod world;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use model::{Membership, Pdu};
+use model::{Membership, Pdu, ROOM_VERSIONS};
 use outbound::Bounds;
 use rooms::{JoinAnswer, MemberTemplate, RemoteError};
 use ruma::{
@@ -23,22 +23,6 @@ use crate::{Error, Federation, client::SMALL};
 /// What the state of a room may be: 50,000 events of state and as many that allow it, of a usual size.
 const STATE: Bounds = Bounds { timeout: Duration::from_secs(180), body_bytes_max: 256 << 20 };
 
-/// The room versions that we know.
-const VERSIONS: [RoomVersionId; 12] = [
-    RoomVersionId::V1,
-    RoomVersionId::V2,
-    RoomVersionId::V3,
-    RoomVersionId::V4,
-    RoomVersionId::V5,
-    RoomVersionId::V6,
-    RoomVersionId::V7,
-    RoomVersionId::V8,
-    RoomVersionId::V9,
-    RoomVersionId::V10,
-    RoomVersionId::V11,
-    RoomVersionId::V12,
-];
-
 impl Federation {
     pub(super) async fn ask_for_template(
         &self,
@@ -52,13 +36,13 @@ impl Federation {
         let (version, event) = match membership {
             Membership::Join => {
                 let mut request = prepare_join_event::v1::Request::new(room_id, user_id);
-                request.ver = VERSIONS.to_vec();
+                request.ver = ROOM_VERSIONS.to_vec();
                 let answer = client.send(as_server, server, request, SMALL).await;
                 answer.map(|answer| (answer.room_version, answer.event))
             }
             Membership::Knock => {
                 let mut request = prepare_knock_event::v1::Request::new(room_id, user_id);
-                request.ver = VERSIONS.to_vec();
+                request.ver = ROOM_VERSIONS.to_vec();
                 let answer = client.send(as_server, server, request, SMALL).await;
                 answer.map(|answer| (Some(answer.room_version), answer.event))
             }

@@ -18,7 +18,7 @@ use tracing::info;
 use super::Failure;
 use crate::{
     Error, Rooms,
-    head::{Head, apply_to_summary, membership_change},
+    head::Head,
     outliers::{Stored, check_by_auth_events},
     power::rules_of,
     race::Race,
@@ -217,7 +217,7 @@ impl Rooms {
                 events: vec![event],
                 state_changes: vec![StateChange { event_nr: Some(nr), membership: own }],
                 members,
-                summary: Some(summary),
+                summary,
                 gaps_opened: is_gap.then_some(nr).into_iter().collect(),
                 ..RoomCommit::default()
             };
@@ -231,45 +231,25 @@ impl Rooms {
         }
     }
 
-    /// What becomes of who joins, and of all others, and what the room shows of itself.
+    /// What becomes of who joins, and of all others, and what the room shows of itself if that changes.
     async fn changes_by_join(
         &self,
         head: &Head,
         state: NodeNr,
         join: &NewEvent,
         given: &GivenState,
-    ) -> Result<(Option<MembershipChange>, Vec<MembershipChange>, RoomSummary), Error> {
-        let storage = self.storage();
-        let told: HashMap<EventNr, &Arc<Pdu>> =
-            given.by_key.values().map(|(nr, pdu)| (*nr, pdu)).chain([(join.nr, &join.pdu)]).collect();
-        let differences = storage.diff_state(head.row.nr, head.state, state).await?;
-        let others = differences.iter().flat_map(|(_, old, new)| [*old, *new]).flatten();
-        let others: Vec<EventNr> = others.filter(|nr| !told.contains_key(nr)).collect();
-        let others = storage.get_events(&others).await?;
-        let pdu_of = |nr: EventNr| told.get(&nr).copied().or_else(|| others.get(&nr).map(|event| &event.pdu));
-        let (mut own, mut members) = (None, Vec::with_capacity(differences.len()));
-        let mut summary = head.summary.clone();
-        for (_, old_nr, new_nr) in differences {
-            let (old, new) = (old_nr.and_then(pdu_of), new_nr.and_then(pdu_of));
-            let change = match (old, new) {
-                (_, Some(new)) => {
-                    apply_to_summary(&mut summary, new);
-                    self.membership_change(new_nr.unwrap_or(join.nr), new, old).await?
-                }
-                (Some(old), None) => {
-                    apply_to_summary(&mut summary, &emptied(old));
-                    let change = self.membership_change(old_nr.unwrap_or(join.nr), old, Some(old)).await?;
-                    change.map(|change| MembershipChange { after: Membership::Leave, ..change })
-                }
-                (None, None) => None,
-            };
-            let Some(mut change) = change else { continue };
+    ) -> Result<(Option<MembershipChange>, Vec<MembershipChange>, Option<RoomSummary>), Error> {
+        let told = given.by_key.values().cloned().chain([(join.nr, join.pdu.clone())]).collect();
+        let (changes, summary) = self.changes(head, state, &told).await?;
+        let (mut own, mut members) = (None, Vec::with_capacity(changes.len()));
+        for StateChange { event_nr, membership } in changes {
+            let Some(mut change) = membership else { continue };
             if change.is_local {
                 // They may have been invited since, which no state here says.
-                let row = storage.get_membership(head.row.nr, change.user_nr).await?;
+                let row = self.storage().get_membership(head.row.nr, change.user_nr).await?;
                 change.before = row.map(|row| row.membership);
             }
-            if new_nr == Some(join.nr) {
+            if event_nr == Some(join.nr) {
                 own = Some(change);
             } else if change.before != Some(change.after) || !change.is_local {
                 members.push(change);
@@ -277,25 +257,6 @@ impl Rooms {
         }
         Ok((own, members, summary))
     }
-
-    /// What a member event does to its user; nothing when it names no user.
-    async fn membership_change(
-        &self,
-        nr: EventNr,
-        pdu: &Pdu,
-        old: Option<&Arc<Pdu>>,
-    ) -> Result<Option<MembershipChange>, Error> {
-        match membership_change(self.storage(), self.servers(), nr, pdu, old.map(|old| &**old)).await {
-            Err(Error::BadEvent(_)) => Ok(None),
-            change => change,
-        }
-    }
-}
-
-/// A state event that says nothing.
-fn emptied(pdu: &Pdu) -> Pdu {
-    let content = RawValue::from_string("{}".to_owned()).unwrap_or_else(|_| pdu.content.clone());
-    Pdu { content, ..pdu.clone() }
 }
 
 /// Who vouches for a join, by the template that the resident gave.

@@ -10,8 +10,8 @@ use std::{
     time::Duration,
 };
 
-use model::Pdu;
-use ruma::{CanonicalJsonObject, OwnedEventId};
+use model::{NodeNr, Pdu};
+use ruma::{CanonicalJsonObject, OwnedEventId, events::room::policy::RoomPolicyEventContent};
 use serde_json::value::RawValue;
 use storage::RoomRow;
 use tokio::time::timeout;
@@ -44,11 +44,13 @@ impl Rooms {
         &self,
         source: Source<'_>,
         room: &Arc<RoomRow>,
+        state: NodeNr,
         pdus: Vec<Pdu>,
     ) -> Result<Outcomes, Error> {
         let mut pdus = in_order(pdus);
+        let policy = self.policy_at(room, state).await?;
         if self.find_lacking(&pdus).await?.is_empty() {
-            return self.receive_all(source, room, pdus, 0).await;
+            return self.receive_all(source, room, policy.as_ref(), pdus, 0).await;
         }
         // One at a time asks a server for what is missing in a room: the next one finds it here.
         let turn = self.0.asking.get_with((room.nr, source.server.to_owned()), Arc::default);
@@ -63,7 +65,7 @@ impl Rooms {
             Ok(Ok(fetched)) => fetched,
         };
         pdus.splice(..0, fetched);
-        self.receive_all(source, room, in_order(pdus), GAPS_MAX).await
+        self.receive_all(source, room, policy.as_ref(), in_order(pdus), GAPS_MAX).await
     }
 
     /// Takes in events in order; before one that lacks something, the state at it is asked for, for so many of them.
@@ -71,6 +73,7 @@ impl Rooms {
         &self,
         source: Source<'_>,
         room: &Arc<RoomRow>,
+        policy: Option<&RoomPolicyEventContent>,
         pdus: Vec<Pdu>,
         mut gaps: usize,
     ) -> Result<Outcomes, Error> {
@@ -80,7 +83,8 @@ impl Rooms {
             let lacking = self.find_lacking(pdus.make_contiguous()).await?;
             let lacks = |pdu: &Pdu| refers_to(pdu).any(|id| lacking.contains(id));
             let whole = pdus.iter().position(lacks).unwrap_or(pdus.len());
-            let judged = self.judged_by_policy_server(source.as_server, room, pdus.drain(..whole).collect()).await?;
+            let next = pdus.drain(..whole).collect();
+            let judged = self.judged_by_policy_server(source.as_server, room, policy, next).await?;
             let incoming = judged.into_iter().map(|(pdu, refusal)| Incoming { refusal, ..Incoming::new(pdu, None) });
             let incoming = incoming.collect();
             outcomes.extend(self.receive_in_turn(room, incoming).await?);
@@ -99,7 +103,7 @@ impl Rooms {
                     Ok(Ok(state)) => state,
                 };
             }
-            let judged = self.judged_by_policy_server(source.as_server, room, vec![pdu]).await?.into_iter();
+            let judged = self.judged_by_policy_server(source.as_server, room, policy, vec![pdu]).await?.into_iter();
             let incoming = judged.map(|(pdu, refusal)| Incoming { refusal, ..Incoming::new(pdu, state_before) });
             outcomes.extend(self.receive_in_turn(room, incoming.collect()).await?);
         }

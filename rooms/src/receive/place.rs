@@ -2,21 +2,19 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNr, Membership, NodeNr, Pdu, Relation};
+use model::{EventNr, NodeNr, Pdu, Relation};
 use ruma::{
-    EventId, OwnedEventId,
+    OwnedEventId,
     events::{StateEventType, TimelineEventType},
     state_res,
 };
-use storage::{
-    Commit, CommitError, MembershipChange, NewEvent, NewNodes, Placement, RoomCommit, RoomRow, RoomSummary,
-    StateChange, StoredEvent,
-};
+use storage::{Commit, CommitError, NewEvent, NewNodes, Placement, RoomCommit, RoomRow, StoredEvent};
 
 use super::{Incoming, Received};
 use crate::{
     Error, Rooms,
-    head::{Head, apply_to_summary, membership_change, membership_of},
+    head::{Head, apply_to_summary},
+    outliers::check_by_auth_events,
     push,
     race::Race,
     redactions::redact_event,
@@ -181,7 +179,7 @@ impl Rooms {
             commit.state = resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut nodes).await?;
             commit.extremities_used = used;
             commit.extremities_added = vec![nr];
-            let changed = self.changes(head, commit.state, nr, &pdu).await?;
+            let changed = self.changes(head, commit.state, &HashMap::from([(nr, pdu.clone())])).await?;
             (commit.state_changes, commit.summary) = changed;
         }
         if is_shown {
@@ -250,22 +248,10 @@ impl Rooms {
 
         // By its own auth events.
         let create = head.state_event(storage, "m.room.create", "").await?.map(|(_, pdu)| pdu);
-        let by_id = |id: &EventId| {
-            let own = auth.iter().filter_map(|nr| events.get(nr)).map(|event| &*event.pdu);
-            own.chain(create.as_deref()).find(|pdu| pdu.event_id == id)
-        };
+        let auth_pdus: Vec<Arc<Pdu>> =
+            auth.iter().filter_map(|nr| events.get(nr)).map(|event| event.pdu.clone()).collect();
         let authorization = &head.rules.authorization;
-        let mut rejection = state_res::check_state_independent_auth_rules(authorization, &pdu, by_id).err();
-        if rejection.is_none() {
-            let mut by_auth: HashMap<(StateEventType, String), &Pdu> = HashMap::new();
-            by_auth.extend(create.as_deref().map(|pdu| ((StateEventType::RoomCreate, String::new()), pdu)));
-            for event in auth.iter().filter_map(|nr| events.get(nr)) {
-                let key = event.pdu.state_key.clone().unwrap_or_default();
-                by_auth.insert((StateEventType::from(event.pdu.event_type.to_string()), key), &event.pdu);
-            }
-            let fetch = |kind: &StateEventType, key: &str| by_auth.get(&(kind.clone(), key.to_owned())).copied();
-            rejection = state_res::check_state_dependent_auth_rules(authorization, &pdu, fetch).err();
-        }
+        let mut rejection = check_by_auth_events(authorization, &pdu, &auth_pdus, create.as_deref()).err();
         // By the state before it.
         if rejection.is_none() {
             rejection = self.forbidden_by(head, &pdu, state_before).await?;
@@ -318,46 +304,6 @@ impl Rooms {
         }
         let fetch = |kind: &StateEventType, key: &str| Some(&*found.get(&(kind.clone(), key.to_owned()))?.pdu);
         Ok(state_res::check_state_dependent_auth_rules(authorization, pdu, fetch).err())
-    }
-
-    /// What changes in the current state, and the room's summary if it does.
-    async fn changes(
-        &self,
-        head: &Head,
-        state: NodeNr,
-        new_nr: EventNr,
-        new: &Arc<Pdu>,
-    ) -> Result<(Vec<StateChange>, Option<RoomSummary>), Error> {
-        let storage = self.storage();
-        let differences = storage.diff_state(head.row.nr, head.state, state).await?;
-        let numbers: Vec<EventNr> =
-            differences.iter().flat_map(|(_, old, new)| [*old, *new]).flatten().filter(|nr| *nr != new_nr).collect();
-        let events = storage.get_events(&numbers).await?;
-        let pdu_of = |nr: EventNr| if nr == new_nr { Some(new) } else { events.get(&nr).map(|event| &event.pdu) };
-        let mut changes = Vec::new();
-        let mut summary = head.summary.clone();
-        let mut summary_changed = false;
-        for (_, old_nr, now_nr) in differences {
-            let (old, now) = (old_nr.and_then(pdu_of), now_nr.and_then(pdu_of));
-            let mut membership = None;
-            if let Some((nr, pdu)) = now_nr.zip(now) {
-                membership = membership_change(storage, self.servers(), nr, pdu, old.map(|old| &**old)).await?;
-                summary_changed |= apply_to_summary(&mut summary, pdu);
-            } else if let Some((nr, pdu)) = old_nr.zip(old) {
-                // Nothing is left of the key: as if the user had left, and as if nothing was said of the room.
-                let change = membership_change(storage, self.servers(), nr, pdu, Some(pdu)).await?;
-                membership = change.map(|change| MembershipChange {
-                    before: membership_of(pdu),
-                    after: Membership::Leave,
-                    ..change
-                });
-                let mut emptied = (**pdu).clone();
-                emptied.content = serde_json::value::RawValue::from_string("{}".to_owned()).unwrap_or(emptied.content);
-                summary_changed |= apply_to_summary(&mut summary, &emptied);
-            }
-            changes.push(StateChange { event_nr: now_nr, membership });
-        }
-        Ok((changes, summary_changed.then_some(summary)))
     }
 }
 

@@ -5,6 +5,8 @@ use test_kit::{
     Answer, Http, Peer, PeerEvent, ServerOptions, TestDatabase, TestFederation, TestUser, encode, event_id,
 };
 
+use super::world::server_and_peer;
+
 const BOB: &str = "@bob:peer.test";
 
 struct World {
@@ -15,9 +17,7 @@ struct World {
 
 impl World {
     async fn on(database: TestDatabase) -> Self {
-        let mut federation = TestFederation::empty();
-        federation.add("hs1", database, ServerOptions::default()).await;
-        let (alice, peer) = (federation.user("hs1", "alice").await, federation.peer("peer.test").await);
+        let (federation, peer, alice) = server_and_peer(database).await;
         Self { federation, peer, alice }
     }
 

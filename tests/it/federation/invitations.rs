@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, mpsc};
 
 use ruma::{CanonicalJsonObject, RoomVersionId, signatures::sign_event};
 use serde_json::{Value, json};
-use test_kit::{Answer, Peer, ServerOptions, TestDatabase, TestFederation, TestUser, encode};
+use test_kit::{Answer, Peer, TestDatabase, TestFederation, TestUser, encode};
+
+use super::world::server_and_peer;
 
 const BOB: &str = "@bob:peer.test";
 const INVITE_V2: &str = "PUT /_matrix/federation/v2/invite/";
@@ -18,9 +20,7 @@ struct World {
 
 impl World {
     async fn on(database: TestDatabase) -> Self {
-        let mut federation = TestFederation::empty();
-        federation.add("hs1", database, ServerOptions::default()).await;
-        let (alice, peer) = (federation.user("hs1", "alice").await, federation.peer("peer.test").await);
+        let (federation, peer, alice) = server_and_peer(database).await;
         Self { federation, peer, alice }
     }
 

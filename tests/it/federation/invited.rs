@@ -3,9 +3,9 @@
 use model::{KeyPair, Random};
 use ruma::{CanonicalJsonObject, signatures::sign_json};
 use serde_json::{Value, json};
-use test_kit::{
-    Answer, Http, Peer, PeerEvent, PeerRoom, ServerOptions, TestDatabase, TestFederation, TestUser, encode,
-};
+use test_kit::{Answer, Http, Peer, PeerEvent, PeerRoom, TestDatabase, TestFederation, TestUser, encode};
+
+use super::world::server_and_peer;
 
 const BOB: &str = "@bob:peer.test";
 const ALICE: &str = "@alice:hs1";
@@ -18,9 +18,7 @@ struct World {
 
 impl World {
     async fn on(database: TestDatabase) -> Self {
-        let mut federation = TestFederation::empty();
-        federation.add("hs1", database, ServerOptions::default()).await;
-        let (alice, peer) = (federation.user("hs1", "alice").await, federation.peer("peer.test").await);
+        let (federation, peer, alice) = server_and_peer(database).await;
         Self { federation, peer, alice }
     }
 
