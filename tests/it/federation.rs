@@ -14,6 +14,7 @@ mod invited;
 mod joining;
 mod joining_peers;
 mod keys;
+mod kills;
 mod missing_events;
 mod openid;
 mod policy_servers;

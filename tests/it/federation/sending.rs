@@ -32,7 +32,7 @@ macro_rules! eventually_later {
 
 /// What a peer was sent, and with which status it answers.
 #[derive(Clone, Default)]
-struct Inbox(Arc<(AtomicU16, Mutex<Vec<Transaction>>)>);
+pub(super) struct Inbox(Arc<(AtomicU16, Mutex<Vec<Transaction>>)>);
 
 #[derive(Clone, Debug)]
 struct Transaction {
@@ -42,7 +42,7 @@ struct Transaction {
 }
 
 impl Inbox {
-    fn of(peer: &Peer) -> Self {
+    pub(super) fn of(peer: &Peer) -> Self {
         let inbox = Self::default();
         inbox.answers(200);
         let of_peer = inbox.clone();
@@ -55,7 +55,7 @@ impl Inbox {
         inbox
     }
 
-    fn answers(&self, status: u16) {
+    pub(super) fn answers(&self, status: u16) {
         self.0.0.store(status, Ordering::SeqCst);
     }
 
@@ -73,7 +73,7 @@ impl Inbox {
     }
 
     /// What the messages say that were taken, of one room.
-    fn texts(&self, room: &str) -> Vec<String> {
+    pub(super) fn texts(&self, room: &str) -> Vec<String> {
         let events = self.events().into_iter().filter(|event| event["room_id"] == room);
         events.filter_map(|event| Some(event["content"]["body"].as_str()?.to_owned())).collect()
     }
