@@ -29,6 +29,9 @@ pub fn text(server: &Server, config: &Config, program: &str) -> String {
             (Registration::Closed, _) => "closed (`accounts.registration`)",
         },
     );
+    if config.federates() {
+        say("Other servers", &format!("share rooms; whether they find this one tells {program} check-federation"));
+    }
     if config.server.names.is_empty() {
         text.push_str(
             "\n  This server is called \"localhost\" and is for trying things out. A server that others can reach needs its own \

@@ -9,8 +9,8 @@ use serde::Deserialize;
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FederationConfig {
-    /// Whether other servers are asked and answered. Default: `false`, until rooms can be shared with them. A server for this machine alone
-    /// asks nobody in any case.
+    /// Whether other servers are asked and answered. Default: `true`. A server without a name, for this machine alone, asks nobody in any
+    /// case.
     pub enabled: bool,
     /// Servers that are asked for the signing keys of those that do not answer. Default: `["matrix.org"]`.
     pub notaries: Vec<OwnedServerName>,
@@ -35,7 +35,7 @@ impl Default for FederationConfig {
     fn default() -> Self {
         let number = |number| NonZeroU32::new(number).expect("the defaults are not zero");
         Self {
-            enabled: false,
+            enabled: true,
             notaries: vec![owned_server_name!("matrix.org")],
             delegates: BTreeMap::new(),
             allow_servers: Vec::new(),

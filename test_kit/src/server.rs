@@ -47,6 +47,8 @@ impl Default for ServerOptions {
         config.accounts.registration = Some(Registration::Open);
         config.accounts.guests = true;
         config.accounts.registration_shared_secret = Some(SHARED_SECRET.to_owned());
+        // What has a part to play in a federation of the tests says so: others would ask the network.
+        config.federation.enabled = false;
         config.unsafe_options.cheap_password_hashing = true;
         config.unsafe_options.rate_limits_off = true;
         config.client_api.public_url = Some("https://matrix.example.org".to_owned());
