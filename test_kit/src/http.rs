@@ -11,13 +11,14 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-/// Longest wait for an answer: far beyond what any request may take, so that running into it means a hang.
+/// Longest wait for an answer, usually: far beyond what any request may take, so that running into it means a hang.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Sends requests to one server.
 #[derive(Clone, Debug)]
 pub struct Http {
     base: String,
+    wait_max: Duration,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -49,10 +50,17 @@ impl Http {
     pub fn new(base: &str) -> Self {
         Self {
             base: base.trim_end_matches('/').to_owned(),
+            wait_max: WAIT_MAX,
             // A connection each: a server that refuses a large body without reading it closes the connection, and the next request on
             // it would fail.
             client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(HttpConnector::new()),
         }
+    }
+
+    /// The same, but it waits for an answer for so long.
+    #[must_use]
+    pub fn waiting(self, wait_max: Duration) -> Self {
+        Self { wait_max, ..self }
     }
 
     /// The URL in front of every path.
@@ -99,7 +107,7 @@ impl Http {
             let bytes = answer.into_body().collect().await.map_err(|error| Failure::Connection(chain(&error)))?;
             Ok(Answer { status, content_type, bytes: bytes.to_bytes() })
         };
-        tokio::time::timeout(WAIT_MAX, answer).await.unwrap_or(Err(Failure::Hang))
+        tokio::time::timeout(self.wait_max, answer).await.unwrap_or(Err(Failure::Hang))
     }
 
     /// Asks a server under the name `host`, without a body.
