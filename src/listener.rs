@@ -133,7 +133,7 @@ impl Bound {
     /// Takes the address. Nobody can connect yet.
     pub(crate) fn bind(config: &ListenerConfig) -> Result<Self, Error> {
         let failed = |source| Error::Listen { address: config.address, source };
-        let tls = config.tls.as_ref().map(tls::acceptor).transpose()?;
+        let tls = tls::acceptor(&config.tls)?;
         let socket =
             if config.address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
         socket.set_reuseaddr(true).map_err(failed)?;

@@ -127,7 +127,7 @@ impl Accounts {
                 continue;
             }
             bytes += messages.iter().map(|message| message.message.len()).sum::<usize>();
-            together.push((came_before(origin, &content.message_id), messages));
+            together.push((came_before(origin, asked, &content.message_id), messages));
             if bytes >= TOGETHER_BYTES {
                 self.deliver(std::mem::take(&mut together)).await?;
                 bytes = 0;
@@ -228,11 +228,11 @@ impl Recipients {
     }
 }
 
-/// By what it is known that a message of another server came before.
-fn came_before(origin: &ServerName, message_id: &TransactionId) -> TransactionKey {
+/// By what it is known that a message of another server came before: to each of our names it sends what is for its users, under one id.
+fn came_before(origin: &ServerName, asked: &ServerName, message_id: &TransactionId) -> TransactionKey {
     TransactionKey {
         user_nr: UserNr(0),
-        device_id: origin.to_string(),
+        device_id: format!("{origin} {asked}"),
         scope: "m.direct_to_device".to_owned(),
         transaction_id: message_id.to_string(),
     }

@@ -159,12 +159,15 @@ impl Outages {
         }
     }
 
-    /// How often a server was tried in vain, and when it is tried next; nothing when it answers.
-    pub(crate) fn next_try(&self, server: &ServerName) -> Option<(i64, i64)> {
+    /// How often a server was tried in vain, and when it is tried next; nothing when it answers, or refused what another one of our names
+    /// sent and not this one (`is_refused`).
+    pub(crate) fn next_try(&self, server: &ServerName, is_refused: bool) -> Option<(i64, i64)> {
         if self.is_empty() {
             return None;
         }
-        self.lock().outages.get(server).map(|outage| (outage.tries, outage.next_try_ms))
+        let known = self.lock();
+        let outage = known.outages.get(server).filter(|outage| outage.is_unreachable || is_refused);
+        outage.map(|outage| (outage.tries, outage.next_try_ms))
     }
 
     /// Waits until servers answer again before they were to be tried.
@@ -299,7 +302,7 @@ mod tests {
         clock.advance_ms(10_000);
         assert!(outages.check(dead).is_ok());
         outages.answered(dead);
-        assert_eq!(outages.next_try(dead), None);
+        assert_eq!(outages.next_try(dead, true), None);
     }
 
     #[test]
@@ -311,7 +314,7 @@ mod tests {
         clock.advance_ms(10);
         outages.unanswered(one, &error);
         outages.unanswered(other, &error);
-        assert_eq!(outages.next_try(dead).unwrap().0, 1);
+        assert_eq!(outages.next_try(dead, true).unwrap().0, 1);
     }
 
     /// A server that can be reached and does not take what we send must not be tried anew with each of its other answers.
@@ -321,10 +324,10 @@ mod tests {
         let server = server_name!("odd.test");
         outages.refused(outages.asking(server), &Error::Ours(server.to_owned()));
         outages.answered(server);
-        assert!(outages.next_try(server).is_some());
+        assert!(outages.next_try(server, true).is_some());
         assert!(outages.check(server).is_ok(), "it answers others");
         outages.end(server);
-        assert_eq!(outages.next_try(server), None);
+        assert_eq!(outages.next_try(server, true), None);
         let rows = outages.take_changes();
         assert_eq!((rows.len(), rows[0].tries), (1, 0));
     }
@@ -336,11 +339,11 @@ mod tests {
         let dead = server_name!("dead.test");
         fail(&one, dead);
         other.learn(one.take_changes());
-        assert_eq!(other.next_try(dead), one.next_try(dead));
+        assert_eq!(other.next_try(dead, true), one.next_try(dead, true));
         clock.advance_ms(5);
         other.end(dead);
         one.learn(other.take_changes());
-        assert_eq!(one.next_try(dead), None);
+        assert_eq!(one.next_try(dead, true), None);
         assert_eq!(one.lock().back, [dead]);
     }
 }

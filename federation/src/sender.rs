@@ -221,9 +221,8 @@ impl Sender {
         if state.is_stopping || destination.is_running || !destination.has_work() {
             return;
         }
-        if let Some((_, next_ms)) =
-            self.outages().next_try(&route.destination).filter(|(_, at_ms)| *at_ms > self.now_ms())
-        {
+        let next_try = self.outages().next_try(&route.destination, destination.is_refused);
+        if let Some((_, next_ms)) = next_try.filter(|(_, at_ms)| *at_ms > self.now_ms()) {
             state.wheel.insert((next_ms, route.clone()));
             return;
         }
@@ -240,7 +239,7 @@ impl Sender {
                 Ok(None) => return,
                 Err(error) => {
                     warn!(%error, server.name = %route.destination, "what {} is to be sent could not be read", route.destination);
-                    return self.rest(&route, false);
+                    return self.rest(&route, false, false);
                 }
             };
             let asking = self.outages().asking(&route.destination);
@@ -250,14 +249,15 @@ impl Sender {
                     for (event_id, why) in refused {
                         debug!(server.name = %route.destination, event.id = %event_id, why, "an event was not taken");
                     }
-                    self.outages().end(&route.destination);
+                    self.taken(&route);
                     if let Err(error) = self.arrived(&route).await {
                         warn!(%error, "what has arrived could not be noted; it will be sent again");
                     }
                 }
                 Err(error) => {
                     debug!(server.name = %route.destination, %error, "a transaction did not arrive");
-                    if !matches!(error, Error::Unreachable { .. }) {
+                    let is_refused = !matches!(error, Error::Unreachable { .. });
+                    if is_refused {
                         self.outages().refused(asking, &error);
                     }
                     let is_wrong = is_wrong(&error);
@@ -267,7 +267,7 @@ impl Sender {
                             warn!(%error, "what was given up could not be noted; it will be sent again");
                         }
                     }
-                    return self.rest(&route, is_wrong);
+                    return self.rest(&route, is_refused, is_wrong);
                 }
             }
         }
@@ -363,12 +363,31 @@ impl Sender {
         destination.times_wrong
     }
 
+    /// A destination took what it was sent. What kept it from that is over, unless it refuses another one of our names.
+    fn taken(&self, route: &Route) {
+        let Route { destination: server, .. } = route;
+        let state = &mut *self.lock();
+        if let Some(destination) = state.destinations.get_mut(route) {
+            destination.is_refused = false;
+        }
+        let is_refused = |origin: &OwnedServerName| {
+            let route = Route { origin: origin.clone(), destination: server.clone() };
+            state.destinations.get(&route).is_some_and(|destination| destination.is_refused)
+        };
+        if self.outages().next_try(server, true).is_some()
+            && !self.0.federation.servers().iter().any(|local| is_refused(&local.name))
+        {
+            self.outages().end(server);
+        }
+    }
+
     /// Leaves a destination in peace until it is tried again.
-    fn rest(&self, route: &Route, is_wrong: bool) {
-        let next_try = self.outages().next_try(&route.destination);
+    fn rest(&self, route: &Route, is_refused: bool, is_wrong: bool) {
+        let next_try = self.outages().next_try(&route.destination, is_refused);
         let state = &mut *self.lock();
         let Some(destination) = state.destinations.get_mut(route) else { return };
         destination.is_running = false;
+        destination.is_refused = is_refused;
         destination.lossy.clear();
         if !is_wrong && next_try.is_some_and(|(tries, _)| tries >= TRIES_KEPT) {
             destination.fall_behind();

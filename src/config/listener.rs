@@ -2,7 +2,13 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        MapAccess, SeqAccess, Visitor,
+        value::{MapAccessDeserializer, SeqAccessDeserializer},
+    },
+};
 
 use super::Network;
 
@@ -12,8 +18,10 @@ use super::Network;
 pub struct ListenerConfig {
     /// IP address and port; `[::]:8448` is all of IPv6 and IPv4, port 0 takes a free one. Default: `127.0.0.1:8008`.
     pub address: SocketAddr,
-    /// The certificate, for `https`. Default: none, which serves plain `http`.
-    pub tls: Option<TlsConfig>,
+    /// The certificate, for `https`; or several, of which each client is shown the first that has the name it asks for (SNI), and the first of
+    /// all when none has. Default: none, which serves plain `http`.
+    #[serde(deserialize_with = "one_or_several")]
+    pub tls: Vec<TlsConfig>,
     /// The APIs that are served here. Default: all. Of those that are not built yet nothing is served.
     pub apis: Vec<Api>,
     /// Proxies in front of this listener, as addresses or networks (`10.0.0.0/8`). What they say about the client's address
@@ -29,6 +37,28 @@ pub struct TlsConfig {
     pub certificate: PathBuf,
     /// PEM file with its private key.
     pub key: PathBuf,
+}
+
+fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TlsConfig>, D::Error> {
+    struct OneOrSeveral;
+
+    impl<'de> Visitor<'de> for OneOrSeveral {
+        type Value = Vec<TlsConfig>;
+
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("the files of a certificate, or a list of such")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+            Ok(vec![TlsConfig::deserialize(MapAccessDeserializer::new(map))?])
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, seq: A) -> Result<Self::Value, A::Error> {
+            Vec::deserialize(SeqAccessDeserializer::new(seq))
+        }
+    }
+
+    deserializer.deserialize_any(OneOrSeveral)
 }
 
 /// What can be served on a listener.
@@ -56,7 +86,7 @@ impl Default for ListenerConfig {
     fn default() -> Self {
         Self {
             address: SocketAddr::from(([127, 0, 0, 1], 8008)),
-            tls: None,
+            tls: Vec::new(),
             apis: Api::ALL.to_vec(),
             trusted_proxies: Vec::new(),
         }

@@ -64,7 +64,7 @@ fn the_examples_in_the_documentation_are_allowed() {
     let config = read(&uncommented.join("\n")).unwrap();
     assert_eq!(config.accounts.registration, Some(Registration::Token));
     assert_eq!(config.application_services.registrations.len(), 2);
-    assert!(config.listeners[0].tls.is_some() && config.client_api.public_url.is_some());
+    assert!(config.listeners[0].tls.len() == 1 && config.client_api.public_url.is_some());
 }
 
 #[test]

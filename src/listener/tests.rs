@@ -69,7 +69,7 @@ async fn a_connection_that_says_nothing_or_not_enough_is_closed() {
 async fn a_client_that_does_not_agree_on_tls_is_closed() {
     let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/testdata");
     let tls = crate::config::TlsConfig { certificate: data.join("localhost.pem"), key: data.join("localhost.key") };
-    let config = ListenerConfig { tls: Some(tls), ..ListenerConfig::default() };
+    let config = ListenerConfig { tls: vec![tls], ..ListenerConfig::default() };
     let opened = open(config, Patience { handshake: MOMENT, ..PATIENT });
     for said in [&b""[..], b"\x16\x03\x01"] {
         let mut stream = connect(&opened).await;

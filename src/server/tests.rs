@@ -108,9 +108,9 @@ async fn a_listener_with_a_certificate_speaks_tls() {
     let (certificate, key) = (data.join("localhost.pem"), data.join("localhost.key"));
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&folder, "127.0.0.1:0");
-    config.listeners[0].tls = Some(TlsConfig { certificate: certificate.clone(), key: "missing".into() });
+    config.listeners[0].tls = vec![TlsConfig { certificate: certificate.clone(), key: "missing".into() }];
     assert!(matches!(start(config.clone()).await, Err(Error::Certificate { .. })));
-    config.listeners[0].tls = Some(TlsConfig { certificate: certificate.clone(), key });
+    config.listeners[0].tls = vec![TlsConfig { certificate: certificate.clone(), key }];
     let server = start(config).await.unwrap();
     assert_eq!(server.addresses()[0].to_string(), format!("https://{}", server.addresses()[0].address));
 

@@ -23,6 +23,8 @@ pub struct TestFederation {
 #[derive(Debug)]
 struct Member {
     server: TestServer,
+    /// The names that others look up.
+    names: Vec<String>,
     address: IpAddr,
     dns: TestDns,
 }
@@ -59,7 +61,7 @@ impl TestFederation {
     ///
     /// When it does not start.
     pub async fn add_careful(&mut self, name: &str, database: TestDatabase, options: ServerOptions) {
-        self.add_at(loopback_address(), name, database, options).await;
+        self.add_at(&[loopback_address()], name, database, options).await;
     }
 
     /// Starts a server whose name is its address and port 8448, so that who asks no DNS server finds it; gives the name.
@@ -69,15 +71,31 @@ impl TestFederation {
     /// # Panics
     ///
     /// When it does not start.
-    pub async fn add_by_address(&mut self, database: TestDatabase, mut options: ServerOptions) -> String {
-        options.config.unsafe_options.outgoing_private_networks = vec!["127.0.0.0/8".parse().expect("a network")];
-        let address = loopback_address();
-        let name = format!("{address}:8448");
-        self.add_at(address, &name, database, options).await;
-        name
+    pub async fn add_by_address(&mut self, database: TestDatabase, options: ServerOptions) -> String {
+        self.add_by_addresses(1, database, options).await.remove(0)
     }
 
-    async fn add_at(&mut self, address: IpAddr, name: &str, database: TestDatabase, mut options: ServerOptions) {
+    /// The same with so many names, each its own address; the server is found by the first.
+    ///
+    /// # Panics
+    ///
+    /// When it does not start.
+    pub async fn add_by_addresses(
+        &mut self,
+        count: usize,
+        database: TestDatabase,
+        mut options: ServerOptions,
+    ) -> Vec<String> {
+        options.config.unsafe_options.outgoing_private_networks = vec!["127.0.0.0/8".parse().expect("a network")];
+        let addresses: Vec<IpAddr> = (0..count).map(|_| loopback_address()).collect();
+        let names: Vec<String> = addresses.iter().map(|address| format!("{address}:8448")).collect();
+        let server_names = names.iter().map(|name| OwnedServerName::try_from(&**name).expect("a server name"));
+        options.config.server.names = server_names.collect();
+        self.add_at(&addresses, &names[0], database, options).await;
+        names
+    }
+
+    async fn add_at(&mut self, addresses: &[IpAddr], name: &str, database: TestDatabase, mut options: ServerOptions) {
         let dns = TestDns::start().await;
         let config = &mut options.config;
         if config.server.names.is_empty() {
@@ -89,27 +107,31 @@ impl TestFederation {
         config.unsafe_options.open_registration = true;
         config.unsafe_options.federation_extra_authorities = vec![self.authority.file()];
         config.unsafe_options.federation_dns_server = Some(dns.address());
-        let mut certified: Vec<&str> = names.iter().map(String::as_str).collect();
-        let ip = address.to_string();
-        certified.retain(|name| *name != ip);
-        certified.push(&ip);
-        options.more_listeners.push(ListenerConfig {
-            address: SocketAddr::new(address, 8_448),
-            tls: Some(self.authority.certify(&certified)),
-            ..ListenerConfig::default()
-        });
+        for address in addresses {
+            // Who connects to an address asks for no name, and is shown the first; each name has a certificate of its own.
+            let ip = address.to_string();
+            let named = names.iter().map(String::as_str).filter(|name| name.parse::<IpAddr>().is_err());
+            options.more_listeners.push(ListenerConfig {
+                address: SocketAddr::new(*address, 8_448),
+                tls: [&*ip].into_iter().chain(named).map(|name| self.authority.certify(&[name])).collect(),
+                ..ListenerConfig::default()
+            });
+        }
+        let address = addresses[0];
         let server = Box::pin(TestServer::on(database, options)).await;
         for (other, member) in &self.members {
             let there = Link::to(SocketAddr::new(member.address, 8_448)).await;
             let back = Link::to(SocketAddr::new(address, 8_448)).await;
-            dns.add_address(other, there.ip());
+            for name in &member.names {
+                dns.add_address(name, there.ip());
+            }
             for name in &names {
                 member.dns.add_address(name, back.ip());
             }
             self.links.insert((name.to_owned(), other.clone()), there);
             self.links.insert((other.clone(), name.to_owned()), back);
         }
-        self.members.insert(name.to_owned(), Member { server, address, dns });
+        self.members.insert(name.to_owned(), Member { server, names, address, dns });
     }
 
     /// The authority that all trust.

@@ -11,13 +11,15 @@ use hyper_util::{
 };
 use serde_json::Value;
 
-/// Longest wait for an answer: far beyond what any request may take, so that running into it means a hang.
+/// Longest wait for an answer, usually: far beyond what any request may take, so that running into it means a hang.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Sends requests to one server.
 #[derive(Clone, Debug)]
 pub struct Http {
     base: String,
+    host: Option<String>,
+    wait_max: Duration,
     client: Client<HttpConnector, Full<Bytes>>,
 }
 
@@ -49,10 +51,24 @@ impl Http {
     pub fn new(base: &str) -> Self {
         Self {
             base: base.trim_end_matches('/').to_owned(),
+            host: None,
+            wait_max: WAIT_MAX,
             // A connection each: a server that refuses a large body without reading it closes the connection, and the next request on
             // it would fail.
             client: Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(HttpConnector::new()),
         }
+    }
+
+    /// The same, but it waits for an answer for so long.
+    #[must_use]
+    pub fn waiting(self, wait_max: Duration) -> Self {
+        Self { wait_max, ..self }
+    }
+
+    /// The same, but it asks under this name, which is the `Host` of its requests.
+    #[must_use]
+    pub fn for_host(&self, host: &str) -> Self {
+        Self { host: Some(host.to_owned()), ..self.clone() }
     }
 
     /// The URL in front of every path.
@@ -79,6 +95,9 @@ impl Http {
         let mut request = Request::builder()
             .method(Method::from_bytes(method.as_bytes()).map_err(|error| not_http(&error))?)
             .uri(Uri::from_maybe_shared(uri).map_err(|error| not_http(&error))?);
+        if let Some(host) = &self.host {
+            request = request.header(header::HOST, host);
+        }
         if let Some(token) = token {
             // What has a scheme of its own is sent as it is.
             let value = if token.starts_with("X-Matrix") { token.to_owned() } else { format!("Bearer {token}") };
@@ -99,21 +118,7 @@ impl Http {
             let bytes = answer.into_body().collect().await.map_err(|error| Failure::Connection(chain(&error)))?;
             Ok(Answer { status, content_type, bytes: bytes.to_bytes() })
         };
-        tokio::time::timeout(WAIT_MAX, answer).await.unwrap_or(Err(Failure::Hang))
-    }
-
-    /// Asks a server under the name `host`, without a body.
-    ///
-    /// # Panics
-    ///
-    /// When no answer came.
-    pub async fn request_for(&self, host: &str, method: &str, path: &str) -> Answer {
-        let request = Request::builder().method(method).uri(format!("{}{path}", self.base)).header(header::HOST, host);
-        let request = request.body(Full::default()).expect("a test's request can be written");
-        match self.answer(request).await {
-            Ok(answer) => answer,
-            Err(failure) => panic!("{method} {path} for {host}: {failure:?}"),
-        }
+        tokio::time::timeout(self.wait_max, answer).await.unwrap_or(Err(Failure::Hang))
     }
 
     /// Sends `body` as JSON; null sends none.

@@ -9,6 +9,7 @@ mod http;
 mod link;
 mod peer;
 mod peer_host;
+mod peer_resident;
 mod peer_room;
 mod raw_peer;
 mod server;

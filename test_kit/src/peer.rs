@@ -19,7 +19,7 @@ use ruma::{
     signatures::{KeyPair as _, sign_json},
 };
 use serde_json::{Value, json};
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::{Answer, Authority, Http, http::decode, link::listen};
 
@@ -36,7 +36,7 @@ pub struct Peer {
 /// What it answers, and what it was asked.
 #[derive(Debug, Default)]
 struct Said {
-    answers: Mutex<HashMap<String, (StatusCode, Value)>>,
+    answers: Mutex<HashMap<String, (StatusCode, Bytes)>>,
     redirects: Mutex<HashMap<String, String>>,
     asked: Mutex<Vec<Asked>>,
     responders: Responders,
@@ -46,13 +46,15 @@ struct Said {
 #[derive(Default)]
 struct Responders(Mutex<Vec<(String, Arc<Responder>)>>);
 
-type Responder = dyn Fn(&Asked) -> (u16, Value) + Send + Sync;
+/// What it answers, as JSON; nothing if it does not know what is asked.
+type Responder = dyn Fn(&Asked) -> Option<(u16, Bytes)> + Send + Sync;
 
 impl Responders {
-    async fn respond(&self, asked: Asked) -> Option<(StatusCode, Value)> {
-        let responders = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let (_, responder) = responders.into_iter().find(|(beginning, _)| asked.what.starts_with(beginning))?;
-        let (status, body) = tokio::task::spawn_blocking(move || responder(&asked)).await.ok()?;
+    async fn respond(&self, asked: Asked) -> Option<(StatusCode, Bytes)> {
+        let mut responders = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        responders.retain(|(beginning, _)| asked.what.starts_with(beginning));
+        let respond = move || responders.iter().find_map(|(_, responder)| responder(&asked));
+        let (status, body) = tokio::task::spawn_blocking(respond).await.ok()??;
         Some((StatusCode::from_u16(status).expect("a status"), body))
     }
 }
@@ -92,8 +94,22 @@ impl Peer {
     ///
     /// When `name` is no server name.
     pub async fn at_port(port: u16, name: &str, authority: &Authority) -> Self {
+        Self::on(listen(port).await, name, authority)
+    }
+
+    /// A peer whose name is its address and port 8448, so that who asks no DNS server finds it.
+    ///
+    /// # Panics
+    ///
+    /// When it has no address.
+    pub async fn by_address(authority: &Authority) -> Self {
+        let listener = listen(8_448).await;
+        let name = listener.local_addr().expect("a bound socket has an address").to_string();
+        Self::on(listener, &name, authority)
+    }
+
+    fn on(listener: TcpListener, name: &str, authority: &Authority) -> Self {
         let name = OwnedServerName::try_from(name).expect("a server name");
-        let listener = listen(port).await;
         let address = listener.local_addr().expect("a bound socket has an address").ip();
         let acceptor = authority.acceptor(&[name.host(), &address.to_string()]);
         let said = Arc::new(Said::default());
@@ -101,6 +117,8 @@ impl Peer {
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, said) = (acceptor.clone(), to_serve.clone());
+                // What is answered is not to wait for more.
+                let _ = stream.set_nodelay(true);
                 tokio::spawn(async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     let service = service_fn(move |request| answer(said.clone(), request));
@@ -175,7 +193,7 @@ impl Peer {
             .answers
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .insert(what.to_owned(), (status, body.clone()));
+            .insert(what.to_owned(), (status, body.to_string().into()));
     }
 
     /// From now on it answers `what` with a redirect to `location`.
@@ -188,6 +206,18 @@ impl Peer {
     ///
     /// The newest of those that fit is taken, after what [`Peer::answer`] says.
     pub fn respond(&self, beginning: &str, responder: impl Fn(&Asked) -> (u16, Value) + Send + Sync + 'static) {
+        self.respond_ready(beginning, move |asked| {
+            let (status, body) = responder(asked);
+            Some((status, body.to_string().into()))
+        });
+    }
+
+    /// The same with JSON as it is sent; what this has no answer for is left to what was there before.
+    pub(crate) fn respond_ready(
+        &self,
+        beginning: &str,
+        responder: impl Fn(&Asked) -> Option<(u16, Bytes)> + Send + Sync + 'static,
+    ) {
         let mut responders = self.said.responders.0.lock().unwrap_or_else(PoisonError::into_inner);
         responders.insert(0, (beginning.to_owned(), Arc::new(responder)));
     }
@@ -261,9 +291,9 @@ async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<
         found = said.responders.respond(asked).await;
     }
     let redirect = said.redirects.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
-    let (status, body) =
-        found.unwrap_or((StatusCode::NOT_FOUND, json!({"errcode": "M_UNRECOGNIZED", "error": "not in this test"})));
-    let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
+    let unknown = br#"{"errcode": "M_UNRECOGNIZED", "error": "not in this test"}"#;
+    let (status, body) = found.unwrap_or((StatusCode::NOT_FOUND, Bytes::from_static(unknown)));
+    let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", ::http::HeaderValue::from_static("application/json"));
     if let Some(location) = redirect.and_then(|location| location.try_into().ok()) {

@@ -66,20 +66,7 @@ impl Peer {
     ///
     /// When the user has no user id.
     pub fn let_in(&self, room: &PeerRoom, user: &str, state: &[PeerEvent], auth_chain: &[PeerEvent]) {
-        let rules = room.version.rules().expect("a known version");
-        let user_id = <&UserId>::try_from(user).expect("a user id");
-        let content = json!({"membership": "join"});
-        let raw = to_raw_value(&content).expect("JSON");
-        let types =
-            state_res::auth_types_for_event(&"m.room.member".into(), user_id, Some(user), &raw, &rules.authorization);
-        let keys = types.expect("a member event").into_iter();
-        let auth: Vec<String> =
-            keys.filter_map(|(kind, key)| Some(room.state.get(&(kind.to_string(), key))?.id.clone())).collect();
-        let event = json!({
-            "type": "m.room.member", "state_key": user, "sender": user, "room_id": room.id, "content": content,
-            "depth": room.depth + 1, "prev_events": references(&rules, &room.tips), "auth_events": references(&rules, &auth),
-        });
-        let made = json!({"room_version": room.version, "event": event});
+        let made = room.join_template(user);
         self.answer(&format!("GET /_matrix/federation/v1/make_join/{}/{user}*", room.id), 200, &made);
         let list = |events: &[PeerEvent]| events.iter().map(|event| event.json.clone()).collect::<Vec<_>>();
         let told = json!({"origin": self.name(), "state": list(state), "auth_chain": list(auth_chain)});
@@ -88,6 +75,29 @@ impl Peer {
 }
 
 impl PeerRoom {
+    /// What `make_join` answers to a user of another server.
+    ///
+    /// # Panics
+    ///
+    /// When the user has no user id.
+    #[must_use]
+    pub fn join_template(&self, user: &str) -> Value {
+        let rules = self.version.rules().expect("a known version");
+        let user_id = <&UserId>::try_from(user).expect("a user id");
+        let content = json!({"membership": "join"});
+        let raw = to_raw_value(&content).expect("JSON");
+        let types =
+            state_res::auth_types_for_event(&"m.room.member".into(), user_id, Some(user), &raw, &rules.authorization);
+        let keys = types.expect("a member event").into_iter();
+        let auth: Vec<String> =
+            keys.filter_map(|(kind, key)| Some(self.state.get(&(kind.to_string(), key))?.id.clone())).collect();
+        let event = json!({
+            "type": "m.room.member", "state_key": user, "sender": user, "room_id": self.id, "content": content,
+            "depth": self.depth + 1, "prev_events": references(&rules, &self.tips), "auth_events": references(&rules, &auth),
+        });
+        json!({"room_version": self.version, "event": event})
+    }
+
     /// The events of the room's state.
     #[must_use]
     pub fn state_events(&self) -> Vec<PeerEvent> {

@@ -22,17 +22,30 @@ const LOG_LINES_MAX: usize = 100;
 pub struct Synapse {
     name: OwnedServerName,
     http: Http,
+    python: PathBuf,
     folder: tempfile::TempDir,
     process: Child,
 }
 
 impl Synapse {
-    /// Starts one.
+    /// Starts one, by the Python that the environment names.
     ///
     /// # Panics
     ///
     /// When it is not installed (`tests/parts/install synapse`) or does not start.
     pub async fn start(authority: &Authority) -> Self {
+        let python = std::env::var_os("SWIFTCHAT_TEST_SYNAPSE").expect(
+            "SWIFTCHAT_TEST_SYNAPSE names the Python of an installed Synapse; `tests/run synapse` installs it and sets this",
+        );
+        Self::start_by(python.into(), authority).await
+    }
+
+    /// Starts one, by this Python.
+    ///
+    /// # Panics
+    ///
+    /// When that has no Synapse, or it does not start.
+    pub async fn start_by(python: PathBuf, authority: &Authority) -> Self {
         let address = loopback_address();
         let folder = tempfile::tempdir().expect("a temporary folder");
         let name = OwnedServerName::try_from(format!("{address}:8448")).expect("an address and a port are a name");
@@ -40,11 +53,15 @@ impl Synapse {
         fs::write(folder.path().join("homeserver.yaml"), config.to_string()).expect("the folder can be written");
         fs::write(folder.path().join("log.yaml"), log_config(folder.path()).to_string())
             .expect("the folder can be written");
-        let keys = command(folder.path()).arg("--generate-keys").stdout(Stdio::null()).status().expect("Synapse runs");
+        let keys = command(&python, folder.path())
+            .arg("--generate-keys")
+            .stdout(Stdio::null())
+            .status()
+            .expect("Synapse runs");
         assert!(keys.success(), "Synapse makes its keys");
-        let process = command(folder.path()).spawn().expect("Synapse runs");
+        let process = command(&python, folder.path()).spawn().expect("Synapse runs");
         let http = Http::new(&format!("http://{}", SocketAddr::new(address, 8_008)));
-        let mut synapse = Self { name, http, folder, process };
+        let mut synapse = Self { name, http, python, folder, process };
         synapse.wait().await;
         synapse
     }
@@ -59,6 +76,12 @@ impl Synapse {
     #[must_use]
     pub fn http(&self) -> &Http {
         &self.http
+    }
+
+    /// The number of its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Registers a user.
@@ -83,7 +106,7 @@ impl Synapse {
     ///
     /// When it does not start.
     pub async fn go_on(&mut self) {
-        self.process = command(self.folder.path()).spawn().expect("Synapse runs");
+        self.process = command(&self.python, self.folder.path()).spawn().expect("Synapse runs");
         self.wait().await;
     }
 
@@ -128,11 +151,7 @@ impl Drop for Synapse {
 }
 
 /// The program with its configuration.
-fn command(folder: &Path) -> Command {
-    let python = std::env::var_os("SWIFTCHAT_TEST_SYNAPSE");
-    let python = PathBuf::from(python.expect(
-        "SWIFTCHAT_TEST_SYNAPSE names the Python of an installed Synapse; `tests/run synapse` installs it and sets this",
-    ));
+fn command(python: &Path, folder: &Path) -> Command {
     let errors = fs::OpenOptions::new().create(true).append(true).open(folder.join("stderr.log"));
     let mut command = Command::new(python);
     command.args(["-m", "synapse.app.homeserver", "--config-path"]).arg(folder.join("homeserver.yaml"));
@@ -163,7 +182,7 @@ fn config(name: &ServerName, address: &str, authority: &Authority, folder: &Path
         "tls_certificate_path": certificate.certificate,
         "tls_private_key_path": certificate.key,
         "listeners": [
-            {"port": 8_008, "bind_addresses": [address], "type": "http", "resources": [{"names": ["client"]}]},
+            {"port": 8_008, "bind_addresses": [address], "type": "http", "resources": [{"names": ["client", "federation"]}]},
             {"port": 8_448, "bind_addresses": [address], "type": "http", "tls": true,
              "resources": [{"names": ["federation"]}]},
         ],

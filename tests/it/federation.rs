@@ -30,6 +30,7 @@ mod spaces;
 mod strangers;
 mod synapse;
 mod transactions;
+mod two_names;
 mod two_servers;
 mod well_known;
 mod world;

@@ -1,28 +1,7 @@
 //! One deployment with two server names.
 
-use serde_json::{Value, json};
-use test_kit::{ServerOptions, TestServer, TestUser};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
-};
-
-/// Registers a user by the name that the request's `Host` says.
-async fn register(server: &TestServer, host: &str, name: &str) -> TestUser {
-    let body = json!({"username": name, "password": "a long password", "auth": {"type": "m.login.dummy"}}).to_string();
-    let address = server.http().base().trim_start_matches("http://");
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!(
-        "POST /_matrix/client/v3/register HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.starts_with("HTTP/1.1 200 "), "{answer}");
-    TestUser::of(server.http(), &serde_json::from_str::<Value>(body).unwrap())
-}
+use serde_json::json;
+use test_kit::{ServerOptions, TestServer, register};
 
 /// Each name has its own users, with the same names even, and between them nothing goes over the network.
 // shows: register, getTokenOwner, createRoom, inviteUser, joinRoomById, sendMessage, sync
@@ -31,8 +10,8 @@ async fn users_of_two_names_in_one_process_meet_in_a_room() {
     let mut options = ServerOptions::default();
     options.config.server.names = vec!["one.test".try_into().unwrap(), "two.test".try_into().unwrap()];
     let server = TestServer::with(options).await;
-    let (first, second) =
-        (register(&server, "one.test", "alice").await, register(&server, "two.test:8448", "alice").await);
+    let first = register(&server.http().for_host("one.test"), "alice").await;
+    let second = register(&server.http().for_host("two.test:8448"), "alice").await;
     assert_eq!((first.id(), second.id()), ("@alice:one.test", "@alice:two.test"));
     assert_eq!(second.get("/account/whoami").await.ok()["user_id"], "@alice:two.test");
 

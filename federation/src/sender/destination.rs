@@ -58,6 +58,8 @@ pub(crate) struct Destination {
     pub(crate) behind: Option<Behind>,
     /// How often the other side called what is in flight wrong.
     pub(crate) times_wrong: u32,
+    /// Whether it did not take what it was sent last: what our other names send is taken or refused for itself.
+    pub(crate) is_refused: bool,
     /// Whether somebody sends.
     pub(crate) is_running: bool,
 }

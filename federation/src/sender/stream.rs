@@ -251,7 +251,8 @@ impl Sender {
         for server in servers {
             let route = Route { origin: origin.to_owned(), destination: server.clone() };
             let share = share_of(&route);
-            if !state.shares.contains_key(&share) || self.outages().next_try(server).is_some() {
+            let is_refused = state.destinations.get(&route).is_some_and(|destination| destination.is_refused);
+            if !state.shares.contains_key(&share) || self.outages().next_try(server, is_refused).is_some() {
                 continue;
             }
             let destination = state.destinations.entry(route.clone()).or_insert_with(|| Destination::new(share));

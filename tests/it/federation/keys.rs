@@ -63,15 +63,15 @@ async fn each_name_of_a_server_has_its_own_keys_and_is_found_by_host() {
         ("127.0.0.1", "one.test"),
         ("other.test", "one.test"),
     ] {
-        let keys = http.request_for(host, "GET", "/_matrix/key/v2/server").await.ok();
+        let keys = http.for_host(host).request("GET", "/_matrix/key/v2/server", None, &Value::Null).await.ok();
         assert_eq!(keys["server_name"], name, "{host}");
         assert_signed(&keys, &[&keys]);
         seen.push(keys["verify_keys"].clone());
     }
     assert_ne!(seen[0], seen[2]);
-    let known = http.request_for("two.test", "GET", "/.well-known/matrix/server").await.ok();
-    assert_eq!(known, json!({"m.server": "matrix.two.test:443"}));
-    http.request_for("one.test", "GET", "/.well-known/matrix/server").await.is_error(404, "M_NOT_FOUND");
+    let known = async |host| http.for_host(host).request("GET", "/.well-known/matrix/server", None, &Value::Null).await;
+    assert_eq!(known("two.test").await.ok(), json!({"m.server": "matrix.two.test:443"}));
+    known("one.test").await.is_error(404, "M_NOT_FOUND");
     // A peer that means the second name is answered for it.
     let peer = federation.peer("peer.test").await;
     federation.user("one.test", "alice").await;

@@ -148,6 +148,11 @@ impl Scene {
 }
 
 impl Side {
+    /// A name of a server.
+    pub(crate) fn of(name: &str, http: &Http) -> Self {
+        Self { name: name.to_owned(), http: http.for_host(name) }
+    }
+
     /// A user whose name nobody has yet.
     pub(crate) async fn user(&self, name: &str) -> TestUser {
         register(&self.http, &format!("{name}{}", NAMES.fetch_add(1, Ordering::Relaxed))).await
