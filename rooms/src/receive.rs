@@ -7,6 +7,7 @@ mod legible;
 mod missing;
 mod place;
 mod verify;
+mod withdrawn;
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -108,9 +109,7 @@ impl Rooms {
         let mut of_rooms = Vec::with_capacity(rooms.len());
         for (room, events) in rooms {
             let Some(state) = states.get(&room.nr) else {
-                let rules = rules_of(&room.version)?;
-                let ids = events.iter().filter_map(|event| id_of(&legible(event, &rules)?, &rules));
-                outcomes.extend(ids.map(|event_id| (event_id, Err(Error::RoomUnknown))));
+                outcomes.extend(self.receive_outside(&room, events).await?);
                 continue;
             };
             // Server-Server API, "Server Access Control Lists (ACLs)".
