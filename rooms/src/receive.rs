@@ -6,6 +6,7 @@ mod gap;
 mod legible;
 mod missing;
 mod place;
+mod single;
 mod verify;
 mod withdrawn;
 
