@@ -10,6 +10,7 @@ mod leaves_and_knocks;
 mod openid;
 mod public_rooms;
 mod query;
+mod request_signature;
 mod signed;
 mod spaces;
 mod transactions;

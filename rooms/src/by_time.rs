@@ -8,7 +8,7 @@ use ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedServerName, RoomId, Se
 use storage::{RoomRow, StoredEvent, TimelineDirection};
 use tracing::debug;
 
-use crate::{Error, Reader, Rooms};
+use crate::{Error, Reader, Rooms, Source};
 
 /// Events that are read at once.
 const EVENTS_AT_ONCE: u32 = 50;
@@ -32,8 +32,8 @@ impl Rooms {
     /// The event of a room that was made closest to a time, at or after it (forward) or at or before it, as far as the requester sees.
     /// Client-Server API, "GET /rooms/{roomId}/timestamp_to_event".
     ///
-    /// Where we have none, or a gap lies between the time and ours, some of the other servers in the room are asked, until one knows a
-    /// closer one.
+    /// Where we have none, or a gap lies between the time and ours, some of the other servers in the room are asked, until one has a closer
+    /// one, which is taken in.
     ///
     /// # Errors
     ///
@@ -49,15 +49,17 @@ impl Rooms {
         let (viewer, room) = (Viewer::Reader(&reader), &reader.room);
         let ours = self.closest_event(viewer, room.nr, (time, direction), reader.upto()).await?;
         let is_asked = reader.is_joined() && self.is_beside_gap(room, ours.as_deref(), direction).await?;
-        let ours = ours.map(|event| (event.pdu.event_id.clone(), event.pdu.origin_server_ts));
-        let theirs = match is_asked {
-            true => {
-                let bound = ours.as_ref().map(|(_, made)| *made);
-                self.closer_event_elsewhere(requester.user_id.server_name(), room, (time, direction), bound).await?
+        let mut closest = ours;
+        if is_asked {
+            let bound = closest.as_ref().map(|event| event.pdu.origin_server_ts);
+            let as_server = requester.user_id.server_name();
+            // Boxed: seldom needed, and large.
+            if Box::pin(self.fetch_closer_event(as_server, room, (time, direction), bound)).await? {
+                closest = self.closest_event(viewer, room.nr, (time, direction), reader.upto()).await?;
             }
-            false => None,
-        };
-        theirs.or(ours).ok_or(Error::EventUnknown)
+        }
+        let closest = closest.ok_or(Error::EventUnknown)?;
+        Ok((closest.pdu.event_id.clone(), closest.pdu.origin_server_ts))
     }
 
     /// Whether events may be missing between a time and the event that was found in that direction from it.
@@ -93,14 +95,15 @@ impl Rooms {
         Ok(nodes.iter().filter(|node| !node.outlier).count() < event.pdu.prev_events.len())
     }
 
-    /// An event that another server in the room knows, closer to a time than what we have, which was made at `ours`.
-    async fn closer_event_elsewhere(
+    /// Gets an event that another server in the room knows, closer to a time than what we have, which was made at `ours`: who asked for it
+    /// wants to read on from there. Whether there was one.
+    async fn fetch_closer_event(
         &self,
         as_server: &ServerName,
-        room: &RoomRow,
+        room: &Arc<RoomRow>,
         (time, direction): (MilliSecondsSinceUnixEpoch, TimelineDirection),
         ours: Option<MilliSecondsSinceUnixEpoch>,
-    ) -> Result<Option<(OwnedEventId, MilliSecondsSinceUnixEpoch)>, Error> {
+    ) -> Result<bool, Error> {
         let servers = self.storage().list_servers(room.nr, SERVERS_LOOKED_AT_MAX).await?;
         let servers = servers.into_iter().filter_map(|server| OwnedServerName::try_from(server).ok());
         let is_closer = |made: MilliSecondsSinceUnixEpoch| match direction {
@@ -108,15 +111,24 @@ impl Rooms {
             TimelineDirection::Backward => made <= time && ours.is_none_or(|ours| made > ours),
         };
         for server in servers.filter(|server| !self.servers().is_local(server)).take(SERVERS_ASKED_MAX) {
+            let source = Source { as_server, server: &server };
             match self.remote().event_by_timestamp(as_server, &server, &room.id, time, direction).await {
-                Ok(Some((event_id, made))) if is_closer(made) => return Ok(Some((event_id, made))),
+                Ok(Some((event_id, made))) if is_closer(made) => match self.fetch_single(source, room, &event_id).await
+                {
+                    Ok(true) => return Ok(true),
+                    Ok(false) => {}
+                    Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
+                    Err(error) => {
+                        debug!(room.id = %room.id, %server, event.id = %event_id, %error, "the event of a time could not be had")
+                    }
+                },
                 Ok(_) => {}
                 Err(error) => {
                     debug!(room.id = %room.id, %server, %error, "a server did not tell of the event of a time")
                 }
             }
         }
-        Ok(None)
+        Ok(false)
     }
 
     /// The same for any viewer, up to a position.

@@ -9,7 +9,7 @@ mod leave;
 use std::sync::Arc;
 
 use accounts::Requester;
-use model::{Membership, NodeNr, Pdu};
+use model::{EventNr, Membership, NodeNr, Pdu};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
     events::TimelineEventType,
@@ -59,7 +59,7 @@ impl Rooms {
 
     /// The servers that may bring a user into a room, or out of it: first those that were named, then that of who invited the user, and those
     /// of whom the state is that they were shown of the room.
-    async fn residents(
+    pub(crate) async fn residents(
         &self,
         user_id: &UserId,
         room_id: &RoomId,
@@ -182,6 +182,17 @@ impl Rooms {
         pdu: Pdu,
         stripped_state: Option<&[Box<RawValue>]>,
     ) -> Result<(), Error> {
+        self.commit_outside_after(room, pdu, stripped_state, None).await
+    }
+
+    /// The same, if with `only_after` that is still what says what the user is to the room.
+    pub(crate) async fn commit_outside_after(
+        &self,
+        room: &Arc<RoomRow>,
+        pdu: Pdu,
+        stripped_state: Option<&[Box<RawValue>]>,
+        only_after: Option<EventNr>,
+    ) -> Result<(), Error> {
         let storage = self.storage();
         let pdu = Arc::new(pdu);
         let type_nr = storage.type_nr(&TimelineEventType::RoomMember.to_string()).await?;
@@ -209,6 +220,9 @@ impl Rooms {
                 && let Some(row) = storage.get_membership(room.nr, change.user_nr).await?
             {
                 (change.before, replaces) = (Some(row.membership), Some(row.event_nr));
+            }
+            if only_after.is_some() && replaces != only_after {
+                return Ok(());
             }
             let countable = push::class::countable(storage, self.servers(), room.nr, &pdu, async || Ok(false)).await?;
             let event = NewEvent {

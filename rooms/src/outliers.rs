@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use storage::RoomRow;
 use tracing::debug;
 
-use crate::{Error, Rooms, power::rules_of};
+use crate::{Error, Rooms, power::rules_of, receive::legible};
 
 /// Most events that are taken apart at the same time: what they are made of needs ten times their size in memory.
 const READ_AT_ONCE: usize = 4_000;
@@ -42,11 +42,8 @@ impl Rooms {
         let mut sound: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::new();
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
-            let objects: Vec<CanonicalJsonObject> = events
-                .by_ref()
-                .take(READ_AT_ONCE)
-                .map(|event| serde_json::from_str(event.get()).unwrap_or_default())
-                .collect();
+            let objects: Vec<CanonicalJsonObject> =
+                events.by_ref().take(READ_AT_ONCE).map(|event| legible(&event, &rules).unwrap_or_default()).collect();
             let mut unverified = Vec::with_capacity(objects.len());
             for (event_id, read) in self.read_events(room, &rules, objects).await? {
                 match read {

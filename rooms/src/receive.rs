@@ -3,9 +3,12 @@
 mod backfill;
 mod chain;
 mod gap;
+mod legible;
 mod missing;
 mod place;
+mod single;
 mod verify;
+mod withdrawn;
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -14,12 +17,12 @@ use std::{
 
 use futures_util::{StreamExt as _, stream};
 use model::{NodeNr, Pdu, Position, RoomNr};
-use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedRoomId, RoomId, ServerName, events::TimelineEventType,
-    room_version_rules::RoomVersionRules,
-};
+use ruma::{OwnedEventId, OwnedRoomId, ServerName, events::TimelineEventType, room_version_rules::RoomVersionRules};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use storage::RoomRow;
 
+pub(crate) use self::legible::legible;
 use self::{place::Retry, verify::id_of};
 use crate::{Error, Rooms, head::Head, power::rules_of, race::Race, to_the_end};
 
@@ -83,22 +86,21 @@ impl Rooms {
     pub async fn receive(
         &self,
         source: Source<'_>,
-        objects: Vec<CanonicalJsonObject>,
+        events: Vec<Box<RawValue>>,
     ) -> Result<BTreeMap<OwnedEventId, Result<Received, Error>>, Error> {
         let mut outcomes = BTreeMap::new();
-        let mut by_room: BTreeMap<OwnedRoomId, Vec<CanonicalJsonObject>> = BTreeMap::new();
-        for object in objects {
-            let room_id = object.get("room_id").and_then(|id| id.as_str()).and_then(|id| RoomId::parse(id).ok());
-            match room_id {
-                Some(room_id) => by_room.entry(room_id).or_default().push(object),
-                None => outcomes.extend(unknown_room(&object)),
+        let mut by_room: BTreeMap<OwnedRoomId, Vec<Box<RawValue>>> = BTreeMap::new();
+        for event in events {
+            match room_of(&event) {
+                Some(room_id) => by_room.entry(room_id).or_default().push(event),
+                None => outcomes.extend(unknown_room(&event)),
             }
         }
         let mut rooms = Vec::with_capacity(by_room.len());
-        for (room_id, objects) in by_room {
+        for (room_id, events) in by_room {
             match self.room(&room_id).await {
-                Ok(room) => rooms.push((room, objects)),
-                Err(Error::RoomUnknown) => outcomes.extend(objects.iter().filter_map(unknown_room)),
+                Ok(room) => rooms.push((room, events)),
+                Err(Error::RoomUnknown) => outcomes.extend(events.iter().filter_map(|event| unknown_room(event))),
                 Err(error) => return Err(error),
             }
         }
@@ -106,20 +108,19 @@ impl Rooms {
         let ours = self.servers().iter().map(|server| server.name.to_string());
         let states = self.storage().list_states_of_rooms_with(&numbers, ours).await?;
         let mut of_rooms = Vec::with_capacity(rooms.len());
-        for (room, objects) in rooms {
-            let refusal = match states.get(&room.nr) {
-                None => Error::RoomUnknown,
-                // Server-Server API, "Server Access Control Lists (ACLs)".
-                Some(state) if !self.is_server_allowed_at(&room, *state, source.server).await? => {
-                    Error::NotAllowed(format!("{} is denied access to this room", source.server))
-                }
-                Some(state) => {
-                    of_rooms.push((room, *state, objects));
-                    continue;
-                }
+        for (room, events) in rooms {
+            let Some(state) = states.get(&room.nr) else {
+                outcomes.extend(self.receive_outside(&room, events).await?);
+                continue;
             };
+            // Server-Server API, "Server Access Control Lists (ACLs)".
+            if self.is_server_allowed_at(&room, *state, source.server).await? {
+                of_rooms.push((room, *state, events));
+                continue;
+            }
+            let refusal = Error::NotAllowed(format!("{} is denied access to this room", source.server));
             let rules = rules_of(&room.version)?;
-            let ids = objects.iter().filter_map(|object| id_of(object, &rules));
+            let ids = events.iter().filter_map(|event| id_of(&legible(event, &rules)?, &rules));
             outcomes.extend(ids.map(|event_id| (event_id, Err(refusal.clone()))));
         }
         outcomes.extend(Box::pin(self.receive_of_rooms(source, of_rooms)).await?);
@@ -130,14 +131,14 @@ impl Rooms {
     pub(crate) async fn receive_of_rooms(
         &self,
         source: Source<'_>,
-        of_rooms: Vec<(Arc<RoomRow>, NodeNr, Vec<CanonicalJsonObject>)>,
+        of_rooms: Vec<(Arc<RoomRow>, NodeNr, Vec<Box<RawValue>>)>,
     ) -> Result<BTreeMap<OwnedEventId, Result<Received, Error>>, Error> {
         let mut outcomes = BTreeMap::new();
         let mut rooms = Vec::new();
         let mut read = Vec::new();
-        for (room, state, objects) in of_rooms {
+        for (room, state, events) in of_rooms {
             let rules = Arc::new(rules_of(&room.version)?);
-            for (event_id, event) in self.read_events(&room, &rules, objects).await? {
+            for (event_id, event) in self.read_raw_events(&room, &rules, events).await? {
                 match event {
                     Ok(event) if event.pdu.event_type == TimelineEventType::RoomCreate => {
                         let error = Error::BadEvent("the room exists".to_owned());
@@ -264,7 +265,17 @@ impl Rooms {
     }
 }
 
+/// The room that an event says it is in.
+fn room_of(event: &RawValue) -> Option<OwnedRoomId> {
+    #[derive(Deserialize)]
+    struct Event {
+        room_id: OwnedRoomId,
+    }
+    Some(serde_json::from_str::<Event>(event.get()).ok()?.room_id)
+}
+
 /// What is said of an event whose room is not here. Which version it has is not known, so its id is the one of the newest.
-fn unknown_room(object: &CanonicalJsonObject) -> Option<(OwnedEventId, Result<Received, Error>)> {
-    Some((id_of(object, &RoomVersionRules::V12)?, Err(Error::RoomUnknown)))
+fn unknown_room(event: &RawValue) -> Option<(OwnedEventId, Result<Received, Error>)> {
+    let rules = RoomVersionRules::V12;
+    Some((id_of(&legible(event, &rules)?, &rules)?, Err(Error::RoomUnknown)))
 }

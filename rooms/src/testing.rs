@@ -1,6 +1,7 @@
 //! For tests: other servers of which only the keys are known.
 
 use ruma::{CanonicalJsonObject, RoomId, server_name, signatures::PublicKeyMap};
+use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{Asking, Error, EventSigners, Received, RemoteEvents, RemoteServers, Rooms, Source};
 
@@ -26,6 +27,16 @@ pub async fn receive(rooms: &Rooms, object: CanonicalJsonObject) -> Result<Recei
     let room_id = object.get("room_id").and_then(|id| id.as_str()).and_then(|id| RoomId::parse(id).ok());
     let room = rooms.room(&room_id.ok_or(Error::RoomUnknown)?).await?;
     let head = rooms.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
-    let outcomes = rooms.receive_of_rooms(source, vec![(room, head.state, vec![object])]).await?;
+    let outcomes = rooms.receive_of_rooms(source, vec![(room, head.state, vec![raw(&object)])]).await?;
     outcomes.into_values().next().unwrap_or_else(|| Err(Error::BadEvent("it has no id".to_owned())))
+}
+
+/// An event as another server sends it.
+///
+/// # Panics
+///
+/// Never: canonical JSON is JSON.
+#[must_use]
+pub fn raw(object: &CanonicalJsonObject) -> Box<RawValue> {
+    to_raw_value(object).expect("canonical JSON is JSON")
 }

@@ -1,6 +1,6 @@
 //! Events that another server made, forks included, in the versions whose state resolution differs.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use accounts::Requester;
 use model::{KeyPair, LocalServer, LocalServers, Pdu, Random};
@@ -129,6 +129,15 @@ impl Scene {
 
     async fn receive(&self, object: CanonicalJsonObject) -> Result<Received, Error> {
         testing::receive(&self.rooms, object).await
+    }
+
+    /// Takes in what comes in one transaction.
+    async fn receive_all(
+        &self,
+        objects: Vec<CanonicalJsonObject>,
+    ) -> Result<BTreeMap<OwnedEventId, Result<Received, Error>>, Error> {
+        let source = rooms::Source { as_server: server_name!("hs"), server: server_name!("other") };
+        self.rooms.receive(source, objects.iter().map(testing::raw).collect()).await
     }
 
     /// The id of an event that was crafted.
@@ -515,8 +524,7 @@ async fn a_chain_is_taken_in_together_and_the_room_goes_on_after_it() {
             let three = scene.craft("m.room.message", None, json!({"body": "three"}), &[two_id], 0).await;
             let three_id = scene.id_of(&three);
             let before = scene.storage.published();
-            let source = rooms::Source { as_server: server_name!("hs"), server: server_name!("other") };
-            let outcomes = scene.rooms.receive(source, vec![one, topic, taken, two, three]).await.unwrap();
+            let outcomes = scene.receive_all(vec![one, topic, taken, two, three]).await.unwrap();
             assert_eq!(outcomes.len(), 5);
             for (event_id, outcome) in outcomes {
                 let outcome = outcome.unwrap();
@@ -570,8 +578,7 @@ async fn forks_of_messages_need_no_resolution_and_end_in_one_event() {
         events.push(event);
     }
     events.push(scene.craft("m.room.topic", Some(""), json!({"topic": "together"}), &tips, 0).await);
-    let source = rooms::Source { as_server: server_name!("hs"), server: server_name!("other") };
-    let outcomes = scene.rooms.receive(source, events).await.unwrap();
+    let outcomes = scene.receive_all(events).await.unwrap();
     assert!(outcomes.values().all(|outcome| matches!(outcome, Ok(Received::Accepted))), "{outcomes:?}");
     assert_eq!(scene.topic().await, "together");
     assert_eq!(scene.bodies().await, ["ours", "a", "b", "c"]);

@@ -56,6 +56,8 @@ statements! {
          ORDER BY e.anchor DESC, e.step DESC LIMIT $6"];
     /// The farthest step behind a live event.
     MIN_STEP = ["SELECT coalesce(min(step), 0) FROM events WHERE room_nr = $1 AND anchor = $2"];
+    /// The next step behind one.
+    NEXT_STEP = ["SELECT max(step) FROM events WHERE room_nr = $1 AND anchor = $2 AND step < $3"];
     LIST_GAPS = ["SELECT event_nr FROM backward_gaps WHERE room_nr = $1 ORDER BY event_nr DESC LIMIT $2"];
 }
 
@@ -269,6 +271,15 @@ impl Storage {
     /// When the database fails.
     pub async fn farthest_step(&self, room_nr: RoomNr, anchor: Position) -> Result<i64, Error> {
         self.db().read_one(&MIN_STEP, args![room_nr, anchor]).await?.map_or(Ok(0), |row| row.get(0))
+    }
+
+    /// The step of the event that comes next behind a place, of those that lie behind the same live event.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn next_step(&self, room_nr: RoomNr, (anchor, step): TimelinePlace) -> Result<Option<i64>, Error> {
+        self.db().read_one(&NEXT_STEP, args![room_nr, anchor, step]).await?.map_or(Ok(None), |row| row.get(0))
     }
 
     /// Events of a room's timeline before which something is missing here: at most `limit`.

@@ -164,6 +164,19 @@ impl StateNode {
     }
 }
 
+/// Memory for nodes, so many bytes of them.
+fn cache_of(bytes: u64) -> Cache<Place, Arc<StateNode>> {
+    Cache::builder()
+        .max_capacity(bytes)
+        // Nodes that are not stored yet are here only: a new one must not be turned away for those that were asked for more often.
+        .eviction_policy(EvictionPolicy::lru())
+        .weigher(|_, node: &Arc<StateNode>| match &**node {
+            StateNode::Leaf(entries) => 96 + 24 * entries.len() as u32,
+            StateNode::Inner(_) => 700,
+        })
+        .build()
+}
+
 /// Reads nodes, through memory.
 pub(crate) struct StateNodes {
     db: Db,
@@ -172,16 +185,7 @@ pub(crate) struct StateNodes {
 
 impl StateNodes {
     pub(crate) fn new(db: Db) -> Self {
-        let cache = Cache::builder()
-            .max_capacity(CACHE_BYTES)
-            // Nodes that are not stored yet are here only: a new one must not be turned away for those that were asked for more often.
-            .eviction_policy(EvictionPolicy::lru())
-            .weigher(|_, node: &Arc<StateNode>| match &**node {
-                StateNode::Leaf(entries) => 96 + 24 * entries.len() as u32,
-                StateNode::Inner(_) => 700,
-            })
-            .build();
-        Self { db, cache }
+        Self { db, cache: cache_of(CACHE_BYTES) }
     }
 
     /// The nodes of those numbers, in one query at most.
@@ -552,5 +556,34 @@ impl Storage {
     /// The fingerprint of a state, which covers its content and its shape.
     pub(crate) async fn shape(&self, room_nr: RoomNr, state: NodeNr) -> Option<Fingerprint> {
         if state == NodeNr(0) { None } else { Some(self.node(room_nr, state).await.ok()?.fingerprint()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node that is not stored yet is here only.
+    #[test]
+    fn full_memory_keeps_new_nodes_however_often_others_were_asked_for() {
+        let (bytes, node) = (100_000, Arc::new(StateNode::Inner(Box::new([None; 16]))));
+        let cache = cache_of(bytes);
+        let place = |nr: i64| (RoomNr(1), NodeNr(nr));
+        for nr in 0..1_000 {
+            cache.insert(place(nr), node.clone());
+            for _ in 0..20 {
+                cache.get(&place(nr % 100));
+            }
+        }
+        cache.run_pending_tasks();
+        assert!(cache.weighted_size() <= bytes, "it is bounded");
+        // As many as a change makes at most.
+        let new: Vec<i64> = (1_000..1_000 + CHANGE_NODES_MAX).collect();
+        for nr in &new {
+            cache.insert(place(*nr), node.clone());
+            cache.get(&place(950));
+        }
+        cache.run_pending_tasks();
+        assert!(new.iter().all(|nr| cache.get(&place(*nr)).is_some()));
     }
 }

@@ -13,7 +13,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use model::{KeyPair, Random};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
+    CanonicalJsonObject, OwnedServerName,
     api::federation::authentication::XMatrix,
     serde::Base64,
     signatures::{KeyPair as _, sign_json},
@@ -246,18 +246,18 @@ impl Peer {
     #[must_use]
     pub fn header(&self, destination: &str, method: &str, path: &str, body: &Value) -> String {
         let destination = OwnedServerName::try_from(destination).expect("a server name");
-        let mut object = CanonicalJsonObject::from([
+        let object = CanonicalJsonObject::from([
             ("method".to_owned(), method.into()),
             ("uri".to_owned(), path.into()),
             ("origin".to_owned(), self.name.as_str().into()),
             ("destination".to_owned(), destination.as_str().into()),
         ]);
+        let mut text = serde_json::to_string(&object).expect("JSON");
         if !body.is_null() {
-            let content: CanonicalJsonValue = serde_json::from_value(body.clone()).expect("canonical JSON");
-            object.insert("content".to_owned(), content);
+            // As it is sent, like Synapse, which has a form also for what canonical JSON has none for.
+            text = format!("{{\"content\":{body},{}", &text[1..]);
         }
-        let text = serde_json::to_vec(&object).expect("JSON");
-        let signature = Base64::new(self.key.sign(&text).as_bytes().to_vec());
+        let signature = Base64::new(self.key.sign(text.as_bytes()).as_bytes().to_vec());
         XMatrix::new(self.name.clone(), destination, self.key.id().clone(), signature).to_string()
     }
 }

@@ -15,6 +15,7 @@ use ruma::{
 };
 use web::{ClientAddress, MatrixError, RateLimits, RumaArgument, network_of, read_body, request_of};
 
+use super::request_signature;
 use crate::{
     Federation,
     keys::{KEY_ID_BYTES_MAX, Wanted},
@@ -90,10 +91,10 @@ where
         let _memory = memory_for(&federation, &parts, body.size_hint().exact()).await?;
         let body = read_body(&parts.headers, body, BODY_BYTES_MAX).await?;
         let request = http::Request::from_parts(parts, &*body);
-        if let Err(error) = header.verify_http_request(&request, &destination, &keys) {
+        if let Err(error) = request_signature::check(&header, &request, &destination, &keys) {
             let (parts, _) = request.into_parts();
             limits.check_stranger(&parts)?;
-            return Err(unauthorized(error.to_string()));
+            return Err(unauthorized(error));
         }
         limits.check_server(&site_of(&header.origin))?;
         federation.heard_from(&header.origin);

@@ -10,7 +10,7 @@ use axum::{
 use http::header;
 use model::limits::{TRANSACTION_ID_BYTES_MAX, is_name};
 use rooms::{Error, Received, Source};
-use ruma::{CanonicalJsonObject, OwnedEventId, api::federation::transactions::send_transaction_message};
+use ruma::{OwnedEventId, api::federation::transactions::send_transaction_message};
 use serde::Serialize;
 use storage::ReceivedTransactionKey;
 use web::{MatrixError, RumaRoutes as _};
@@ -64,10 +64,8 @@ async fn work_off(
     request: send_transaction_message::v1::Request,
 ) -> Result<String, MatrixError> {
     let ReceivedTransactionKey { destination, origin, .. } = &key;
-    // What has no canonical form is no event, and has no id.
-    let pdus = request.pdus.iter().filter_map(|pdu| serde_json::from_str::<CanonicalJsonObject>(pdu.get()).ok());
     let source = Source { as_server: destination, server: origin };
-    let received = api.rooms.receive(source, pdus.collect()).await?;
+    let received = api.rooms.receive(source, request.pdus).await?;
     let edus = request.edus.iter().filter_map(|edu| serde_json::from_str::<ReceivedEdu>(edu.json().get()).ok());
     edus::take_in(api, destination, origin, edus.collect()).await?;
     let pdus = received.into_iter().map(|(event_id, received)| (event_id, PduResult { error: complaint(received) }));

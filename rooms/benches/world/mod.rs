@@ -83,7 +83,8 @@ impl World {
     /// Gives events to the server; how many were taken in.
     pub async fn send(&self, pdus: Vec<CanonicalJsonObject>) -> usize {
         let source = Source { as_server: server_name!("hs"), server: server_name!("other") };
-        let outcomes = self.rooms.receive(source, pdus).await.expect("outcomes");
+        let events = pdus.iter().map(rooms::testing::raw).collect();
+        let outcomes = self.rooms.receive(source, events).await.expect("outcomes");
         outcomes.values().filter(|outcome| matches!(outcome, Ok(Received::Accepted))).count()
     }
 }

@@ -92,7 +92,7 @@ impl Rooms {
     ) -> Result<bool, Error> {
         let turn = self.0.asking.get_with((room.nr, source.server.to_owned()), Arc::default);
         let _turn = turn.lock().await;
-        let Some((anchor, _)) = gap.place else { return Ok(false) };
+        let Some(place) = gap.place else { return Ok(false) };
         let from = vec![gap.pdu.event_id.clone()];
         let answer = self.remote().backfill(source, &room.id, from, EVENTS_MAX).await?;
         let told: HashMap<OwnedEventId, Pdu> =
@@ -111,8 +111,7 @@ impl Rooms {
             return Ok(false);
         }
         let pdus = in_order(chosen.into_values().collect());
-        let farthest = self.storage().farthest_step(room.nr, anchor).await?;
-        let mut step = farthest - i64::try_from(pdus.len()).unwrap_or(0);
+        let mut step = self.first_step_behind(room, place, pdus.len()).await?;
         let mut states_left = STATES_MAX;
         let mut has_more = false;
         for pdu in pdus {
@@ -125,12 +124,9 @@ impl Rooms {
                 states_left -= 1;
                 state_before = self.fill_gap(source, room, &pdu).await?;
             }
-            let incoming = Incoming { behind: Some((anchor, step)), ..Incoming::new(pdu, state_before) };
+            let behind = (place.0, step);
             step += 1;
-            let turn = self.turn(room.nr);
-            let mut head = turn.take_head().await;
-            *head = None;
-            match self.receive_one(room, incoming).await {
+            match self.receive_behind(room, pdu, state_before, behind).await {
                 Ok(received) => has_more |= received == Received::Accepted,
                 Err(Error::BadEvent(what)) => {
                     debug!(room.id = %room.id, server.name = %source.server, what, "an event of the past is none of the room");
@@ -142,6 +138,37 @@ impl Rooms {
             self.close_gap(room, gap).await?;
         }
         Ok(has_more)
+    }
+
+    /// Where in the timeline the first of so many events goes that lie before an event: right behind it where there are as many free places,
+    /// else behind all others there.
+    async fn first_step_behind(
+        &self,
+        room: &RoomRow,
+        (anchor, step): TimelinePlace,
+        count: usize,
+    ) -> Result<i64, Error> {
+        let count = i64::try_from(count).unwrap_or(0);
+        let next = self.storage().next_step(room.nr, (anchor, step)).await?;
+        if next.is_none_or(|next| step.saturating_sub(next) > count) {
+            return Ok(step - count);
+        }
+        Ok(self.storage().farthest_step(room.nr, anchor).await? - count)
+    }
+
+    /// Takes in an event of the past, at its place in the timeline.
+    pub(super) async fn receive_behind(
+        &self,
+        room: &Arc<RoomRow>,
+        pdu: Pdu,
+        state_before: Option<NodeNr>,
+        behind: TimelinePlace,
+    ) -> Result<Received, Error> {
+        let incoming = Incoming { behind: Some(behind), ..Incoming::new(pdu, state_before) };
+        let turn = self.turn(room.nr);
+        let mut head = turn.take_head().await;
+        *head = None;
+        self.receive_one(room, incoming).await
     }
 
     /// Notes that a gap is one no more, when what lies before it is here.

@@ -14,8 +14,11 @@ use ruma::{
     room_version_rules::RoomVersionRules,
     signatures::{self, PublicKeyMap, Verified},
 };
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use storage::RoomRow;
 
+use super::legible::legible;
 use crate::{Error, Rooms, remote::EventSigners};
 
 /// Events that one thread reads or verifies in one go: a transaction keeps all of them busy, and none for long.
@@ -42,6 +45,21 @@ impl Rooms {
     ) -> Result<Vec<Read>, Error> {
         let (room, rules) = (room.clone(), rules.clone());
         on_threads(objects, move |object| read(&room, &rules, object)).await
+    }
+
+    /// The same of events as they came; what is no event by any means has no id.
+    pub(crate) async fn read_raw_events(
+        &self,
+        room: &Arc<RoomRow>,
+        rules: &Arc<RoomVersionRules>,
+        events: Vec<Box<RawValue>>,
+    ) -> Result<Vec<Read>, Error> {
+        let (room, rules) = (room.clone(), rules.clone());
+        let read = move |event: Box<RawValue>| match legible(&event, &rules) {
+            Some(object) => read(&room, &rules, object),
+            None => (named(&event), Err(Error::BadEvent("it has no canonical form".to_owned()))),
+        };
+        on_threads(events, read).await
     }
 
     /// Checks 2 and 3: the keys are asked for together. What was altered is given in its redacted form.
@@ -103,6 +121,16 @@ pub(crate) fn id_of(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> O
     }
     let hash = signatures::reference_hash(object, rules).ok()?;
     EventId::parse(format!("${hash}")).ok()
+}
+
+/// The id that an event of the first room versions has in it: of all others it follows from the canonical form.
+fn named(event: &RawValue) -> Option<OwnedEventId> {
+    #[derive(Deserialize)]
+    struct Named {
+        event_id: OwnedEventId,
+    }
+    let Named { event_id } = serde_json::from_str(event.get()).ok()?;
+    is_name(event_id.as_str(), model::limits::ID_BYTES_MAX).then_some(event_id)
 }
 
 /// Which keys must have signed an event, and when. Room Version 5, "Signing key validity period".

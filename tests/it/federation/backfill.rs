@@ -8,7 +8,7 @@ use super::guest::{Guest, Made};
 
 impl Guest {
     /// From now on the peer gives these events to who asks what lies before an event.
-    fn tell_before(&self, event: &Made, events: &[&Made]) {
+    pub(super) fn tell_before(&self, event: &Made, events: &[&Made]) {
         let pdus: Vec<&Value> = events.iter().map(|made| &made.pdu).collect();
         let path =
             format!("GET /_matrix/federation/v1/backfill/{}?v={}&limit=100", self.room, encode(event.id.as_str()));

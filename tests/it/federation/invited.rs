@@ -223,6 +223,63 @@ async fn who_takes_no_invitations_gets_none() {
     }
 }
 
+/// Their server tells us, as of all that happens to our users. Nobody else does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invitation_is_taken_back_by_the_server_that_made_it() {
+    for database in TestDatabase::each().await {
+        let world = World::on(database).await;
+        for (version, membership) in [("1", "leave"), ("6", "ban"), ("11", "leave"), ("12", "ban")] {
+            let mut room = world.room(version);
+            let event = world.invitation(&room);
+            world.invite(&room, &event).await.ok();
+            let early = room.event(&world.peer, "m.room.member", Some(ALICE), json!({"membership": membership}));
+            room.follow(&event);
+            let end = room.event(&world.peer, "m.room.member", Some(ALICE), json!({"membership": membership}));
+            let eve = world.federation.peer(&format!("eve{version}.test")).await;
+            let mut theirs = room.clone();
+            theirs.user = format!("@eve:{}", eve.name());
+            let theirs = theirs.event(&eve, "m.room.member", Some(ALICE), json!({"membership": membership}));
+            let mut forged = end.clone();
+            forged.json["depth"] = json!(1_000);
+            forged.id = test_kit::event_id(&room.version, &forged.json);
+            let refused = async |peer: &Peer, event: &PeerEvent, why: &str| {
+                let answer = send(peer, world.http(), event).await;
+                assert!(answer["pdus"][&event.id]["error"].is_string(), "{version} {why}: {answer}");
+                assert!(world.told(&room.id).await.is_object(), "{version} {why}");
+            };
+            refused(&eve, &theirs, "somebody else").await;
+            refused(&world.peer, &early, "what knows of no invitation").await;
+            refused(&world.peer, &forged, "not signed").await;
+            refused(&world.peer, &room.text(&world.peer, "hello"), "another event").await;
+            let since = world.alice.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+            // Also by way of another server: it is signed.
+            let answer = send(&eve, world.http(), &end).await;
+            assert_eq!(answer["pdus"][&end.id], json!({}), "{version}: {answer}");
+            assert_eq!(world.told(&room.id).await, Value::Null);
+            let sync = world.alice.sync(Some(&since)).await;
+            assert!(sync["rooms"]["leave"][&room.id].is_object(), "{version}: {sync}");
+            // What is over is not ended again, and a new invitation is one.
+            let again = send(&world.peer, world.http(), &end).await;
+            assert!(again["pdus"][&end.id]["error"].is_string(), "{again}");
+            if membership == "leave" {
+                room.follow(&end);
+                world.invite(&room, &world.invitation(&room)).await.ok();
+                assert!(world.told(&room.id).await.is_object());
+                let again = send(&world.peer, world.http(), &end).await;
+                assert!(again["pdus"][&end.id]["error"].is_string(), "{again}");
+                assert!(world.told(&room.id).await.is_object(), "an old end does not end the new one");
+            }
+        }
+    }
+}
+
+/// Sends one event in a transaction.
+async fn send(peer: &Peer, http: &Http, event: &PeerEvent) -> Value {
+    let body = json!({"origin": peer.name(), "origin_server_ts": 1, "pdus": [event.json]});
+    let path = format!("/_matrix/federation/v1/send/{}", Random::system().alphanumeric(10));
+    peer.ask(http, "hs1", "PUT", &path, &body).await.ok()
+}
+
 /// It comes again in a transaction, like all that happens in a room.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_invitation_to_a_room_that_we_are_in_is_signed_and_comes_as_an_event() {

@@ -108,6 +108,38 @@ async fn at_a_gap_the_state_is_asked_for() {
     }
 }
 
+/// Where much of that is missing, all of it is asked for at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_a_gap_in_which_much_has_changed_the_whole_state_is_asked_for() {
+    for database in TestDatabase::each().await {
+        let mut guest = Guest::new(database).await;
+        let mut state = guest.state_ids().await;
+        let mut things = Vec::new();
+        for number in 0..31 {
+            things.push(guest.make_state("org.example.thing", &number.to_string(), json!({"number": number})).await);
+        }
+        let before = guest.message("before").await;
+        let last = guest.message("last").await;
+        state.extend(things.iter().map(|thing| thing.id.to_string()));
+        guest.tell_missing(&[]);
+        guest.tell_event(&before);
+        guest.tell_state_ids(&before, &state);
+        let told: Vec<&Value> = things.iter().map(|thing| &thing.pdu).collect();
+        let path = format!("GET /_matrix/federation/v1/state/{}?event_id={}", guest.room, encode(before.id.as_str()));
+        guest.peer.answer(&path, 200, &json!({"pdus": told, "auth_chain": []}));
+        guest.send_one(&last).await;
+        assert_eq!(guest.texts().await, ["last"]);
+        assert_eq!((guest.asked("/state/"), guest.asked("/event/")), (1, 1));
+        let mut now = guest.state_ids().await;
+        now.sort();
+        state.sort();
+        assert_eq!(now, state);
+        let next = guest.message("next").await;
+        guest.send_one(&next).await;
+        assert_eq!(guest.texts().await, ["last", "next"]);
+    }
+}
+
 /// A state that its server tells brings nobody back in: the current state of the room decides.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_state_that_was_made_up_does_not_undo_a_ban() {

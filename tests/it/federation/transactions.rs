@@ -4,7 +4,7 @@ use ruma::RoomVersionId;
 use serde_json::{Value, json};
 use storage::testing::TestDatabase;
 
-use super::guest::Guest;
+use super::guest::{Guest, REM};
 
 // shows: server-server:sendTransaction
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -66,6 +66,52 @@ async fn a_transaction_that_comes_again_while_it_is_worked_off_waits_for_the_ans
     assert!(many.iter().any(|answer| answer.status == 200));
 }
 
+/// A server that believes an answer to be lost may come to another process of ours.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_comes_to_two_processes_is_taken_in_once() {
+    let Some(database) = TestDatabase::postgres().await else { return };
+    let mut guest = Guest::new(database).await;
+    let server = guest.federation.server("hs1");
+    let mut options = server.options().clone();
+    options.more_listeners.clear();
+    let second = server.beside(options).await;
+    for round in 0..10 {
+        let mut made = Vec::new();
+        for number in 0..5 {
+            made.push(guest.message(&format!("{round}.{number}")).await);
+        }
+        made.push(guest.make_state("org.example.round", "", json!({"round": round})).await);
+        let pdus: Vec<Value> = made.iter().map(|made| made.pdu.clone()).collect();
+        let edu = json!({"edu_type": "m.direct_to_device", "content": {
+            "sender": REM, "type": "org.example.note", "message_id": format!("note{round}"),
+            "messages": {guest.alice.id(): {"*": {"round": round}}},
+        }});
+        let body = json!({"origin": "peer.test", "origin_server_ts": 1, "pdus": pdus, "edus": [edu]});
+        let path = format!("/_matrix/federation/v1/send/round{round}");
+        let [one, other] = [guest.federation.server("hs1").http(), second.http()]
+            .map(|http| guest.peer.ask(http, "hs1", "PUT", &path, &body));
+        let (one, other) = tokio::join!(one, other);
+        let expected: serde_json::Map<String, Value> =
+            made.iter().map(|made| (made.id.to_string(), json!({}))).collect();
+        assert_eq!(one.ok(), json!({"pdus": expected}));
+        assert_eq!(other.ok(), json!({"pdus": expected}));
+        // From now on both give the same answer, whatever comes under this id.
+        let body = json!({"origin": "peer.test", "origin_server_ts": 1, "pdus": []});
+        let again = guest.peer.ask(second.http(), "hs1", "PUT", &path, &body).await.ok();
+        assert_eq!(again, json!({"pdus": expected}));
+    }
+    let expected: Vec<String> =
+        (0..10).flat_map(|round| (0..5).map(move |number| format!("{round}.{number}"))).collect();
+    assert_eq!(guest.texts().await, expected);
+    let sync = guest.alice.sync(None).await;
+    assert_eq!(sync["to_device"]["events"].as_array().unwrap().len(), 10);
+    // The room goes on at both, from all that was said.
+    let elsewhere = guest.alice.at(second.http());
+    elsewhere.send_text(&guest.room, "there").await;
+    guest.alice.send_text(&guest.room, "here").await;
+    assert_eq!(guest.texts().await[50..], ["there", "here"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_has_its_bounds() {
     let mut guest = Guest::new(TestDatabase::sqlite()).await;
@@ -103,6 +149,55 @@ async fn each_event_has_its_own_result() {
     let fine = answer["pdus"].as_object().unwrap().values().filter(|result| **result == json!({})).count();
     assert_eq!(fine, 1, "{answer}");
     assert_eq!(guest.texts().await, ["good"]);
+}
+
+/// Room Version 6, "Canonical JSON": before, servers have let floats in. Such an event counts in its redacted form: the others of its
+/// transaction, and what comes after it, are heard.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_without_a_canonical_form_stops_nothing_but_itself() {
+    for version in [RoomVersionId::V1, RoomVersionId::V5, RoomVersionId::V6, RoomVersionId::V11] {
+        let is_old = matches!(version, RoomVersionId::V1 | RoomVersionId::V5);
+        for number in [json!(0.5), json!(9_007_199_254_740_993_u64)] {
+            let mut guest = Guest::in_version(version.clone(), TestDatabase::sqlite()).await;
+            let one = guest.message("one").await;
+            let odd = guest.make(json!({"content": {"msgtype": "m.text"}})).await;
+            let mut odd_json = odd.pdu.clone();
+            odd_json["content"]["body"] = number.clone();
+            if is_old {
+                guest.follow(&odd);
+            }
+            let two = guest.message("two").await;
+            let pdus = vec![one.pdu.clone(), odd_json, two.pdu.clone()];
+            let answer = guest.transaction("t", pdus, Vec::new()).await.ok();
+            assert_eq!(answer["pdus"][one.id.as_str()], json!({}), "{version} {number} {answer}");
+            assert_eq!(answer["pdus"][two.id.as_str()], json!({}), "{version} {number} {answer}");
+            assert_eq!(
+                answer["pdus"].get(odd.id.as_str()),
+                is_old.then_some(&json!({})),
+                "{version} {number} {answer}"
+            );
+            assert_eq!(guest.texts().await, ["one", "two"]);
+        }
+    }
+}
+
+/// Nobody could read on in a room whose next event nobody can read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_goes_on_after_an_event_that_is_nested_too_deep() {
+    for version in [RoomVersionId::V1, RoomVersionId::V11] {
+        let mut guest = Guest::in_version(version.clone(), TestDatabase::sqlite()).await;
+        for levels in [99, 100, 120, 1_000] {
+            let deep = (1..levels).fold(json!([]), |inner, _| json!([inner]));
+            let odd =
+                guest.make(json!({"content": {"msgtype": "m.text", "body": levels.to_string(), "deep": deep}})).await;
+            guest.follow(&odd);
+            let after = guest.message(&format!("after {levels}")).await;
+            let (odd_id, after_id) = (odd.id.clone(), after.id.clone());
+            let answer = guest.send(&[odd, after]).await.ok();
+            assert_eq!(answer["pdus"], json!({odd_id.as_str(): {}, after_id.as_str(): {}}), "{version} {levels}");
+        }
+        assert_eq!(guest.texts().await, ["99", "after 99", "after 100", "after 120", "after 1000"], "{version}");
+    }
 }
 
 /// Whoever is not in the room has nothing to say in it.
