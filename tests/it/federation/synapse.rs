@@ -1,9 +1,9 @@
 //! A real Synapse as the other server. These run in the profile `synapse` only: `./tests/run synapse`.
 
 use serde_json::json;
-use test_kit::{ServerOptions, Synapse, TestDatabase, TestFederation, encode};
+use test_kit::{ServerOptions, Synapse, TestDatabase, TestFederation, encode, eventually};
 
-use super::scenario::{SHORT, Scene, Side, WHOLE, agree};
+use super::scenario::{SHORT, Scene, Side, WHOLE, agree, join};
 
 /// One of ours and a Synapse, that find each other by their addresses.
 struct World {
@@ -92,6 +92,39 @@ async fn people_talk_in_rooms_of_versions_2_to_9() {
     for version in 2..=9 {
         world.scene(version).play_both_ways(SHORT).await;
     }
+}
+
+/// Two names of ours are two servers to Synapse, also in one room.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn people_of_two_names_of_ours_share_rooms() {
+    let mut federation = TestFederation::empty();
+    let synapse = Synapse::start(federation.authority()).await;
+    let names = federation.add_by_addresses(2, TestDatabase::sqlite(), ServerOptions::default()).await;
+    let maker = Side { name: synapse.name().to_string(), http: synapse.http().clone() };
+    let [first, second] = [0, 1].map(|index| Side::of(&names[index], federation.server(&names[0]).http()));
+    for (guest, steps) in [(&first, SHORT), (&second, WHOLE)] {
+        Scene { version: 12, maker: maker.clone(), guest: guest.clone() }.play_both_ways(steps).await;
+    }
+    let users = [maker.user("maker").await, first.user("first").await, second.user("second").await];
+    let room = users[0].create_room_with(&json!({"room_alias_name": "of_all", "preset": "public_chat"})).await;
+    let mut said = Vec::new();
+    for user in &users {
+        assert_eq!(join(user, &format!("#of_all:{}", maker.name)).await, room);
+        said.push(format!("from {}", user.id()));
+    }
+    for (user, text) in users.iter().zip(&said) {
+        user.send_text(&room, text).await;
+    }
+    for user in &users {
+        eventually!({
+            let mut texts = user.texts(&room).await;
+            texts.sort();
+            let mut said = said.clone();
+            said.sort();
+            texts == said
+        });
+    }
+    agree(&room, &users[0], &users[1]).await;
 }
 
 /// What is said while one of them is away comes when it is back.
