@@ -7,6 +7,7 @@ mod invites;
 mod joins;
 mod keys;
 mod leaves_and_knocks;
+mod media;
 mod openid;
 mod public_rooms;
 mod query;
@@ -15,6 +16,7 @@ mod spaces;
 mod transactions;
 mod user_keys;
 
+use ::media::Media;
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
 use event_bus::Typing;
@@ -35,6 +37,8 @@ pub struct FederationApi {
     pub accounts: Accounts,
     /// Rooms and events.
     pub rooms: Rooms,
+    /// Files.
+    pub media: Media,
     /// Who is typing.
     pub typing: Typing,
     /// Who is there.
@@ -57,6 +61,7 @@ parts! {
     federation: Federation;
     accounts: Accounts;
     rooms: Rooms;
+    media: Media;
     rate_limits: RateLimits;
 }
 
@@ -69,6 +74,7 @@ pub fn router(api: FederationApi) -> Router {
         .merge(joins::routes())
         .merge(keys::routes())
         .merge(leaves_and_knocks::routes())
+        .merge(media::routes())
         .merge(openid::routes())
         .merge(public_rooms::routes())
         .merge(query::routes())

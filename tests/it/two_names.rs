@@ -8,7 +8,7 @@ use tokio::{
 };
 
 /// Registers a user by the name that the request's `Host` says.
-async fn register(server: &TestServer, host: &str, name: &str) -> TestUser {
+pub(crate) async fn register(server: &TestServer, host: &str, name: &str) -> TestUser {
     let body = json!({"username": name, "password": "a long password", "auth": {"type": "m.login.dummy"}}).to_string();
     let address = server.http().base().trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.unwrap();
