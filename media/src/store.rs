@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, stream};
 use storage::{ContentHash, MediaContent};
 use tokio::task::spawn_blocking;
+use tracing::error;
 
 pub(crate) use self::disk::Disk;
 use self::disk::Incoming;
@@ -105,7 +106,9 @@ impl Reader {
                 disk::read(&file, &mut bytes, range.start)?;
                 Ok((bytes.freeze(), (file, end..range.end)))
             };
-            blocking(read).await.map(Some)
+            let read = blocking(read).await;
+            // Who reads is told by the end of the connection only.
+            read.inspect_err(|error| error!(%error, "a file of the media store cannot be read")).map(Some)
         })
     }
 }

@@ -27,7 +27,7 @@ const PENDING_MS: i64 = 24 * 3_600_000;
 const PENDING_MAX: i64 = 50;
 
 /// Most uploads of one user that are under way at once.
-const UNDER_WAY_MAX: usize = 10;
+const UNDER_WAY_MAX: usize = 20;
 
 /// How long nothing of an upload may come, and how long it may take.
 const PAUSE_MAX: Duration = Duration::from_secs(30);

@@ -221,10 +221,10 @@ async fn what_is_too_large_or_breaks_off_leaves_nothing() {
         }
         // Each user has so many at once, and no more places than that are taken.
         let mut under_way = Vec::new();
-        for _ in 0..10 {
+        for _ in 0..20 {
             under_way.push(begin_upload(server.http(), alice.token(), Some(999_999), &bytes(300_000)).await);
         }
-        eventually!(files(media.path()) == (1, 10));
+        eventually!(files(media.path()) == (1, 20));
         alice.try_upload("image/png", "", "x").await.is_error(429, "M_LIMIT_EXCEEDED");
         server.user("bob").await.upload("image/png", "b.png", "b").await;
         drop(under_way);

@@ -9,6 +9,9 @@ use crate::media::bytes;
 
 const URI: &str = "mxc://media.test/abc";
 
+/// What a server makes of a request.
+type Say = fn(&str) -> Vec<u8>;
+
 /// One of ours that finds a server that answers so under the name `media.test`, and one of its users.
 async fn world(answer: RawAnswer) -> (TestFederation, RawPeer, TestUser) {
     world_with(answer, ServerOptions::default()).await
@@ -221,7 +224,7 @@ async fn a_redirect_is_followed_without_our_signature() {
 /// Whatever a server answers, the client gets an error that is defined, and nothing is kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_makes_no_sense_is_an_error_and_not_kept() {
-    let answers: [(&str, fn(&str) -> Vec<u8>, u16, &str); 16] = [
+    let answers: [(&str, Say, u16, &str); 16] = [
         ("a file at an http URL", |_| two_parts("Location: http://cdn.test:8448/x\r\n", b""), 502, "M_UNKNOWN"),
         ("a file in a private network", |_| two_parts("Location: https://10.0.0.1/x\r\n", b""), 502, "M_UNKNOWN"),
         ("a file on IPv6 loopback", |_| two_parts("Location: https://[::1]/x\r\n", b""), 502, "M_UNKNOWN"),
