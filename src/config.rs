@@ -10,6 +10,7 @@ mod event_bus;
 mod federation;
 mod listener;
 mod load;
+mod media;
 mod network;
 mod presence;
 mod rooms;
@@ -27,6 +28,7 @@ pub use self::{
     federation::FederationConfig,
     listener::{Api, ListenerConfig, TlsConfig},
     load::{ConfigError, load},
+    media::MediaConfig,
     network::Network,
     presence::PresenceConfig,
     rooms::RoomsConfig,
@@ -51,6 +53,8 @@ pub struct Config {
     pub accounts: AccountsConfig,
     /// Rooms made here.
     pub rooms: RoomsConfig,
+    /// Files.
+    pub media: MediaConfig,
     /// Who is there.
     pub presence: PresenceConfig,
     /// The Matrix client-server API.
@@ -73,6 +77,7 @@ impl Default for Config {
             event_bus: EventBusConfig::default(),
             accounts: AccountsConfig::default(),
             rooms: RoomsConfig::default(),
+            media: MediaConfig::default(),
             presence: PresenceConfig::default(),
             client_api: ClientApiConfig::default(),
             federation: FederationConfig::default(),

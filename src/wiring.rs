@@ -7,6 +7,7 @@ use axum::Router;
 use client_api::ClientApi;
 use event_bus::{Bus, Presence, Typing};
 use federation::{Federation, FederationApi, Sender};
+use media::{Media, RemoteMedia};
 use model::{Clock, LocalServers, Random};
 use outbound::Outbound;
 use rooms::Rooms;
@@ -14,6 +15,7 @@ use storage::Storage;
 use sync::{Ephemeral, Sync};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::info;
 use web::{Rate, RateLimitOptions, RateLimits};
 
 use crate::{
@@ -27,6 +29,7 @@ pub(crate) struct Services {
     storage: Storage,
     accounts: Accounts,
     rooms: Rooms,
+    media: Media,
     typing: Typing,
     sync: Sync,
     limits: RateLimits,
@@ -72,6 +75,7 @@ impl Services {
             default_version: config.rooms.default_version.clone(),
             thread_subscriptions: config.rooms.thread_subscriptions,
         };
+        let media = open_media(config, data_folder, &storage, &local_servers, federation.as_ref(), stopping.clone())?;
         let rooms = match &federation {
             Some(federation) => {
                 Rooms::federating(storage.clone(), local_servers, options, Arc::new(federation.clone()))
@@ -131,6 +135,7 @@ impl Services {
             storage,
             accounts,
             rooms,
+            media,
             typing,
             sync,
             limits,
@@ -153,6 +158,7 @@ impl Services {
             rooms: self.rooms.clone(),
             sync: self.sync.clone(),
             typing: self.typing.clone(),
+            media: self.media.clone(),
             rate_limits: self.limits.clone(),
             options: Arc::new(client_api::Options { public_url: self.public_url.clone() }),
         };
@@ -165,6 +171,7 @@ impl Services {
                 federation: federation.clone(),
                 accounts: self.accounts.clone(),
                 rooms: self.rooms.clone(),
+                media: self.media.clone(),
                 typing: self.typing.clone(),
                 presences: self.sync.presences().clone(),
                 rate_limits: self.limits.clone(),
@@ -187,6 +194,7 @@ impl Services {
         let _ = self.departures_task.await;
         let _ = self.redactions_task.await;
         let _ = self.maintenance.await;
+        self.media.close().await;
         if let Some(task) = self.sender_task {
             let _ = task.await;
         }
@@ -231,6 +239,35 @@ fn open_federation(
         },
     };
     Ok(Federation::new(outbound, storage.clone(), servers.clone(), options)?)
+}
+
+/// Opens the folder of files.
+///
+/// # Errors
+///
+/// [`Error::File`] when it cannot be used.
+fn open_media(
+    config: &Config,
+    data_folder: &Path,
+    storage: &Storage,
+    servers: &LocalServers,
+    federation: Option<&Federation>,
+    stopping: CancellationToken,
+) -> Result<Media, Error> {
+    let folder = data_folder.join(&config.media.folder);
+    let is_shared = matches!(config.storage.database, Database::Postgres(_));
+    if is_shared {
+        info!(folder = %folder.display(), "files are kept in {}, which all processes have to share", folder.display());
+    }
+    let options = media::Options {
+        folder: folder.clone(),
+        is_shared,
+        upload_bytes_max: config.media.upload_bytes_max.get(),
+        remote_bytes_max: config.media.remote_bytes_max.get(),
+    };
+    let remote = federation.map(|federation| Arc::new(federation.clone()) as Arc<dyn RemoteMedia>);
+    let opened = Media::open_store(storage.clone(), servers.clone(), options, remote, stopping);
+    opened.map_err(|source| Error::File { action: "use the folder of files", path: folder, source })
 }
 
 /// Opens the configured database; an SQLite file lies in `data_folder`.

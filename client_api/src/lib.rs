@@ -17,6 +17,7 @@ mod key_backups;
 mod keys;
 mod login;
 mod logout;
+mod media;
 mod openid;
 mod presence;
 mod profile;
@@ -33,6 +34,7 @@ mod uiaa;
 
 use std::sync::Arc;
 
+use ::media::Media;
 use ::rooms::{Presences, Rooms};
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
@@ -53,6 +55,8 @@ pub struct ClientApi {
     pub sync: ::sync::Sync,
     /// Who is typing where.
     pub typing: Typing,
+    /// Files.
+    pub media: Media,
     /// How much each may ask.
     pub rate_limits: RateLimits,
     /// What the configuration says.
@@ -81,6 +85,7 @@ parts! {
     rooms: Rooms;
     sync: ::sync::Sync;
     typing: Typing;
+    media: Media;
     rate_limits: RateLimits;
     options: Arc<Options>;
 }
@@ -110,6 +115,7 @@ pub fn router(api: ClientApi) -> Router {
         .merge(filter::routes())
         .merge(key_backups::routes())
         .merge(keys::routes())
+        .merge(media::routes())
         .merge(openid::routes())
         .merge(presence::routes())
         .merge(profile::routes())

@@ -10,6 +10,7 @@ use axum::{
 };
 use client_api::ClientApi;
 use event_bus::{Bus, Typing};
+use media::Media;
 use model::{KeyPair, LocalServer, LocalServers, Random};
 use rooms::Rooms;
 use ruma::{RoomVersionId, server_name};
@@ -25,6 +26,7 @@ struct House {
     rooms: Rooms,
     storage: Storage,
     stopping: CancellationToken,
+    _folder: tempfile::TempDir,
 }
 
 /// Somebody's access token.
@@ -43,19 +45,28 @@ impl House {
         };
         let accounts = Accounts::new(storage.clone(), servers.clone(), options);
         let options = rooms::Options { default_version: RoomVersionId::V12, ..rooms::Options::default() };
-        let rooms = Rooms::new(storage.clone(), servers, options);
+        let rooms = Rooms::new(storage.clone(), servers.clone(), options);
         let typing = Typing::new(storage.clock().clone(), storage.random());
         let stopping = CancellationToken::new();
+        let folder = tempfile::tempdir().unwrap();
+        let options = media::Options {
+            folder: folder.path().to_owned(),
+            is_shared: false,
+            upload_bytes_max: 1,
+            remote_bytes_max: 1,
+        };
+        let media = Media::open_store(storage.clone(), servers, options, None, stopping.clone()).unwrap();
         let sync = sync::Sync::start(storage.clone(), rooms.clone(), typing.clone(), Bus::memory(), stopping.clone());
         let api = ClientApi {
             accounts: accounts.clone(),
             rooms: rooms.clone(),
             sync,
             typing,
+            media,
             rate_limits: RateLimits::off(),
             options: Arc::default(),
         };
-        Self { router: web::finish(client_api::router(api)), accounts, rooms, storage, stopping }
+        Self { router: web::finish(client_api::router(api)), accounts, rooms, storage, stopping, _folder: folder }
     }
 
     async fn close(self) {

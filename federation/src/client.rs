@@ -1,5 +1,7 @@
 //! Signed requests to other servers. Server-Server API, "Request Authentication".
 
+mod download;
+
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -73,14 +75,25 @@ impl Client {
     {
         self.outages.check(destination)?;
         let mut request = to_http(request)?;
+        self.sign(origin, destination, &mut request)?;
+        self.ask::<R::IncomingResponse>(destination, request, bounds).await
+    }
+
+    /// Signs a request of `origin`, one of our names, to `destination`.
+    fn sign(
+        &self,
+        origin: &ServerName,
+        destination: &ServerName,
+        request: &mut http::Request<Bytes>,
+    ) -> Result<(), Error> {
         let server = self.servers.get(origin).ok_or_else(|| Error::NotOurs(origin.to_owned()))?;
-        let object = XMatrix::request_object(&request, origin, destination)
+        let object = XMatrix::request_object(request, origin, destination)
             .map_err(|error| Error::BadRequest(error.to_string()))?;
         let object = serde_json::to_vec(&object).map_err(|error| Error::BadRequest(error.to_string()))?;
         let signature = Base64::new(server.key.sign(&object).as_bytes().to_vec());
         let header = XMatrix::new(origin.to_owned(), destination.to_owned(), server.key.id().clone(), signature);
         request.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from(&header));
-        self.ask::<R::IncomingResponse>(destination, request, bounds).await
+        Ok(())
     }
 
     /// Sends a transaction of `origin`, one of our names, to `destination`, whether that gave answers lately or not; tells the events that
@@ -140,13 +153,28 @@ impl Client {
         mut request: http::Request<Bytes>,
         bounds: Bounds,
     ) -> Result<A, Error> {
+        self.check(name)?;
+        let _share = self.under_way.take(name.host(), 1, bounds.timeout).await.ok_or(Error::Busy)?;
+        let by_service = self.direct(name, &mut request).await?;
+        let asking = self.outages.asking(name);
+        let answer = self.http.send(request, by_service, bounds).await;
+        match &answer {
+            Ok(_) => self.outages.answered(name),
+            Err(error) => self.outages.unanswered(asking, error),
+        }
+        read(name, answer.map_err(|source| Error::Unreachable { server: name.to_owned(), source })?)
+    }
+
+    /// Whether a server may be asked at all.
+    fn check(&self, name: &ServerName) -> Result<(), Error> {
         if self.servers.is_local(name) {
             return Err(Error::Ours(name.to_owned()));
         }
-        if !self.lists.allow(name) {
-            return Err(Error::Denied(name.to_owned()));
-        }
-        let _share = self.under_way.take(name.host(), 1, bounds.timeout).await.ok_or(Error::Busy)?;
+        if self.lists.allow(name) { Ok(()) } else { Err(Error::Denied(name.to_owned())) }
+    }
+
+    /// Says in a request where the server is that it goes to; and whether that is found by its service.
+    async fn direct(&self, name: &ServerName, request: &mut http::Request<Bytes>) -> Result<bool, Error> {
         let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
         let destination = self.resolver.resolve(name).await;
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
@@ -154,18 +182,12 @@ impl Client {
         *request.uri_mut() = uri.parse().map_err(|error: http::uri::InvalidUri| bad(&error))?;
         let host = HeaderValue::from_str(&destination.host).map_err(|error| bad(&error))?;
         request.headers_mut().insert(header::HOST, host);
-        let asking = self.outages.asking(name);
-        let answer = self.http.send(request, destination.by_service, bounds).await;
-        match &answer {
-            Ok(_) => self.outages.answered(name),
-            Err(error) => self.outages.unanswered(asking, error),
-        }
-        read(name, answer.map_err(|source| Error::Unreachable { server: name.to_owned(), source })?)
+        Ok(destination.by_service)
     }
 }
 
 /// The request with its path and body, and nothing of where it goes.
-fn to_http<R: OutgoingRequest<PathBuilder = SinglePath>>(request: R) -> Result<http::Request<Bytes>, Error> {
+pub(crate) fn to_http<R: OutgoingRequest<PathBuilder = SinglePath>>(request: R) -> Result<http::Request<Bytes>, Error> {
     let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
     let request = request.try_into_http_request_inner("https://server", ()).map_err(|error| bad(&error))?;
     let (mut parts, body) = request.into_parts();

@@ -7,6 +7,7 @@ mod invites;
 mod joins;
 mod keys;
 mod leaves_and_knocks;
+mod media;
 mod openid;
 mod public_rooms;
 mod query;
@@ -16,6 +17,7 @@ mod spaces;
 mod transactions;
 mod user_keys;
 
+use ::media::Media;
 use accounts::Accounts;
 use axum::{Router, extract::FromRef};
 use event_bus::Typing;
@@ -36,6 +38,8 @@ pub struct FederationApi {
     pub accounts: Accounts,
     /// Rooms and events.
     pub rooms: Rooms,
+    /// Files.
+    pub media: Media,
     /// Who is typing.
     pub typing: Typing,
     /// Who is there.
@@ -58,6 +62,7 @@ parts! {
     federation: Federation;
     accounts: Accounts;
     rooms: Rooms;
+    media: Media;
     rate_limits: RateLimits;
 }
 
@@ -70,6 +75,7 @@ pub fn router(api: FederationApi) -> Router {
         .merge(joins::routes())
         .merge(keys::routes())
         .merge(leaves_and_knocks::routes())
+        .merge(media::routes())
         .merge(openid::routes())
         .merge(public_rooms::routes())
         .merge(query::routes())

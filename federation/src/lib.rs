@@ -1,6 +1,6 @@
 //! The Matrix server-server API, in and out.
 //!
-//! [`Federation`] is the one handle. Other servers are found in `resolve`, asked in `client`, known by their `keys`; what they ask is in `door`.
+//! [`Federation`] is the one handle. Other servers are found in `resolve`, asked in `client`, known by their `keys`; what they ask is in `door`, and files of theirs are in `media`.
 
 mod client;
 mod door;
@@ -10,6 +10,7 @@ mod examination;
 mod invite_v1;
 mod invites;
 mod keys;
+mod media;
 mod outages;
 mod policy_servers;
 mod published;
@@ -25,7 +26,7 @@ mod well_known;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use model::{Clock, LocalServer, LocalServers};
+use model::{Clock, LocalServer, LocalServers, Random};
 use outbound::{Outbound, Service};
 use ruma::{OwnedServerName, ServerName};
 use storage::Storage;
@@ -60,10 +61,13 @@ pub struct Federation(Arc<Inner>);
 struct Inner {
     servers: LocalServers,
     clock: Clock,
+    random: Random,
+    outbound: Outbound,
     options: Options,
     client: Arc<Client>,
     keys: KeyRing,
     bodies: Shares,
+    downloads: Shares,
     transactions: Transactions,
 }
 
@@ -83,12 +87,16 @@ impl Federation {
         let service = Service { names: resolve::SERVICES, port_default: resolve::PORT_DEFAULT };
         let resolver = Resolver { well_knowns: WellKnowns::new(outbound.clone(), clock.clone()) };
         let http = outbound.by_service(service)?;
-        let outages = Outages::new(clock.clone(), storage.random().clone());
+        let random = storage.random().clone();
+        let outages = Outages::new(clock.clone(), random.clone());
         let client = Arc::new(Client::new(resolver, http, servers.clone(), options.lists.clone(), outages));
         let keys = KeyRing::new(client.clone(), storage.clone(), options.notaries.clone());
         let transactions = Transactions::new(storage);
         let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
-        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, bodies, transactions })))
+        let downloads = Shares::new(media::DOWNLOADS_MAX, media::DOWNLOADS_OF_HOST_MAX);
+        let outbound = outbound.clone();
+        let inner = Inner { servers, clock, random, outbound, options, client, keys, bodies, downloads, transactions };
+        Ok(Self(Arc::new(inner)))
     }
 
     pub(crate) fn servers(&self) -> &LocalServers {
@@ -110,6 +118,19 @@ impl Federation {
     /// The memory for what other servers send, in KiB, in which each address has its share.
     pub(crate) fn bodies(&self) -> &Shares {
         &self.0.bodies
+    }
+
+    /// The places of files that come from other servers.
+    pub(crate) fn downloads(&self) -> &Shares {
+        &self.0.downloads
+    }
+
+    pub(crate) fn outbound(&self) -> &Outbound {
+        &self.0.outbound
+    }
+
+    pub(crate) fn random(&self) -> &Random {
+        &self.0.random
     }
 
     pub(crate) fn transactions(&self) -> &Transactions {

@@ -4,6 +4,7 @@
 //! after each redirect; answers are bounded in size and time; proxies of the environment are not used.
 
 mod dns;
+mod download;
 mod error;
 mod guard;
 mod resolver;
@@ -24,7 +25,7 @@ use rustls_pki_types::CertificateDer;
 use url::{Host, Url};
 
 use self::{dns::Dns, guard::Guard, resolver::Guarded};
-pub use self::{error::Error, resolver::Service};
+pub use self::{download::Download, error::Error, resolver::Service};
 
 /// How long connecting may take, with TLS.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -200,13 +201,19 @@ impl ServiceClient {
     ///
     /// Those of [`Error`].
     pub async fn send(&self, request: http::Request<Bytes>, by_service: bool, bounds: Bounds) -> Result<Answer, Error> {
+        let (request, host) = self.request(request, bounds.timeout)?;
+        let client = if by_service { &self.by_service } else { &self.by_address };
+        execute(client, request, &host, bounds).await
+    }
+
+    /// The request as it is sent, and its host, if that may be asked.
+    fn request(&self, request: http::Request<Bytes>, timeout: Duration) -> Result<(reqwest::Request, String), Error> {
         let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
         let url = Url::parse(&request.uri().to_string()).map_err(|error| bad(&error))?;
         let host = check_host(&self.guard, &url)?;
-        let client = if by_service { &self.by_service } else { &self.by_address };
         let mut request = reqwest::Request::try_from(request).map_err(|error| bad(&error))?;
-        *request.timeout_mut() = Some(bounds.timeout);
-        execute(client, request, &host, bounds).await
+        *request.timeout_mut() = Some(timeout);
+        Ok((request, host))
     }
 }
 

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::{
     AccountsConfig, ApplicationServicesConfig, ClientApiConfig, Config, EventBusConfig, FederationConfig,
-    ListenerConfig, PresenceConfig, RoomsConfig, ServerConfig, StorageConfig, UnsafeConfig,
+    ListenerConfig, MediaConfig, PresenceConfig, RoomsConfig, ServerConfig, StorageConfig, UnsafeConfig,
 };
 
 /// What every variable of the environment that sets an option begins with.
@@ -189,6 +189,7 @@ pub(super) fn sections() -> Vec<(&'static str, &'static [&'static str])> {
         ("event_bus", field_names::<EventBusConfig>()),
         ("accounts", field_names::<AccountsConfig>()),
         ("rooms", field_names::<RoomsConfig>()),
+        ("media", field_names::<MediaConfig>()),
         ("presence", field_names::<PresenceConfig>()),
         ("client_api", field_names::<ClientApiConfig>()),
         ("federation", field_names::<FederationConfig>()),

@@ -76,7 +76,7 @@ fn a_wrong_key_type_or_value_is_told_with_its_line_and_what_is_allowed() {
         ),
         (
             "[serve]",
-            "config.toml:1: `serve` is not a section; did you mean `server`? (sections: server, listeners, storage, event_bus, accounts, rooms, presence, client_api, federation, application_services, unsafe)",
+            "config.toml:1: `serve` is not a section; did you mean `server`? (sections: server, listeners, storage, event_bus, accounts, rooms, media, presence, client_api, federation, application_services, unsafe)",
         ),
         (
             "[accounts]\nregistration = \"opn\"",

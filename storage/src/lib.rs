@@ -27,6 +27,7 @@ mod keys;
 mod listed_events;
 mod maintenance;
 mod many_rooms;
+mod media;
 mod migrate;
 mod numbers;
 mod openid_tokens;
@@ -86,6 +87,7 @@ pub use self::{
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     keys::{DeviceKeysRow, KeyClaim, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
+    media::{ContentHash, MediaContent, MediaDescription, MediaRow},
     outgoing::{ArrearsRow, ReadRow},
     presence::PresenceRow,
     received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},

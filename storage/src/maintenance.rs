@@ -10,6 +10,7 @@ use crate::{
     Error, Storage,
     db::{Db, args},
     events::body_month,
+    media::DELETE_OLD_PENDING_MEDIA,
     received_transactions::{self, DELETE_OLD_RECEIVED},
     relations_fill,
     server_keys::STRANGERS_KEPT_MS,
@@ -104,6 +105,7 @@ impl Storage {
             (&DELETE_OLD_COMMITS, TRANSACTION_IDS_KEPT_MS),
             (DELETE_OLD_CONNECTIONS, sync_connections::KEPT_MS),
             (DELETE_OLD_RECEIVED, received_transactions::KEPT_MS),
+            (DELETE_OLD_PENDING_MEDIA, 0),
         ] {
             let before = now_ms - kept_ms;
             while self.db().write(statement, args![before, CLEANED_AT_ONCE]).await? == CLEANED_AT_ONCE as u64 {

@@ -12,14 +12,15 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     deployment, destinations, device_lists, devices, directory, erased_users, event_graph, events, filters, group,
-    key_backups, keys, listed_events, maintenance, many_rooms, numbers, openid_tokens, outgoing, presence, profiles,
-    redactions, relations, relations_fill, remote_devices, reports, room_leases, room_reads, rooms, sender_shares,
-    server_keys, server_outages, state_map, statement::Statement, stream, sync_connections, testing::TestDatabase,
-    thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
+    key_backups, keys, listed_events, maintenance, many_rooms, media, numbers, openid_tokens, outgoing, presence,
+    profiles, redactions, relations, relations_fill, remote_devices, reports, room_leases, room_reads, rooms,
+    sender_shares, server_keys, server_outages, state_map, statement::Statement, stream, sync_connections,
+    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
 };
 
 mod descendants;
 mod devices_elsewhere;
+mod files;
 mod older_program;
 mod outliers;
 mod people;
@@ -47,6 +48,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         listed_events::ALL,
         maintenance::ALL,
         many_rooms::ALL,
+        media::ALL,
         numbers::ALL,
         crate::outliers::ALL,
         openid_tokens::ALL,

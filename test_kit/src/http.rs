@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use ::http::{Method, Request, StatusCode, Uri, header};
+use ::http::{HeaderMap, Method, Request, StatusCode, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::{
@@ -30,6 +30,8 @@ pub struct Answer {
     pub status: StatusCode,
     /// The `Content-Type`, or nothing.
     pub content_type: String,
+    /// All headers.
+    pub headers: HeaderMap,
     /// The whole body.
     pub bytes: Bytes,
 }
@@ -109,14 +111,28 @@ impl Http {
         self.answer(request.body(Full::new(body.into())).map_err(|error| not_http(&error))?).await
     }
 
+    /// Asks with these headers, without a body.
+    ///
+    /// # Panics
+    ///
+    /// When no answer came.
+    pub async fn request_with(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        match self.answer(request.body(Full::default()).expect("a test's request can be written")).await {
+            Ok(answer) => answer,
+            Err(failure) => panic!("{method} {path}: {failure:?}"),
+        }
+    }
+
     async fn answer(&self, request: Request<Full<Bytes>>) -> Result<Answer, Failure> {
         let answer = async {
             let answer = self.client.request(request).await.map_err(|error| Failure::Connection(chain(&error)))?;
-            let status = answer.status();
+            let (status, headers) = (answer.status(), answer.headers().clone());
             let content_type = answer.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
             let content_type = content_type.unwrap_or_default().to_owned();
             let bytes = answer.into_body().collect().await.map_err(|error| Failure::Connection(chain(&error)))?;
-            Ok(Answer { status, content_type, bytes: bytes.to_bytes() })
+            Ok(Answer { status, content_type, headers, bytes: bytes.to_bytes() })
         };
         tokio::time::timeout(self.wait_max, answer).await.unwrap_or(Err(Failure::Hang))
     }
@@ -143,6 +159,12 @@ impl Answer {
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.bytes).unwrap_or(Value::Null)
+    }
+
+    /// A header, or nothing.
+    #[must_use]
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
     /// The `errcode`, or nothing.

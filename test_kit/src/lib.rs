@@ -7,6 +7,7 @@ mod federation;
 pub mod fuzz;
 mod http;
 mod link;
+mod media;
 mod peer;
 mod peer_host;
 mod peer_resident;
@@ -22,6 +23,7 @@ pub use self::{
     federation::TestFederation,
     http::{Answer, Failure, Http, encode},
     link::{Link, may_listen},
+    media::download_path,
     peer::{Asked, Peer},
     peer_room::{PeerEvent, PeerRoom, event_id},
     raw_peer::{RawAnswer, RawPeer},

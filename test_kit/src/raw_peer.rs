@@ -24,6 +24,10 @@ pub enum RawAnswer {
     Endless,
     /// This, once the test lets it: see [`RawPeer::release`].
     Held(Value),
+    /// The head and the body that this makes of the request, and then the end of the connection.
+    Said(fn(&str) -> Vec<u8>),
+    /// The same, but the connection stays open until the test lets it go.
+    Stalled(fn(&str) -> Vec<u8>),
 }
 
 /// A server with the certificate of a name, on an address of its own, at port 8448.
@@ -56,12 +60,11 @@ impl RawPeer {
                 tokio::spawn(async move {
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
                     let mut request = [0; 4_096];
-                    if !matches!(stream.read(&mut request).await, Ok(1..)) {
-                        return;
-                    }
+                    let Ok(length @ 1..) = stream.read(&mut request).await else { return };
+                    let request = String::from_utf8_lossy(&request[..length]).into_owned();
                     counts.requests.fetch_add(1, Ordering::SeqCst);
                     // It fails when the other side has had enough.
-                    let _ = speak(&mut stream, &answer, &counts).await;
+                    let _ = speak(&mut stream, &request, &answer, &counts).await;
                 });
             }
         });
@@ -98,9 +101,20 @@ impl Drop for RawPeer {
     }
 }
 
-async fn speak(stream: &mut (impl AsyncWrite + Unpin), answer: &RawAnswer, counts: &Counts) -> std::io::Result<()> {
+async fn speak(
+    stream: &mut (impl AsyncWrite + Unpin),
+    request: &str,
+    answer: &RawAnswer,
+    counts: &Counts,
+) -> std::io::Result<()> {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n";
     match answer {
+        RawAnswer::Said(say) => stream.write_all(&say(request)).await?,
+        RawAnswer::Stalled(say) => {
+            stream.write_all(&say(request)).await?;
+            stream.flush().await?;
+            let _ = counts.released.acquire().await;
+        }
         RawAnswer::Endless => {
             stream.write_all(format!("{head}\r\n[\"").as_bytes()).await?;
             loop {

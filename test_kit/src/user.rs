@@ -105,6 +105,12 @@ impl TestUser {
         &self.token
     }
 
+    /// A client for the user's server.
+    #[must_use]
+    pub fn http(&self) -> &Http {
+        &self.http
+    }
+
     /// Sends any request below `/_matrix/client/v3`, or anywhere if `path` starts with `/_`; null sends no body.
     pub async fn request(&self, method: &str, path: &str, body: &Value) -> Answer {
         let path = if path.starts_with("/_") { path.to_owned() } else { format!("/_matrix/client/v3{path}") };

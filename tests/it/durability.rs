@@ -44,6 +44,15 @@ impl Program {
     }
 }
 
+impl Program {
+    /// The most memory that it ever had, in KiB.
+    pub(crate) fn memory_kib_max(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         self.kill();

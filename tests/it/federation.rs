@@ -15,6 +15,7 @@ mod joining;
 mod joining_peers;
 mod keys;
 mod kills;
+mod media;
 mod missing_events;
 mod openid;
 mod policy_servers;

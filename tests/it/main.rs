@@ -17,6 +17,7 @@ mod keys;
 mod knocking;
 mod levels;
 mod marks;
+mod media;
 mod peeking;
 mod presence;
 mod profiles;

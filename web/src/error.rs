@@ -253,6 +253,35 @@ fn is_passed_on(kind: &ErrorKind) -> bool {
     )
 }
 
+impl From<media::Error> for MatrixError {
+    fn from(error: media::Error) -> Self {
+        use media::{Error as E, RemoteError as R};
+        let message = error.to_string();
+        let (status, kind) = match error {
+            E::NotFound | E::Remote(R::NotFound(_) | R::NotFederating) => (StatusCode::NOT_FOUND, ErrorKind::NotFound),
+            E::NotYetUploaded | E::Remote(R::NotYetUploaded(_)) => {
+                (StatusCode::GATEWAY_TIMEOUT, ErrorKind::NotYetUploaded)
+            }
+            E::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge),
+            E::NameTooLong(_) => (StatusCode::BAD_REQUEST, ErrorKind::InvalidParam),
+            E::BrokenOff => (StatusCode::BAD_REQUEST, ErrorKind::Unknown),
+            E::NotYours => (StatusCode::FORBIDDEN, ErrorKind::Forbidden),
+            E::AlreadyUploaded => (StatusCode::CONFLICT, ErrorKind::CannotOverwriteMedia),
+            E::TooManyUploads => {
+                let kind = ErrorKind::LimitExceeded(LimitExceededErrorData::new());
+                (StatusCode::TOO_MANY_REQUESTS, kind)
+            }
+            // Client-Server API, "Security considerations" of the content repository.
+            E::Remote(R::TooLarge(_)) => (StatusCode::BAD_GATEWAY, ErrorKind::TooLarge),
+            E::Remote(R::Unavailable { .. } | R::TooSlow(_)) => (StatusCode::BAD_GATEWAY, ErrorKind::Unknown),
+            E::Busy | E::Remote(R::Busy) => return Self::busy(),
+            E::Storage(ref cause) if matches!(**cause, storage::Error::Closed) => return Self::shutting_down(),
+            E::Storage(_) | E::Store(_) => return Self::internal(&error),
+        };
+        Self::new(status, kind, message)
+    }
+}
+
 impl From<sync::Error> for MatrixError {
     fn from(error: sync::Error) -> Self {
         match error {

@@ -6,19 +6,23 @@
 mod body;
 mod client_address;
 mod error;
+mod file;
 mod finish;
 mod json;
 mod rate_limits;
 mod requester;
 mod routes;
 mod ruma_types;
+mod streamed;
 
 pub use body::read_body;
 pub use client_address::{ClientAddress, network_of};
 pub use error::MatrixError;
+pub use file::{FileConditions, disposition_of};
 pub use finish::finish;
 pub use json::{JsonBody, ReadyJson};
 pub use rate_limits::{Rate, RateLimitOptions, RateLimits};
 pub use requester::{AccessToken, OptionalRequester, Requester, RequesterOrGuest};
 pub use routes::{RumaArgument, RumaHandler, RumaRoutes};
 pub use ruma_types::{Ruma, request_of};
+pub use streamed::{Downloading, Uploading};

@@ -13,17 +13,17 @@ const KILLS: usize = 4;
 const MESSAGES: usize = 25;
 
 /// The program as `hs1`, and a server in the test's hands that it finds.
-struct Mortal {
+pub(crate) struct Mortal {
     folder: tempfile::TempDir,
-    program: Program,
-    http: Http,
-    peer: Peer,
-    _authority: Authority,
-    _dns: TestDns,
+    pub(crate) program: Program,
+    pub(crate) http: Http,
+    pub(crate) peer: Peer,
+    pub(crate) authority: Authority,
+    pub(crate) dns: TestDns,
 }
 
 impl Mortal {
-    async fn start(database: &TestDatabase) -> Self {
+    pub(crate) async fn start(database: &TestDatabase) -> Self {
         let (authority, dns) = (Authority::new(), TestDns::start().await);
         let peer = Peer::start("peer.test", &authority).await;
         let address: IpAddr = peer.address();
@@ -40,7 +40,7 @@ impl Mortal {
         );
         fs::write(file, config + &more).unwrap();
         let (program, http) = start(folder.path(), &[]);
-        Self { folder, program, http, peer, _authority: authority, _dns: dns }
+        Self { folder, program, http, peer, authority, dns }
     }
 
     /// Kills it and starts it again; gives the user at the new one.

@@ -1,6 +1,7 @@
 //! What people on two servers do with each other, as requests of their clients: whatever the two servers are.
 
 mod encryption;
+mod files;
 mod membership;
 mod rooms;
 mod talk;
@@ -62,6 +63,7 @@ pub(crate) const SHORT: &[Step] = steps![talk::an_alias_leads_into_a_room_where_
 /// The whole scenario.
 pub(crate) const WHOLE: &[Step] = steps![
     encryption::devices_are_found_and_sent_messages since 1,
+    files::files_are_exchanged since 1,
     membership::an_invitation_is_accepted_and_passed_on since 1,
     membership::an_invitation_is_declined since 1,
     membership::an_invitation_is_taken_back since 1,
