@@ -30,6 +30,10 @@ const THREAD_SUBSCRIPTIONS: &str = "org.matrix.msc4306";
 
 /// What clients may use beyond the specification.
 const UNSTABLE_FEATURES: &[&str] = &[
+    // Files with a token, under the path of the release, and URIs that are made before their files: clients go by these before the releases
+    // are complete. MSC3916, MSC2246.
+    "org.matrix.msc3916.stable",
+    "fi.mau.msc2246.stable",
     // The summary of a room: matrix-js-sdk asks for it under the path of the release when it sees this, before that release is complete.
     "org.matrix.msc3266",
     // Sliding sync. MSC4186, "Unstable prefix".

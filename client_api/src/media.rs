@@ -5,10 +5,11 @@ use media::{Media, MediaUri, Upload};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedServerName, UInt,
     api::client::{
-        authenticated_media::{get_content, get_content_as_filename, get_media_config},
+        authenticated_media::{get_content, get_content_as_filename, get_content_thumbnail, get_media_config},
         media::{
             create_content, create_content_async, create_mxc_uri, get_content as frozen_content,
-            get_content_as_filename as frozen_content_as_filename, get_media_config as deprecated_media_config,
+            get_content_as_filename as frozen_content_as_filename, get_content_thumbnail as frozen_content_thumbnail,
+            get_media_config as deprecated_media_config,
         },
     },
 };
@@ -24,10 +25,12 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .ruma_route(create_content_async_v3)
         .ruma_route(get_content_v1)
         .ruma_route(get_content_as_filename_v1)
+        .ruma_route(get_content_thumbnail_v1)
         .ruma_route(get_media_config_v1)
         .ruma_route(get_media_config_v3)
         .ruma_route(get_content_v3)
         .ruma_route(get_content_as_filename_v3)
+        .ruma_route(get_content_thumbnail_v3)
 }
 
 /// Keeps a file.
@@ -88,6 +91,18 @@ async fn get_content_as_filename_v1(
     Ok(conditions.answer(&file))
 }
 
+/// Gives a picture in place of its thumbnail.
+async fn get_content_thumbnail_v1(
+    State(media): State<Media>,
+    requester: RequesterOrGuest,
+    Downloading { request, conditions }: Downloading<get_content_thumbnail::v1::Request>,
+) -> Result<Response, MatrixError> {
+    let uri = uri(request.server_name, request.media_id)?;
+    let server = requester.user_id.server_name();
+    let file = media.open_thumbnail(server, &uri, request.timeout_ms, request.animated).await?;
+    Ok(conditions.answer(&file))
+}
+
 /// How large an upload may be.
 async fn get_media_config_v1(
     State(media): State<Media>,
@@ -117,6 +132,12 @@ async fn get_content_v3(Ruma(_): Ruma<frozen_content::v3::Request>) -> MatrixErr
 /// The same under another name.
 #[expect(deprecated, reason = "they are answered as the specification says")]
 async fn get_content_as_filename_v3(Ruma(_): Ruma<frozen_content_as_filename::v3::Request>) -> MatrixError {
+    frozen()
+}
+
+/// The same of thumbnails.
+#[expect(deprecated, reason = "they are answered as the specification says")]
+async fn get_content_thumbnail_v3(Ruma(_): Ruma<frozen_content_thumbnail::v3::Request>) -> MatrixError {
     frozen()
 }
 

@@ -10,6 +10,9 @@ pub enum Error {
     /// There is no such file; becomes 404 `M_NOT_FOUND`.
     #[error("no such media")]
     NotFound,
+    /// There is nothing that could stand for its thumbnail; becomes 400 `M_UNKNOWN`.
+    #[error("no thumbnail can be given of this")]
+    NoThumbnail,
     /// Its uploader has not uploaded it yet; becomes 504 `M_NOT_YET_UPLOADED`.
     #[error("the media is not uploaded yet")]
     NotYetUploaded,

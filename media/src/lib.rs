@@ -6,6 +6,7 @@
 mod description;
 mod download;
 mod error;
+mod picture;
 mod receive;
 mod remote;
 mod store;

@@ -50,7 +50,7 @@ async fn head_of(stream: &mut TcpStream) -> String {
 }
 
 on_each_database! {
-    // shows: uploadContent, getContentAuthed, getContentOverrideNameAuthed, getConfigAuthed
+    // shows: uploadContent, getContentAuthed, getContentOverrideNameAuthed, getConfigAuthed, getConfig
     async fn a_file_is_downloaded_as_it_was_uploaded(server: TestServer) {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         for length in [0, 1, 65_536, 300_001] {
@@ -122,6 +122,7 @@ on_each_database! {
         server.shutdown().await;
     }
 
+    // shows: getContent, getContentOverrideName, getContentThumbnail
     async fn strangers_get_nothing_and_guests_may_only_look(server: TestServer) {
         let (alice, guest) = (server.user("alice").await, server.guest().await);
         let uri = alice.upload("text/plain", "a.txt", "secret").await;
@@ -137,9 +138,12 @@ on_each_database! {
         for (path, token) in [(old.clone(), None), (format!("{old}/a.txt"), None), (old, Some(alice.token()))] {
             server.http().request("GET", &path, token, &Value::Null).await.is_error(404, "M_NOT_FOUND");
         }
-        // What is not built says so.
-        let thumbnail = path.replace("/download/", "/thumbnail/") + "?width=1&height=1";
-        alice.get(&thumbnail).await.is_error(404, "M_UNRECOGNIZED");
+        let old = path.replace("/client/v1/media/download", "/media/v3/thumbnail") + "?width=1&height=1";
+        server.http().request("GET", &old, None, &Value::Null).await.is_error(404, "M_NOT_FOUND");
+        let versions = server.http().request("GET", "/_matrix/client/versions", None, &Value::Null).await.ok();
+        for feature in ["org.matrix.msc3916.stable", "fi.mau.msc2246.stable"] {
+            assert_eq!(versions["unstable_features"][feature], true, "clients go by it");
+        }
         for id in ["unknown", "..%2F..%2Fswiftchat.db", "%2e%2e", "a.b", "a%00", "%C3%A4", "a%2Fb"] {
             alice.get(&format!("/_matrix/client/v1/media/download/localhost/{id}")).await.is_error(404, "M_NOT_FOUND");
         }
@@ -149,6 +153,36 @@ on_each_database! {
         }
         // Nobody else is asked by a server that does not federate.
         alice.download("mxc://elsewhere.test/abc").await.is_error(404, "M_NOT_FOUND");
+        server.shutdown().await;
+    }
+
+    /// Until they are made: it may be larger than what is asked for, but nothing else than what it is.
+    // shows: getContentThumbnailAuthed
+    async fn a_picture_stands_for_its_thumbnail(server: TestServer) {
+        let alice = server.user("alice").await;
+        let thumbnail = async |uri: &str, more: &str| {
+            let path = download_path(uri).replace("/download/", "/thumbnail/");
+            alice.get(&format!("{path}?width=32&height=32&method=crop{more}")).await
+        };
+        let jpeg = [&b"\xff\xd8\xff\xe0"[..], &bytes(100_000)].concat();
+        let uri = alice.upload("text/html", "page.html", jpeg.clone()).await;
+        for more in ["", "&animated=true", "&animated=false"] {
+            let got = thumbnail(&uri, more).await;
+            assert_eq!((got.status.as_u16(), got.header("content-type")), (200, "image/jpeg"), "{got}");
+            assert_eq!(got.header("content-disposition"), "inline; filename=page.html");
+            assert!(got.bytes == jpeg);
+        }
+        let gif = alice.upload("image/gif", "a.gif", "GIF89a moves").await;
+        assert_eq!(thumbnail(&gif, "&animated=true").await.header("content-type"), "image/gif");
+        thumbnail(&gif, "&animated=false").await.is_error(400, "M_UNKNOWN");
+        for no_picture in ["<svg onload='alert(1)'/>", "", "PNG"] {
+            let uri = alice.upload("image/png", "a.png", no_picture).await;
+            thumbnail(&uri, "").await.is_error(400, "M_UNKNOWN");
+        }
+        thumbnail("mxc://localhost/unknown", "").await.is_error(404, "M_NOT_FOUND");
+        let path = download_path(&uri).replace("/download/", "/thumbnail/");
+        alice.get(&format!("{path}?width=32")).await.is_error(400, "M_MISSING_PARAM");
+        alice.get(&format!("{path}?width=-1&height=1")).await.is_error(400, "M_INVALID_PARAM");
         server.shutdown().await;
     }
 

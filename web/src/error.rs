@@ -264,7 +264,7 @@ impl From<media::Error> for MatrixError {
             }
             E::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, ErrorKind::TooLarge),
             E::NameTooLong(_) => (StatusCode::BAD_REQUEST, ErrorKind::InvalidParam),
-            E::BrokenOff => (StatusCode::BAD_REQUEST, ErrorKind::Unknown),
+            E::BrokenOff | E::NoThumbnail => (StatusCode::BAD_REQUEST, ErrorKind::Unknown),
             E::NotYours => (StatusCode::FORBIDDEN, ErrorKind::Forbidden),
             E::AlreadyUploaded => (StatusCode::CONFLICT, ErrorKind::CannotOverwriteMedia),
             E::TooManyUploads => {
