@@ -189,7 +189,7 @@ impl Rooms {
     pub(super) async fn verified(&self, room: &Arc<RoomRow>, answer: Vec<Box<RawValue>>) -> Result<Vec<Pdu>, Error> {
         let rules = Arc::new(rules_of(&room.version)?);
         let events = answer.into_iter().take(EVENTS_OF_ANSWER_MAX as usize).collect();
-        let read = self.read_raw_events(room, &rules, events).await?;
+        let read = self.read_texts(room, &rules, events).await?;
         let events = read.into_iter().filter_map(|(_, event)| event.ok()).collect();
         Ok(self.verify_events(events).await?.into_iter().filter_map(Result::ok).collect())
     }
