@@ -121,7 +121,6 @@ impl Pdu {
         rules: &RoomVersionRules,
     ) -> Result<Self, PduError> {
         let fields: Fields = serde_json::from_str(&json)?;
-        let is_stored = room_id.is_some();
         let missing = |field: &str| PduError::Format(format!("missing `{field}`"));
         let event_id = event_id.or(fields.event_id).ok_or_else(|| missing("event_id"))?;
         let is_create = fields.event_type == TimelineEventType::RoomCreate;
@@ -130,14 +129,6 @@ impl Pdu {
             // Room version 12: the room's id is the create event's, with another sigil.
             RoomIdFormatVersion::V2 if is_create => Some(room_id_of_create(&event_id)?),
             _ => room_id.or(fields.room_id),
-        };
-        // What is stored may be of before we knew the version of its room.
-        let references = |json: &RawValue| {
-            let with_hashes = match is_stored {
-                true => json.get().starts_with("[["),
-                false => rules.events_reference_format == EventsReferenceFormatVersion::V1,
-            };
-            read_references(json, with_hashes)
         };
         let is_redaction = fields.event_type == TimelineEventType::RoomRedaction;
         let redacts = match rules.redaction.content_field_redacts {
@@ -151,8 +142,8 @@ impl Pdu {
             event_type: fields.event_type,
             state_key: fields.state_key,
             content: fields.content,
-            prev_events: references(&fields.prev_events)?,
-            auth_events: references(&fields.auth_events)?,
+            prev_events: read_references(&fields.prev_events, rules)?,
+            auth_events: read_references(&fields.auth_events, rules)?,
             depth: fields.depth,
             origin_server_ts: fields.origin_server_ts,
             redacts,
@@ -185,12 +176,14 @@ pub(crate) fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, PduEr
     RoomId::parse(room_id).map_err(|error| PduError::Format(error.to_string()))
 }
 
-fn read_references(json: &RawValue, with_hashes: bool) -> Result<Vec<OwnedEventId>, serde_json::Error> {
-    if with_hashes {
-        let pairs: Vec<(OwnedEventId, serde::de::IgnoredAny)> = serde_json::from_str(json.get())?;
-        return Ok(pairs.into_iter().map(|(event_id, _hashes)| event_id).collect());
+fn read_references(json: &RawValue, rules: &RoomVersionRules) -> Result<Vec<OwnedEventId>, serde_json::Error> {
+    match rules.events_reference_format {
+        EventsReferenceFormatVersion::V1 => {
+            let pairs: Vec<(OwnedEventId, serde::de::IgnoredAny)> = serde_json::from_str(json.get())?;
+            Ok(pairs.into_iter().map(|(event_id, _hashes)| event_id).collect())
+        }
+        _ => serde_json::from_str(json.get()),
     }
-    serde_json::from_str(json.get())
 }
 
 impl Event for Pdu {

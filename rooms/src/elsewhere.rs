@@ -173,17 +173,6 @@ impl Rooms {
         self.room(room_id).await
     }
 
-    /// The same for a room that a resident lets somebody into: if none of ours was ever in it, and somebody else has said that it has another
-    /// version, such as who invited there, that one is believed no longer.
-    pub(super) async fn room_to_join(&self, room_id: &RoomId, version: &RoomVersionId) -> Result<Arc<RoomRow>, Error> {
-        rules_of(version)?;
-        let room = self.storage().ensure_room(room_id, version).await?;
-        if room.version != *version {
-            self.storage().set_room_version(room.nr, version).await?;
-        }
-        self.room_of_version(room_id, version).await
-    }
-
     /// Tells a user of ours what they are to a room that none of our servers is in; `stripped_state` is what they are shown of it.
     ///
     /// The event is in the stream, not in a timeline, and says nothing of the room's state.

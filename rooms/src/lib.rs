@@ -65,7 +65,7 @@ mod visibility;
 use std::sync::Arc;
 
 use accounts::Settings;
-use model::{LocalServers, NodeNr, RoomNr, UserNr};
+use model::{LocalServers, RoomNr, UserNr};
 use moka::sync::Cache;
 use ruma::{RoomId, RoomVersionId};
 use storage::{RoomRow, Storage};
@@ -239,10 +239,7 @@ impl Rooms {
         }
         let row = self.storage().find_room(room_id).await?.ok_or(Error::RoomUnknown)?;
         let row = Arc::new(row);
-        // What others say of a room that we have no state of may turn out to be wrong.
-        if self.storage().get_head(row.nr).await?.is_some_and(|head| head.state != NodeNr(0)) {
-            self.0.rows.insert(room_id.to_owned(), row.clone());
-        }
+        self.0.rows.insert(room_id.to_owned(), row.clone());
         Ok(row)
     }
 
@@ -257,7 +254,11 @@ impl Rooms {
             }
         }
         if !missing.is_empty() {
-            found.extend(self.storage().find_rooms(&missing).await?.into_iter().map(Arc::new));
+            for row in self.storage().find_rooms(&missing).await? {
+                let row = Arc::new(row);
+                self.0.rows.insert(row.id.clone(), row.clone());
+                found.push(row);
+            }
         }
         Ok(found)
     }

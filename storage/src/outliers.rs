@@ -24,9 +24,6 @@ const CHANGES_MAX: usize = 64;
 
 statements! {
     INSERT_ROOM = ["INSERT INTO rooms (room_nr, room_id, version) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"];
-    SET_VERSION = ["
-        UPDATE rooms SET version = $2
-         WHERE room_nr = $1 AND EXISTS (SELECT 1 FROM room_heads WHERE room_nr = $1 AND state_node = 0)"];
     INSERT_HEAD = ["
         INSERT INTO room_heads (room_nr, state_node, depth, position, extremities, bump)
         SELECT room_nr, 0, 0, 0, extremities, 0 FROM", (rows [1 room_nr bigint, 2 extremities bytea]), "
@@ -83,18 +80,6 @@ impl Storage {
         }
         tx.commit().await?;
         self.find_room(room_id).await?.ok_or_else(|| Error::Damaged(format!("room {room_id}")))
-    }
-
-    /// Notes that a room has another version than was said before; whether that could be: of a room of which we have a state it is known.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn set_room_version(&self, room_nr: RoomNr, version: &RoomVersionId) -> Result<bool, Error> {
-        let mut tx = self.db().begin().await?;
-        let changed = tx.execute(&SET_VERSION, args![room_nr, version.as_str()]).await?;
-        tx.commit().await?;
-        Ok(changed > 0)
     }
 
     /// Whether any of some servers has somebody in a room.

@@ -15,10 +15,7 @@ use crate::{
 statements! {
     FIND_ROOM = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id = $1"];
     FIND_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id", (in_list 1)];
-    GET_ROOMS = [
-        (packed "r.room_nr, r.room_id, r.version, h.state_node"), "
-          FROM rooms r JOIN room_heads h ON h.room_nr = r.room_nr
-         WHERE r.room_nr", (in_list 1)];
+    GET_ROOMS = [(packed "room_nr, room_id, version"), " FROM rooms WHERE room_nr", (in_list 1)];
     GET_HEAD = ["SELECT state_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
     LIST_ACTIVITY = [(packed "room_nr, position, bump"), " FROM room_heads WHERE room_nr", (in_list 1)];
     GET_SUMMARIES = ["
@@ -118,8 +115,7 @@ impl Storage {
         self.db().read(&FIND_ROOMS, args![ids]).await?.iter().map(room_of).collect()
     }
 
-    /// The rooms of those numbers. A room of which we have a state never changes what it is: most are answered from memory. Of others only
-    /// somebody else has told us the version.
+    /// The rooms of those numbers. A room never changes what it is: most are answered from memory.
     ///
     /// # Errors
     ///
@@ -135,13 +131,9 @@ impl Storage {
             }
         }
         if !missing.is_empty() {
-            for (nr, id, version, state) in
-                self.db().read_packed::<(i64, String, String, i64)>(&GET_ROOMS, args![missing]).await?
-            {
-                let room = Arc::new(room_of_columns((nr, id, version))?);
-                if state != 0 {
-                    cache.insert(room.nr, room.clone());
-                }
+            for columns in self.db().read_packed(&GET_ROOMS, args![missing]).await? {
+                let room = Arc::new(room_of_columns(columns)?);
+                cache.insert(room.nr, room.clone());
                 found.insert(room.nr, room);
             }
         }

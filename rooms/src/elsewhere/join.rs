@@ -93,7 +93,7 @@ impl Rooms {
             content.insert("join_authorised_via_users_server".to_owned(), voucher.as_str().into());
         }
         let pdu = self.member_event_of_template(&template, (room_id, user_id), content)?;
-        let room = self.room_to_join(room_id, &template.version).await?;
+        let room = self.room_of_version(room_id, &template.version).await?;
 
         let answer = remote.send_join(as_server, server, &pdu).await?;
         let pdu = match answer.event {
