@@ -239,7 +239,7 @@ impl Rooms {
         }
         let row = self.storage().find_room(room_id).await?.ok_or(Error::RoomUnknown)?;
         let row = Arc::new(row);
-        self.0.rows.insert(room_id.to_owned(), row.clone());
+        self.remember(&row);
         Ok(row)
     }
 
@@ -256,11 +256,18 @@ impl Rooms {
         if !missing.is_empty() {
             for row in self.storage().find_rooms(&missing).await? {
                 let row = Arc::new(row);
-                self.0.rows.insert(row.id.clone(), row.clone());
+                self.remember(&row);
                 found.push(row);
             }
         }
         Ok(found)
+    }
+
+    /// Keeps a room in memory, from when on it does not change what it is.
+    fn remember(&self, row: &Arc<RoomRow>) {
+        if row.has_state {
+            self.0.rows.insert(row.id.clone(), row.clone());
+        }
     }
 
     pub(crate) fn storage(&self) -> &Storage {
