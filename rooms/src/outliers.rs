@@ -67,12 +67,12 @@ impl Rooms {
                 }
             }
         }
-        let mut stored = self.stored_events(sound.keys().cloned().collect()).await?;
-        sound.retain(|event_id, _| !stored.contains_key(event_id));
+        let (mut stored, foreign) = self.stored_events(room, sound.keys().cloned().collect()).await?;
+        sound.retain(|event_id, _| !stored.contains_key(event_id) && !foreign.contains(event_id));
         let referred: HashSet<&OwnedEventId> = sound.values().flat_map(|pdu| &pdu.auth_events).collect();
         let elsewhere = referred.into_iter().filter(|id| !sound.contains_key(*id) && !stored.contains_key(*id));
         let elsewhere: Vec<OwnedEventId> = elsewhere.cloned().collect();
-        stored.extend(self.stored_events(elsewhere).await?);
+        stored.extend(self.stored_events(room, elsewhere).await?.0);
 
         let create = self.create_event(room, &sound, &stored).await?;
         let mut judged: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::with_capacity(sound.len());
@@ -99,15 +99,26 @@ impl Rooms {
         Ok(ids.into_iter().map(|id| stored.get(&id?).cloned()).collect())
     }
 
-    /// Those of some events that are stored.
-    async fn stored_events(&self, ids: Vec<OwnedEventId>) -> Result<HashMap<OwnedEventId, Stored>, Error> {
-        let mut found = HashMap::new();
+    /// Those of some events that are stored and of this room; and the ids under which there are events of other rooms, as versions 1 and 2
+    /// let servers choose them.
+    async fn stored_events(
+        &self,
+        room: &RoomRow,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<(HashMap<OwnedEventId, Stored>, HashSet<OwnedEventId>), Error> {
+        let (mut found, mut foreign) = (HashMap::new(), HashSet::new());
         for ids in ids.chunks(READ_AT_ONCE) {
             let numbers: Vec<EventNr> = self.storage().find_event_nrs(ids).await?.into_values().collect();
             let events = self.storage().get_events(&numbers).await?;
-            found.extend(events.into_values().map(|event| (event.pdu.event_id.clone(), (event.nr, event.pdu.clone()))));
+            for event in events.into_values() {
+                if event.room_nr == room.nr {
+                    found.insert(event.pdu.event_id.clone(), (event.nr, event.pdu.clone()));
+                } else {
+                    foreign.insert(event.pdu.event_id.clone());
+                }
+            }
         }
-        Ok(found)
+        Ok((found, foreign))
     }
 
     /// The event that made a room: from version 12 on events do not list it, though all of them depend on it.
