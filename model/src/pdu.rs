@@ -13,6 +13,8 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::limits::{ID_BYTES_MAX, is_name};
+
 /// A persistent event: the JSON that was hashed and signed, and what the rules ask of it. Server-Server API, "PDUs".
 #[derive(Clone, Debug)]
 pub struct Pdu {
@@ -137,6 +139,8 @@ impl Pdu {
             true => redacts_in(&fields.content),
             false => fields.redacts,
         };
+        // What is no id of any event is nothing to wait for, and fits into no index.
+        let redacts = redacts.filter(|id| is_name(id.as_str(), ID_BYTES_MAX));
         Ok(Self {
             room_id: room_id.ok_or_else(|| missing("room_id"))?,
             sender: fields.sender,
