@@ -11,6 +11,7 @@ mod openid;
 mod public_rooms;
 mod query;
 mod signed;
+mod signed_text;
 mod spaces;
 mod transactions;
 mod user_keys;

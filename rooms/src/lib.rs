@@ -56,6 +56,7 @@ mod third_party_invites;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
+mod told_events;
 mod turn;
 mod typed_state;
 mod unread;

@@ -6,17 +6,14 @@ use std::{
 };
 
 use model::{EventNr, Pdu};
-use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules,
-    state_res,
-};
+use ruma::{EventId, OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules, state_res};
 use serde_json::value::RawValue;
 use storage::RoomRow;
 use tracing::debug;
 
-use crate::{Error, Rooms, power::rules_of};
+use crate::{Error, Rooms, power::rules_of, told_events::take_apart};
 
-/// Most events that are taken apart at the same time: what they are made of needs ten times their size in memory.
+/// Events that are read from the database at once.
 const READ_AT_ONCE: usize = 4_000;
 
 /// An event that is stored, whether it has a place or not.
@@ -42,11 +39,7 @@ impl Rooms {
         let mut sound: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::new();
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
-            let objects: Vec<CanonicalJsonObject> = events
-                .by_ref()
-                .take(READ_AT_ONCE)
-                .map(|event| serde_json::from_str(event.get()).unwrap_or_default())
-                .collect();
+            let objects = take_apart(&mut events);
             let mut unverified = Vec::with_capacity(objects.len());
             for (event_id, read) in self.read_events(room, &rules, objects).await? {
                 match read {

@@ -7,14 +7,16 @@ use axum::{
     extract::{FromRef, FromRequest, RawPathParams, Request},
 };
 use http::{StatusCode, request::Parts};
+use model::network_of;
 use rooms::Asker;
 use ruma::{
     OwnedServerName,
     api::{IncomingRequest, error::ErrorKind, federation::authentication::XMatrix},
     signatures::{PublicKeyMap, PublicKeySet},
 };
-use web::{ClientAddress, MatrixError, RateLimits, RumaArgument, network_of, read_body, request_of};
+use web::{ClientAddress, MatrixError, RateLimits, RumaArgument, read_body, request_of};
 
+use super::signed_text::{self, Unsigned};
 use crate::{
     Federation,
     keys::{KEY_ID_BYTES_MAX, Wanted},
@@ -90,10 +92,13 @@ where
         let _memory = memory_for(&federation, &parts, body.size_hint().exact()).await?;
         let body = read_body(&parts.headers, body, BODY_BYTES_MAX).await?;
         let request = http::Request::from_parts(parts, &*body);
-        if let Err(error) = header.verify_http_request(&request, &destination, &keys) {
+        if let Err(error) = signed_text::verify(&header, &request, &destination, &keys) {
             let (parts, _) = request.into_parts();
             limits.check_stranger(&parts)?;
-            return Err(unauthorized(error.to_string()));
+            return Err(match error {
+                Unsigned::TooLarge => MatrixError::too_large(BODY_BYTES_MAX),
+                Unsigned::Wrong(error) => unauthorized(error),
+            });
         }
         limits.check_server(&site_of(&header.origin))?;
         federation.heard_from(&header.origin);

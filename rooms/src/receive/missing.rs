@@ -11,14 +11,14 @@ use std::{
 };
 
 use model::{NodeNr, Pdu};
-use ruma::{CanonicalJsonObject, OwnedEventId, events::room::policy::RoomPolicyEventContent};
+use ruma::{OwnedEventId, events::room::policy::RoomPolicyEventContent};
 use serde_json::value::RawValue;
 use storage::RoomRow;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Incoming, Received, Source};
-use crate::{Error, Rooms, power::rules_of};
+use crate::{Error, Rooms, power::rules_of, told_events::take_apart};
 
 /// Most events that one answer may have.
 const EVENTS_OF_ANSWER_MAX: u32 = 100;
@@ -188,11 +188,14 @@ impl Rooms {
     /// Those events of an answer that are events of the room and signed as they must be; not more than were asked for.
     pub(super) async fn verified(&self, room: &Arc<RoomRow>, answer: Vec<Box<RawValue>>) -> Result<Vec<Pdu>, Error> {
         let rules = Arc::new(rules_of(&room.version)?);
-        let objects = answer.iter().take(EVENTS_OF_ANSWER_MAX as usize);
-        let objects = objects.filter_map(|event| serde_json::from_str::<CanonicalJsonObject>(event.get()).ok());
-        let read = self.read_events(room, &rules, objects.collect()).await?;
-        let events = read.into_iter().filter_map(|(_, event)| event.ok()).collect();
-        Ok(self.verify_events(events).await?.into_iter().filter_map(Result::ok).collect())
+        let mut events = answer.into_iter().take(EVENTS_OF_ANSWER_MAX as usize).peekable();
+        let mut verified = Vec::new();
+        while events.peek().is_some() {
+            let read = self.read_events(room, &rules, take_apart(&mut events)).await?;
+            let read = read.into_iter().filter_map(|(_, event)| event.ok()).collect();
+            verified.extend(self.verify_events(read).await?.into_iter().filter_map(Result::ok));
+        }
+        Ok(verified)
     }
 }
 
