@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
-use model::LocalServers;
+use model::{JsonShape, LocalServers};
 use outbound::{Answer, Bounds, ServiceClient};
 use ruma::{
     OwnedEventId, ServerName,
@@ -22,7 +22,13 @@ use ruma::{
     signatures::KeyPair as _,
 };
 
-use crate::{Error, ServerLists, outages::Outages, resolve::Resolver, sender::Transaction, shares::Shares};
+use crate::{
+    Error, ServerLists,
+    outages::Outages,
+    resolve::Resolver,
+    sender::Transaction,
+    shares::{Shares, site_of},
+};
 
 /// What an answer may be that is no list of events.
 pub(crate) const SMALL: Bounds = Bounds { timeout: Duration::from_secs(30), body_bytes_max: 4 << 20 };
@@ -30,9 +36,25 @@ pub(crate) const SMALL: Bounds = Bounds { timeout: Duration::from_secs(30), body
 /// What an answer may be to a short question, for which somebody waits.
 pub(crate) const SHORT: Bounds = Bounds { timeout: Duration::from_secs(10), body_bytes_max: 64 << 10 };
 
-/// Most requests that are under way at the same time, and of them those to one host: a slow server holds no more than these.
+/// Most requests that are under way at the same time, and of them those to one host, and to all hosts of one site: a slow server holds no
+/// more than these, whatever names it has.
 const UNDER_WAY_MAX: usize = 2_000;
 const UNDER_WAY_TO_HOST: usize = 20;
+const UNDER_WAY_TO_SITE: usize = 200;
+
+/// Most memory of a short answer that is taken apart, in bytes, and most members of the lists of any answer.
+const SMALL_WEIGHT_MAX: usize = 48 << 20;
+const MEMBERS_MAX: usize = 1_000_000;
+
+/// Longest error that is read, in bytes: of a longer one the status is all that counts.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// What begins when there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    Outage,
+    Nothing,
+}
 
 /// Asks other servers in the name of ours.
 pub(crate) struct Client {
@@ -41,6 +63,7 @@ pub(crate) struct Client {
     pub(crate) servers: LocalServers,
     lists: ServerLists,
     under_way: Shares,
+    under_way_to_sites: Shares,
     pub(crate) outages: Outages,
 }
 
@@ -52,7 +75,9 @@ impl Client {
         lists: ServerLists,
         outages: Outages,
     ) -> Self {
-        Self { resolver, http, servers, lists, under_way: Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_HOST), outages }
+        let (under_way, under_way_to_sites) =
+            (Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_HOST), Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_SITE));
+        Self { resolver, http, servers, lists, under_way, under_way_to_sites, outages }
     }
 
     /// Sends a request of `origin`, one of our names, to `destination`, and reads the answer.
@@ -80,7 +105,7 @@ impl Client {
         let signature = Base64::new(server.key.sign(&object).as_bytes().to_vec());
         let header = XMatrix::new(origin.to_owned(), destination.to_owned(), server.key.id().clone(), signature);
         request.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from(&header));
-        self.ask::<R::IncomingResponse>(destination, request, bounds).await
+        self.ask::<R::IncomingResponse>(destination, request, bounds, Begins::Outage).await
     }
 
     /// Sends a transaction of `origin`, one of our names, to `destination`, whether that gave answers lately or not; tells the events that
@@ -104,7 +129,8 @@ impl Client {
             .header(header::AUTHORIZATION, HeaderValue::from(&header))
             .body(transaction.body.clone())
             .map_err(|error| Error::BadRequest(error.to_string()))?;
-        let response = self.ask::<send_transaction_message::v1::Response>(destination, request, SMALL).await;
+        let response =
+            self.ask::<send_transaction_message::v1::Response>(destination, request, SMALL, Begins::Outage).await;
         match response {
             Ok(response) => {
                 Ok(response.pdus.into_iter().filter_map(|(id, result)| Some((id, result.err()?))).collect())
@@ -115,7 +141,8 @@ impl Client {
         }
     }
 
-    /// Sends a request that needs no signature.
+    /// Sends a request that needs no signature. Strangers have us send it to whom they like: that there is no answer is remembered only of
+    /// servers that gave none before.
     ///
     /// # Errors
     ///
@@ -131,7 +158,7 @@ impl Client {
         R::IncomingResponse: IncomingResponse<EndpointError = RumaError>,
     {
         let request = to_http(request)?;
-        self.ask::<R::IncomingResponse>(destination, request, bounds).await
+        self.ask::<R::IncomingResponse>(destination, request, bounds, Begins::Nothing).await
     }
 
     async fn ask<A: IncomingResponse<EndpointError = RumaError>>(
@@ -139,6 +166,7 @@ impl Client {
         name: &ServerName,
         mut request: http::Request<Bytes>,
         bounds: Bounds,
+        begins: Begins,
     ) -> Result<A, Error> {
         if self.servers.is_local(name) {
             return Err(Error::Ours(name.to_owned()));
@@ -146,9 +174,11 @@ impl Client {
         if !self.lists.allow(name) {
             return Err(Error::Denied(name.to_owned()));
         }
+        // Who waits for the share of their site has none of what all have in common.
+        let _of_site = self.under_way_to_sites.take(&site_of(name), 1, bounds.timeout).await.ok_or(Error::Busy)?;
         let _share = self.under_way.take(name.host(), 1, bounds.timeout).await.ok_or(Error::Busy)?;
         let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
-        let destination = self.resolver.resolve(name).await;
+        let destination = self.resolver.resolve(name).await?;
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let uri = format!("https://{}{path}", destination.authority);
         *request.uri_mut() = uri.parse().map_err(|error: http::uri::InvalidUri| bad(&error))?;
@@ -158,9 +188,12 @@ impl Client {
         let answer = self.http.send(request, destination.by_service, bounds).await;
         match &answer {
             Ok(_) => self.outages.answered(name),
-            Err(error) => self.outages.unanswered(asking, error),
+            Err(error) if begins == Begins::Outage || self.outages.next_try(name).is_some() => {
+                self.outages.unanswered(asking, error);
+            }
+            Err(_) => {}
         }
-        read(name, answer.map_err(|source| Error::Unreachable { server: name.to_owned(), source })?)
+        read(name, answer.map_err(|source| Error::Unreachable { server: name.to_owned(), source })?, bounds)
     }
 }
 
@@ -176,8 +209,21 @@ fn to_http<R: OutgoingRequest<PathBuilder = SinglePath>>(request: R) -> Result<h
     Ok(http::Request::from_parts(parts, body.freeze()))
 }
 
-fn read<A: IncomingResponse<EndpointError = RumaError>>(server: &ServerName, answer: Answer) -> Result<A, Error> {
-    let Answer { status, headers, body } = answer;
+fn read<A: IncomingResponse<EndpointError = RumaError>>(
+    server: &ServerName,
+    answer: Answer,
+    bounds: Bounds,
+) -> Result<A, Error> {
+    let Answer { status, headers, mut body } = answer;
+    if status.as_u16() >= 400 && body.len() > ERROR_BYTES_MAX {
+        body.clear();
+    }
+    let shape = JsonShape::of(&body);
+    let is_short = bounds.body_bytes_max <= SMALL.body_bytes_max;
+    if shape.members > MEMBERS_MAX || (is_short && shape.weight > SMALL_WEIGHT_MAX) {
+        let what = "its answer would take too much memory".to_owned();
+        return Err(Error::Misbehaved { server: server.to_owned(), what });
+    }
     let mut response = http::Response::new(&*body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;

@@ -64,6 +64,7 @@ struct Inner {
     client: Arc<Client>,
     keys: KeyRing,
     bodies: Shares,
+    wholes: Shares,
     transactions: Transactions,
 }
 
@@ -88,7 +89,8 @@ impl Federation {
         let keys = KeyRing::new(client.clone(), storage.clone(), options.notaries.clone());
         let transactions = Transactions::new(storage);
         let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
-        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, bodies, transactions })))
+        let wholes = Shares::new(door::WHOLES_AT_ONCE, door::WHOLES_AT_ONCE_OF_SITE);
+        Ok(Self(Arc::new(Inner { servers, clock, options, client, keys, bodies, wholes, transactions })))
     }
 
     pub(crate) fn servers(&self) -> &LocalServers {
@@ -110,6 +112,11 @@ impl Federation {
     /// The memory for what other servers send, in KiB, in which each address has its share.
     pub(crate) fn bodies(&self) -> &Shares {
         &self.0.bodies
+    }
+
+    /// Turns to be told of whole states and auth chains, in which each site has its share.
+    pub(crate) fn wholes(&self) -> &Shares {
+        &self.0.wholes
     }
 
     pub(crate) fn transactions(&self) -> &Transactions {

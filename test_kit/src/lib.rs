@@ -7,7 +7,9 @@ mod federation;
 pub mod fuzz;
 mod http;
 mod link;
+mod memory;
 mod peer;
+mod peer_body;
 mod peer_host;
 mod peer_room;
 mod raw_peer;
@@ -21,7 +23,9 @@ pub use self::{
     federation::TestFederation,
     http::{Answer, Failure, Http, encode},
     link::{Link, may_listen},
+    memory::growth_during,
     peer::{Asked, Peer},
+    peer_body::PeerBody,
     peer_room::{PeerEvent, PeerRoom, event_id},
     raw_peer::{RawAnswer, RawPeer},
     server::{ServerOptions, TestServer},

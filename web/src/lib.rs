@@ -14,7 +14,7 @@ mod routes;
 mod ruma_types;
 
 pub use body::read_body;
-pub use client_address::{ClientAddress, network_of};
+pub use client_address::ClientAddress;
 pub use error::MatrixError;
 pub use finish::finish;
 pub use json::{JsonBody, ReadyJson};

@@ -13,17 +13,17 @@ const KILLS: usize = 4;
 const MESSAGES: usize = 25;
 
 /// The program as `hs1`, and a server in the test's hands that it finds.
-struct Mortal {
+pub(super) struct Mortal {
     folder: tempfile::TempDir,
     program: Program,
-    http: Http,
-    peer: Peer,
+    pub(super) http: Http,
+    pub(super) peer: Peer,
     _authority: Authority,
     _dns: TestDns,
 }
 
 impl Mortal {
-    async fn start(database: &TestDatabase) -> Self {
+    pub(super) async fn start(database: &TestDatabase) -> Self {
         let (authority, dns) = (Authority::new(), TestDns::start().await);
         let peer = Peer::start("peer.test", &authority).await;
         let address: IpAddr = peer.address();
@@ -44,7 +44,7 @@ impl Mortal {
     }
 
     /// Kills it and starts it again; gives the user at the new one.
-    fn kill(&mut self, user: &TestUser) -> TestUser {
+    pub(super) fn kill(&mut self, user: &TestUser) -> TestUser {
         self.program.kill();
         (self.program, self.http) = start(self.folder.path(), &[]);
         user.at(&self.http)
