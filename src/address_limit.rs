@@ -6,8 +6,8 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use model::network_of;
 use tracing::warn;
-use web::network_of;
 
 /// Counts the connections of each address, so that no single one can take all that the server has. Clones share the counts.
 #[derive(Clone, Debug)]

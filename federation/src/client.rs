@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, header};
-use model::LocalServers;
+use model::{JsonShape, LocalServers};
 use outbound::{Answer, Bounds, ServiceClient};
 use ruma::{
     OwnedEventId, ServerName,
@@ -24,7 +24,13 @@ use ruma::{
     signatures::KeyPair as _,
 };
 
-use crate::{Error, ServerLists, outages::Outages, resolve::Resolver, sender::Transaction, shares::Shares};
+use crate::{
+    Error, ServerLists,
+    outages::Outages,
+    resolve::Resolver,
+    sender::Transaction,
+    shares::{Shares, site_of},
+};
 
 /// What an answer may be that is no list of events.
 pub(crate) const SMALL: Bounds = Bounds { timeout: Duration::from_secs(30), body_bytes_max: 4 << 20 };
@@ -32,9 +38,25 @@ pub(crate) const SMALL: Bounds = Bounds { timeout: Duration::from_secs(30), body
 /// What an answer may be to a short question, for which somebody waits.
 pub(crate) const SHORT: Bounds = Bounds { timeout: Duration::from_secs(10), body_bytes_max: 64 << 10 };
 
-/// Most requests that are under way at the same time, and of them those to one host: a slow server holds no more than these.
+/// Most requests that are under way at the same time, and of them those to one host, and to all hosts of one site: a slow server holds no
+/// more than these, whatever names it has.
 const UNDER_WAY_MAX: usize = 2_000;
 const UNDER_WAY_TO_HOST: usize = 20;
+const UNDER_WAY_TO_SITE: usize = 200;
+
+/// Most memory of a short answer that is taken apart, in bytes, and most members of the lists of any answer.
+const SMALL_WEIGHT_MAX: usize = 48 << 20;
+const MEMBERS_MAX: usize = 1_000_000;
+
+/// Longest error that is read, in bytes: of a longer one the status is all that counts.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+
+/// What begins when there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begins {
+    Outage,
+    Nothing,
+}
 
 /// Asks other servers in the name of ours.
 pub(crate) struct Client {
@@ -43,6 +65,7 @@ pub(crate) struct Client {
     pub(crate) servers: LocalServers,
     lists: ServerLists,
     under_way: Shares,
+    under_way_to_sites: Shares,
     pub(crate) outages: Outages,
 }
 
@@ -54,7 +77,9 @@ impl Client {
         lists: ServerLists,
         outages: Outages,
     ) -> Self {
-        Self { resolver, http, servers, lists, under_way: Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_HOST), outages }
+        let (under_way, under_way_to_sites) =
+            (Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_HOST), Shares::new(UNDER_WAY_MAX, UNDER_WAY_TO_SITE));
+        Self { resolver, http, servers, lists, under_way, under_way_to_sites, outages }
     }
 
     /// Sends a request of `origin`, one of our names, to `destination`, and reads the answer.
@@ -76,7 +101,7 @@ impl Client {
         self.outages.check(destination)?;
         let mut request = to_http(request)?;
         self.sign(origin, destination, &mut request)?;
-        self.ask::<R::IncomingResponse>(destination, request, bounds).await
+        self.ask::<R::IncomingResponse>(destination, request, bounds, Begins::Outage).await
     }
 
     /// Signs a request of `origin`, one of our names, to `destination`.
@@ -117,7 +142,8 @@ impl Client {
             .header(header::AUTHORIZATION, HeaderValue::from(&header))
             .body(transaction.body.clone())
             .map_err(|error| Error::BadRequest(error.to_string()))?;
-        let response = self.ask::<send_transaction_message::v1::Response>(destination, request, SMALL).await;
+        let response =
+            self.ask::<send_transaction_message::v1::Response>(destination, request, SMALL, Begins::Outage).await;
         match response {
             Ok(response) => {
                 Ok(response.pdus.into_iter().filter_map(|(id, result)| Some((id, result.err()?))).collect())
@@ -128,7 +154,8 @@ impl Client {
         }
     }
 
-    /// Sends a request that needs no signature.
+    /// Sends a request that needs no signature. Strangers have us send it to whom they like: that there is no answer is remembered only of
+    /// servers that gave none before.
     ///
     /// # Errors
     ///
@@ -144,7 +171,7 @@ impl Client {
         R::IncomingResponse: IncomingResponse<EndpointError = RumaError>,
     {
         let request = to_http(request)?;
-        self.ask::<R::IncomingResponse>(destination, request, bounds).await
+        self.ask::<R::IncomingResponse>(destination, request, bounds, Begins::Nothing).await
     }
 
     async fn ask<A: IncomingResponse<EndpointError = RumaError>>(
@@ -152,17 +179,23 @@ impl Client {
         name: &ServerName,
         mut request: http::Request<Bytes>,
         bounds: Bounds,
+        begins: Begins,
     ) -> Result<A, Error> {
         self.check(name)?;
+        // Who waits for the share of their site has none of what all have in common.
+        let _of_site = self.under_way_to_sites.take(&site_of(name), 1, bounds.timeout).await.ok_or(Error::Busy)?;
         let _share = self.under_way.take(name.host(), 1, bounds.timeout).await.ok_or(Error::Busy)?;
         let by_service = self.direct(name, &mut request).await?;
         let asking = self.outages.asking(name);
         let answer = self.http.send(request, by_service, bounds).await;
         match &answer {
             Ok(_) => self.outages.answered(name),
-            Err(error) => self.outages.unanswered(asking, error),
+            Err(error) if begins == Begins::Outage || self.outages.next_try(name).is_some() => {
+                self.outages.unanswered(asking, error);
+            }
+            Err(_) => {}
         }
-        read(name, answer.map_err(|source| Error::Unreachable { server: name.to_owned(), source })?)
+        read(name, answer.map_err(|source| Error::Unreachable { server: name.to_owned(), source })?, bounds)
     }
 
     /// Whether a server may be asked at all.
@@ -176,7 +209,7 @@ impl Client {
     /// Says in a request where the server is that it goes to; and whether that is found by its service.
     async fn direct(&self, name: &ServerName, request: &mut http::Request<Bytes>) -> Result<bool, Error> {
         let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
-        let destination = self.resolver.resolve(name).await;
+        let destination = self.resolver.resolve(name).await?;
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let uri = format!("https://{}{path}", destination.authority);
         *request.uri_mut() = uri.parse().map_err(|error: http::uri::InvalidUri| bad(&error))?;
@@ -198,8 +231,21 @@ pub(crate) fn to_http<R: OutgoingRequest<PathBuilder = SinglePath>>(request: R) 
     Ok(http::Request::from_parts(parts, body.freeze()))
 }
 
-fn read<A: IncomingResponse<EndpointError = RumaError>>(server: &ServerName, answer: Answer) -> Result<A, Error> {
-    let Answer { status, headers, body } = answer;
+fn read<A: IncomingResponse<EndpointError = RumaError>>(
+    server: &ServerName,
+    answer: Answer,
+    bounds: Bounds,
+) -> Result<A, Error> {
+    let Answer { status, headers, mut body } = answer;
+    if status.as_u16() >= 400 && body.len() > ERROR_BYTES_MAX {
+        body.clear();
+    }
+    let shape = JsonShape::of(&body);
+    let is_short = bounds.body_bytes_max <= SMALL.body_bytes_max;
+    if shape.members > MEMBERS_MAX || (is_short && shape.weight > SMALL_WEIGHT_MAX) {
+        let what = "its answer would take too much memory".to_owned();
+        return Err(Error::Misbehaved { server: server.to_owned(), what });
+    }
     let mut response = http::Response::new(&*body);
     *response.status_mut() = status;
     *response.headers_mut() = headers;

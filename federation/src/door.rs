@@ -13,9 +13,11 @@ mod public_rooms;
 mod query;
 mod request_signature;
 mod signed;
+mod signed_text;
 mod spaces;
 mod transactions;
 mod user_keys;
+mod wholes;
 
 use ::media::Media;
 use accounts::Accounts;
@@ -26,7 +28,10 @@ use model::LocalServer;
 use rooms::{Presences, Rooms};
 use web::RateLimits;
 
-pub(crate) use self::signed::{BODIES_KIB, BODIES_KIB_OF_ADDRESS, Signed};
+pub(crate) use self::{
+    signed::{BODIES_KIB, BODIES_KIB_OF_ADDRESS, Signed},
+    wholes::{WHOLES_AT_ONCE, WHOLES_AT_ONCE_OF_SITE},
+};
 use crate::Federation;
 
 /// What the handlers work with. Cheap to clone.

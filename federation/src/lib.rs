@@ -68,6 +68,7 @@ struct Inner {
     keys: KeyRing,
     bodies: Shares,
     downloads: Shares,
+    wholes: Shares,
     transactions: Transactions,
 }
 
@@ -94,9 +95,21 @@ impl Federation {
         let transactions = Transactions::new(storage);
         let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
         let downloads = Shares::new(media::DOWNLOADS_MAX, media::DOWNLOADS_OF_HOST_MAX);
+        let wholes = Shares::new(door::WHOLES_AT_ONCE, door::WHOLES_AT_ONCE_OF_SITE);
         let outbound = outbound.clone();
-        let inner = Inner { servers, clock, random, outbound, options, client, keys, bodies, downloads, transactions };
-        Ok(Self(Arc::new(inner)))
+        Ok(Self(Arc::new(Inner {
+            servers,
+            clock,
+            random,
+            outbound,
+            options,
+            client,
+            keys,
+            bodies,
+            downloads,
+            wholes,
+            transactions,
+        })))
     }
 
     pub(crate) fn servers(&self) -> &LocalServers {
@@ -123,6 +136,11 @@ impl Federation {
     /// The places of files that come from other servers.
     pub(crate) fn downloads(&self) -> &Shares {
         &self.0.downloads
+    }
+
+    /// Turns to be told of whole states and auth chains, in which each site has its share.
+    pub(crate) fn wholes(&self) -> &Shares {
+        &self.0.wholes
     }
 
     pub(crate) fn outbound(&self) -> &Outbound {

@@ -2,7 +2,7 @@
 
 use ruma::ServerName;
 
-use crate::well_known::WellKnowns;
+use crate::{Error, well_known::WellKnowns};
 
 /// The port of a server whose name and records say nothing else.
 pub(crate) const PORT_DEFAULT: u16 = 8_448;
@@ -28,15 +28,19 @@ pub(crate) struct Resolver {
 
 impl Resolver {
     /// Where the requests for `name` go. That it can be reached is not said.
-    pub(crate) async fn resolve(&self, name: &ServerName) -> Destination {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when its host could not be asked now: where it is without that answer may be somebody else's.
+    pub(crate) async fn resolve(&self, name: &ServerName) -> Result<Destination, Error> {
         if is_settled(name) {
-            return without_well_known(name);
+            return Ok(without_well_known(name));
         }
         // Step 3; what is no answer leads to steps 4 to 6.
-        match self.well_knowns.get(name.host()).await {
+        Ok(match self.well_knowns.get(name.host()).await? {
             Some(delegated) => without_well_known(&delegated),
             None => without_well_known(name),
-        }
+        })
     }
 }
 

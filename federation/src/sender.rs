@@ -30,7 +30,6 @@ use ruma::OwnedServerName;
 use storage::{SenderShare, Storage, StoredEvent};
 use sync::Sync;
 use tokio::{
-    sync::Semaphore,
     task::JoinSet,
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -42,12 +41,20 @@ use self::{
     ephemeral::Told,
     shares::Alive,
 };
-use crate::{Error, Federation, client::Client, outages::Outages};
+use crate::{
+    Error, Federation,
+    client::Client,
+    outages::Outages,
+    shares::{Shares, site_of},
+};
 
 /// How often what has its time is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Most transactions that are under way, each to another destination.
+/// Most transactions that are under way, each to another destination, and of them those to destinations of one site.
 const AT_ONCE: usize = 512;
+const AT_ONCE_TO_SITE: usize = 64;
+/// How long a destination may wait for its turn before it is tried again later.
+const TURN_WAIT: Duration = Duration::from_secs(3_600);
 /// After so many tries in vain (half a minute) nothing is kept in memory for a destination.
 const TRIES_KEPT: i64 = 5;
 /// After so many tries a transaction that the other side calls wrong is given up: others wait behind it.
@@ -84,7 +91,7 @@ struct Inner {
     /// The other servers of rooms, as of the newest position that is followed.
     servers_of_rooms: Cache<RoomNr, Servers>,
     servers_of_users: Cache<UserNr, Servers>,
-    permits: Semaphore,
+    turns: Shares,
     /// Those who send. Guards them; held for moments only, no lock inside.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -122,7 +129,7 @@ impl Sender {
             state: Mutex::default(),
             servers_of_rooms: Cache::new(SERVERS_CACHED),
             servers_of_users: Cache::builder().max_capacity(SERVERS_CACHED).time_to_live(SERVERS_OF_USER_FOR).build(),
-            permits: Semaphore::new(AT_ONCE),
+            turns: Shares::new(AT_ONCE, AT_ONCE_TO_SITE),
             tasks: Mutex::default(),
         }))
     }
@@ -232,7 +239,9 @@ impl Sender {
 
     /// Sends what there is, one transaction after the other, until there is no more or the destination does not take it.
     async fn send_all(self, route: Route) {
-        let Ok(_permit) = self.0.permits.acquire().await else { return };
+        let Some(_turn) = self.0.turns.take(&site_of(&route.destination), 1, TURN_WAIT).await else {
+            return self.rest(&route, false);
+        };
         loop {
             let transaction = match self.next_transaction(&route).await {
                 Ok(Some(transaction)) => transaction,
@@ -256,7 +265,8 @@ impl Sender {
                 }
                 Err(error) => {
                     debug!(server.name = %route.destination, %error, "a transaction did not arrive");
-                    let is_refused = !matches!(error, Error::Unreachable { .. });
+                    // That we are busy says nothing of the other side.
+                    let is_refused = !matches!(error, Error::Unreachable { .. } | Error::Busy);
                     if is_refused {
                         self.outages().refused(asking, &error);
                     }

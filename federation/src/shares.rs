@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use ruma::ServerName;
+pub(crate) use model::site_of;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -74,20 +74,6 @@ fn lock(each: &Mutex<HashMap<String, Arc<Semaphore>>>) -> MutexGuard<'_, HashMap
     each.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whose servers share: ports and subdomains cost nothing, a name under which one may have them does.
-///
-/// The last two labels of a host, or three where the second looks like that of a country (`co.uk`); of an IPv6 address the network.
-pub(crate) fn site_of(server: &ServerName) -> String {
-    let host = server.host().to_ascii_lowercase();
-    if let Ok(address) = host.trim_matches(['[', ']']).parse() {
-        return web::network_of(address).to_string();
-    }
-    let labels: Vec<&str> = host.trim_end_matches('.').rsplit('.').collect();
-    let is_country = labels.len() > 2 && labels[0].len() == 2 && labels[1].len() <= 3;
-    let count = labels.len().min(if is_country { 3 } else { 2 });
-    labels[..count].iter().rev().copied().collect::<Vec<_>>().join(".")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,21 +106,5 @@ mod tests {
         assert_eq!(lock(&shares.each).len(), 1);
         drop(one);
         assert!(lock(&shares.each).is_empty());
-    }
-
-    #[test]
-    fn ports_and_subdomains_are_one_site() {
-        for (name, site) in [
-            ("example.org", "example.org"),
-            ("Example.org:8448", "example.org"),
-            ("a.b.c.example.org:1", "example.org"),
-            ("a.example.co.uk", "example.co.uk"),
-            ("localhost", "localhost"),
-            ("hs1:80", "hs1"),
-            ("1.2.3.4:80", "1.2.3.4"),
-            ("[2001:db8::1]:80", "2001:db8::"),
-        ] {
-            assert_eq!(site_of(name.try_into().unwrap()), site, "{name}");
-        }
     }
 }

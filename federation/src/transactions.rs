@@ -4,12 +4,14 @@
 //! comes again while it is worked off waits for that. When two processes work off the same one, each event is taken in once all the same, and
 //! the first answer counts.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use moka::sync::Cache;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 use storage::{Commit, NewReceivedTransaction, ReceivedTransactionKey, Storage};
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+
+use crate::shares::{Share, Shares, site_of};
 
 /// Most servers whose transactions are kept apart in memory.
 const LANES_MAX: u64 = 20_000;
@@ -18,10 +20,16 @@ const LANES_MAX: u64 = 20_000;
 /// to be lost.
 const HERE_MAX: usize = 4;
 
+/// Most memory for transactions that are worked off, of all servers and of those of one site, in KiB: a server that does not tell what it is
+/// asked for meanwhile holds its transaction for minutes.
+const MEMORY_KIB: usize = 512 << 10;
+const MEMORY_KIB_OF_SITE: usize = 128 << 10;
+
 /// What is being worked off.
 pub(crate) struct Transactions {
     storage: Storage,
     lanes: Cache<(OwnedServerName, OwnedServerName), Arc<Lane>>,
+    memory: Shares,
 }
 
 /// The transactions of one server to one of our names.
@@ -34,7 +42,12 @@ struct Lane {
 
 impl Transactions {
     pub(crate) fn new(storage: Storage) -> Self {
-        Self { storage, lanes: Cache::new(LANES_MAX) }
+        Self { storage, lanes: Cache::new(LANES_MAX), memory: Shares::new(MEMORY_KIB, MEMORY_KIB_OF_SITE) }
+    }
+
+    /// Waits for so many bytes of memory, in the share of the site of a server; nothing when it is not to be had within `wait`.
+    pub(crate) async fn memory_for(&self, server: &ServerName, bytes: usize, wait: Duration) -> Option<Share> {
+        self.memory.take(&site_of(server), bytes.div_ceil(1_024).max(1), wait).await
     }
 
     /// Lets a transaction in, unless too many of its server are here.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tracing::debug;
 use url::Url;
 
-use crate::shared_tasks::SharedTasks;
+use crate::{Error, shared_tasks::SharedTasks};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -71,7 +71,11 @@ impl WellKnowns {
 
     /// The server that a host names, if it names one. Who asks for the same host at the same time waits for one answer, which is noted
     /// even when nobody waits any more.
-    pub(crate) async fn get(&self, host: &str) -> Option<OwnedServerName> {
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`] when too many hosts are being asked.
+    pub(crate) async fn get(&self, host: &str) -> Result<Option<OwnedServerName>, Error> {
         let known = match self.current(host) {
             Some(known) => Some(known),
             None => {
@@ -79,7 +83,7 @@ impl WellKnowns {
                 self.asking.run(host, async move { this.ask(&name).await }).await
             }
         };
-        known?.server.clone()
+        Ok(known.ok_or(Error::Busy)?.server.clone())
     }
 
     /// What the host said, while that counts.

@@ -3,6 +3,9 @@
 /// Largest event, in bytes of canonical JSON. Client-Server API, "Size limits".
 pub const EVENT_BYTES_MAX: usize = 65_536;
 
+/// Longest text that is looked at as an event of another server, in bytes: it need not be canonical, and has what servers add to it.
+pub const TOLD_EVENT_BYTES_MAX: usize = 4 * EVENT_BYTES_MAX;
+
 /// Longest identifier (user, room, event id, alias), event type and state key, in bytes. Client-Server API, "Size limits".
 pub const ID_BYTES_MAX: usize = 255;
 

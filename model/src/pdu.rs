@@ -13,6 +13,8 @@ use ruma::{
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::limits::{ID_BYTES_MAX, is_name};
+
 /// A persistent event: the JSON that was hashed and signed, and what the rules ask of it. Server-Server API, "PDUs".
 #[derive(Clone, Debug)]
 pub struct Pdu {
@@ -120,6 +122,7 @@ impl Pdu {
         room_id: Option<OwnedRoomId>,
         rules: &RoomVersionRules,
     ) -> Result<Self, PduError> {
+        let is_stored = room_id.is_some();
         let fields: Fields = serde_json::from_str(&json)?;
         let missing = |field: &str| PduError::Format(format!("missing `{field}`"));
         let event_id = event_id.or(fields.event_id).ok_or_else(|| missing("event_id"))?;
@@ -136,14 +139,16 @@ impl Pdu {
             true => redacts_in(&fields.content),
             false => fields.redacts,
         };
+        // What is no id of any event is nothing to wait for, and fits into no index.
+        let redacts = redacts.filter(|id| is_name(id.as_str(), ID_BYTES_MAX));
         Ok(Self {
             room_id: room_id.ok_or_else(|| missing("room_id"))?,
             sender: fields.sender,
             event_type: fields.event_type,
             state_key: fields.state_key,
             content: fields.content,
-            prev_events: read_references(&fields.prev_events, rules)?,
-            auth_events: read_references(&fields.auth_events, rules)?,
+            prev_events: read_references(&fields.prev_events, rules, is_stored)?,
+            auth_events: read_references(&fields.auth_events, rules, is_stored)?,
             depth: fields.depth,
             origin_server_ts: fields.origin_server_ts,
             redacts,
@@ -176,13 +181,22 @@ pub(crate) fn room_id_of_create(event_id: &EventId) -> Result<OwnedRoomId, PduEr
     RoomId::parse(room_id).map_err(|error| PduError::Format(error.to_string()))
 }
 
-fn read_references(json: &RawValue, rules: &RoomVersionRules) -> Result<Vec<OwnedEventId>, serde_json::Error> {
+/// References as the room version has them. What is stored of a room may be older than what is known of its version: there both ways count.
+fn read_references(
+    json: &RawValue,
+    rules: &RoomVersionRules,
+    is_stored: bool,
+) -> Result<Vec<OwnedEventId>, serde_json::Error> {
+    let in_pairs = || -> Result<Vec<OwnedEventId>, serde_json::Error> {
+        let pairs: Vec<(OwnedEventId, serde::de::IgnoredAny)> = serde_json::from_str(json.get())?;
+        Ok(pairs.into_iter().map(|(event_id, _hashes)| event_id).collect())
+    };
+    let plain = || serde_json::from_str(json.get());
     match rules.events_reference_format {
-        EventsReferenceFormatVersion::V1 => {
-            let pairs: Vec<(OwnedEventId, serde::de::IgnoredAny)> = serde_json::from_str(json.get())?;
-            Ok(pairs.into_iter().map(|(event_id, _hashes)| event_id).collect())
-        }
-        _ => serde_json::from_str(json.get()),
+        EventsReferenceFormatVersion::V1 if is_stored => in_pairs().or_else(|_| plain()),
+        EventsReferenceFormatVersion::V1 => in_pairs(),
+        _ if is_stored => plain().or_else(|_| in_pairs()),
+        _ => plain(),
     }
 }
 

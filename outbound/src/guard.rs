@@ -65,14 +65,14 @@ impl Guard {
     }
 }
 
-/// The IPv4 address within an IPv6 address: mapped, compatible, NAT64 (RFC 6052) or 6to4 (RFC 3056).
+/// The IPv4 address within an IPv6 address: mapped, compatible, translated (RFC 2765), NAT64 (RFC 6052) or 6to4 (RFC 3056).
 fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let of = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {
         [0, 0, 0, 0, 0, 0 | 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] if address.to_bits() > 1 => {
             Some(of(high, low))
         }
-        [0x2002, high, low, ..] => Some(of(high, low)),
+        [0, 0, 0, 0, 0xffff, 0, high, low] | [0x2002, high, low, ..] => Some(of(high, low)),
         _ => None,
     }
 }
@@ -104,6 +104,7 @@ mod tests {
             "::127.0.0.1",
             "::ffff:127.0.0.1",
             "::ffff:10.0.0.1",
+            "::ffff:0:10.0.0.1",
             "64:ff9b::10.0.0.1",
             "64:ff9b::169.254.169.254",
             "2002:7f00:1::1",

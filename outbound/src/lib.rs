@@ -211,6 +211,10 @@ impl ServiceClient {
         let bad = |error: &dyn std::fmt::Display| Error::BadRequest(error.to_string());
         let url = Url::parse(&request.uri().to_string()).map_err(|error| bad(&error))?;
         let host = check_host(&self.guard, &url)?;
+        // `0x7f.1` is a name by its letters and an address to whoever connects: what is decided by names would not hold.
+        if matches!(url.host(), Some(Host::Ipv4(_))) && request.uri().host() != Some(&*host) {
+            return Err(bad(&"an address that does not look like one"));
+        }
         let mut request = reqwest::Request::try_from(request).map_err(|error| bad(&error))?;
         *request.timeout_mut() = Some(timeout);
         Ok((request, host))

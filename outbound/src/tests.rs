@@ -194,3 +194,18 @@ async fn records_that_lead_inside_are_refused() {
     }
     assert_eq!(asked.load(Ordering::SeqCst), 0);
 }
+
+/// A name such as `0x7f.1` is an address only to whoever connects: what is decided by names, such as which servers a room denies, would let
+/// it pass.
+#[tokio::test]
+async fn an_address_that_does_not_look_like_one_is_not_asked() {
+    let dns = TestDns::start().await;
+    let client = outbound(&dns, &["127.0.0.0/8"]).by_service(SERVICE).unwrap();
+    let (address, asked) = serve("127.0.0.1:0", host()).await;
+    for host in ["0x7f.1", "2130706433", "127.1", "0177.0.0.1"] {
+        let url = format!("http://{host}:{}/", address.port());
+        assert!(matches!(ask(&client, &url).await, Err(Error::BadRequest(_))), "{host}");
+    }
+    assert_eq!(asked.load(Ordering::SeqCst), 0);
+    ask(&client, &format!("http://{address}/")).await.unwrap();
+}

@@ -216,6 +216,7 @@ impl Rooms {
             nr: storage.take_room_nr().await?,
             id: random_room_id(storage.random(), server)?,
             version: version.clone(),
+            has_state: true,
         };
         let mut head = Head::new(row, rules.clone());
         let mut built = Built::default();

@@ -160,6 +160,9 @@ impl Rooms {
     }
 
     /// The room of an id with the version that another server says it has; a new one, which nobody is in, if it was not known.
+    ///
+    /// Whoever spoke of it first may have lied: while its state is not known here, it is the room that this server says. Who joins makes it so
+    /// for all.
     pub(crate) async fn room_of_version(
         &self,
         room_id: &RoomId,
@@ -167,10 +170,13 @@ impl Rooms {
     ) -> Result<Arc<RoomRow>, Error> {
         rules_of(version)?;
         let room = self.storage().ensure_room(room_id, version).await?;
-        if room.version != *version {
+        if room.version == *version {
+            return self.room(room_id).await;
+        }
+        if room.has_state {
             return Err(Error::BadEvent(format!("{room_id} has version {}, not {version}", room.version)));
         }
-        self.room(room_id).await
+        Ok(Arc::new(RoomRow { version: version.clone(), ..room }))
     }
 
     /// Tells a user of ours what they are to a room that none of our servers is in; `stripped_state` is what they are shown of it.

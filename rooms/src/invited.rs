@@ -56,7 +56,8 @@ impl Rooms {
             return Err(Error::InvalidParam(format!("the room has not version {version}")));
         }
         // Of a room that is not known, only the id and the version are asked.
-        let unknown = || Arc::new(RoomRow { nr: RoomNr(0), id: room_id.to_owned(), version: version.clone() });
+        let unknown =
+            || Arc::new(RoomRow { nr: RoomNr(0), id: room_id.to_owned(), version: version.clone(), has_state: false });
         let room = here.clone().unwrap_or_else(unknown);
         self.verified_whole(&room, &rules, event.clone()).await?;
         signatures::sign_event(server.name.as_str(), &server.key, &mut event, &rules.redaction)

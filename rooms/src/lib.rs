@@ -49,6 +49,7 @@ mod served_spaces;
 mod server_acls;
 mod server_visibility;
 mod space_children;
+mod states_asked;
 mod stripped_state;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -56,6 +57,7 @@ mod third_party_invites;
 mod thread_subscriptions;
 mod threads;
 mod timeline;
+mod told_events;
 mod turn;
 mod typed_state;
 mod unread;
@@ -101,9 +103,6 @@ pub use self::{
 
 /// Most rooms whose turn and head are in memory.
 const TURNS_CACHED: u64 = 20_000;
-
-/// How many whole states of other servers are asked for at the same time.
-const STATES_ASKED_MAX: usize = 3;
 
 /// How many users may mark at the same time what they have read.
 const READINGS: usize = 64;
@@ -154,7 +153,7 @@ struct Inner {
     /// Guard asking a server for what is missing in a room: one after the other, across all that it takes. The room's turn comes inside.
     asking: Cache<(RoomNr, ruma::OwnedServerName), Arc<tokio::sync::Mutex<()>>>,
     /// Bounds how many whole states of other servers are in memory.
-    states_asked: tokio::sync::Semaphore,
+    states_asked: states_asked::StatesAsked,
 }
 
 impl Rooms {
@@ -198,7 +197,7 @@ impl Rooms {
             server_acls: server_acls::ServerAcls::new(),
             resting_policy_servers: policy_servers::RestingServers::new(),
             asking: Cache::new(TURNS_CACHED),
-            states_asked: tokio::sync::Semaphore::new(STATES_ASKED_MAX),
+            states_asked: states_asked::StatesAsked::new(),
         }))
     }
 
@@ -239,7 +238,7 @@ impl Rooms {
         }
         let row = self.storage().find_room(room_id).await?.ok_or(Error::RoomUnknown)?;
         let row = Arc::new(row);
-        self.0.rows.insert(room_id.to_owned(), row.clone());
+        self.remember(&row);
         Ok(row)
     }
 
@@ -256,11 +255,18 @@ impl Rooms {
         if !missing.is_empty() {
             for row in self.storage().find_rooms(&missing).await? {
                 let row = Arc::new(row);
-                self.0.rows.insert(row.id.clone(), row.clone());
+                self.remember(&row);
                 found.push(row);
             }
         }
         Ok(found)
+    }
+
+    /// Keeps a room in memory, from when on it does not change what it is.
+    fn remember(&self, row: &Arc<RoomRow>) {
+        if row.has_state {
+            self.0.rows.insert(row.id.clone(), row.clone());
+        }
     }
 
     pub(crate) fn storage(&self) -> &Storage {

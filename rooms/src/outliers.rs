@@ -6,17 +6,14 @@ use std::{
 };
 
 use model::{EventNr, Pdu};
-use ruma::{
-    CanonicalJsonObject, EventId, OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules,
-    state_res,
-};
+use ruma::{EventId, OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules, state_res};
 use serde_json::value::RawValue;
 use storage::RoomRow;
 use tracing::debug;
 
-use crate::{Error, Rooms, power::rules_of, receive::legible};
+use crate::{Error, Rooms, power::rules_of, told_events::take_apart};
 
-/// Most events that are taken apart at the same time: what they are made of needs ten times their size in memory.
+/// Events that are read from the database at once.
 const READ_AT_ONCE: usize = 4_000;
 
 /// An event that is stored, whether it has a place or not.
@@ -42,8 +39,7 @@ impl Rooms {
         let mut sound: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::new();
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
-            let objects: Vec<CanonicalJsonObject> =
-                events.by_ref().take(READ_AT_ONCE).map(|event| legible(&event, &rules).unwrap_or_default()).collect();
+            let objects = take_apart(&mut events, &rules);
             let mut unverified = Vec::with_capacity(objects.len());
             for (event_id, read) in self.read_events(room, &rules, objects).await? {
                 match read {
@@ -64,12 +60,12 @@ impl Rooms {
                 }
             }
         }
-        let mut stored = self.stored_events(sound.keys().cloned().collect()).await?;
-        sound.retain(|event_id, _| !stored.contains_key(event_id));
+        let (mut stored, foreign) = self.stored_events(room, sound.keys().cloned().collect()).await?;
+        sound.retain(|event_id, _| !stored.contains_key(event_id) && !foreign.contains(event_id));
         let referred: HashSet<&OwnedEventId> = sound.values().flat_map(|pdu| &pdu.auth_events).collect();
         let elsewhere = referred.into_iter().filter(|id| !sound.contains_key(*id) && !stored.contains_key(*id));
         let elsewhere: Vec<OwnedEventId> = elsewhere.cloned().collect();
-        stored.extend(self.stored_events(elsewhere).await?);
+        stored.extend(self.stored_events(room, elsewhere).await?.0);
 
         let create = self.create_event(room, &sound, &stored).await?;
         let mut judged: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::with_capacity(sound.len());
@@ -96,15 +92,26 @@ impl Rooms {
         Ok(ids.into_iter().map(|id| stored.get(&id?).cloned()).collect())
     }
 
-    /// Those of some events that are stored.
-    async fn stored_events(&self, ids: Vec<OwnedEventId>) -> Result<HashMap<OwnedEventId, Stored>, Error> {
-        let mut found = HashMap::new();
+    /// Those of some events that are stored and of this room; and the ids under which there are events of other rooms, as versions 1 and 2
+    /// let servers choose them.
+    async fn stored_events(
+        &self,
+        room: &RoomRow,
+        ids: Vec<OwnedEventId>,
+    ) -> Result<(HashMap<OwnedEventId, Stored>, HashSet<OwnedEventId>), Error> {
+        let (mut found, mut foreign) = (HashMap::new(), HashSet::new());
         for ids in ids.chunks(READ_AT_ONCE) {
             let numbers: Vec<EventNr> = self.storage().find_event_nrs(ids).await?.into_values().collect();
             let events = self.storage().get_events(&numbers).await?;
-            found.extend(events.into_values().map(|event| (event.pdu.event_id.clone(), (event.nr, event.pdu.clone()))));
+            for event in events.into_values() {
+                if event.room_nr == room.nr {
+                    found.insert(event.pdu.event_id.clone(), (event.nr, event.pdu.clone()));
+                } else {
+                    foreign.insert(event.pdu.event_id.clone());
+                }
+            }
         }
-        Ok(found)
+        Ok((found, foreign))
     }
 
     /// The event that made a room: from version 12 on events do not list it, though all of them depend on it.

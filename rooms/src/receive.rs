@@ -13,14 +13,16 @@ mod withdrawn;
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, future::join_all, stream};
 use model::{NodeNr, Pdu, Position, RoomNr};
 use ruma::{OwnedEventId, OwnedRoomId, ServerName, events::TimelineEventType, room_version_rules::RoomVersionRules};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use storage::RoomRow;
+use tokio::time::timeout;
 
 pub(crate) use self::legible::legible;
 use self::{place::Retry, verify::id_of};
@@ -28,6 +30,9 @@ use crate::{Error, Rooms, head::Head, power::rules_of, race::Race, to_the_end};
 
 /// Most rooms of one transaction whose events are taken in at the same time.
 const ROOMS_AT_ONCE: usize = 32;
+
+/// How long events of a room wait that we are about to join.
+const JOIN_WAIT: Duration = Duration::from_secs(30);
 
 /// What became of an event from elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,6 +101,7 @@ impl Rooms {
                 None => outcomes.extend(unknown_room(&event)),
             }
         }
+        self.wait_for_joins(by_room.keys()).await;
         let mut rooms = Vec::with_capacity(by_room.len());
         for (room_id, events) in by_room {
             match self.room(&room_id).await {
@@ -127,6 +133,15 @@ impl Rooms {
         Ok(outcomes)
     }
 
+    /// Waits for joins to rooms elsewhere that are under way: what is said there from then on may come before we know of what we are in.
+    async fn wait_for_joins(&self, rooms: impl Iterator<Item = &OwnedRoomId>) {
+        let turns: Vec<_> = rooms.filter_map(|room_id| self.0.joining.get(room_id)).collect();
+        let under_way = turns.iter().filter(|turn| turn.try_lock().is_err());
+        let ends = join_all(under_way.map(|turn| async { drop(turn.lock().await) }));
+        // Who comes too late is heard with what is said next.
+        let _ = timeout(JOIN_WAIT, ends).await;
+    }
+
     /// Takes in events of these rooms, of which the current state is known.
     pub(crate) async fn receive_of_rooms(
         &self,
@@ -138,7 +153,7 @@ impl Rooms {
         let mut read = Vec::new();
         for (room, state, events) in of_rooms {
             let rules = Arc::new(rules_of(&room.version)?);
-            for (event_id, event) in self.read_raw_events(&room, &rules, events).await? {
+            for (event_id, event) in self.read_texts(&room, &rules, events).await? {
                 match event {
                     Ok(event) if event.pdu.event_type == TimelineEventType::RoomCreate => {
                         let error = Error::BadEvent("the room exists".to_owned());

@@ -225,7 +225,10 @@ impl RemoteError {
 /// What another server says in words, as far as somebody can read it.
 fn told(error: &RumaError) -> String {
     match &error.body {
-        ErrorBody::Standard(StandardErrorBody { message, .. }) => message.chars().take(MESSAGE_LENGTH_MAX).collect(),
+        // On one line: it goes into the log, too.
+        ErrorBody::Standard(StandardErrorBody { message, .. }) => {
+            message.chars().filter(|char| !char.is_control()).take(MESSAGE_LENGTH_MAX).collect()
+        }
         _ => error.status_code.to_string(),
     }
 }

@@ -201,52 +201,40 @@ async fn resolve_v2(
     let shared: Vec<(StateKey, EventNr)> =
         storage.list_state(room.nr, base).await?.into_iter().filter(|(key, _)| !conflicts.contains_key(key)).collect();
     let mut chains = Chains::default();
-    chains.load(storage, conflicted.iter().copied().chain(shared.iter().map(|(_, nr)| *nr)), unstored).await?;
-
-    // What all auth chains have in common cannot be in their difference: only the rest is fed.
-    let common = chains.reached(shared.iter().map(|(_, nr)| *nr));
-    let rests: Vec<HashSet<EventNr>> = (0..count)
-        .map(|index| {
-            let mut rest = chains.reached(conflicts.values().filter_map(|in_states| in_states[index]));
-            rest.retain(|nr| !common.contains(nr));
-            rest
-        })
-        .collect();
+    chains.load(storage, conflicted.iter().copied(), unstored).await?;
     let reachable = chains.reached(conflicted.iter().copied());
+    let rests: Vec<HashSet<EventNr>> =
+        (0..count).map(|index| chains.reached(conflicts.values().filter_map(|in_states| in_states[index]))).collect();
+
+    // What all auth chains have in common cannot be in their difference: only the rest is fed. Of what the states share, the chains of
+    // those events are looked at first that the conflict has to do with: as a rule all else that differs is in conflict itself.
+    let different = |common: &HashSet<EventNr>| -> Vec<EventNr> {
+        let in_all = |nr: &EventNr| rests.iter().all(|rest| rest.contains(nr));
+        reachable.iter().filter(|nr| !common.contains(nr) && !in_all(nr)).copied().collect()
+    };
+    let near = shared.iter().map(|(_, nr)| *nr).filter(|nr| reachable.contains(nr));
+    let mut common = chains.reached(near);
+    if different(&common).iter().any(|nr| !conflicted.contains(nr)) {
+        let all = || shared.iter().map(|(_, nr)| *nr);
+        chains.load(storage, all(), unstored).await?;
+        common = chains.reached(all());
+    }
+    let rests: Vec<HashSet<EventNr>> =
+        rests.into_iter().map(|rest| rest.into_iter().filter(|nr| !common.contains(nr)).collect()).collect();
     let mut known = Known::load(storage, reachable, unstored).await?;
 
     // Of the shared state what authorization reads of the events at stake.
     let mut shared_map: StateMap<OwnedEventId> = StateMap::new();
-    let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
-    wanted.extend([("m.room.create".to_owned(), String::new()), ("m.room.power_levels".to_owned(), String::new())]);
-    for nr in rests.iter().flatten().chain(&conflicted) {
-        let Some(event) = known.by_nr.get(nr) else { continue };
-        let pdu = &event.pdu;
-        let types = state_res::auth_types_for_event(
-            &pdu.event_type,
-            &pdu.sender,
-            pdu.state_key.as_deref(),
-            &pdu.content,
-            &rules.authorization,
-        );
-        wanted.extend(types.unwrap_or_default().into_iter().map(|(kind, key)| (kind.to_string(), key)));
-    }
-    let mut read = Vec::new();
-    for (event_type, state_key) in wanted {
-        let Some(key) = storage.find_state_key(&event_type, &state_key).await? else { continue };
-        if conflicts.contains_key(&key) {
-            continue;
-        }
-        if let Some(nr) = storage.get_state_event(room.nr, base, key).await? {
-            read.push((StateEventType::from(event_type), state_key, nr));
-        }
-    }
-    let more = Known::load(storage, chains.reached(read.iter().map(|(.., nr)| *nr)), None).await?;
+    let at_stake = rests.iter().flatten().chain(&conflicted);
+    let read = read_by_rules(storage, room, rules, base, conflicts, &known, at_stake).await?;
+    let numbers: Vec<EventNr> = read.iter().map(|(_, nr)| *nr).collect();
+    chains.load(storage, numbers.iter().copied(), None).await?;
+    let more = Known::load(storage, chains.reached(numbers), None).await?;
     known.by_nr.extend(more.by_nr);
     known.by_id.extend(more.by_id);
-    for (event_type, state_key, nr) in read {
+    for (words, nr) in read {
         if let Some(id) = known.id(nr) {
-            shared_map.insert((event_type, state_key), id);
+            shared_map.insert(words, id);
         }
     }
 
@@ -290,6 +278,41 @@ async fn resolve_v2(
     Ok(by_key.filter(|(key, _)| !shared.contains(key)).collect())
 }
 
+/// The events of the state that all share by which the rules judge some events.
+async fn read_by_rules<'a>(
+    storage: &Storage,
+    room: &RoomRow,
+    rules: &RoomVersionRules,
+    base: NodeNr,
+    conflicts: &Conflicts,
+    known: &Known,
+    judged: impl Iterator<Item = &'a EventNr>,
+) -> Result<Vec<(Words, EventNr)>, Error> {
+    let mut wanted: BTreeSet<(String, String)> = BTreeSet::new();
+    wanted.extend([("m.room.create".to_owned(), String::new()), ("m.room.power_levels".to_owned(), String::new())]);
+    for event in judged.filter_map(|nr| known.by_nr.get(nr)) {
+        let pdu = &event.pdu;
+        let types = state_res::auth_types_for_event(
+            &pdu.event_type,
+            &pdu.sender,
+            pdu.state_key.as_deref(),
+            &pdu.content,
+            &rules.authorization,
+        );
+        wanted.extend(types.unwrap_or_default().into_iter().map(|(kind, key)| (kind.to_string(), key)));
+    }
+    let mut read = Vec::new();
+    for (event_type, state_key) in wanted {
+        let Some(key) = storage.find_state_key(&event_type, &state_key).await? else { continue };
+        if !conflicts.contains_key(&key)
+            && let Some(nr) = storage.get_state_event(room.nr, base, key).await?
+        {
+            read.push(((StateEventType::from(event_type), state_key), nr));
+        }
+    }
+    Ok(read)
+}
+
 async fn key_words<'a>(
     storage: &Storage,
     keys: impl Iterator<Item = &'a StateKey>,
@@ -320,24 +343,10 @@ async fn resolve_v1(
     let words = key_words(storage, conflicts.keys()).await?;
     // R: the union of the states without what conflicts, as far as authorization reads it.
     let mut result: HashMap<Words, EventNr> = HashMap::new();
-    for (key, nr) in storage.list_state(room.nr, base).await? {
-        if !conflicts.contains_key(&key) {
-            let event = storage.get_event(nr).await?.ok_or(Error::EventUnknown)?;
-            let event_type = StateEventType::from(event.pdu.event_type.to_string());
-            let is_read = matches!(
-                event_type,
-                StateEventType::RoomCreate
-                    | StateEventType::RoomPowerLevels
-                    | StateEventType::RoomJoinRules
-                    | StateEventType::RoomMember
-                    | StateEventType::RoomThirdPartyInvite
-            );
-            if is_read {
-                result.insert((event_type, event.pdu.state_key.clone().unwrap_or_default()), nr);
-                known.by_nr.insert(nr, event);
-            }
-        }
-    }
+    let read = read_by_rules(storage, room, rules, base, conflicts, &known, known.by_nr.keys()).await?;
+    let more = Known::load(storage, read.iter().map(|(_, nr)| *nr), None).await?;
+    known.by_nr.extend(more.by_nr);
+    result.extend(read);
     // A key that only some of the states have does not conflict: its event is in the union.
     let mut resolved = HashMap::new();
     let mut open: Vec<(StateKey, Words, Vec<Arc<StoredEvent>>)> = Vec::new();

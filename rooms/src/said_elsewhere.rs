@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
 
-use model::{RoomNr, Thread, UserNr};
+use model::{
+    RoomNr, Thread, UserNr,
+    limits::{ID_BYTES_MAX, is_name},
+};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
 use storage::{Commit, NewReceipt};
 
@@ -87,6 +90,9 @@ impl Rooms {
             else {
                 continue;
             };
+            if !is_name(event_id.as_str(), ID_BYTES_MAX) {
+                continue;
+            }
             // A time to come would stay the newest for ever.
             let at_ms = one.at_ms.unwrap_or(now_ms).clamp(0, now_ms);
             receipts.push(NewReceipt {

@@ -150,6 +150,7 @@ macro_rules! packed {
 
 packed!(A 0, B 1);
 packed!(A 0, B 1, C 2);
+packed!(A 0, B 1, C 2, D 3);
 packed!(A 0, B 1, C 2, D 3, E 4, F 5);
 
 /// A Rust type that both databases give.

@@ -13,9 +13,18 @@ use crate::{
 };
 
 statements! {
-    FIND_ROOM = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id = $1"];
-    FIND_ROOMS = ["SELECT room_nr, room_id, version FROM rooms WHERE room_id", (in_list 1)];
-    GET_ROOMS = [(packed "room_nr, room_id, version"), " FROM rooms WHERE room_nr", (in_list 1)];
+    FIND_ROOM = ["
+        SELECT r.room_nr, r.room_id, r.version, coalesce(h.state_node, 0)
+          FROM rooms r LEFT JOIN room_heads h ON h.room_nr = r.room_nr WHERE r.room_id = $1"];
+    FIND_ROOMS = ["
+        SELECT r.room_nr, r.room_id, r.version, coalesce(h.state_node, 0)
+          FROM rooms r LEFT JOIN room_heads h ON h.room_nr = r.room_nr WHERE r.room_id", (in_list 1)];
+    GET_ROOMS = [(packed "r.room_nr, r.room_id, r.version, coalesce(h.state_node, 0)"), "
+          FROM rooms r LEFT JOIN room_heads h ON h.room_nr = r.room_nr WHERE r.room_nr", (in_list 1)];
+    /// Only of a room of which nothing is known but what somebody said.
+    UPDATE_VERSION = ["
+        UPDATE rooms SET version = $2
+         WHERE room_nr = $1 AND EXISTS (SELECT 1 FROM room_heads WHERE room_nr = $1 AND state_node = 0)"];
     GET_HEAD = ["SELECT state_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
     LIST_ACTIVITY = [(packed "room_nr, position, bump"), " FROM room_heads WHERE room_nr", (in_list 1)];
     GET_SUMMARIES = ["
@@ -44,6 +53,8 @@ pub struct RoomRow {
     pub id: OwnedRoomId,
     /// Its version.
     pub version: RoomVersionId,
+    /// Whether its state is known here. Until then the version is what somebody said first, and may be another one.
+    pub has_state: bool,
 }
 
 /// What the next event of a room builds upon.
@@ -82,13 +93,18 @@ pub struct AliasRow {
 }
 
 pub(crate) fn room_of(row: &Row) -> Result<RoomRow, Error> {
-    room_of_columns((row.get(0)?, row.get(1)?, row.get(2)?))
+    room_of_columns((row.get(0)?, row.get(1)?, row.get(2)?, 1))
 }
 
-fn room_of_columns((nr, id, version): (i64, String, String)) -> Result<RoomRow, Error> {
+fn found_room_of(row: &Row) -> Result<RoomRow, Error> {
+    room_of_columns((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+}
+
+fn room_of_columns((nr, id, version, state): (i64, String, String, i64)) -> Result<RoomRow, Error> {
     let damaged = |_| Error::Damaged(format!("room {nr}"));
     let id = RoomId::parse(id).map_err(damaged)?;
-    Ok(RoomRow { nr: RoomNr(nr), id, version: RoomVersionId::try_from(version).map_err(damaged)? })
+    let version = RoomVersionId::try_from(version).map_err(damaged)?;
+    Ok(RoomRow { nr: RoomNr(nr), id, version, has_state: state != 0 })
 }
 
 fn alias_of(row: &Row) -> Result<AliasRow, Error> {
@@ -102,7 +118,16 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn find_room(&self, room_id: &RoomId) -> Result<Option<RoomRow>, Error> {
-        self.db().read_one(&FIND_ROOM, args![room_id.as_str()]).await?.map(|row| room_of(&row)).transpose()
+        self.db().read_one(&FIND_ROOM, args![room_id.as_str()]).await?.map(|row| found_room_of(&row)).transpose()
+    }
+
+    /// Gives a room another version, while nothing of its state is known here; whether it has it now.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn update_room_version(&self, room_nr: RoomNr, version: &RoomVersionId) -> Result<bool, Error> {
+        Ok(self.db().write(&UPDATE_VERSION, args![room_nr, version.as_str()]).await? > 0)
     }
 
     /// The rooms of those ids, of those that are stored.
@@ -112,10 +137,10 @@ impl Storage {
     /// When the database fails.
     pub async fn find_rooms(&self, room_ids: &[&RoomId]) -> Result<Vec<RoomRow>, Error> {
         let ids: Vec<String> = room_ids.iter().map(|id| id.as_str().to_owned()).collect();
-        self.db().read(&FIND_ROOMS, args![ids]).await?.iter().map(room_of).collect()
+        self.db().read(&FIND_ROOMS, args![ids]).await?.iter().map(found_room_of).collect()
     }
 
-    /// The rooms of those numbers. A room never changes what it is: most are answered from memory.
+    /// The rooms of those numbers. A room whose state is known never changes what it is: most are answered from memory.
     ///
     /// # Errors
     ///
@@ -133,7 +158,9 @@ impl Storage {
         if !missing.is_empty() {
             for columns in self.db().read_packed(&GET_ROOMS, args![missing]).await? {
                 let room = Arc::new(room_of_columns(columns)?);
-                cache.insert(room.nr, room.clone());
+                if room.has_state {
+                    cache.insert(room.nr, room.clone());
+                }
                 found.insert(room.nr, room);
             }
         }

@@ -8,7 +8,9 @@ pub mod fuzz;
 mod http;
 mod link;
 mod media;
+mod memory;
 mod peer;
+mod peer_body;
 mod peer_host;
 mod peer_resident;
 mod peer_room;
@@ -24,7 +26,9 @@ pub use self::{
     http::{Answer, Failure, Http, encode},
     link::{Link, may_listen},
     media::download_path,
+    memory::growth_during,
     peer::{Asked, Peer},
+    peer_body::PeerBody,
     peer_room::{PeerEvent, PeerRoom, event_id},
     raw_peer::{RawAnswer, RawPeer},
     server::{ServerOptions, TestServer},

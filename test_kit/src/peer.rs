@@ -3,12 +3,14 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use ::http::{Method, Request, Response, StatusCode};
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use model::{KeyPair, Random};
@@ -21,7 +23,7 @@ use ruma::{
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 
-use crate::{Answer, Authority, Http, http::decode, link::listen};
+use crate::{Answer, Authority, Http, PeerBody, http::decode, link::listen, peer_body::Given};
 
 /// A server that a test drives: it listens on port 8448 of an address of its own, with a certificate for its name.
 #[derive(Debug)]
@@ -38,6 +40,8 @@ pub struct Peer {
 struct Said {
     answers: Mutex<HashMap<String, (StatusCode, Bytes)>>,
     redirects: Mutex<HashMap<String, String>>,
+    bodies: Mutex<HashMap<String, (StatusCode, PeerBody)>>,
+    given: Arc<AtomicUsize>,
     asked: Mutex<Vec<Asked>>,
     responders: Responders,
 }
@@ -196,7 +200,28 @@ impl Peer {
             .insert(what.to_owned(), (status, body.to_string().into()));
     }
 
-    /// From now on it answers `what` with a redirect to `location`.
+    /// From now on it answers `what` with this body, whatever it is; `what` as in [`Peer::answer`], before which this counts.
+    ///
+    /// # Panics
+    ///
+    /// When it is no status.
+    pub fn answer_with(&self, what: &str, status: u16, body: PeerBody) {
+        let status = StatusCode::from_u16(status).expect("a status");
+        self.said.bodies.lock().unwrap_or_else(PoisonError::into_inner).insert(what.to_owned(), (status, body));
+    }
+
+    /// Answers as before there were such bodies.
+    pub fn end_answers_with(&self) {
+        self.said.bodies.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// How many bytes of such bodies were taken from it, those that are on their way among them.
+    #[must_use]
+    pub fn given(&self) -> usize {
+        self.said.given.load(Ordering::SeqCst)
+    }
+
+    /// From now on it answers `what` with a redirect to `location`; `what` as in [`Peer::answer`].
     pub fn redirect(&self, what: &str, location: &str) {
         let mut redirects = self.said.redirects.lock().unwrap_or_else(PoisonError::into_inner);
         redirects.insert(what.to_owned(), location.to_owned());
@@ -245,18 +270,25 @@ impl Peer {
     /// When the request cannot be signed.
     #[must_use]
     pub fn header(&self, destination: &str, method: &str, path: &str, body: &Value) -> String {
+        // As it is sent, like Synapse, which has a form also for what canonical JSON has none for.
+        let content = (!body.is_null()).then(|| body.to_string());
+        self.header_of_text(destination, method, path, content.as_deref())
+    }
+
+    /// The same for a body that is this text of canonical JSON.
+    ///
+    /// # Panics
+    ///
+    /// When `destination` is no server name.
+    #[must_use]
+    pub fn header_of_text(&self, destination: &str, method: &str, path: &str, content: Option<&str>) -> String {
         let destination = OwnedServerName::try_from(destination).expect("a server name");
-        let object = CanonicalJsonObject::from([
-            ("method".to_owned(), method.into()),
-            ("uri".to_owned(), path.into()),
-            ("origin".to_owned(), self.name.as_str().into()),
-            ("destination".to_owned(), destination.as_str().into()),
-        ]);
-        let mut text = serde_json::to_string(&object).expect("JSON");
-        if !body.is_null() {
-            // As it is sent, like Synapse, which has a form also for what canonical JSON has none for.
-            text = format!("{{\"content\":{body},{}", &text[1..]);
-        }
+        let rest = json!({"destination": destination, "method": method, "origin": self.name, "uri": path}).to_string();
+        // `content` is the first of the fields by their order.
+        let text = match content {
+            Some(content) => format!("{{\"content\":{content},{}", &rest[1..]),
+            None => rest,
+        };
         let signature = Base64::new(self.key.sign(text.as_bytes()).as_bytes().to_vec());
         XMatrix::new(self.name.clone(), destination, self.key.id().clone(), signature).to_string()
     }
@@ -268,7 +300,7 @@ impl Drop for Peer {
     }
 }
 
-async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<Given>, hyper::Error> {
     let (parts, body) = request.into_parts();
     let bytes = body.collect().await?.to_bytes();
     let header = |name: &str| {
@@ -281,24 +313,31 @@ async fn answer(said: Arc<Said>, request: Request<Incoming>) -> Result<Response<
         if parts.method == Method::GET { Value::Null } else { serde_json::from_slice(&bytes).unwrap_or_default() };
     let asked = Asked { what: what.clone(), host: header("host"), authorization: header("authorization"), body };
     said.asked.lock().unwrap_or_else(PoisonError::into_inner).push(asked.clone());
-    let mut found = {
-        let answers = said.answers.lock().unwrap_or_else(PoisonError::into_inner);
-        let plain = decode(&what);
-        let begins = |key: &str| key.strip_suffix('*').is_some_and(|start| plain.starts_with(start));
-        answers.get(&what).or_else(|| answers.iter().find(|(key, _)| begins(key)).map(|(_, answer)| answer)).cloned()
-    };
+    if let Some((status, body)) = fitting(&said.bodies, &what) {
+        let mut response = Response::new(Given::of(body, said.given.clone()).await);
+        *response.status_mut() = status;
+        return Ok(response);
+    }
+    let mut found = fitting(&said.answers, &what);
     if found.is_none() {
         found = said.responders.respond(asked).await;
     }
-    let redirect = said.redirects.lock().unwrap_or_else(PoisonError::into_inner).get(&what).cloned();
     let unknown = br#"{"errcode": "M_UNRECOGNIZED", "error": "not in this test"}"#;
     let (status, body) = found.unwrap_or((StatusCode::NOT_FOUND, Bytes::from_static(unknown)));
-    let mut response = Response::new(Full::new(body));
+    let mut response = Response::new(Given::whole(body));
     *response.status_mut() = status;
     response.headers_mut().insert("content-type", ::http::HeaderValue::from_static("application/json"));
-    if let Some(location) = redirect.and_then(|location| location.try_into().ok()) {
+    if let Some(location) = fitting(&said.redirects, &what).and_then(|location| location.try_into().ok()) {
         *response.status_mut() = StatusCode::FOUND;
         response.headers_mut().insert("location", location);
     }
     Ok(response)
+}
+
+/// What is said of exactly this request, or of all that begin like it.
+fn fitting<T: Clone>(said: &Mutex<HashMap<String, T>>, what: &str) -> Option<T> {
+    let said = said.lock().unwrap_or_else(PoisonError::into_inner);
+    let plain = decode(what);
+    let begins = |key: &str| key.strip_suffix('*').is_some_and(|start| plain.starts_with(start));
+    said.get(what).or_else(|| said.iter().find(|(key, _)| begins(key)).map(|(_, found)| found)).cloned()
 }

@@ -70,7 +70,7 @@ impl Peer {
         self.answer(&format!("GET /_matrix/federation/v1/make_join/{}/{user}*", room.id), 200, &made);
         let list = |events: &[PeerEvent]| events.iter().map(|event| event.json.clone()).collect::<Vec<_>>();
         let told = json!({"origin": self.name(), "state": list(state), "auth_chain": list(auth_chain)});
-        self.answer(&format!("PUT /_matrix/federation/v2/send_join/{}/*", room.id), 200, &told);
+        self.respond(&format!("PUT /_matrix/federation/v2/send_join/{}/", room.id), move |_| (200, told.clone()));
     }
 }
 

@@ -18,15 +18,3 @@ impl<S: Sync> FromRequestParts<S> for ClientAddress {
         Ok(parts.extensions.get().copied().unwrap_or(Self(None)))
     }
 }
-
-/// What counts as one address: of IPv6 a network of 64 bits, which is what one household has.
-#[must_use]
-pub fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::from([a, b, c, d, 0, 0, 0, 0])
-        }
-        v4 => v4,
-    }
-}

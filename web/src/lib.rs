@@ -16,7 +16,7 @@ mod ruma_types;
 mod streamed;
 
 pub use body::read_body;
-pub use client_address::{ClientAddress, network_of};
+pub use client_address::ClientAddress;
 pub use error::MatrixError;
 pub use file::{FileConditions, disposition_of};
 pub use finish::finish;

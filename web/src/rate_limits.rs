@@ -16,10 +16,10 @@ use governor::{
     state::keyed::DashMapStateStore,
 };
 use http::request::Parts;
-use model::Clock;
+use model::{Clock, network_of};
 use ruma::OwnedUserId;
 
-use crate::{ClientAddress, MatrixError, client_address::network_of};
+use crate::{ClientAddress, MatrixError};
 
 /// Most users or addresses that are counted at once. Beyond it those that have been quiet are forgotten, then new ones share a count.
 const KEYS_MAX: usize = 100_000;

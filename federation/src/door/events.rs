@@ -16,7 +16,7 @@ use ruma::{
 use storage::TimelineDirection;
 use web::{MatrixError, Ruma, RumaRoutes as _};
 
-use super::{FederationApi, Signed, event_lists};
+use super::{FederationApi, Signed, event_lists, wholes};
 use crate::Federation;
 
 pub(super) fn routes() -> Router<FederationApi> {
@@ -43,8 +43,10 @@ async fn get_event(
 /// `GET /_matrix/federation/v1/state/{roomId}`.
 async fn get_room_state(
     State(rooms): State<Rooms>,
+    State(federation): State<Federation>,
     Signed { origin, request, .. }: Signed<get_room_state::v1::Request>,
 ) -> Result<Response, MatrixError> {
+    let _turn = wholes::turn(&federation, &origin).await?;
     let served = rooms.state_for_server(&origin, &request.room_id, &request.event_id).await?;
     let ServedState { state, auth_chain } = served;
     Ok(event_lists::answer(&rooms, [("pdus", state), ("auth_chain", auth_chain)]))
@@ -53,8 +55,10 @@ async fn get_room_state(
 /// `GET /_matrix/federation/v1/state_ids/{roomId}`.
 async fn get_room_state_ids(
     State(rooms): State<Rooms>,
+    State(federation): State<Federation>,
     Signed { origin, request, .. }: Signed<get_room_state_ids::v1::Request>,
 ) -> Result<Ruma<get_room_state_ids::v1::Response>, MatrixError> {
+    let _turn = wholes::turn(&federation, &origin).await?;
     let ids = rooms.state_ids_for_server(&origin, &request.room_id, &request.event_id).await?;
     let (pdu_ids, auth_chain_ids) = ids;
     Ok(Ruma(get_room_state_ids::v1::Response::new(auth_chain_ids, pdu_ids)))
@@ -63,8 +67,10 @@ async fn get_room_state_ids(
 /// `GET /_matrix/federation/v1/event_auth/{roomId}/{eventId}`.
 async fn get_event_authorization(
     State(rooms): State<Rooms>,
+    State(federation): State<Federation>,
     Signed { origin, request, .. }: Signed<get_event_authorization::v1::Request>,
 ) -> Result<Response, MatrixError> {
+    let _turn = wholes::turn(&federation, &origin).await?;
     let auth_chain = rooms.auth_chain_for_server(&origin, &request.room_id, &request.event_id).await?;
     Ok(event_lists::answer(&rooms, [("auth_chain", auth_chain)]))
 }

@@ -10,7 +10,9 @@ use web::{MatrixError, Ruma, RumaRoutes as _};
 use super::{
     FederationApi, Signed, event_lists,
     leaves_and_knocks::{read_event, template},
+    wholes,
 };
+use crate::Federation;
 
 pub(super) fn routes() -> Router<FederationApi> {
     Router::new().ruma_route(prepare_join_event).ruma_route(create_join_event)
@@ -32,8 +34,10 @@ async fn prepare_join_event(
 /// `PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}`.
 async fn create_join_event(
     State(rooms): State<Rooms>,
+    State(federation): State<Federation>,
     signed: Signed<create_join_event::v2::Request>,
 ) -> Result<Response, MatrixError> {
+    let _turn = wholes::turn(&federation, &signed.origin).await?;
     let (asker, request) = (signed.asker(), &signed.request);
     let event = read_event(&request.pdu)?;
     let ids = (&*request.room_id, &*request.event_id);

@@ -8,6 +8,8 @@ use ruma::{
 };
 use serde::Serialize;
 
+use super::signed_text::{self, Unsigned};
+
 /// Checks the signature of a request to `destination` against the keys of its origin.
 ///
 /// Servers sign the canonical form of the body and send that: then the bytes that came are the ones that were signed, and nothing of them is
@@ -16,17 +18,17 @@ use serde::Serialize;
 ///
 /// # Errors
 ///
-/// What is wrong, for who asks.
+/// As [`signed_text::verify`].
 pub(super) fn check(
     header: &XMatrix,
     request: &Request<&[u8]>,
     destination: &ServerName,
     keys: &PublicKeyMap,
-) -> Result<(), String> {
+) -> Result<(), Unsigned> {
     if is_signed_as_sent(header, request, destination, keys) {
         return Ok(());
     }
-    header.verify_http_request(request, destination, keys).map_err(|error| error.to_string())
+    signed_text::verify(header, request, destination, keys)
 }
 
 fn is_signed_as_sent(

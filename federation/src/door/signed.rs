@@ -7,15 +7,16 @@ use axum::{
     extract::{FromRef, FromRequest, RawPathParams, Request},
 };
 use http::{StatusCode, request::Parts};
+use model::network_of;
 use rooms::Asker;
 use ruma::{
     OwnedServerName,
     api::{IncomingRequest, error::ErrorKind, federation::authentication::XMatrix},
     signatures::{PublicKeyMap, PublicKeySet},
 };
-use web::{ClientAddress, MatrixError, RateLimits, RumaArgument, network_of, read_body, request_of};
+use web::{ClientAddress, MatrixError, RateLimits, RumaArgument, read_body, request_of};
 
-use super::request_signature;
+use super::{request_signature, signed_text::Unsigned};
 use crate::{
     Federation,
     keys::{KEY_ID_BYTES_MAX, Wanted},
@@ -94,7 +95,10 @@ where
         if let Err(error) = request_signature::check(&header, &request, &destination, &keys) {
             let (parts, _) = request.into_parts();
             limits.check_stranger(&parts)?;
-            return Err(unauthorized(error));
+            return Err(match error {
+                Unsigned::TooLarge => MatrixError::too_large(BODY_BYTES_MAX),
+                Unsigned::Wrong(error) => unauthorized(error),
+            });
         }
         limits.check_server(&site_of(&header.origin))?;
         federation.heard_from(&header.origin);

@@ -8,7 +8,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::header;
-use model::limits::{TRANSACTION_ID_BYTES_MAX, is_name};
+use model::{
+    JsonShape,
+    limits::{TRANSACTION_ID_BYTES_MAX, is_name},
+};
 use rooms::{Error, Received, Source};
 use ruma::{OwnedEventId, api::federation::transactions::send_transaction_message};
 use serde::Serialize;
@@ -48,10 +51,14 @@ async fn send_transaction_message(
     }
     let key = ReceivedTransactionKey { destination, origin, transaction_id };
     let entered = api.federation.transactions().enter(&key).ok_or_else(|| MatrixError::limit_exceeded(WAIT))?;
+    let memory = api.federation.transactions().memory_for(&key.origin, weight_of(&request), WAIT).await;
+    let memory = memory.ok_or_else(|| MatrixError::limit_exceeded(WAIT))?;
     // A task of its own, so that a server that hangs up does not stop it half-way.
     let work = async move {
         let worked = Box::pin(work_off(&api, key.clone(), request));
-        api.federation.transactions().once(entered, key, worked).await
+        let answer = api.federation.transactions().once(entered, key, worked).await;
+        drop(memory);
+        answer
     };
     let answer = tokio::spawn(work).await.map_err(|_| MatrixError::busy())??;
     Ok(([(header::CONTENT_TYPE, "application/json")], answer).into_response())
@@ -70,6 +77,12 @@ async fn work_off(
     edus::take_in(api, destination, origin, edus.collect()).await?;
     let pdus = received.into_iter().map(|(event_id, received)| (event_id, PduResult { error: complaint(received) }));
     serde_json::to_string(&Answer { pdus: pdus.collect() }).map_err(|error| MatrixError::internal(&error))
+}
+
+/// The memory that a transaction takes while it is worked off, in bytes, roughly.
+fn weight_of(request: &send_transaction_message::v1::Request) -> usize {
+    let pdus = request.pdus.iter().map(|pdu| pdu.get());
+    pdus.chain(request.edus.iter().map(|edu| edu.json().get())).map(|json| JsonShape::of(json.as_bytes()).weight).sum()
 }
 
 #[derive(Serialize)]

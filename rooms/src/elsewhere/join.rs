@@ -107,6 +107,9 @@ impl Rooms {
         let state = self.given_state(stored.split_off(chain).into_iter().flatten()).await?;
         let create = state.by_key.get(&(StateEventType::RoomCreate, String::new())).map(|(_, pdu)| pdu.clone());
         let create = create.ok_or_else(|| Error::BadEvent("the state told has no sound `m.room.create`".to_owned()))?;
+        if version_in(&create) != *template.version.as_str() {
+            return Err(Error::BadEvent(format!("the room was not made with version {}", template.version)));
+        }
         // What a resident lets in need not be allowed: neither by the event's own past nor by the state.
         let own_auth: Vec<Arc<Pdu>> = pdu.auth_events.iter().filter_map(|id| auth.get(id).cloned()).collect();
         if own_auth.len() < pdu.auth_events.len() {
@@ -206,6 +209,9 @@ impl Rooms {
             }
             let (own, members, summary) = self.changes_by_join(&head, state, &event, &given).await?;
             storage.insert_state_nodes(room.nr, nodes).await?;
+            if head.stored_state == NodeNr(0) {
+                storage.update_room_version(room.nr, &room.version).await?;
+            }
             let commit = RoomCommit {
                 room_nr: room.nr,
                 expected_state: head.stored_state,
@@ -257,6 +263,16 @@ impl Rooms {
         }
         Ok((own, members, summary))
     }
+}
+
+/// The version that a create event says its room has. Room Version 1 has rooms that do not say it. Client-Server API, `m.room.create`.
+fn version_in(create: &Pdu) -> String {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        room_version: Option<String>,
+    }
+    let content: Option<Content> = serde_json::from_str(create.content.get()).ok();
+    content.and_then(|content| content.room_version).unwrap_or_else(|| "1".to_owned())
 }
 
 /// Who vouches for a join, by the template that the resident gave.

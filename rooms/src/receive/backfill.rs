@@ -93,6 +93,9 @@ impl Rooms {
         let turn = self.0.asking.get_with((room.nr, source.server.to_owned()), Arc::default);
         let _turn = turn.lock().await;
         let Some(place) = gap.place else { return Ok(false) };
+        if self.close_gap(room, gap).await? {
+            return Ok(false);
+        }
         let from = vec![gap.pdu.event_id.clone()];
         let answer = self.remote().backfill(source, &room.id, from, EVENTS_MAX).await?;
         let told: HashMap<OwnedEventId, Pdu> =
@@ -171,10 +174,10 @@ impl Rooms {
         self.receive_one(room, incoming).await
     }
 
-    /// Notes that a gap is one no more, when what lies before it is here.
-    async fn close_gap(&self, room: &Arc<RoomRow>, gap: &StoredEvent) -> Result<(), Error> {
+    /// Notes that a gap is one no more, when what lies before it is here; whether it is.
+    async fn close_gap(&self, room: &Arc<RoomRow>, gap: &StoredEvent) -> Result<bool, Error> {
         if self.find_placed(&gap.pdu.prev_events).await?.len() < gap.pdu.prev_events.len() {
-            return Ok(());
+            return Ok(false);
         }
         let head = Head::load(self.storage(), room.clone()).await?;
         let commit = RoomCommit {
@@ -187,6 +190,6 @@ impl Rooms {
         };
         // Lost to another commit, it stays a gap, and is asked for once more.
         let _ = self.storage().commit(Commit { room: Some(commit), ..Commit::default() }).await;
-        Ok(())
+        Ok(true)
     }
 }

@@ -64,6 +64,7 @@ impl Rooms {
         if pdu.auth_events.iter().all(|id| here.contains_key(id)) {
             return Ok(());
         }
+        let _memory = self.0.states_asked.permits_for(source.server).await;
         let mut chain = self.remote().get_event_auth(source, &room.id, &pdu.event_id).await?;
         chain.truncate(STATE_EVENTS_MAX);
         self.take_in_outliers(room, chain).await?;
@@ -87,7 +88,7 @@ impl Rooms {
         let here = storage.find_event_nrs(&wanted).await?;
         let missing: Vec<&OwnedEventId> = wanted.iter().filter(|id| !here.contains_key(*id)).collect();
         let is_large = missing.len() > ONE_BY_ONE_MAX;
-        let _permit = if is_large { self.0.states_asked.acquire().await.ok() } else { None };
+        let _memory = if is_large { Some(self.0.states_asked.permits_for(source.server).await) } else { None };
         let mut told = Vec::new();
         if is_large {
             told = remote.get_state(source, &room.id, event_id).await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::limits::{CONTENT_DEPTH_MAX, EVENT_BYTES_MAX};
+use model::limits::{CONTENT_DEPTH_MAX, EVENT_BYTES_MAX, TOLD_EVENT_BYTES_MAX};
 use ruma::{CanonicalJsonObject, CanonicalJsonValue, room_version_rules::RoomVersionRules};
 use serde_json::{Value, value::RawValue};
 
@@ -12,6 +12,9 @@ use serde_json::{Value, value::RawValue};
 /// could be shown, are left out. The content is then not that of the hash, so that the event counts in its redacted form, as any event with
 /// another content does: were it dropped, all that comes after it in the room would be out of reach. Room Version 6, "Canonical JSON".
 pub(crate) fn legible(event: &RawValue, rules: &RoomVersionRules) -> Option<CanonicalJsonObject> {
+    if event.get().len() > TOLD_EVENT_BYTES_MAX {
+        return None;
+    }
     if let Ok(object) = serde_json::from_str::<CanonicalJsonObject>(event.get())
         && object.get("content").is_none_or(|content| is_within(content, CONTENT_DEPTH_MAX))
     {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Incoming, Received, Source};
-use crate::{Error, Rooms, power::rules_of};
+use crate::{Error, Rooms, power::rules_of, told_events::take_apart};
 
 /// Most events that one answer may have.
 const EVENTS_OF_ANSWER_MAX: u32 = 100;
@@ -188,10 +188,14 @@ impl Rooms {
     /// Those events of an answer that are events of the room and signed as they must be; not more than were asked for.
     pub(super) async fn verified(&self, room: &Arc<RoomRow>, answer: Vec<Box<RawValue>>) -> Result<Vec<Pdu>, Error> {
         let rules = Arc::new(rules_of(&room.version)?);
-        let events = answer.into_iter().take(EVENTS_OF_ANSWER_MAX as usize).collect();
-        let read = self.read_raw_events(room, &rules, events).await?;
-        let events = read.into_iter().filter_map(|(_, event)| event.ok()).collect();
-        Ok(self.verify_events(events).await?.into_iter().filter_map(Result::ok).collect())
+        let mut events = answer.into_iter().take(EVENTS_OF_ANSWER_MAX as usize).peekable();
+        let mut verified = Vec::new();
+        while events.peek().is_some() {
+            let read = self.read_events(room, &rules, take_apart(&mut events, &rules)).await?;
+            let read = read.into_iter().filter_map(|(_, event)| event.ok()).collect();
+            verified.extend(self.verify_events(read).await?.into_iter().filter_map(Result::ok));
+        }
+        Ok(verified)
     }
 }
 

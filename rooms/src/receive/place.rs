@@ -25,6 +25,9 @@ use crate::{
 /// Most events that were kept out of the room and lie in a row before an event, of which is looked what lies before them.
 const KEPT_OUT_MAX: usize = 100;
 
+/// Most gaps of a room, the newest ones, of which is looked whether an event belongs into them.
+const GAPS_MAX: u32 = 100;
+
 /// What follows from the graph alone, and never changes.
 struct Judged {
     pdu: Pdu,
@@ -165,20 +168,21 @@ impl Rooms {
         };
         commit.gaps_opened.extend((lacks && is_shown).then_some(nr));
         if matches!(placement, Placement::Live | Placement::Held) && behind.is_none() {
-            let mut tips: Vec<EventNr> =
+            let tips: Vec<EventNr> =
                 head.extremities.iter().map(|(nr, _)| *nr).filter(|nr| !used.contains(nr)).collect();
             let stored = storage.get_events(&tips).await.map_err(Error::from)?;
             let mut states: Vec<NodeNr> =
                 tips.iter().filter_map(|nr| stored.get(nr)).map(|event| event.state).collect();
-            states.push(state);
-            tips.push(nr);
+            if tips.is_empty() || !self.is_superseded(&head.row, &pdu, state).await? {
+                states.push(state);
+                commit.extremities_added = vec![nr];
+            }
             let unstored = Unstored {
                 event: Arc::new(StoredEvent::of_new(&commit.events[0], head.row.nr, None)),
                 auth: commit.events[0].auth.clone(),
             };
             commit.state = resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut nodes).await?;
             commit.extremities_used = used;
-            commit.extremities_added = vec![nr];
             let changed = self.changes(head, commit.state, &HashMap::from([(nr, pdu.clone())])).await?;
             (commit.state_changes, commit.summary) = changed;
         }
@@ -257,6 +261,20 @@ impl Rooms {
             rejection = self.forbidden_by(head, &pdu, state_before).await?;
         }
         Ok(Ok(Judged { pdu, prev, used, auth, state_before, rejection, lacks }))
+    }
+
+    /// Whether an event is one that was missing when the one after it came: that one says what the room's state is, as long as the state that
+    /// was told for it is the one that this event leads to.
+    async fn is_superseded(&self, room: &RoomRow, pdu: &Pdu, state: NodeNr) -> Result<bool, Error> {
+        let storage = self.storage();
+        let gaps = storage.get_events(&storage.list_backward_gaps(room.nr, GAPS_MAX).await?).await?;
+        for after in gaps.values().filter(|after| after.pdu.prev_events == std::slice::from_ref(&pdu.event_id)) {
+            let differences = storage.diff_state(room.nr, state, after.state).await?;
+            if differences.iter().all(|(_, old, new)| *new == Some(after.nr) && *old == after.replaces) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Events, and those that lie before the ones among them that were rejected or have soft-failed: no event of the room lies after those

@@ -47,19 +47,22 @@ impl Rooms {
         on_threads(objects, move |object| read(&room, &rules, object)).await
     }
 
-    /// The same of events as they came; what is no event by any means has no id.
-    pub(crate) async fn read_raw_events(
+    /// Check 1, for events that are texts still: what is none by any means has no id.
+    pub(crate) async fn read_texts(
         &self,
         room: &Arc<RoomRow>,
         rules: &Arc<RoomVersionRules>,
-        events: Vec<Box<RawValue>>,
+        texts: Vec<Box<RawValue>>,
     ) -> Result<Vec<Read>, Error> {
         let (room, rules) = (room.clone(), rules.clone());
-        let read = move |event: Box<RawValue>| match legible(&event, &rules) {
-            Some(object) => read(&room, &rules, object),
-            None => (named(&event), Err(Error::BadEvent("it has no canonical form".to_owned()))),
+        let read = move |text: Box<RawValue>| match legible(&text, &rules) {
+            Some(object) => {
+                drop(text);
+                read(&room, &rules, object)
+            }
+            None => (named(&text), Err(Error::BadEvent("it has no canonical form".to_owned()))),
         };
-        on_threads(events, read).await
+        on_threads(texts, read).await
     }
 
     /// Checks 2 and 3: the keys are asked for together. What was altered is given in its redacted form.

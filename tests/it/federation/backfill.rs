@@ -62,3 +62,18 @@ async fn when_nobody_answers_a_reader_gets_what_is_here() {
     guest.send_one(&next).await;
     assert_eq!(guest.texts().await, ["one", "two", "three", "last", "next"]);
 }
+
+/// What was missing may come on its own: nobody is asked for it then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_that_was_filled_by_what_came_late_is_one_no_more() {
+    for database in TestDatabase::each().await {
+        let (mut guest, lost, _) = with_gap(database).await;
+        guest.send(&lost).await.ok();
+        for _ in 0..2 {
+            let mut texts = guest.texts().await;
+            texts.sort();
+            assert_eq!(texts, ["last", "one", "three", "two"]);
+        }
+        assert_eq!(guest.asked("/backfill/"), 0);
+    }
+}

@@ -2,7 +2,10 @@
 
 use ruma::RoomVersionId;
 use serde_json::{Value, json};
-use test_kit::{Answer, Peer, PeerEvent, PeerRoom, TestFederation, TestUser, encode};
+use test_kit::{
+    Answer, Peer, PeerEvent, PeerRoom, ServerOptions, TestDatabase, TestFederation, TestServer, TestUser, encode,
+    eventually,
+};
 
 const HOST: &str = "@host:peer.test";
 const BOB: &str = "@bob:hs1";
@@ -136,6 +139,91 @@ async fn a_room_that_lied_once_is_joined_when_it_tells_the_truth() {
     world.peer.let_in(&room, BOB, &state, &[]);
     world.join(&room).await.ok();
     assert_eq!(world.names(&room).await, "Theirs");
+}
+
+/// Anybody can invite bob to a room that we do not know, and say what they like of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_version_that_somebody_told_keeps_nobody_out() {
+    for database in TestDatabase::each().await {
+        let is_shared = matches!(database.options, storage::Options::Postgres { .. });
+        let mut federation = TestFederation::empty();
+        federation.add("hs1", database, ServerOptions::default()).await;
+        let (peer, eve) = (federation.peer("peer.test").await, federation.peer("eve.test").await);
+        let bob = federation.user("hs1", "bob").await;
+        let world = World { federation, peer, bob };
+        let server = world.federation.server("hs1");
+        let mut options = server.options().clone();
+        options.more_listeners.clear();
+        let second = if is_shared { Some(server.beside(options).await) } else { None };
+        for (wrong, version) in [("1", "11"), ("11", "1"), ("10", "11")] {
+            let mut room = world.peer.make_room(&version.try_into().unwrap(), HOST, &[]);
+            let mut lie = eve.make_room(&wrong.try_into().unwrap(), "@eve:eve.test", &[]);
+            lie.id = room.id.clone();
+            let invite = lie.event(&eve, "m.room.member", Some(BOB), json!({"membership": "invite"}));
+            let path = format!("/_matrix/federation/v2/invite/{}/{}", encode(&room.id), encode(&invite.id));
+            let body = json!({"room_version": wrong, "event": invite.json, "invite_room_state": []});
+            let since = world.bob.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+            eve.ask(server.http(), "hs1", "PUT", &path, &body).await.ok();
+            for http in second.iter().map(TestServer::http).chain([server.http()]) {
+                let bob = world.bob.at(http);
+                eventually!(bob.sync(None).await["rooms"]["invite"][&room.id].is_object());
+            }
+            let state = room.state_events();
+            world.peer.let_in(&room, BOB, &state, &state);
+            world.join(&room).await.ok();
+            let join =
+                world.peer.asked().iter().rfind(|asked| asked.what.contains("/send_join/")).unwrap().body.clone();
+            room.follow(&PeerEvent { id: test_kit::event_id(&room.version, &join), json: join });
+            for (number, http) in [server.http()].into_iter().chain(second.iter().map(TestServer::http)).enumerate() {
+                let said = room.text(&world.peer, &format!("at {number}"));
+                room.follow(&said);
+                let body = json!({"origin": "peer.test", "origin_server_ts": 1, "pdus": [said.json]});
+                let path = format!("/_matrix/federation/v1/send/{wrong}.{version}.{number}");
+                let answer = world.peer.ask(http, "hs1", "PUT", &path, &body).await.ok();
+                assert_eq!(answer["pdus"][&said.id], json!({}), "{wrong} {version}: {answer}");
+                // With what was told of the invitation.
+                let news = world.bob.at(http).sync(Some(&since)).await;
+                assert!(news["rooms"]["join"][&room.id].is_object(), "{wrong} {version}: {news}");
+            }
+        }
+    }
+}
+
+/// A resident sends us what is said from the join on, and we may still be at work on its answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_in_a_room_while_it_is_being_joined_is_heard() {
+    let world = world().await;
+    let mut room = world.peer.make_room(&RoomVersionId::V11, HOST, &[]);
+    let state = room.state_events();
+    world.peer.let_in(&room, BOB, &state, &[]);
+    let (joins, mut joined) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, going_on) = std::sync::mpsc::channel();
+    let going_on = std::sync::Mutex::new(going_on);
+    let told = json!({"state": state.iter().map(|event| &event.json).collect::<Vec<_>>(), "auth_chain": []});
+    world.peer.respond(&format!("PUT /_matrix/federation/v2/send_join/{}/", room.id), move |asked| {
+        joins.send(asked.body.clone()).unwrap();
+        going_on.lock().unwrap().recv().unwrap();
+        (200, told.clone())
+    });
+    let id = room.id.clone();
+    let greet = async {
+        let json = joined.recv().await.unwrap();
+        room.follow(&PeerEvent { id: test_kit::event_id(&room.version, &json), json });
+        let welcome = room.text(&world.peer, "welcome");
+        let body = json!({"origin": "peer.test", "origin_server_ts": 1, "pdus": [welcome.json]});
+        let http = world.federation.server("hs1").http();
+        let mut sent = Box::pin(world.peer.ask(http, "hs1", "PUT", "/_matrix/federation/v1/send/1", &body));
+        // It is not answered before bob is in.
+        let early = tokio::time::timeout(std::time::Duration::from_millis(300), &mut sent).await;
+        assert!(early.is_err(), "{}", early.unwrap());
+        go_on.send(()).unwrap();
+        assert_eq!(sent.await.ok()["pdus"], json!({welcome.id: {}}));
+    };
+    let path = format!("/_matrix/client/v3/join/{}?via=peer.test", encode(&id));
+    let nothing = json!({});
+    let (answer, ()) = tokio::join!(world.bob.post(&path, &nothing), greet);
+    answer.ok();
+    assert_eq!(world.bob.texts(&id).await, ["welcome"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,7 +44,7 @@ impl Mortal {
     }
 
     /// Kills it and starts it again; gives the user at the new one.
-    fn kill(&mut self, user: &TestUser) -> TestUser {
+    pub(super) fn kill(&mut self, user: &TestUser) -> TestUser {
         self.program.kill();
         (self.program, self.http) = start(self.folder.path(), &[]);
         user.at(&self.http)
