@@ -6,12 +6,15 @@ use std::{
 };
 
 use model::{EventNr, Pdu};
-use ruma::{EventId, OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules, state_res};
+use ruma::{
+    CanonicalJsonObject, EventId, OwnedEventId, events::StateEventType, room_version_rules::AuthorizationRules,
+    state_res,
+};
 use serde_json::value::RawValue;
 use storage::RoomRow;
 use tracing::debug;
 
-use crate::{Error, Rooms, power::rules_of, told_events::take_apart};
+use crate::{Error, Rooms, power::rules_of, told_events::next_part};
 
 /// Events that are read from the database at once.
 const READ_AT_ONCE: usize = 4_000;
@@ -39,7 +42,10 @@ impl Rooms {
         let mut sound: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::new();
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
-            let objects = take_apart(&mut events);
+            let objects: Vec<CanonicalJsonObject> = next_part(&mut events)
+                .into_iter()
+                .map(|event| serde_json::from_str(event.get()).unwrap_or_default())
+                .collect();
             let mut unverified = Vec::with_capacity(objects.len());
             for (event_id, read) in self.read_events(room, &rules, objects).await? {
                 match read {

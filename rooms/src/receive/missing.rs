@@ -11,14 +11,14 @@ use std::{
 };
 
 use model::{NodeNr, Pdu};
-use ruma::{OwnedEventId, events::room::policy::RoomPolicyEventContent};
+use ruma::{CanonicalJsonObject, OwnedEventId, events::room::policy::RoomPolicyEventContent};
 use serde_json::value::RawValue;
 use storage::RoomRow;
 use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Incoming, Received, Source};
-use crate::{Error, Rooms, power::rules_of, told_events::take_apart};
+use crate::{Error, Rooms, power::rules_of, told_events::next_part};
 
 /// Most events that one answer may have.
 const EVENTS_OF_ANSWER_MAX: u32 = 100;
@@ -191,7 +191,9 @@ impl Rooms {
         let mut events = answer.into_iter().take(EVENTS_OF_ANSWER_MAX as usize).peekable();
         let mut verified = Vec::new();
         while events.peek().is_some() {
-            let read = self.read_events(room, &rules, take_apart(&mut events)).await?;
+            let part = next_part(&mut events).into_iter();
+            let objects = part.filter_map(|event| serde_json::from_str::<CanonicalJsonObject>(event.get()).ok());
+            let read = self.read_events(room, &rules, objects.collect()).await?;
             let read = read.into_iter().filter_map(|(_, event)| event.ok()).collect();
             verified.extend(self.verify_events(read).await?.into_iter().filter_map(Result::ok));
         }
