@@ -148,7 +148,7 @@ async fn send_text(guest: &Guest, body: String) -> u16 {
 
 /// The whole of a request is taken apart to verify its signature, by anybody who has a key.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_that_would_be_large_in_memory_is_refused() {
+async fn a_request_that_would_be_large_in_memory_is_not_taken_apart() {
     let mut guest = Guest::new(TestDatabase::sqlite()).await;
     guest.still_works().await;
     let dense = format!("[{}0]", DENSE.repeat((12 << 20) / DENSE.len()));
@@ -160,7 +160,8 @@ async fn a_request_that_would_be_large_in_memory_is_refused() {
     let odd = format!(r#"{{"a":{dense},"edus":[],"origin":"peer.test","origin_server_ts":1,"pdus":[]}}"#);
     for body in [edu, pdu, odd] {
         let (status, growth) = growth_during(send_text(&guest, body)).await;
-        assert_eq!(status, 413);
+        // Refused, or nothing of it taken apart that need not be.
+        assert!(matches!(status, 200 | 413), "{status}");
         assert!(growth < 200 * MIB, "{} MiB were needed", growth / MIB);
     }
     guest.still_works().await;
