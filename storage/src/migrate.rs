@@ -60,6 +60,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(26, "0026_openid_tokens"),
     migration!(27, "0027_server_keys_by_source"),
     migration!(30, "0030_media"),
+    migration!(32, "0032_following_devices"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.
