@@ -33,6 +33,7 @@ mod openid_tokens;
 mod outgoing;
 mod outliers;
 mod packed;
+mod partial_rooms;
 mod presence;
 mod profiles;
 mod received_transactions;
@@ -73,9 +74,10 @@ use tokio::sync::{broadcast, watch};
 pub use self::{
     account_data::AccountDataRow,
     commit::{
-        ChangedProfile, Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent,
-        NewOutgoingEdu, NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice,
-        NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        ChangedProfile, Commit, CommitError, Committed, Completion, Countable, MembershipChange, NewAccountData,
+        NewEvent, NewOutgoingEdu, NewPartial, NewReceipt, NewRelatedRedaction, NewRelation, NewRoom,
+        NewThreadSubscription, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange,
+        TransactionKey,
     },
     destinations::DestinationRow,
     devices::{DeviceRow, DeviceSeen},
@@ -87,6 +89,7 @@ pub use self::{
     keys::{DeviceKeysRow, KeyClaim, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
     outgoing::{ArrearsRow, ReadRow},
+    partial_rooms::{CompletedEvent, PartialRoom},
     presence::PresenceRow,
     received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},
     redactions::RelatedRedactionRow,
