@@ -14,6 +14,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
     signatures::{self, PublicKeyMap, Verified},
 };
+use serde_json::value::RawValue;
 use storage::RoomRow;
 
 use crate::{Error, Rooms, remote::EventSigners};
@@ -42,6 +43,22 @@ impl Rooms {
     ) -> Result<Vec<Read>, Error> {
         let (room, rules) = (room.clone(), rules.clone());
         on_threads(objects, move |object| read(&room, &rules, object)).await
+    }
+
+    /// Check 1, for events that are texts still: what is none at all has no id.
+    pub(crate) async fn read_texts(
+        &self,
+        room: &Arc<RoomRow>,
+        rules: &Arc<RoomVersionRules>,
+        texts: Vec<Box<RawValue>>,
+    ) -> Result<Vec<Read>, Error> {
+        let (room, rules) = (room.clone(), rules.clone());
+        let read = move |text: Box<RawValue>| {
+            let object = serde_json::from_str(text.get()).unwrap_or_default();
+            drop(text);
+            read(&room, &rules, object)
+        };
+        on_threads(texts, read).await
     }
 
     /// Checks 2 and 3: the keys are asked for together. What was altered is given in its redacted form.
