@@ -24,6 +24,7 @@ mod members;
 mod membership;
 mod mutual;
 mod outliers;
+mod partial;
 mod policy_servers;
 mod power;
 mod presence;
@@ -155,6 +156,8 @@ struct Inner {
     asking: Cache<(RoomNr, ruma::OwnedServerName), Arc<tokio::sync::Mutex<()>>>,
     /// Bounds how many whole states of other servers are in memory.
     states_asked: tokio::sync::Semaphore,
+    /// Told when a room came here whose members are asked for afterwards.
+    completing: tokio::sync::Notify,
 }
 
 impl Rooms {
@@ -199,6 +202,7 @@ impl Rooms {
             resting_policy_servers: policy_servers::RestingServers::new(),
             asking: Cache::new(TURNS_CACHED),
             states_asked: tokio::sync::Semaphore::new(STATES_ASKED_MAX),
+            completing: tokio::sync::Notify::new(),
         }))
     }
 

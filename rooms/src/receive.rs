@@ -20,6 +20,7 @@ use ruma::{
 };
 use storage::RoomRow;
 
+pub(crate) use self::gap::misbehaved;
 use self::{place::Retry, verify::id_of};
 use crate::{Error, Rooms, head::Head, power::rules_of, race::Race, to_the_end};
 
@@ -47,6 +48,8 @@ struct Incoming {
     pdu: Pdu,
     /// The room's state before it, where that is not known from what came before it.
     state_before: Option<NodeNr>,
+    /// Whether that lacks members who are not here yet.
+    lacks_members: bool,
     /// Why the room's policy server does not recommend it, if it does not.
     refusal: Option<String>,
     /// Whether it is this server that has to tell the others in the room of it.
@@ -58,7 +61,7 @@ struct Incoming {
 impl Incoming {
     /// One that comes now.
     fn new(pdu: Pdu, state_before: Option<NodeNr>) -> Self {
-        Self { pdu, state_before, behind: None, refusal: None, passed_on: false }
+        Self { pdu, state_before, lacks_members: false, behind: None, refusal: None, passed_on: false }
     }
 }
 

@@ -113,19 +113,25 @@ impl Rooms {
         let pdus = in_order(chosen.into_values().collect());
         let farthest = self.storage().farthest_step(room.nr, anchor).await?;
         let mut step = farthest - i64::try_from(pdus.len()).unwrap_or(0);
+        self.fetch_senders(source, room, &pdus).await?;
         let mut states_left = STATES_MAX;
         let mut has_more = false;
         for pdu in pdus {
             let is_first = pdu.event_type == TimelineEventType::RoomCreate;
             let mut state_before = is_first.then_some(NodeNr(0));
+            let mut lacks_members = false;
             if !self.find_lacking(std::slice::from_ref(&pdu)).await?.is_empty() {
                 if states_left == 0 {
                     continue;
                 }
                 states_left -= 1;
-                state_before = self.fill_gap(source, room, &pdu).await?;
+                match self.state_before_in_partial(room, gap).await? {
+                    Some(state) => (state_before, lacks_members) = (Some(state), true),
+                    None => state_before = self.fill_gap(source, room, &pdu).await?,
+                }
             }
-            let incoming = Incoming { behind: Some((anchor, step)), ..Incoming::new(pdu, state_before) };
+            let behind = Some((anchor, step));
+            let incoming = Incoming { behind, lacks_members, ..Incoming::new(pdu, state_before) };
             step += 1;
             let turn = self.turn(room.nr);
             let mut head = turn.take_head().await;
