@@ -17,6 +17,7 @@ mod keys;
 mod kills;
 mod missing_events;
 mod openid;
+mod partial_joins;
 mod policy_servers;
 mod profiles;
 mod requests;
