@@ -224,7 +224,7 @@ impl Rooms {
         }
         let mut room = RoomCommit { lease, ..room_commit(&current, built) };
         if current.is_partial
-            && let Err(error) = self.settle_memberships(&mut room).await
+            && let Err(error) = Box::pin(self.settle_memberships(&mut room)).await
         {
             return all(error);
         }

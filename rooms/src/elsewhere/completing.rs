@@ -129,7 +129,7 @@ impl Rooms {
             match self.is_here(&room).await? {
                 // All of ours have left.
                 false => self.leave_partial(&room).await,
-                true => self.complete(&room, &partial).await,
+                true => Box::pin(self.complete(&room, &partial)).await,
             }
         });
         let completed = loop {
@@ -170,7 +170,7 @@ impl Rooms {
         let mut failure = Error::Remote(RemoteError::NotFederating);
         for server in servers {
             let source = Source { as_server: &as_server, server: &server };
-            match self.complete_from(source, room, &join).await {
+            match Box::pin(self.complete_from(source, room, &join)).await {
                 Ok(()) => return Ok(()),
                 Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
                 Err(error) => {
@@ -184,7 +184,7 @@ impl Rooms {
 
     async fn complete_from(&self, source: Source<'_>, room: &Arc<RoomRow>, join: &StoredEvent) -> Result<(), Error> {
         let storage = self.storage();
-        let told = self.fetch_state_before(source, room, &join.pdu.event_id).await?;
+        let told = Box::pin(self.fetch_state_before(source, room, &join.pdu.event_id)).await?;
         // Read anew: the event may have been completed before.
         let head = Head::load(storage, room.clone()).await?;
         if !head.is_partial {
@@ -211,8 +211,8 @@ impl Rooms {
         let of_join = CompletedEvent { nr: join.nr, state: joined, replaces, is_rejected: false };
         let events = HashMap::from([(join.nr, of_join)]);
         let mut whole = Whole { head, joined, events, guessed: HashSet::new(), gaps_left: GAPS_MAX };
-        self.judge_again(Some(source), &mut whole).await?;
-        self.commit_completion(room, whole).await?;
+        Box::pin(self.judge_again(Some(source), &mut whole)).await?;
+        Box::pin(self.commit_completion(room, whole)).await?;
         info!(room.id = %room.id, server.name = %source.server, members = members.len(), "all members of a room are here");
         Ok(())
     }
@@ -277,7 +277,7 @@ impl Rooms {
     ) -> Result<Option<NodeNr>, Error> {
         if let Some(source) = source.filter(|_| whole.gaps_left > 0) {
             whole.gaps_left -= 1;
-            match self.fill_gap(source, &whole.head.row, &event.pdu).await {
+            match Box::pin(self.fill_gap(source, &whole.head.row, &event.pdu)).await {
                 Ok(Some(state)) => return Ok(Some(state)),
                 Err(error @ (Error::Storage(_) | Error::Busy)) => return Err(error),
                 Ok(None) | Err(_) => {}
@@ -302,7 +302,7 @@ impl Rooms {
                 return Ok(());
             }
             whole.head = head;
-            self.judge_again(None, &mut whole).await?;
+            Box::pin(self.judge_again(None, &mut whole)).await?;
             let head = &whole.head;
             let mut nodes = NewNodes::default();
             let (tips, dropped) = self.tips_of(&whole).await?;

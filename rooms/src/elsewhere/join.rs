@@ -129,13 +129,13 @@ impl Rooms {
         };
         let (chain, told) = (answer.auth_chain.len(), answer.state.len());
         let all = answer.auth_chain.into_iter().chain(answer.state).collect();
-        let mut stored = self.take_in_outliers(&room, all).await?;
+        let mut stored = Box::pin(self.take_in_outliers(&room, all)).await?;
         let known: HashSet<OwnedEventId> = stored.iter().flatten().map(|told| told.event_id.clone()).collect();
         let state = given_state(stored.split_off(chain).into_iter().flatten())?;
-        self.check_join(&room, &rules, &pdu, &state, |id| known.contains(id)).await?;
+        Box::pin(self.check_join(&room, &rules, &pdu, &state, |id| known.contains(id))).await?;
         let is_partial = omitted.is_some();
         info!(room.id = %room_id, %server, events = told, is_partial, "joined a room through another server");
-        self.commit_join(&room, Joined { pdu: Arc::new(pdu), rules, state, omitted }).await?;
+        Box::pin(self.commit_join(&room, Joined { pdu: Arc::new(pdu), rules, state, omitted })).await?;
         if is_partial {
             self.0.completing.notify_one();
         }
@@ -221,7 +221,7 @@ impl Rooms {
         let is_gap = self.find_placed(&pdu.prev_events).await?.len() < pdu.prev_events.len();
         let is_here = self.is_here(room).await?;
         if !is_here {
-            self.bring_in_most_members(room, &given, key).await?;
+            Box::pin(self.bring_in_most_members(room, &given, key)).await?;
         }
 
         let turn = self.turn(room.nr);

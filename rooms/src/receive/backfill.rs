@@ -113,7 +113,7 @@ impl Rooms {
         let pdus = in_order(chosen.into_values().collect());
         let farthest = self.storage().farthest_step(room.nr, anchor).await?;
         let mut step = farthest - i64::try_from(pdus.len()).unwrap_or(0);
-        self.fetch_senders(source, room, &pdus).await?;
+        Box::pin(self.fetch_senders(source, room, &pdus)).await?;
         let mut states_left = STATES_MAX;
         let mut has_more = false;
         for pdu in pdus {

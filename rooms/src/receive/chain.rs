@@ -151,7 +151,7 @@ impl Rooms {
         let has_relations = !related_again.is_empty();
         let mut commit = RoomCommit { lease: race.wants_lease(), related_again, ..room_commit(&head, built) };
         if head.is_partial {
-            self.settle_memberships(&mut commit).await?;
+            Box::pin(self.settle_memberships(&mut commit)).await?;
         }
         match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {
             Ok(_) => head.committed(),
@@ -184,7 +184,7 @@ impl Rooms {
     async fn add_to_chain(&self, chain: &mut Chain, pdu: &Pdu, behind: Behind, nr: EventNr) -> Result<Received, Error> {
         let storage = self.storage();
         if chain.head.is_partial {
-            self.learn_members(chain, pdu, &behind.auth).await?;
+            Box::pin(self.learn_members(chain, pdu, &behind.auth)).await?;
         }
         let head = &chain.head;
         let mut state = HashMap::new();

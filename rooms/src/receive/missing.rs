@@ -66,7 +66,7 @@ impl Rooms {
         };
         pdus.splice(..0, fetched);
         if let Ok(Err(error @ (Error::Storage(_) | Error::Busy))) =
-            timeout(STATE_WAIT, self.fetch_senders(source, room, &pdus)).await
+            timeout(STATE_WAIT, Box::pin(self.fetch_senders(source, room, &pdus))).await
         {
             return Err(error);
         }

@@ -92,7 +92,10 @@ impl Rooms {
         };
         let Judged { mut pdu, prev, used, auth, state_before, rejection, lacks, lacks_members, allowing } = judged;
         // Members whom the event lists count in the current state, too, if that has nothing else to say of them.
-        let (current, _) = self.with_members_of(&head.row, head.state, &pdu, &allowing, &mut nodes).await?;
+        let mut current = head.state;
+        if !allowing.is_empty() {
+            (current, _) = Box::pin(self.with_members_of(&head.row, current, &pdu, &allowing, &mut nodes)).await?;
+        }
         let nr = match &stored {
             Some(outlier) => outlier.nr,
             None => storage.take_event_nrs(1).await.map_err(Error::from)?.next().ok_or(Error::Busy)?,
@@ -185,7 +188,7 @@ impl Rooms {
             };
             commit.state = resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut nodes).await?;
             if head.is_partial {
-                commit.state = self.keep_members(head, commit.state, &mut nodes).await?;
+                commit.state = Box::pin(self.keep_members(head, commit.state, &mut nodes)).await?;
             }
             commit.extremities_used = used;
             commit.extremities_added = vec![nr];
@@ -205,7 +208,7 @@ impl Rooms {
         }
         commit.state_nodes = nodes.nodes;
         if head.is_partial {
-            self.settle_memberships(&mut commit).await?;
+            Box::pin(self.settle_memberships(&mut commit)).await?;
         }
         match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {
             Ok(_) => Ok(match (rejection, soft_failure) {
@@ -271,7 +274,7 @@ impl Rooms {
         let mut allowing = Vec::new();
         if lacks_members {
             allowing.extend(auth.iter().filter_map(|nr| Some((*nr, events.get(nr)?.pdu.clone()))));
-            (state_before, _) = self.with_members_of(&head.row, state_before, &pdu, &allowing, nodes).await?;
+            (state_before, _) = Box::pin(self.with_members_of(&head.row, state_before, &pdu, &allowing, nodes)).await?;
         }
 
         // By its own auth events.
