@@ -39,6 +39,7 @@ pub(crate) struct Services {
     accounts_task: JoinHandle<()>,
     devices_task: Option<JoinHandle<()>>,
     profiles_task: JoinHandle<()>,
+    completing_task: Option<JoinHandle<()>>,
     departures_task: JoinHandle<()>,
     redactions_task: JoinHandle<()>,
     maintenance: JoinHandle<()>,
@@ -118,6 +119,10 @@ impl Services {
             let (rooms, stopping) = (rooms.clone(), stopping.clone());
             async move { rooms.follow_profiles(stopping.cancelled()).await }
         });
+        let completing_task = federation.as_ref().map(|_| {
+            let (rooms, stopping) = (rooms.clone(), stopping.clone());
+            tokio::spawn(async move { rooms.complete_partial_rooms(stopping.cancelled()).await })
+        });
         let redactions_task = tokio::spawn({
             let (rooms, stopping) = (rooms.clone(), stopping.clone());
             async move { rooms.follow_redactions(stopping.cancelled()).await }
@@ -145,6 +150,7 @@ impl Services {
             accounts_task,
             devices_task,
             profiles_task,
+            completing_task,
             departures_task,
             redactions_task,
             maintenance,
@@ -191,6 +197,9 @@ impl Services {
             let _ = task.await;
         }
         let _ = self.profiles_task.await;
+        if let Some(task) = self.completing_task {
+            let _ = task.await;
+        }
         let _ = self.departures_task.await;
         let _ = self.redactions_task.await;
         let _ = self.maintenance.await;

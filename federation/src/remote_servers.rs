@@ -132,8 +132,9 @@ impl RemoteServers for Federation {
         as_server: &'a ServerName,
         server: &'a ServerName,
         join: &'a Pdu,
+        omit_members: bool,
     ) -> Asking<'a, JoinAnswer> {
-        Box::pin(self.ask_to_join(as_server, server, join))
+        Box::pin(self.ask_to_join(as_server, server, join, omit_members))
     }
 
     fn send_leave<'a>(&'a self, as_server: &'a ServerName, server: &'a ServerName, leave: &'a Pdu) -> Asking<'a, ()> {

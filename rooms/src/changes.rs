@@ -39,11 +39,16 @@ impl Rooms {
                 // Nothing is left of the key: as if the user had left, and as if nothing was said of the room.
                 let change = membership_change(storage, self.servers(), nr, pdu, Some(pdu)).await?;
                 membership = change.map(|change| MembershipChange { after: Membership::Leave, ..change });
-                let content = RawValue::from_string("{}".to_owned()).unwrap_or_else(|_| pdu.content.clone());
-                summary_changed |= apply_to_summary(&mut summary, &Pdu { content, ..(**pdu).clone() });
+                summary_changed |= apply_to_summary(&mut summary, &without_content(pdu));
             }
             changes.push(StateChange { event_nr: now_nr, membership });
         }
         Ok((changes, summary_changed.then_some(summary)))
     }
+}
+
+/// The event as if it said nothing.
+pub(crate) fn without_content(pdu: &Pdu) -> Pdu {
+    let content = RawValue::from_string("{}".to_owned()).unwrap_or_else(|_| pdu.content.clone());
+    Pdu { content, ..pdu.clone() }
 }

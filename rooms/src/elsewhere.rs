@@ -3,8 +3,10 @@
 //! A member event of ours needs a server that is in the room, a resident: it says what the event has to refer to, and brings it into the
 //! room. Server-Server API, "Joining Rooms", "Leaving Rooms (Rejecting Invites)", "Knocking upon a room", "Inviting to a room".
 
+mod completing;
 mod join;
 mod leave;
+mod members;
 
 use std::sync::Arc;
 
@@ -244,6 +246,7 @@ impl Rooms {
                 placement: Placement::Outside,
                 passed_on: false,
                 was_outlier: false,
+                lacks_members: false,
                 transaction: None,
                 countable,
                 relation: None,

@@ -172,6 +172,10 @@ impl Rooms {
             return Err(Error::RoomUnknown);
         }
         self.check_server_allowed(room_id, asker.origin).await?;
+        // Whom the room lets in is not known before all its members are: others know. As in Synapse.
+        if self.storage().is_partial(room.nr).await? {
+            return Err(Error::RoomUnknown);
+        }
         Ok(room)
     }
 

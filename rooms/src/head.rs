@@ -34,6 +34,8 @@ pub(crate) struct Head {
     pub(crate) depth: i64,
     pub(crate) extremities: Vec<(EventNr, OwnedEventId)>,
     pub(crate) summary: RoomSummary,
+    /// Whether the state lacks members who are not here yet: that one is absent says nothing of them.
+    pub(crate) is_partial: bool,
     /// Events that were built but are not stored.
     built: HashMap<EventNr, Arc<Pdu>>,
 }
@@ -89,6 +91,7 @@ impl Head {
             depth: head.depth,
             extremities,
             summary: summary.unwrap_or_default(),
+            is_partial: head.is_partial,
             built: HashMap::new(),
             row,
         })
@@ -110,6 +113,7 @@ impl Head {
                 guest_access: "forbidden".to_owned(),
                 ..RoomSummary::default()
             },
+            is_partial: false,
             built: HashMap::new(),
         }
     }
@@ -258,6 +262,7 @@ impl Head {
             placement: Placement::Live,
             passed_on: false,
             was_outlier: false,
+            lacks_members: self.is_partial,
             transaction: draft.transaction.clone(),
             countable,
             relation,

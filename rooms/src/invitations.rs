@@ -97,6 +97,12 @@ impl Rooms {
 
     /// Sends an event; an invitation to whom it is for, if they are of another server, and not to who takes none.
     pub(crate) async fn submit_or_invite(&self, room: &Arc<RoomRow>, draft: Draft) -> Result<OwnedEventId, Error> {
+        if draft.event_type == TimelineEventType::RoomMember
+            && let Some(target) = draft.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok())
+        {
+            // What they may become depends on what they are.
+            self.wait_for_member(room, self.storage().find_user_nr(target).await?).await?;
+        }
         match Self::invited_by(&draft) {
             Some(user_id) if !self.servers().has_user(user_id) => self.invite_elsewhere(room, draft).await,
             Some(user_id) if !self.who_blocks_invites(&[user_id]).await?.is_empty() => {

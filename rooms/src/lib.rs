@@ -24,6 +24,7 @@ mod members;
 mod membership;
 mod mutual;
 mod outliers;
+mod partial;
 mod policy_servers;
 mod power;
 mod presence;
@@ -154,6 +155,8 @@ struct Inner {
     asking: Cache<(RoomNr, ruma::OwnedServerName), Arc<tokio::sync::Mutex<()>>>,
     /// Bounds how many whole states of other servers are in memory.
     states_asked: states_asked::StatesAsked,
+    /// Told when a room came here whose members are asked for afterwards.
+    completing: tokio::sync::Notify,
 }
 
 impl Rooms {
@@ -198,6 +201,7 @@ impl Rooms {
             resting_policy_servers: policy_servers::RestingServers::new(),
             asking: Cache::new(TURNS_CACHED),
             states_asked: states_asked::StatesAsked::new(),
+            completing: tokio::sync::Notify::new(),
         }))
     }
 

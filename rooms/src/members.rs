@@ -64,6 +64,7 @@ impl Rooms {
     /// [`Error::NotMember`].
     pub async fn full_state(&self, requester: &Requester, room_id: &RoomId) -> Result<StateList, Error> {
         let reader = self.reader(requester, room_id).await?;
+        self.wait_for_members_of(&reader).await?;
         let state = self.state_for(&reader).await?;
         self.state_list(reader, state).await
     }
@@ -81,7 +82,9 @@ impl Rooms {
     ) -> Result<(Page, StateList), Error> {
         let asked = PageRequest { direction: TimelineDirection::Backward, from: None, to: None, limit };
         let page = self.messages(requester, room_id, asked, |_| true).await?;
-        let state = self.storage().get_state_at(page.reader.room.nr, page.start.position()).await?;
+        self.wait_for_members_of(&page.reader).await?;
+        let at = self.storage().whole_position(page.reader.room.nr, page.start.position()).await?;
+        let state = self.storage().get_state_at(page.reader.room.nr, at).await?;
         let list = self.state_list(page.reader.clone(), state).await?;
         Ok((page, list))
     }
@@ -130,7 +133,11 @@ impl Rooms {
             Some(event) => self.may_see_state_after(reader, event).await?,
             None => rows.is_empty(),
         };
-        if may_see { Ok(storage.get_state_at(room_nr, at).await?) } else { Err(Error::NotMember) }
+        if !may_see {
+            return Err(Error::NotMember);
+        }
+        let at = storage.whole_position(room_nr, at).await?;
+        Ok(storage.get_state_at(room_nr, at).await?)
     }
 
     /// The joined members. Client-Server API, "GET /rooms/{roomId}/joined_members".
@@ -148,6 +155,7 @@ impl Rooms {
     }
 
     async fn member_list(&self, reader: Reader, at: Option<Position>, kinds: MemberKinds) -> Result<StateList, Error> {
+        self.wait_for_members_of(&reader).await?;
         let state = match at {
             Some(at) if reader.left_at().is_none_or(|left| at < left) => self.state_seen_at(&reader, at).await?,
             _ => self.state_for(&reader).await?,

@@ -44,6 +44,7 @@ impl Rooms {
             self.join_elsewhere(requester, room_id, via, reason).await?;
             return Ok(room_id.to_owned());
         };
+        self.wait_for_member(&room, Some(requester.user_nr)).await?;
         let current = self.storage().get_membership(room.nr, requester.user_nr).await?;
         if current.is_some_and(|row| row.membership == Membership::Join) {
             return Ok(room.id.clone());
@@ -92,6 +93,7 @@ impl Rooms {
             self.knock_elsewhere(requester, room_id, via, reason).await?;
             return Ok(room_id.to_owned());
         };
+        self.wait_for_member(&room, Some(requester.user_nr)).await?;
         let current = self.storage().get_membership(room.nr, requester.user_nr).await?;
         if current.is_none_or(|row| row.membership != Membership::Knock) {
             self.set_membership(requester, room_id, &requester.user_id, Membership::Knock, reason).await?;
@@ -222,6 +224,9 @@ impl Rooms {
         allowed: &[Membership],
     ) -> Result<(), Error> {
         let room = self.room_for(requester, room_id).await?;
+        let user_nr = self.storage().find_user_nr(user_id).await?;
+        self.wait_for_member(&room, user_nr).await?;
+        // A user who came to be known meanwhile has a number now.
         let row = match self.storage().find_user_nr(user_id).await? {
             Some(user_nr) => self.storage().get_membership(room.nr, user_nr).await?,
             None => None,

@@ -81,7 +81,11 @@ impl Rooms {
     ) -> Result<(Reader, Arc<StoredEvent>), Error> {
         let reader = self.reader(requester, room_id).await?;
         let state = self.state_for(&reader).await?;
-        let event = self.find_state_at(&reader.room, state, event_type, state_key).await?;
+        let mut event = self.find_state_at(&reader.room, state, event_type, state_key).await?;
+        if event.is_none() && event_type == "m.room.member" && reader.is_joined() {
+            self.wait_for_members(&reader.room).await?;
+            event = self.find_state_at(&reader.room, self.state_for(&reader).await?, event_type, state_key).await?;
+        }
         let event = self.erased_or_whole(&reader, event.ok_or(Error::StateUnknown)?).await?;
         Ok((reader, event))
     }

@@ -24,7 +24,7 @@ use serde_json::value::RawValue;
 use storage::RoomRow;
 use tokio::time::timeout;
 
-pub(crate) use self::legible::legible;
+pub(crate) use self::{gap::misbehaved, legible::legible};
 use self::{place::Retry, verify::id_of};
 use crate::{Error, Rooms, head::Head, power::rules_of, race::Race, to_the_end};
 
@@ -55,6 +55,8 @@ struct Incoming {
     pdu: Pdu,
     /// The room's state before it, where that is not known from what came before it.
     state_before: Option<NodeNr>,
+    /// Whether that lacks members who are not here yet.
+    lacks_members: bool,
     /// Why the room's policy server does not recommend it, if it does not.
     refusal: Option<String>,
     /// Whether it is this server that has to tell the others in the room of it.
@@ -66,7 +68,7 @@ struct Incoming {
 impl Incoming {
     /// One that comes now.
     fn new(pdu: Pdu, state_before: Option<NodeNr>) -> Self {
-        Self { pdu, state_before, behind: None, refusal: None, passed_on: false }
+        Self { pdu, state_before, lacks_members: false, behind: None, refusal: None, passed_on: false }
     }
 }
 

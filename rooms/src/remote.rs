@@ -109,12 +109,13 @@ pub trait RemoteServers: RemoteEvents {
         nobody()
     }
 
-    /// Has a join brought into its room; gives the room's state before it.
+    /// Has a join brought into its room; gives the room's state before it, with `omit_members` one that may lack members.
     fn send_join<'a>(
         &'a self,
         _as_server: &'a ServerName,
         _server: &'a ServerName,
         _join: &'a Pdu,
+        _omit_members: bool,
     ) -> Asking<'a, JoinAnswer> {
         nobody()
     }
@@ -158,6 +159,10 @@ pub struct JoinAnswer {
     pub state: Vec<Box<RawValue>>,
     /// The events that allow the state and the join, and those that allow them.
     pub auth_chain: Vec<Box<RawValue>>,
+    /// Whether the state lacks members.
+    pub members_omitted: bool,
+    /// The servers that are in the room, where members were left out.
+    pub servers: Vec<String>,
 }
 
 /// By which keys an event must have been signed.

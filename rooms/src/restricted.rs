@@ -63,6 +63,12 @@ impl Rooms {
             None => false,
         };
         if !holds {
+            for room in self.find_rooms(&known.iter().map(|id| &**id).collect::<Vec<_>>()).await? {
+                // Whose members are not all here.
+                if self.storage().is_partial(room.nr).await? {
+                    return Ok(Vouching::CannotTell);
+                }
+            }
             return Ok(if known.len() < allowed.len() { Vouching::CannotTell } else { Vouching::NoneHolds });
         }
         Ok(self.voucher(room, preferred).await?.map_or(Vouching::Nobody, Vouching::By))

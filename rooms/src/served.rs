@@ -24,6 +24,9 @@ const IDS_MAX: usize = 100;
 /// Events whose bodies are in memory at once while many are sent.
 pub const BODIES_AT_ONCE: usize = 500;
 
+/// What a server is told that asks for what depends on members who are not here yet: others may tell it.
+pub(crate) const MEMBERS_UNKNOWN: &str = "the members of this room are not all known here yet";
+
 /// Where a server starts to ask for what lies before, and what it has already.
 #[derive(Clone, Debug)]
 pub struct MissingEvents<'a> {
@@ -97,6 +100,9 @@ impl Rooms {
         let event = self.event_of_room(&room, event_id).await?;
         if event.outlier {
             return Err(Error::EventUnknown);
+        }
+        if event.lacks_members {
+            return Err(Error::NotAllowed(MEMBERS_UNKNOWN.to_owned()));
         }
         let state: Vec<EventNr> = self.state_before(&event).await?.into_iter().map(|(_, nr)| nr).collect();
         Ok(ServedState { auth_chain: self.auth_chain_of(&state).await?, state })

@@ -12,6 +12,7 @@ use storage::{RoomRow, StateKey, StateLook, StoredEvent};
 use crate::{
     Error, Rooms,
     head::membership_of,
+    served::MEMBERS_UNKNOWN,
     visibility::{HISTORY_VISIBILITY, Visibility, visibility_of},
 };
 
@@ -45,6 +46,10 @@ impl Rooms {
             .collect();
         if closed.is_empty() {
             return Ok(hidden);
+        }
+        // It is not known which of its users were there; and what it gets redacted stays so.
+        if self.storage().is_partial(room.nr).await? {
+            return Err(Error::NotAllowed(MEMBERS_UNKNOWN.to_owned()));
         }
         let seen = self.states_with_users(room, server, &closed).await?;
         let is_hidden = |event: &&Arc<StoredEvent>| closed.contains_key(&event.state) && !seen.contains(&event.state);

@@ -8,7 +8,7 @@ use model::{JsonShape, limits::TOLD_EVENT_BYTES_MAX};
 use serde_json::value::RawValue;
 
 /// Most events that are taken apart at the same time, and most memory for them, in bytes.
-const AT_ONCE: usize = 4_000;
+const AT_ONCE: usize = 2_000;
 const WEIGHT_AT_ONCE: usize = 32 << 20;
 
 /// The next of some events, as many as may be taken apart at the same time, at least one. In the place of one that is far too long to be an

@@ -222,7 +222,12 @@ impl Rooms {
             *head = Some(current);
             return Ok(results);
         }
-        let room = RoomCommit { lease, ..room_commit(&current, built) };
+        let mut room = RoomCommit { lease, ..room_commit(&current, built) };
+        if current.is_partial
+            && let Err(error) = Box::pin(self.settle_memberships(&mut room)).await
+        {
+            return all(error);
+        }
         let commit = Commit { room: Some(room), transactions, ..Commit::default() };
         self.storage().commit(commit).await?;
         current.committed();

@@ -86,6 +86,8 @@ impl Rooms {
             let rules = rules_of(&version)?;
             // 1. Permission.
             let room = rooms.joined_room(&requester, &room_id).await?;
+            // Bans go along.
+            rooms.wait_for_members(&room).await?;
             if !rooms.may_send_state(&requester, &room, "m.room.tombstone").await? {
                 return Err(Error::NotAllowed("you may not upgrade this room".to_owned()));
             }

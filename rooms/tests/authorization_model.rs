@@ -578,6 +578,7 @@ impl Server {
                 placement: Placement::Live,
                 passed_on: false,
                 was_outlier: false,
+                lacks_members: false,
                 transaction: None,
                 countable: None,
                 relation: None,

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use model::{EventNr, Membership, NodeNr, Pdu, Position, RoomNr, StateKeyNr, Thread, TypeNr, UserNr};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
 
-use crate::{Error, KeySignatureRow, NewReceivedTransaction, StateNode, StoredEvent, ThreadSubscription};
+use crate::{
+    CompletedEvent, Error, KeySignatureRow, NewReceivedTransaction, StateNode, StoredEvent, ThreadSubscription,
+};
 
 /// What passes whole or not at all. Each part that clients learn of gets a position, in the order of the fields.
 #[derive(Clone, Debug, Default)]
@@ -43,6 +45,8 @@ pub struct RoomCommit {
     pub new_room: Option<NewRoom>,
     /// The state that the events were built upon; the commit fails when the room has another by now.
     pub expected_state: NodeNr,
+    /// The position of the head that it was built upon, where nothing at all may have come between: not even messages.
+    pub expected_position: Option<Position>,
     /// Whether this process has the room for itself for a moment if it has another state by now, so that the next try passes.
     pub lease: bool,
     /// The room's state after the events.
@@ -60,8 +64,12 @@ pub struct RoomCommit {
     /// What changed in the current state, in order: by the live state events, and by state resolution.
     pub state_changes: Vec<StateChange>,
     /// What members were to the room before this server came to know of it, or that changed while it was not in the room: all of them get
-    /// the position of the last event.
+    /// the position of the last event, or one of their own.
     pub members: Vec<MembershipChange>,
+    /// For a room whose state after the commit lacks members.
+    pub partial: Option<NewPartial>,
+    /// For a room whose state lacks none any more.
+    pub completion: Option<Completion>,
     /// What somebody was shown of the room whose member event is among the events: a list of events in JSON.
     pub stripped_state: Option<(EventNr, String)>,
     /// Events of the timeline before which something is missing.
@@ -82,6 +90,26 @@ pub struct RoomCommit {
     pub aliases: Vec<(String, UserNr)>,
     /// The servers in whose directory the room is listed from the start.
     pub listed_on: Option<OwnedServerName>,
+}
+
+/// How a room came here whose state lacks members.
+#[derive(Clone, Debug)]
+pub struct NewPartial {
+    /// The join.
+    pub join_nr: EventNr,
+    /// The one of our names that joined.
+    pub as_server: OwnedServerName,
+    /// The server that let it in.
+    pub resident: OwnedServerName,
+    /// The servers that are in the room, as that one says.
+    pub servers: Vec<OwnedServerName>,
+}
+
+/// What comes of a room's events when all its members are here.
+#[derive(Clone, Debug, Default)]
+pub struct Completion {
+    /// The events whose state lacked members.
+    pub events: Vec<CompletedEvent>,
 }
 
 /// A room that does not exist yet.
@@ -155,6 +183,8 @@ pub struct NewEvent {
     pub passed_on: bool,
     /// Whether it is stored already, as an outlier, and gets its place now.
     pub was_outlier: bool,
+    /// Whether the state after it lacks members who are not here yet.
+    pub lacks_members: bool,
     /// The device and transaction id that sent it, shown to that device only.
     pub transaction: Option<TransactionKey>,
     /// What it is to unread counts, if it may count.

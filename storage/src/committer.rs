@@ -49,7 +49,8 @@ statements! {
     NEWEST_POSITION = ["SELECT coalesce(max(position), 0) FROM commits"];
     /// The newest position, beside each of the heads; once without a head when there are none.
     GET_NEWEST_AND_HEADS = ["
-        SELECT c.newest, h.room_nr, h.state_node, h.depth, h.extremities, h.lease_process, h.lease_until_ms
+        SELECT c.newest, h.room_nr, h.state_node, h.depth, h.extremities, h.lease_process, h.lease_until_ms, h.position,
+               h.is_partial
           FROM (SELECT coalesce(max(position), 0) AS newest FROM commits) AS c
           LEFT JOIN room_heads h ON h.room_nr", (in_list 1)];
     FIND_TRANSACTIONS = ["
@@ -321,10 +322,14 @@ struct Written {
 }
 
 /// The head of a room as it is stored.
+#[derive(Default)]
 pub(crate) struct StoredHead {
     pub(crate) state: NodeNr,
     pub(crate) depth: i64,
     pub(crate) extremities: Vec<EventNr>,
+    pub(crate) position: Position,
+    /// Whether the state lacks members.
+    pub(crate) is_partial: bool,
     /// Who has the room for itself.
     pub(crate) lease: Option<RoomLease>,
 }
@@ -397,7 +402,15 @@ async fn read_heads(tx: &mut Tx, commits: &[&Commit]) -> Result<(Position, HashM
         let until_ms: i64 = row.get::<Option<i64>>(6)?.unwrap_or(0);
         let process = row.get::<Option<String>>(5)?.filter(|_| until_ms > 0);
         let lease = process.map(|process| RoomLease { process, until_ms });
-        heads.insert(room_nr, StoredHead { state: row.nr(2)?, depth: row.get(3)?, extremities, lease });
+        let head = StoredHead {
+            state: row.nr(2)?,
+            depth: row.get(3)?,
+            extremities,
+            position: row.nr(7)?,
+            is_partial: row.get(8)?,
+            lease,
+        };
+        heads.insert(room_nr, head);
     }
     Ok((newest, heads))
 }

@@ -28,6 +28,7 @@ pub(crate) const FLAG_REJECTED: i64 = 2;
 pub(crate) const FLAG_SOFT_FAILED: i64 = 4;
 pub(crate) const FLAG_HELD: i64 = 8;
 pub(crate) const FLAG_PASSED_ON: i64 = 16;
+pub(crate) const FLAG_LACKS_MEMBERS: i64 = 32;
 
 /// The first byte of a body that is plain JSON.
 const FORMAT_PLAIN: u8 = b'p';
@@ -85,6 +86,8 @@ pub struct StoredEvent {
     pub held: bool,
     /// Its sender's server leaves it to the one that let the sender in to send it to the others: to us, or for ours to another.
     pub passed_on: bool,
+    /// The state after it lacks members who are not here yet.
+    pub lacks_members: bool,
     /// The event that redacted it; its content is gone then.
     pub redacted_by: Option<EventNr>,
     /// The event itself.
@@ -117,6 +120,7 @@ impl StoredEvent {
             soft_failed: event.placement == Placement::SoftFailed,
             held: event.placement == Placement::Held,
             passed_on: event.passed_on,
+            lacks_members: event.lacks_members,
             redacted_by: None,
             pdu: event.pdu.clone(),
             transaction: event.transaction.as_ref().map(|key| (key.device_id.clone(), key.transaction_id.clone())),
@@ -151,6 +155,7 @@ impl StoredEvent {
             soft_failed: flags & FLAG_SOFT_FAILED != 0,
             held: flags & FLAG_HELD != 0,
             passed_on: flags & FLAG_PASSED_ON != 0,
+            lacks_members: flags & FLAG_LACKS_MEMBERS != 0,
             redacted_by: row.maybe_nr(12)?,
             pdu: Arc::new(pdu),
             transaction: None,

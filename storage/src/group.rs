@@ -13,8 +13,12 @@ use crate::{
     commit::{ChangedKeys, MembershipChange, NewEvent, Placement},
     committer::StoredHead,
     db::args,
-    events::{FLAG_HELD, FLAG_OUTLIER, FLAG_PASSED_ON, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
+    events::{
+        FLAG_HELD, FLAG_LACKS_MEMBERS, FLAG_OUTLIER, FLAG_PASSED_ON, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month,
+        encode_body,
+    },
     packed::pack_events,
+    partial_rooms::add_partial_rooms,
     received_transactions::{INSERT_RECEIVED, answer_rows},
     relations::{ADD_TO_THREADS, INSERT_RELATIONS, RelationRow, relation_rows, thread_rows},
     rows::Rows,
@@ -95,7 +99,7 @@ statements! {
         SELECT room_nr, server, joined FROM", (rows [1 room_nr bigint, 2 server text, 3 joined bigint]), "
          WHERE TRUE
             ON CONFLICT (room_nr, server) DO UPDATE SET joined = room_servers.joined + excluded.joined"];
-    DELETE_ROOM_SERVERS = ["DELETE FROM room_servers WHERE joined <= 0 AND room_nr", (in_list 1)];
+    DELETE_ROOM_SERVERS = ["DELETE FROM room_servers WHERE joined <= 0 AND NOT told AND room_nr", (in_list 1)];
     UPSERT_SUMMARIES = ["
         INSERT INTO room_summary (room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule,
                                   history_visibility, guest_access, joined, invited)
@@ -395,6 +399,11 @@ impl<'a> GroupWriter<'a> {
                 self.memberships.push((position, room.room_nr, membership.event_nr, membership));
             }
         }
+        // Who looks for what became of members looks at rooms whose state has changed.
+        let is_partial = head.is_some_and(|head| head.is_partial);
+        if is_partial && (room.completion.is_some() || (!room.members.is_empty() && room.events.is_empty())) {
+            self.take(Item::State(room.room_nr));
+        }
         let newest = self.newest();
         let members = room.members.iter().map(|change| (newest, room.room_nr, change.event_nr, change));
         self.memberships.extend(members);
@@ -412,16 +421,20 @@ impl<'a> GroupWriter<'a> {
         extremities.retain(|nr| !room.extremities_used.contains(nr));
         extremities.extend(room.extremities_added.iter().filter(|nr| !room.extremities_used.contains(nr)));
         let depth = room.depth.max(head.map_or(0, |head| head.depth));
-        let merged = StoredHead { state: room.state, depth, extremities, lease: None };
+        let merged = StoredHead { state: room.state, depth, extremities, ..StoredHead::default() };
         self.heads.push((room.room_nr, merged, self.newest(), bump));
         self.rooms.push(room);
     }
 
-    /// The events that are others than they were: those that the group redacts, and those that it gives a place.
+    /// The events that are others than they were: those that the group redacts, those that it gives a place, and those whose state is whole
+    /// now.
     fn redacted(&self) -> Vec<EventNr> {
         let redacted = self.rooms.iter().flat_map(|room| &room.redactions).map(|redaction| redaction.event_nr);
         let placed = self.rooms.iter().flat_map(|room| &room.events).filter(|event| event.was_outlier);
-        redacted.chain(self.released.iter().map(|(nr, _)| *nr)).chain(placed.map(|event| event.nr)).collect()
+        let completed = self.rooms.iter().filter_map(|room| room.completion.as_ref());
+        let completed = completed.flat_map(|completion| completion.events.iter().map(|event| event.nr));
+        let released = self.released.iter().map(|(nr, _)| *nr);
+        redacted.chain(released).chain(placed.map(|event| event.nr)).chain(completed).collect()
     }
 
     /// Those of the redacted events that might count as unread, with whether they were in a thread.
@@ -514,6 +527,8 @@ impl<'a> GroupWriter<'a> {
             .bytea(self.heads.iter().map(|(_, head, ..)| pack_events(&head.extremities)))
             .bigint(self.heads.iter().map(|(.., bump)| bump.0));
         batch.add(&UPSERT_HEADS, rows);
+        let positions = self.heads.iter().map(|(nr, _, position, _)| (*nr, *position)).collect();
+        add_partial_rooms(batch, &self.rooms, &positions, self.now_ms);
         let aliases: Vec<_> =
             self.rooms.iter().flat_map(|room| room.aliases.iter().map(|alias| (room.room_nr, alias))).collect();
         let rows = Rows::new()
@@ -889,5 +904,6 @@ fn flags_of(event: &NewEvent) -> i64 {
         Placement::SoftFailed => FLAG_SOFT_FAILED,
         Placement::Held => FLAG_HELD,
     };
-    if event.passed_on { placement | FLAG_PASSED_ON } else { placement }
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    placement | flag(event.passed_on, FLAG_PASSED_ON) | flag(event.lacks_members, FLAG_LACKS_MEMBERS)
 }

@@ -34,6 +34,7 @@ mod openid_tokens;
 mod outgoing;
 mod outliers;
 mod packed;
+mod partial_rooms;
 mod presence;
 mod profiles;
 mod received_transactions;
@@ -74,10 +75,10 @@ use tokio::sync::{broadcast, watch};
 pub use self::{
     account_data::AccountDataRow,
     commit::{
-        ChangedKeys, ChangedProfile, Commit, CommitError, Committed, Countable, DeviceListChange, MembershipChange,
-        NewAccountData, NewEvent, NewOutgoingEdu, NewReceipt, NewRelatedRedaction, NewRelation, NewRoom,
-        NewThreadSubscription, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange,
-        TransactionKey,
+        ChangedKeys, ChangedProfile, Commit, CommitError, Committed, Completion, Countable, DeviceListChange,
+        MembershipChange, NewAccountData, NewEvent, NewOutgoingEdu, NewPartial, NewReceipt, NewRelatedRedaction,
+        NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit,
+        RoomSummary, StateChange, TransactionKey,
     },
     destinations::DestinationRow,
     device_lists::DeviceListChangeRow,
@@ -91,6 +92,7 @@ pub use self::{
     listed_events::{EventBody, ListedEvent},
     media::{ContentHash, MediaContent, MediaDescription, MediaRow},
     outgoing::{ArrearsRow, ReadRow},
+    partial_rooms::{CompletedEvent, PartialRoom},
     presence::PresenceRow,
     received_transactions::{NewReceivedTransaction, ReceivedTransactionKey},
     redactions::RelatedRedactionRow,

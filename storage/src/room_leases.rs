@@ -41,7 +41,10 @@ impl<'a> RoomLeases<'a> {
     /// Why a commit cannot be written upon the head of its room, if it cannot.
     pub(crate) fn check(&mut self, room: &RoomCommit, head: Option<&StoredHead>) -> Option<CommitError> {
         let expected = room.new_room.is_none().then_some(room.expected_state);
-        let is_current = head.map(|head| head.state) == expected;
+        let is_current = head.map(|head| head.state) == expected
+            && room.expected_position.is_none_or(|position| head.is_some_and(|head| head.position == position))
+            // All members came between: what lacks some is of the past.
+            && (head.is_some_and(|head| head.is_partial) || !room.events.iter().any(|event| event.lacks_members) || room.partial.is_some());
         let lease = head.and_then(|head| head.lease.as_ref());
         if let Some(for_ms) = lease.and_then(|lease| self.held_by_another(lease))
             && (room.state != room.expected_state || (!is_current && room.lease))

@@ -170,7 +170,7 @@ pub enum TimelineDirection {
     Forward,
 }
 
-fn membership_of(row: &Row) -> Result<RoomMembership, Error> {
+pub(crate) fn membership_of(row: &Row) -> Result<RoomMembership, Error> {
     let forgotten = row.get::<bool>(5)?.into();
     Ok(membership_of_columns((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, forgotten)))
 }

@@ -25,7 +25,7 @@ statements! {
     UPDATE_VERSION = ["
         UPDATE rooms SET version = $2
          WHERE room_nr = $1 AND EXISTS (SELECT 1 FROM room_heads WHERE room_nr = $1 AND state_node = 0)"];
-    GET_HEAD = ["SELECT state_node, depth, position, extremities FROM room_heads WHERE room_nr = $1"];
+    GET_HEAD = ["SELECT state_node, depth, position, extremities, is_partial FROM room_heads WHERE room_nr = $1"];
     LIST_ACTIVITY = [(packed "room_nr, position, bump"), " FROM room_heads WHERE room_nr", (in_list 1)];
     GET_SUMMARIES = ["
         SELECT room_nr, name, topic, avatar_url, canonical_alias, room_type, encryption, join_rule, history_visibility,
@@ -68,6 +68,8 @@ pub struct RoomHead {
     pub position: Position,
     /// The events that no event follows yet.
     pub extremities: Vec<EventNr>,
+    /// Whether the state lacks members who are not here yet.
+    pub is_partial: bool,
 }
 
 /// When something last happened in a room.
@@ -176,7 +178,8 @@ impl Storage {
         let Some(row) = self.db().read_one(&GET_HEAD, args![room_nr]).await? else { return Ok(None) };
         let extremities = unpack_events(&row.get::<Vec<u8>>(3)?)
             .ok_or_else(|| Error::Damaged(format!("extremities of room {room_nr}")))?;
-        let head = RoomHead { state: row.nr(0)?, depth: row.get(1)?, position: row.nr(2)?, extremities };
+        let (state, depth, position) = (row.nr(0)?, row.get(1)?, row.nr(2)?);
+        let head = RoomHead { state, depth, position, extremities, is_partial: row.get(4)? };
         self.settle(head.position).await?;
         Ok(Some(head))
     }

@@ -53,6 +53,8 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         crate::outliers::ALL,
         openid_tokens::ALL,
         outgoing::ALL,
+        crate::partial_rooms::ALL,
+        crate::testing::ALL,
         presence::ALL,
         profiles::ALL,
         crate::received_transactions::ALL,

@@ -351,6 +351,8 @@ async fn take(sync: &Sync, published: Arc<Published>) {
     }
     let mut redacted = Vec::new();
     let uncounted: HashMap<EventNr, bool> = published.uncounted.iter().copied().collect();
+    // One question for all of them.
+    let _ = sync.0.storage.get_events(&published.redacted).await;
     for nr in &published.redacted {
         // Readers of the ring get what is left of the event.
         match sync.0.storage.get_event(*nr).await {

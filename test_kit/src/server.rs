@@ -157,6 +157,11 @@ impl TestServer {
         user
     }
 
+    /// What it has stored: to be closed.
+    pub async fn storage(&self) -> storage::Storage {
+        self.database.open().await
+    }
+
     /// How it was started.
     #[must_use]
     pub fn options(&self) -> &ServerOptions {

@@ -23,6 +23,7 @@ mod media;
 mod missing_events;
 mod openid;
 mod outgoing;
+mod partial_joins;
 mod policy_servers;
 mod profiles;
 mod redirects;

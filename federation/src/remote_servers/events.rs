@@ -20,11 +20,12 @@ use crate::Federation;
 /// What an answer with some events may be: 100 of the largest, and room to spare.
 const EVENTS: Bounds = Bounds { timeout: Duration::from_secs(15), body_bytes_max: 8 << 20 };
 
-/// What an answer with all ids of a large room's state may be.
-const IDS: Bounds = Bounds { timeout: Duration::from_secs(20), body_bytes_max: 16 << 20 };
+/// What an answer with all ids of a large room's state may be. Some servers need a minute to find them; who has somebody waiting does not
+/// wait that long.
+const IDS: Bounds = Bounds { timeout: Duration::from_secs(90), body_bytes_max: 16 << 20 };
 
 /// What an answer with the state of a large room may be.
-const STATE: Bounds = Bounds { timeout: Duration::from_secs(40), body_bytes_max: 128 << 20 };
+const STATE: Bounds = Bounds { timeout: Duration::from_secs(180), body_bytes_max: 128 << 20 };
 
 impl RemoteEvents for Federation {
     fn get_missing_events<'a>(

@@ -62,11 +62,20 @@ impl Federation {
         as_server: &ServerName,
         server: &ServerName,
         join: &Pdu,
+        omit_members: bool,
     ) -> Result<JoinAnswer, RemoteError> {
-        let request = create_join_event::v2::Request::new(join.room_id.clone(), join.event_id.clone(), json_of(join)?);
+        let mut request =
+            create_join_event::v2::Request::new(join.room_id.clone(), join.event_id.clone(), json_of(join)?);
+        request.omit_members = omit_members;
         let answer = self.client().send(as_server, server, request, STATE).await;
         let state = answer.map_err(|error| remote_error(server, error))?.room_state;
-        Ok(JoinAnswer { event: state.event, state: state.state, auth_chain: state.auth_chain })
+        Ok(JoinAnswer {
+            event: state.event,
+            state: state.state,
+            auth_chain: state.auth_chain,
+            members_omitted: state.members_omitted,
+            servers: state.servers_in_room.unwrap_or_default(),
+        })
     }
 
     pub(super) async fn ask_to_leave(

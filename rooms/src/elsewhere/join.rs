@@ -1,42 +1,58 @@
 //! Joining a room through another server. Server-Server API, "Joining Rooms".
+//!
+//! The members of a large room are asked for afterwards (`omit_members`), so that who joins can read and talk at once; see
+//! [`super::completing`].
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
 
 use accounts::Requester;
-use model::{EventNr, Membership, NodeNr, Pdu};
+use model::{EventNr, Membership, NodeNr, Pdu, limits::ID_BYTES_MAX};
 use ruma::{
-    CanonicalJsonObject, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId, events::StateEventType,
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, events::StateEventType,
     room_version_rules::RoomVersionRules, state_res,
 };
 use serde_json::value::RawValue;
 use storage::{
-    Commit, CommitError, MembershipChange, NewEvent, NewNodes, Placement, RoomCommit, RoomRow, RoomSummary,
-    StateChange, StateKey, StoredEvent,
+    Commit, CommitError, Completion, NewEvent, NewNodes, NewPartial, Placement, RoomCommit, RoomRow, StateChange,
+    StateKey, StoredEvent,
 };
 use tracing::info;
 
-use super::Failure;
+use super::{
+    Failure,
+    members::{MemberEvent, PIECE},
+};
 use crate::{
     Error, Rooms,
-    head::Head,
-    outliers::{Stored, check_by_auth_events},
+    head::{Head, membership_change},
+    outliers::{Told, check_by_auth_events},
     power::rules_of,
     race::Race,
     resolution::{Unstored, resolve},
     to_the_end,
 };
 
-/// The state of a room before a join, as the resident told it and as it is stored here.
-struct GivenState {
-    by_key: HashMap<(StateEventType, String), Stored>,
-    entries: Vec<(StateKey, EventNr)>,
-}
+/// Most servers of a room that another one may name.
+const SERVERS_TOLD_MAX: usize = 20_000;
 
 /// A join that a resident has brought into the room.
 struct Joined {
     pdu: Arc<Pdu>,
     rules: RoomVersionRules,
-    state: GivenState,
+    /// The state before it, as the resident told it and as it is stored here.
+    state: Vec<(StateKey, EventNr)>,
+    /// Where members were left out: who let us in, and the servers that are in the room.
+    omitted: Option<Omitted>,
+}
+
+/// What is needed to get the members that were left out.
+struct Omitted {
+    as_server: OwnedServerName,
+    resident: OwnedServerName,
+    servers: Vec<OwnedServerName>,
 }
 
 impl Rooms {
@@ -95,32 +111,90 @@ impl Rooms {
         let pdu = self.member_event_of_template(&template, (room_id, user_id), content)?;
         let room = self.room_of_version(room_id, &template.version).await?;
 
-        let answer = remote.send_join(as_server, server, &pdu).await?;
-        let pdu = match answer.event {
-            Some(event) => self.countersigned(&room, &pdu, &event).await?,
+        // Of a room that we were in before, what we know of members is old, and not to be told from what is left out.
+        let omit_members = self.storage().get_head(room.nr).await?.is_some_and(|head| head.state == NodeNr(0));
+        let answer = remote.send_join(as_server, server, &pdu, omit_members).await?;
+        let pdu = match &answer.event {
+            Some(event) => self.countersigned(&room, &pdu, event).await?,
             None => pdu,
+        };
+        let omitted = match answer.members_omitted {
+            true if !omit_members => return Err(Error::BadEvent("members were left out unasked".to_owned())),
+            true => Some(Omitted {
+                as_server: as_server.to_owned(),
+                resident: server.to_owned(),
+                servers: self.servers_told(server, &answer.servers),
+            }),
+            false => None,
         };
         let (chain, told) = (answer.auth_chain.len(), answer.state.len());
         let all = answer.auth_chain.into_iter().chain(answer.state).collect();
-        let mut stored = self.take_in_outliers(&room, all).await?;
-        let auth: HashMap<_, _> = stored.iter().flatten().map(|(_, pdu)| (pdu.event_id.clone(), pdu.clone())).collect();
-        let state = self.given_state(stored.split_off(chain).into_iter().flatten()).await?;
-        let create = state.by_key.get(&(StateEventType::RoomCreate, String::new())).map(|(_, pdu)| pdu.clone());
-        let create = create.ok_or_else(|| Error::BadEvent("the state told has no sound `m.room.create`".to_owned()))?;
-        if version_in(&create) != *template.version.as_str() {
-            return Err(Error::BadEvent(format!("the room was not made with version {}", template.version)));
+        let mut stored = Box::pin(self.take_in_outliers(&room, all)).await?;
+        let known: HashSet<OwnedEventId> = stored.iter().flatten().map(|told| told.event_id.clone()).collect();
+        let state = given_state(stored.split_off(chain).into_iter().flatten())?;
+        Box::pin(self.check_join(&room, &rules, &pdu, &state, |id| known.contains(id))).await?;
+        let is_partial = omitted.is_some();
+        info!(room.id = %room_id, %server, events = told, is_partial, "joined a room through another server");
+        Box::pin(self.commit_join(&room, Joined { pdu: Arc::new(pdu), rules, state, omitted })).await?;
+        if is_partial {
+            self.0.completing.notify_one();
         }
-        // What a resident lets in need not be allowed: neither by the event's own past nor by the state.
-        let own_auth: Vec<Arc<Pdu>> = pdu.auth_events.iter().filter_map(|id| auth.get(id).cloned()).collect();
-        if own_auth.len() < pdu.auth_events.len() {
-            return Err(Error::BadEvent("the events that allow the join were not told".to_owned()));
+        Ok(())
+    }
+
+    /// The servers that are in a room as one of them says, without ours: it may say anything.
+    fn servers_told(&self, resident: &ServerName, names: &[String]) -> Vec<OwnedServerName> {
+        let told = names.iter().take(SERVERS_TOLD_MAX).filter(|name| name.len() <= ID_BYTES_MAX);
+        let told = told.filter_map(|name| OwnedServerName::try_from(name.as_str()).ok());
+        let all: BTreeSet<OwnedServerName> = told.chain([resident.to_owned()]).collect();
+        all.into_iter().filter(|name| !self.servers().is_local(name)).collect()
+    }
+
+    /// What a resident lets in need not be allowed: neither by the event's own past nor by the state that it tells.
+    async fn check_join(
+        &self,
+        room: &RoomRow,
+        rules: &RoomVersionRules,
+        pdu: &Pdu,
+        state: &[(StateKey, EventNr)],
+        is_told: impl Fn(&OwnedEventId) -> bool,
+    ) -> Result<(), Error> {
+        let storage = self.storage();
+        let bad = |what: &str| Error::BadEvent(what.to_owned());
+        if !pdu.auth_events.iter().all(is_told) {
+            return Err(bad("the events that allow the join were not told"));
         }
-        let fetch = |kind: &StateEventType, key: &str| Some(&*state.by_key.get(&(kind.clone(), key.to_owned()))?.1);
-        check_by_auth_events(&rules.authorization, &pdu, &own_auth, Some(&create))
-            .and_then(|()| state_res::check_state_dependent_auth_rules(&rules.authorization, &pdu, fetch))
-            .map_err(|rule| Error::BadEvent(format!("the state told does not allow the join: {rule}")))?;
-        info!(room.id = %room_id, %server, events = told, "joined a room through another server");
-        self.commit_join(&room, Joined { pdu: Arc::new(pdu), rules, state }).await
+        let numbers: Vec<EventNr> = storage.find_event_nrs(&pdu.auth_events).await?.into_values().collect();
+        let own_auth = storage.get_events(&numbers).await?;
+        let own_auth: Vec<Arc<Pdu>> = own_auth.values().map(|event| event.pdu.clone()).collect();
+        let keys = state_res::auth_types_for_event(
+            &pdu.event_type,
+            &pdu.sender,
+            pdu.state_key.as_deref(),
+            &pdu.content,
+            &rules.authorization,
+        );
+        let mut keys = keys.map_err(Error::BadEvent)?;
+        keys.push((StateEventType::RoomCreate, String::new()));
+        let by_key: HashMap<StateKey, EventNr> = state.iter().copied().collect();
+        let mut found = HashMap::new();
+        for (event_type, state_key) in keys {
+            if let Some(key) = storage.find_state_key(&event_type.to_string(), &state_key).await?
+                && let Some(nr) = by_key.get(&key)
+                && let Some(event) = storage.get_event(*nr).await?.filter(|event| event.room_nr == room.nr)
+            {
+                found.insert((event_type, state_key), event);
+            }
+        }
+        let create = found.get(&(StateEventType::RoomCreate, String::new())).map(|event| event.pdu.clone());
+        let create = create.ok_or_else(|| bad("the state told has no sound `m.room.create`"))?;
+        if version_in(&create) != *room.version.as_str() {
+            return Err(Error::BadEvent(format!("the room was not made with version {}", room.version)));
+        }
+        let fetch = |kind: &StateEventType, key: &str| Some(&*found.get(&(kind.clone(), key.to_owned()))?.pdu);
+        check_by_auth_events(&rules.authorization, pdu, &own_auth, Some(&create))
+            .and_then(|()| state_res::check_state_dependent_auth_rules(&rules.authorization, pdu, fetch))
+            .map_err(|rule| Error::BadEvent(format!("the state told does not allow the join: {rule}")))
     }
 
     /// Our join event as the resident gives it back: with its signature, where it vouches for us.
@@ -136,38 +210,22 @@ impl Rooms {
         Ok(pdu)
     }
 
-    /// The state that consists of these events: none that was rejected, and of two for the same key none.
-    async fn given_state(&self, events: impl Iterator<Item = Stored>) -> Result<GivenState, Error> {
-        let storage = self.storage();
-        let mut state = GivenState { by_key: HashMap::new(), entries: Vec::new() };
-        for (nr, pdu) in events.filter(|(_, pdu)| !pdu.rejected) {
-            let Some(state_key) = pdu.state_key.clone() else { continue };
-            let event_type = pdu.event_type.to_string();
-            let key = (storage.type_nr(&event_type).await?, storage.state_key_nr(&state_key).await?);
-            let words = (StateEventType::from(event_type), state_key);
-            match state.by_key.insert(words, (nr, pdu)) {
-                None => state.entries.push((key, nr)),
-                Some((other, _)) if other == nr => {}
-                Some(_) => return Err(Error::BadEvent("the state told has two events for one key".to_owned())),
-            }
-        }
-        Ok(state)
-    }
-
     /// Makes the room be here, as of the join.
     async fn commit_join(&self, room: &Arc<RoomRow>, joined: Joined) -> Result<(), Error> {
         let storage = self.storage();
-        let Joined { pdu, rules, state: given } = joined;
-        let users: Vec<&UserId> =
-            given.by_key.keys().filter_map(|(_, key)| <&UserId>::try_from(key.as_str()).ok()).collect();
-        storage.intern(&[], &[], &users).await?;
+        let Joined { pdu, rules, state: given, omitted } = joined;
         let nr = storage.take_event_nrs(1).await?.next().ok_or(Error::Busy)?;
         let type_nr = storage.type_nr(&pdu.event_type.to_string()).await?;
         let state_key_nr = storage.state_key_nr(pdu.state_key.as_deref().unwrap_or_default()).await?;
         let key = (type_nr, state_key_nr);
         let prev = storage.find_event_nrs(&pdu.prev_events).await?;
         let auth = storage.find_event_nrs(&pdu.auth_events).await?;
-        let is_gap = prev.len() < pdu.prev_events.len();
+        // Also what is here as part of the state has no place in the timeline.
+        let is_gap = self.find_placed(&pdu.prev_events).await?.len() < pdu.prev_events.len();
+        let is_here = self.is_here(room).await?;
+        if !is_here {
+            Box::pin(self.bring_in_most_members(room, &given, key)).await?;
+        }
 
         let turn = self.turn(room.nr);
         let mut cached = turn.take_head().await;
@@ -177,7 +235,7 @@ impl Rooms {
             let head = Head::load(storage, room.clone()).await?;
             let is_here = self.is_here(room).await?;
             let mut nodes = NewNodes::default();
-            let before = storage.build_state(room.nr, head.state, given.entries.clone(), &mut nodes).await?;
+            let before = storage.build_state(room.nr, head.state, given.clone(), &mut nodes).await?;
             let after = storage.change_state(room.nr, before, key, Some(nr), &mut nodes).await?;
             let event = NewEvent {
                 nr,
@@ -193,6 +251,7 @@ impl Rooms {
                 // The resident sends it to the others. Server-Server API, "Joining Rooms".
                 passed_on: true,
                 was_outlier: false,
+                lacks_members: omitted.is_some(),
                 transaction: None,
                 countable: None,
                 relation: None,
@@ -208,12 +267,14 @@ impl Rooms {
                 let states: Vec<NodeNr> = states.collect();
                 state = resolve(storage, room, &rules, &states, Some(&unstored), &mut nodes).await?;
             }
-            let (own, members, summary) = self.changes_by_join(&head, state, &event, &given).await?;
+            let (members, summary) = self.changes_of_state(&head, state, type_nr).await?;
+            let members: Vec<MemberEvent> = members.into_iter().filter(|(member, _)| *member != nr).collect();
+            let own = membership_change(storage, self.servers(), nr, &pdu, None).await?;
             storage.insert_state_nodes(room.nr, nodes).await?;
             if head.stored_state == NodeNr(0) {
                 storage.update_room_version(room.nr, &room.version).await?;
             }
-            let commit = RoomCommit {
+            let mut commit = RoomCommit {
                 room_nr: room.nr,
                 expected_state: head.stored_state,
                 lease: race.wants_lease(),
@@ -223,11 +284,20 @@ impl Rooms {
                 extremities_added: vec![nr],
                 events: vec![event],
                 state_changes: vec![StateChange { event_nr: Some(nr), membership: own }],
-                members,
+                members: self.member_changes(&self.not_yet_in(room, members).await?).await?,
                 summary,
                 gaps_opened: is_gap.then_some(nr).into_iter().collect(),
+                // What was partial when the last of ours left is whole now.
+                completion: (head.is_partial && !is_here).then(Completion::default),
+                partial: omitted.as_ref().map(|omitted| NewPartial {
+                    join_nr: nr,
+                    as_server: omitted.as_server.clone(),
+                    resident: omitted.resident.clone(),
+                    servers: omitted.servers.clone(),
+                }),
                 ..RoomCommit::default()
             };
+            self.settle_memberships(&mut commit).await?;
             match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {
                 Ok(_) => return Ok(()),
                 // It came to this server by another way, too.
@@ -238,31 +308,20 @@ impl Rooms {
         }
     }
 
-    /// What becomes of who joins, and of all others, and what the room shows of itself if that changes.
-    async fn changes_by_join(
+    /// Brings in the members of a room that none of ours is in, before the room is here: nobody sees them. A few are left to the commit
+    /// of the join.
+    async fn bring_in_most_members(
         &self,
-        head: &Head,
-        state: NodeNr,
-        join: &NewEvent,
-        given: &GivenState,
-    ) -> Result<(Option<MembershipChange>, Vec<MembershipChange>, Option<RoomSummary>), Error> {
-        let told = given.by_key.values().cloned().chain([(join.nr, join.pdu.clone())]).collect();
-        let (changes, summary) = self.changes(head, state, &told).await?;
-        let (mut own, mut members) = (None, Vec::with_capacity(changes.len()));
-        for StateChange { event_nr, membership } in changes {
-            let Some(mut change) = membership else { continue };
-            if change.is_local {
-                // They may have been invited since, which no state here says.
-                let row = self.storage().get_membership(head.row.nr, change.user_nr).await?;
-                change.before = row.map(|row| row.membership);
-            }
-            if event_nr == Some(join.nr) {
-                own = Some(change);
-            } else if change.before != Some(change.after) || !change.is_local {
-                members.push(change);
-            }
+        room: &Arc<RoomRow>,
+        given: &[(StateKey, EventNr)],
+        own: StateKey,
+    ) -> Result<(), Error> {
+        let members = given.iter().filter(|(key, _)| key.0 == own.0 && *key != own);
+        let members: Vec<MemberEvent> = members.map(|(_, nr)| (*nr, None)).collect();
+        if members.len() > PIECE {
+            self.bring_in_members(room, members, None).await?;
         }
-        Ok((own, members, summary))
+        Ok(())
     }
 }
 
@@ -274,6 +333,17 @@ fn version_in(create: &Pdu) -> String {
     }
     let content: Option<Content> = serde_json::from_str(create.content.get()).ok();
     content.and_then(|content| content.room_version).unwrap_or_else(|| "1".to_owned())
+}
+
+/// The state that consists of these events: of two for the same key none.
+fn given_state(events: impl Iterator<Item = Told>) -> Result<Vec<(StateKey, EventNr)>, Error> {
+    let mut state: HashMap<StateKey, EventNr> = HashMap::new();
+    for (key, nr) in events.filter_map(|told| Some((told.key?, told.nr))) {
+        if state.insert(key, nr).is_some_and(|other| other != nr) {
+            return Err(Error::BadEvent("the state told has two events for one key".to_owned()));
+        }
+    }
+    Ok(state.into_iter().collect())
 }
 
 /// Who vouches for a join, by the template that the resident gave.

@@ -115,21 +115,27 @@ impl Rooms {
         }
         let pdus = in_order(chosen.into_values().collect());
         let mut step = self.first_step_behind(room, place, pdus.len()).await?;
+        Box::pin(self.fetch_senders(source, room, &pdus)).await?;
         let mut states_left = STATES_MAX;
         let mut has_more = false;
         for pdu in pdus {
             let is_first = pdu.event_type == TimelineEventType::RoomCreate;
             let mut state_before = is_first.then_some(NodeNr(0));
+            let mut lacks_members = false;
             if !self.find_lacking(std::slice::from_ref(&pdu)).await?.is_empty() {
                 if states_left == 0 {
                     continue;
                 }
                 states_left -= 1;
-                state_before = self.fill_gap(source, room, &pdu).await?;
+                match self.state_before_in_partial(room, gap).await? {
+                    Some(state) => (state_before, lacks_members) = (Some(state), true),
+                    None => state_before = self.fill_gap(source, room, &pdu).await?,
+                }
             }
-            let behind = (place.0, step);
+            let behind = Some((place.0, step));
+            let incoming = Incoming { behind, lacks_members, ..Incoming::new(pdu, state_before) };
             step += 1;
-            match self.receive_behind(room, pdu, state_before, behind).await {
+            match self.receive_behind(room, incoming).await {
                 Ok(received) => has_more |= received == Received::Accepted,
                 Err(Error::BadEvent(what)) => {
                     debug!(room.id = %room.id, server.name = %source.server, what, "an event of the past is none of the room");
@@ -160,14 +166,7 @@ impl Rooms {
     }
 
     /// Takes in an event of the past, at its place in the timeline.
-    pub(super) async fn receive_behind(
-        &self,
-        room: &Arc<RoomRow>,
-        pdu: Pdu,
-        state_before: Option<NodeNr>,
-        behind: TimelinePlace,
-    ) -> Result<Received, Error> {
-        let incoming = Incoming { behind: Some(behind), ..Incoming::new(pdu, state_before) };
+    pub(super) async fn receive_behind(&self, room: &Arc<RoomRow>, incoming: Incoming) -> Result<Received, Error> {
         let turn = self.turn(room.nr);
         let mut head = turn.take_head().await;
         *head = None;

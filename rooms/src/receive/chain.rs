@@ -149,7 +149,10 @@ impl Rooms {
         let related_again: Vec<OwnedEventId> =
             live.filter_map(|event| Some(event.relation.as_ref()?.parent.clone())).collect();
         let has_relations = !related_again.is_empty();
-        let commit = RoomCommit { lease: race.wants_lease(), related_again, ..room_commit(&head, built) };
+        let mut commit = RoomCommit { lease: race.wants_lease(), related_again, ..room_commit(&head, built) };
+        if head.is_partial {
+            Box::pin(self.settle_memberships(&mut commit)).await?;
+        }
         match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {
             Ok(_) => head.committed(),
             Err(CommitError::Storage(source)) => return Err(Error::Storage(source).into()),
@@ -180,6 +183,9 @@ impl Rooms {
     /// to it unless it is rejected.
     async fn add_to_chain(&self, chain: &mut Chain, pdu: &Pdu, behind: Behind, nr: EventNr) -> Result<Received, Error> {
         let storage = self.storage();
+        if chain.head.is_partial {
+            Box::pin(self.learn_members(chain, pdu, &behind.auth)).await?;
+        }
         let head = &chain.head;
         let mut state = HashMap::new();
         let rejection = match self.relevant_state(head, pdu).await? {
@@ -204,6 +210,7 @@ impl Rooms {
             placement: if rejection.is_some() { Placement::Rejected } else { Placement::Live },
             passed_on: false,
             was_outlier: false,
+            lacks_members: head.is_partial,
             transaction: None,
             countable: None,
             relation: match Relation::of_content(&pdu.content) {
@@ -235,6 +242,25 @@ impl Rooms {
         chain.new.insert(pdu.event_id.clone(), (nr, event.state, pdu));
         chain.head.take_in(NewlyMade { event, nodes, state_change, redaction: None, related: None }, &mut chain.built);
         Ok(Received::Accepted)
+    }
+
+    /// Takes the members that an event lists and that the state lacks into the state.
+    async fn learn_members(&self, chain: &mut Chain, pdu: &Pdu, auth: &[(EventNr, Arc<Pdu>)]) -> Result<(), Error> {
+        let head = &mut chain.head;
+        let (state, learned) = self.with_members_of(&head.row, head.state, pdu, auth, &mut chain.built.nodes).await?;
+        for (nr, member) in learned {
+            let membership = membership_change(self.storage(), self.servers(), nr, &member, None).await?;
+            chain.built.state_changes.push(StateChange { event_nr: Some(nr), membership });
+        }
+        // The states of before say nothing else of anybody.
+        for tip in chain.tips.values_mut().filter(|tip| **tip == head.state) {
+            *tip = state;
+        }
+        for (_, of_new, _) in chain.new.values_mut().filter(|(_, of_new, _)| *of_new == head.state) {
+            *of_new = state;
+        }
+        head.state = state;
+        Ok(())
     }
 
     /// What the rules read of the current state to judge an event; or the rule by which none of its kind is one.

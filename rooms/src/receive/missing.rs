@@ -65,6 +65,11 @@ impl Rooms {
             Ok(Ok(fetched)) => fetched,
         };
         pdus.splice(..0, fetched);
+        if let Ok(Err(error @ (Error::Storage(_) | Error::Busy))) =
+            timeout(STATE_WAIT, Box::pin(self.fetch_senders(source, room, &pdus))).await
+        {
+            return Err(error);
+        }
         self.receive_all(source, room, policy.as_ref(), in_order(pdus), GAPS_MAX).await
     }
 
@@ -92,7 +97,7 @@ impl Rooms {
             let mut state_before = None;
             if gaps > 0 {
                 gaps -= 1;
-                state_before = match timeout(STATE_WAIT, self.fill_gap(source, room, &pdu)).await {
+                state_before = match timeout(STATE_WAIT, self.fill_gap_unless_partial(source, room, &pdu)).await {
                     Ok(Err(error @ (Error::Storage(_) | Error::Busy))) => return Err(error),
                     Ok(Err(error)) => {
                         let event_id = &pdu.event_id;
@@ -130,6 +135,11 @@ impl Rooms {
     async fn fetch_missing(&self, source: Source<'_>, room: &Arc<RoomRow>, pdus: &[Pdu]) -> Result<Vec<Pdu>, Error> {
         let head = self.storage().get_head(room.nr).await?.ok_or(Error::RoomUnknown)?;
         let newest = self.storage().get_events(&head.extremities).await?;
+        // What was said before we came is the past, at which whoever reads that far asks: not news.
+        let oldest_depth = match head.is_partial {
+            true => self.storage().get_partial_join_depth(room.nr).await?.unwrap_or(i64::MIN),
+            false => i64::MIN,
+        };
         let earliest: Vec<OwnedEventId> = newest.values().map(|event| event.pdu.event_id.clone()).collect();
         let mut found: HashMap<OwnedEventId, Pdu> = HashMap::new();
         let mut latest: Vec<&Pdu> = pdus.iter().collect();
@@ -148,7 +158,8 @@ impl Rooms {
                 .remote()
                 .get_missing_events(source, &room.id, earliest.clone(), asked, EVENTS_OF_ANSWER_MAX)
                 .await?;
-            for pdu in self.verified(room, answer).await? {
+            let verified = self.verified(room, answer).await?.into_iter();
+            for pdu in verified.filter(|pdu| pdu.depth > oldest_depth) {
                 found.entry(pdu.event_id.clone()).or_insert(pdu);
             }
             // What does not lead to what was asked for is not wanted.

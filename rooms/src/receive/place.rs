@@ -40,6 +40,10 @@ struct Judged {
     rejection: Option<String>,
     /// Whether some of what comes before it is not here.
     lacks: bool,
+    /// Whether the state before it lacks members who are not here yet.
+    lacks_members: bool,
+    /// The events that allow it, where it does.
+    allowing: Vec<(EventNr, Arc<Pdu>)>,
 }
 
 impl Rooms {
@@ -89,7 +93,12 @@ impl Rooms {
             Ok(judged) => judged,
             Err(missing) => return Ok(Received::Missing(missing)),
         };
-        let Judged { mut pdu, prev, used, auth, state_before, rejection, lacks } = judged;
+        let Judged { mut pdu, prev, used, auth, state_before, rejection, lacks, lacks_members, allowing } = judged;
+        // Members whom the event lists count in the current state, too, if that has nothing else to say of them.
+        let mut current = head.state;
+        if !allowing.is_empty() {
+            (current, _) = Box::pin(self.with_members_of(&head.row, current, &pdu, &allowing, &mut nodes)).await?;
+        }
         let nr = match &stored {
             Some(outlier) => outlier.nr,
             None => storage.take_event_nrs(1).await.map_err(Error::from)?.next().ok_or(Error::Busy)?,
@@ -111,7 +120,7 @@ impl Rooms {
         }
         // What was before the room's current state is not measured by it.
         let soft_failure = match (&rejection, behind) {
-            (None, None) => self.forbidden_by(head, &pdu, head.state).await?.or(refusal),
+            (None, None) => self.forbidden_by(head, &pdu, current).await?.or(refusal),
             _ => None,
         };
         let mut placement = match (&rejection, &soft_failure, behind) {
@@ -150,6 +159,7 @@ impl Rooms {
             placement,
             passed_on,
             was_outlier: stored.is_some(),
+            lacks_members,
             transaction: None,
             countable,
             relation: match Relation::of_content(&pdu.content) {
@@ -182,6 +192,9 @@ impl Rooms {
                 auth: commit.events[0].auth.clone(),
             };
             commit.state = resolve(storage, &head.row, &head.rules, &states, Some(&unstored), &mut nodes).await?;
+            if head.is_partial {
+                commit.state = Box::pin(self.keep_members(head, commit.state, &mut nodes)).await?;
+            }
             commit.extremities_used = used;
             let changed = self.changes(head, commit.state, &HashMap::from([(nr, pdu.clone())])).await?;
             (commit.state_changes, commit.summary) = changed;
@@ -198,6 +211,9 @@ impl Rooms {
             commit.redactions.push(redaction);
         }
         commit.state_nodes = nodes.nodes;
+        if head.is_partial {
+            Box::pin(self.settle_memberships(&mut commit)).await?;
+        }
         match storage.commit(Commit { room: Some(commit), ..Commit::default() }).await {
             Ok(_) => Ok(match (rejection, soft_failure) {
                 (Some(rule), _) => Received::Rejected(rule),
@@ -217,7 +233,10 @@ impl Rooms {
         nodes: &mut NewNodes,
     ) -> Result<Result<Judged, Vec<OwnedEventId>>, Error> {
         let storage = self.storage();
-        let Incoming { pdu, state_before: given, .. } = incoming;
+        let Incoming { pdu, state_before: given, behind, lacks_members: given_lacks, .. } = incoming;
+        // While members are not here, what comes now comes after what the room is now, as long as nothing better is known: when all are
+        // here it is looked at again.
+        let is_now = head.is_partial && given.is_none() && behind.is_none();
         // Only the first event of the room comes after nothing, and only where its place is at the very beginning.
         let is_first = pdu.event_type == TimelineEventType::RoomCreate && given == Some(NodeNr(0));
         if pdu.prev_events.is_empty() && !is_first {
@@ -232,7 +251,7 @@ impl Rooms {
         let has_place =
             |id: &&OwnedEventId| found.get(*id).and_then(|nr| events.get(nr)).is_some_and(|event| !event.outlier);
         let lacks = !pdu.prev_events.iter().all(|id| has_place(&id));
-        let without_place = pdu.prev_events.iter().filter(|id| given.is_none() && !has_place(id));
+        let without_place = pdu.prev_events.iter().filter(|id| given.is_none() && !is_now && !has_place(id));
         let unknown = pdu.auth_events.iter().filter(|id| !found.contains_key(*id));
         let missing: Vec<OwnedEventId> = without_place.chain(unknown).cloned().collect();
         if !missing.is_empty() {
@@ -240,15 +259,27 @@ impl Rooms {
         }
         let prev: Vec<EventNr> = pdu.prev_events.iter().filter_map(|id| found.get(id).copied()).collect();
         let auth: Vec<EventNr> = pdu.auth_events.iter().map(|id| found[id]).collect();
-        let state_before = match given {
+        let before: Vec<&Arc<StoredEvent>> = prev.iter().filter_map(|nr| events.get(nr)).collect();
+        let lacking = before.iter().filter(|event| event.lacks_members).map(|event| event.state);
+        let lacking: Vec<NodeNr> = lacking.collect();
+        let lacks_members = given_lacks || is_now || (given.is_none() && !lacking.is_empty());
+        let mut state_before = match given {
             Some(state) => state,
             None => {
-                let states: Vec<NodeNr> =
-                    prev.iter().filter_map(|nr| events.get(nr)).map(|event| event.state).collect();
+                let states = match (lacking.is_empty(), is_now) {
+                    (false, _) => lacking,
+                    (true, true) => vec![head.state],
+                    (true, false) => before.iter().map(|event| event.state).collect(),
+                };
                 resolve(storage, &head.row, &head.rules, &states, None, nodes).await?
             }
         };
         let used = self.lie_before(&prev).await?;
+        let mut allowing = Vec::new();
+        if lacks_members {
+            allowing.extend(auth.iter().filter_map(|nr| Some((*nr, events.get(nr)?.pdu.clone()))));
+            (state_before, _) = Box::pin(self.with_members_of(&head.row, state_before, &pdu, &allowing, nodes)).await?;
+        }
 
         // By its own auth events.
         let create = head.state_event(storage, "m.room.create", "").await?.map(|(_, pdu)| pdu);
@@ -260,7 +291,7 @@ impl Rooms {
         if rejection.is_none() {
             rejection = self.forbidden_by(head, &pdu, state_before).await?;
         }
-        Ok(Ok(Judged { pdu, prev, used, auth, state_before, rejection, lacks }))
+        Ok(Ok(Judged { pdu, prev, used, auth, state_before, rejection, lacks, lacks_members, allowing }))
     }
 
     /// Whether an event is one that was missing when the one after it came: that one says what the room's state is, as long as the state that
@@ -297,7 +328,7 @@ impl Rooms {
     }
 
     /// The rule by which a state forbids an event, if one does.
-    async fn forbidden_by(&self, head: &Head, pdu: &Pdu, state: NodeNr) -> Result<Option<String>, Error> {
+    pub(crate) async fn forbidden_by(&self, head: &Head, pdu: &Pdu, state: NodeNr) -> Result<Option<String>, Error> {
         let storage = self.storage();
         let authorization = &head.rules.authorization;
         let mut keys = match state_res::auth_types_for_event(

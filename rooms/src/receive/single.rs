@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, events::TimelineEventType};
 use storage::{RoomRow, StoredEvent};
 use tokio::time::timeout;
 
-use super::{Received, Source};
+use super::{Incoming, Received, Source};
 use crate::{Error, RemoteError, Rooms};
 
 /// Most gaps of a room that are looked at to find the one in which an event lies.
@@ -51,14 +51,21 @@ impl Rooms {
         let told = self.remote().get_event(source, event_id).await?;
         let pdu = self.verified(room, vec![told.clone()]).await?.pop().filter(|pdu| pdu.event_id == *event_id);
         let Some(pdu) = pdu.filter(|pdu| pdu.event_type != TimelineEventType::RoomCreate) else { return Ok(false) };
-        let Some((anchor, _)) = self.gap_around(room, pdu.depth).await?.and_then(|gap| gap.place) else {
+        let gap = self.gap_around(room, pdu.depth).await?;
+        let Some((gap, (anchor, _))) = gap.and_then(|gap| gap.place.map(|place| (gap, place))) else {
             drop(turn_held);
             let received = self.receive(source, vec![told]).await?.remove(event_id);
             return Ok(matches!(received, Some(Ok(Received::Accepted | Received::Known))));
         };
         let step = self.storage().farthest_step(room.nr, anchor).await?.saturating_sub(PLACES_BETWEEN);
-        let state_before = self.fill_gap(source, room, &pdu).await?;
-        let received = self.receive_behind(room, pdu, state_before, (anchor, step)).await?;
+        Box::pin(self.fetch_senders(source, room, std::slice::from_ref(&pdu))).await?;
+        let (state_before, lacks_members) = match self.state_before_in_partial(room, &gap).await? {
+            Some(state) => (Some(state), true),
+            None => (self.fill_gap(source, room, &pdu).await?, false),
+        };
+        let behind = Some((anchor, step));
+        let incoming = Incoming { behind, lacks_members, ..Incoming::new(pdu, state_before) };
+        let received = self.receive_behind(room, incoming).await?;
         Ok(received == Received::Accepted)
     }
 

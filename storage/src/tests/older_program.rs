@@ -76,6 +76,7 @@ async fn event(storage: &Storage, nr: i64, event_type: &str, content: Value, pla
         placement,
         passed_on: false,
         was_outlier: false,
+        lacks_members: false,
         transaction: None,
         relation,
         countable: None,

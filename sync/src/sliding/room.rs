@@ -484,9 +484,13 @@ impl Sync {
                 None => storage.get_state_at(room_nr, from).await?,
             };
             let keys = self.wanted_keys(&wanted).await?;
-            for (key, _, event) in storage.diff_state(room_nr, base, work.end).await? {
+            // Members who were in the room and are known now have not come.
+            let is_whole_now =
+                tells_members && storage.has_become_whole(room_nr, from, self.0.storage.published()).await?;
+            for (key, old, event) in storage.diff_state(room_nr, base, work.end).await? {
                 work.touched.note(key, words);
-                if keys.wants(key) || (tells_members && Some(key.0) == words.member) {
+                let is_change = tells_members && Some(key.0) == words.member && (old.is_some() || !is_whole_now);
+                if keys.wants(key) || is_change {
                     match event {
                         Some(event) => drop(work.state.insert(key, event)),
                         None => work.deleted.push(key),

@@ -57,10 +57,15 @@ impl Sync {
         let is_after = answer.request.use_state_after;
         let is_lazy = matches!(filter.lazy_load_options, LazyLoadOptions::Enabled { .. });
         let mut changes: BTreeMap<StateKey, EventNr> = BTreeMap::new();
+        let mut is_whole_now = false;
         if span.has_more || (is_after && timeline.iter().any(|event| event.is_state())) {
-            changes = self.changes(answer, room, span, timeline).await?;
+            is_whole_now = match span.base {
+                Some(since) if is_lazy => storage.has_become_whole(room.nr, since, span.upto).await?,
+                _ => false,
+            };
+            changes = self.changes(answer, room, span, timeline, is_whole_now).await?;
         }
-        let is_quiet = changes.is_empty() && !timeline.iter().any(|event| event.is_state());
+        let is_quiet = changes.is_empty() && !is_whole_now && !timeline.iter().any(|event| event.is_state());
         if is_quiet && !is_lazy && span.base.is_some() {
             return Ok(RoomState { events: Vec::new(), has_summary: false, summary: RoomSummary::new() });
         }
@@ -69,7 +74,7 @@ impl Sync {
             summarized.insert(storage.type_nr(event_type).await?);
         }
         let member_nr = storage.type_nr("m.room.member").await?;
-        let mut has_summary = changes.keys().any(|key| summarized.contains(&key.0));
+        let mut has_summary = is_whole_now || changes.keys().any(|key| summarized.contains(&key.0));
         for event in timeline.iter().filter(|event| event.is_state() && summarized.contains(&event.type_nr)) {
             has_summary = has_summary || event.type_nr != member_nr || self.changes_membership(event).await?;
         }
@@ -140,8 +145,12 @@ impl Sync {
         room: &RoomRow,
         span: &Span,
         timeline: &[Arc<StoredEvent>],
+        without_new_members: bool,
     ) -> Result<BTreeMap<StateKey, EventNr>, Error> {
         let storage = &self.0.storage;
+        let member = storage.type_nr("m.room.member").await?;
+        // Members who were in the room and are known now have not come: who wants them as they are needed gets them so.
+        let is_told = |key: &StateKey, old: &Option<EventNr>| !without_new_members || key.0 != member || old.is_some();
         let is_after = answer.request.use_state_after;
         let base = match span.base {
             Some(since) => storage.get_state_at(room.nr, since).await?,
@@ -150,10 +159,14 @@ impl Sync {
         let end = self.state_at(answer, room.nr, span.upto).await?;
         let start = if is_after { end } else { self.end_of_state(answer, room, span, timeline, false).await? };
         let before = storage.diff_state(room.nr, base, start).await?;
-        let mut changes: BTreeMap<_, _> =
-            before.into_iter().filter_map(|(key, _, event)| Some((key, event?))).collect();
+        let mut changes: BTreeMap<_, _> = before
+            .into_iter()
+            .filter(|(key, old, _)| is_told(key, old))
+            .filter_map(|(key, _, event)| Some((key, event?)))
+            .collect();
         // What happened to the state in the time of the timeline without being in it.
         let meanwhile = storage.diff_state(room.nr, start, end).await?.into_iter();
+        let meanwhile = meanwhile.filter(|(key, old, _)| is_told(key, old));
         let meanwhile = meanwhile.filter_map(|(key, _, event)| Some((key, event?)));
         changes.extend(meanwhile.filter(|(_, nr)| !timeline.iter().any(|event| event.nr == *nr)));
         Ok(changes)

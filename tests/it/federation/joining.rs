@@ -66,6 +66,8 @@ async fn the_second_user_of_a_server_joins_without_asking() {
     let room = alice.create_public_room().await;
     let (one, two) = tokio::join!(join_by(&bob, &room, "hs1"), join_by(&bob, &room, "hs1"));
     assert_eq!((one.ok()["room_id"].as_str(), two.ok()["room_id"].as_str()), (Some(&*room), Some(&*room)));
+    // Whether somebody is banned is known when all members are here.
+    assert_eq!(members(&bob, &room).await, json!({"@alice:hs1": "join", "@bob:hs2": "join"}));
     federation.cut("hs1", "hs2");
     join_by(&carl, &room, "hs1").await.ok();
     assert_eq!(members(&bob, &room).await, json!({"@alice:hs1": "join", "@bob:hs2": "join", "@carl:hs2": "join"}));

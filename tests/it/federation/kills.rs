@@ -3,9 +3,12 @@
 use std::{fs, net::IpAddr};
 
 use serde_json::json;
-use test_kit::{Authority, Http, Peer, TestDatabase, TestDns, TestUser, eventually, register};
+use test_kit::{Authority, Http, Peer, TestDatabase, TestDns, TestUser, encode, eventually, register};
 
-use super::sending::Inbox;
+use super::{
+    partial_joins::{Gate, Resident},
+    sending::Inbox,
+};
 use crate::durability::{Program, folder, start};
 
 const BOB: &str = "@bob:peer.test";
@@ -226,4 +229,28 @@ async fn a_process_that_was_stopped_for_longer_than_its_lease_sends_nothing_more
     assert!(taken.iter().filter(|text| is_first(text)).count() <= 2, "{taken:?}");
     taken.retain(|text| !is_first(text));
     assert_eq!(taken, said[1..]);
+}
+
+/// The join counts, what was said too, and the members come all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_that_lacks_members_becomes_whole_in_spite_of_a_kill() {
+    for database in TestDatabase::each().await {
+        let mut server = Mortal::start(&database).await;
+        let (alice, gate) = (register(&server.http, "alice").await, Gate::default());
+        let resident = Resident::of(&server.peer, 40);
+        resident.let_in(&server.peer, alice.id());
+        resident.tell_state(&server.peer, &gate);
+        let room = &resident.room.id;
+        alice.post(&format!("/join/{}?via=peer.test", encode(room)), &json!({})).await.ok();
+        alice.send_text(room, "before").await;
+        let alice = server.kill(&alice);
+        alice.send_text(room, "after").await;
+        gate.open();
+        let members = async || {
+            let answer = alice.get(&format!("/rooms/{}/joined_members", encode(room))).await.ok();
+            answer["joined"].as_object().map_or(0, serde_json::Map::len)
+        };
+        eventually!(members().await == 40 + 2);
+        assert_eq!(alice.texts(room).await, ["before", "after"]);
+    }
 }

@@ -224,3 +224,36 @@ async fn synapse_follows_the_devices_of_our_users_without_asking() {
     assert_eq!(devices().await, 2);
     assert_eq!(world.synapse.times_asked(&path), asked);
 }
+
+/// Synapse leaves members out, and tells them when it is asked for the state.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_members_of_a_large_room_of_synapse_come_after_the_join() {
+    for postgres in [false, true] {
+        let world = World::on(postgres).await;
+        let scene = world.scene(11);
+        let (alice, bob) = (scene.maker.user("alice").await, scene.guest.user("bob").await);
+        let body = json!({"room_alias_name": "hall", "preset": "public_chat", "room_version": "11", "name": "Hall"});
+        let room = alice.create_room_with(&body).await;
+        for number in 0..150 {
+            scene.maker.user(&format!("u{number}")).await.join(&room).await;
+        }
+        bob.post(&format!("/join/{}", encode(&format!("#hall:{}", world.synapse.name()))), &json!({})).await.ok();
+        bob.send_text(&room, "bob is here").await;
+        alice.send_text(&room, "alice was here").await;
+        for user in [&alice, &bob] {
+            test_kit::eventually!({
+                let texts = user.texts(&room).await;
+                ["bob is here", "alice was here"].iter().all(|text| texts.iter().any(|told| told == text))
+            });
+        }
+        let members = bob.get(&format!("/rooms/{}/joined_members", encode(&room))).await.ok();
+        assert_eq!(members["joined"].as_object().unwrap().len(), 152);
+        agree(&room, &alice, &bob).await;
+        let storage = world.federation.server(&world.ours).storage().await;
+        let nr = storage.find_room(&ruma::RoomId::parse(&*room).unwrap()).await.unwrap().unwrap().nr;
+        assert_eq!(storage.wrong_projections(nr).await.unwrap(), Vec::<String>::new());
+        let all = (model::Position(0), model::Position(i64::MAX));
+        assert!(storage.has_become_whole(nr, all.0, all.1).await.unwrap(), "Synapse told all members at once");
+        storage.close().await;
+    }
+}
