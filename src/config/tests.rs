@@ -68,6 +68,23 @@ fn the_examples_in_the_documentation_are_allowed() {
 }
 
 #[test]
+fn a_listener_has_one_certificate_or_several() {
+    let files = |name: &str| format!("{{ certificate = \"{name}.pem\", key = \"{name}.key\" }}");
+    for (text, names) in [
+        (files("one"), &["one"][..]),
+        (format!("[{}, {}]", files("one"), files("two")), &["one", "two"]),
+        ("[]".to_owned(), &[]),
+    ] {
+        let config = read(&format!("[[listeners]]\ntls = {text}")).unwrap();
+        let expected: Vec<TlsConfig> = names
+            .iter()
+            .map(|name| TlsConfig { certificate: format!("{name}.pem").into(), key: format!("{name}.key").into() })
+            .collect();
+        assert_eq!(config.listeners[0].tls, expected);
+    }
+}
+
+#[test]
 fn a_wrong_key_type_or_value_is_told_with_its_line_and_what_is_allowed() {
     for (text, expected) in [
         (
