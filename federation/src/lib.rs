@@ -93,7 +93,7 @@ impl Federation {
         let keys = KeyRing::new(client.clone(), storage.clone(), options.notaries.clone());
         let transactions = Transactions::new(storage);
         let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
-        let downloads = Shares::new(media::DOWNLOADS_MAX, media::DOWNLOADS_OF_HOST_MAX);
+        let downloads = Shares::new(media::DOWNLOADS_MAX, media::DOWNLOADS_OF_SITE_MAX);
         let outbound = outbound.clone();
         let inner = Inner { servers, clock, random, outbound, options, client, keys, bodies, downloads, transactions };
         Ok(Self(Arc::new(inner)))
