@@ -94,7 +94,7 @@ impl Federation {
         let keys = KeyRing::new(client.clone(), storage.clone(), options.notaries.clone());
         let transactions = Transactions::new(storage);
         let bodies = Shares::new(door::BODIES_KIB, door::BODIES_KIB_OF_ADDRESS);
-        let downloads = Shares::new(media::DOWNLOADS_MAX, media::DOWNLOADS_OF_HOST_MAX);
+        let downloads = Shares::new(media::DOWNLOADS_MAX, media::DOWNLOADS_OF_SITE_MAX);
         let wholes = Shares::new(door::WHOLES_AT_ONCE, door::WHOLES_AT_ONCE_OF_SITE);
         let outbound = outbound.clone();
         Ok(Self(Arc::new(Inner {

@@ -21,10 +21,14 @@ use tokio::time::timeout;
 use url::Url;
 
 use self::multipart::Multipart;
-use crate::{Error, Federation, client::to_http, shares::Share};
+use crate::{
+    Error, Federation,
+    client::to_http,
+    shares::{Share, site_of},
+};
 
-/// Most files that are on their way from one host; as many as there may be from all.
-pub(crate) const DOWNLOADS_OF_HOST_MAX: usize = 10;
+/// Most files that are on their way from one site, and from all. Names below one that somebody has cost nothing: they are one site.
+pub(crate) const DOWNLOADS_OF_SITE_MAX: usize = 10;
 pub(crate) const DOWNLOADS_MAX: usize = 200;
 
 /// How long a server may take until it begins to answer, beside what it was told to wait.
@@ -38,7 +42,7 @@ impl RemoteMedia for Federation {
         Box::pin(async move {
             let server = uri.server_name();
             let patience = (HEAD_TIMEOUT + wait, WHOLE_TIMEOUT);
-            let share = self.downloads().take(server.host(), 1, HEAD_TIMEOUT).await;
+            let share = self.downloads().take(&site_of(server), 1, HEAD_TIMEOUT).await;
             let share = share.ok_or(RemoteError::Busy)?;
             let mut request = get_content::v1::Request::new(uri.media_id().to_owned());
             request.timeout_ms = wait;

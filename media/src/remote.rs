@@ -19,8 +19,8 @@ use crate::{
     receive::{Bounds, Failure, receive},
 };
 
-/// Most files that are fetched at once.
-const FETCHES_MAX: usize = 200;
+/// Most files that are fetched, or wait for their turn with [`RemoteMedia`], at once.
+const FETCHES_MAX: usize = 2_000;
 
 /// How long a server is not asked again for a file that it did not give, in milliseconds.
 const FAILURE_KEPT_MS: i64 = 60_000;

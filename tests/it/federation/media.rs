@@ -160,6 +160,39 @@ async fn a_file_comes_though_its_first_reader_goes_away() {
     assert_eq!(peer.requests(), 1);
 }
 
+/// Names below one that somebody has cost nothing: they share its places, and leave the others theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_site_that_sends_nothing_takes_no_more_than_its_places() {
+    fn file(_: &str) -> Vec<u8> {
+        two_parts("Content-Type: image/png\r\n", b"file")
+    }
+    fn nothing(_: &str) -> Vec<u8> {
+        Vec::new()
+    }
+    let (federation, _peer, alice) = world(RawAnswer::Said(file)).await;
+    let mut peers = Vec::new();
+    for name in ["a.site.test", "b.site.test"] {
+        let peer = RawPeer::start(name, federation.authority(), RawAnswer::Stalled(nothing)).await;
+        federation.dns("hs1").add_address(name, peer.address());
+        peers.push(peer);
+    }
+    let ask = |uri: String| {
+        let alice = alice.clone();
+        tokio::spawn(async move { alice.download(&uri).await })
+    };
+    let mut readers: Vec<_> = (0..10).map(|id| ask(format!("mxc://a.site.test/{id}"))).collect();
+    eventually!(peers[0].requests() == 10);
+    readers.push(ask("mxc://b.site.test/0".to_owned()));
+    assert_eq!(&alice.download(URI).await.bytes[..], b"file");
+    assert_eq!(peers[1].requests(), 0);
+    peers[0].release();
+    eventually!(peers[1].requests() == 1);
+    peers[1].release();
+    for reader in readers {
+        reader.await.unwrap().is_error(502, "M_UNKNOWN");
+    }
+}
+
 /// A server that did not give a file is left in peace for a minute.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_was_not_to_be_had_is_not_asked_for_again_at_once() {
