@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 use storage::RoomRow;
 use tracing::debug;
 
-use crate::{Error, Rooms, power::rules_of, told_events::take_apart};
+use crate::{Error, Rooms, power::rules_of, receive::legible, told_events::next_part};
 
 /// Events that are read from the database at once.
 const READ_AT_ONCE: usize = 4_000;
@@ -39,7 +39,8 @@ impl Rooms {
         let mut sound: HashMap<OwnedEventId, Arc<Pdu>> = HashMap::new();
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
-            let objects = take_apart(&mut events, &rules);
+            let part = next_part(&mut events).into_iter();
+            let objects = part.map(|event| legible(&event, &rules).unwrap_or_default()).collect();
             let mut unverified = Vec::with_capacity(objects.len());
             for (event_id, read) in self.read_events(room, &rules, objects).await? {
                 match read {

@@ -17,8 +17,8 @@ use storage::RoomRow;
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::{Incoming, Received, Source};
-use crate::{Error, Rooms, power::rules_of, told_events::take_apart};
+use super::{Incoming, Received, Source, legible};
+use crate::{Error, Rooms, power::rules_of, told_events::next_part};
 
 /// Most events that one answer may have.
 const EVENTS_OF_ANSWER_MAX: u32 = 100;
@@ -191,7 +191,9 @@ impl Rooms {
         let mut events = answer.into_iter().take(EVENTS_OF_ANSWER_MAX as usize).peekable();
         let mut verified = Vec::new();
         while events.peek().is_some() {
-            let read = self.read_events(room, &rules, take_apart(&mut events, &rules)).await?;
+            let part = next_part(&mut events).into_iter();
+            let objects = part.filter_map(|event| legible(&event, &rules)).collect();
+            let read = self.read_events(room, &rules, objects).await?;
             let read = read.into_iter().filter_map(|(_, event)| event.ok()).collect();
             verified.extend(self.verify_events(read).await?.into_iter().filter_map(Result::ok));
         }
