@@ -40,7 +40,7 @@ impl Rooms {
         let mut events = events.into_iter().peekable();
         while events.peek().is_some() {
             let part = next_part(&mut events).into_iter();
-            let objects = part.map(|event| legible(&event, &rules).unwrap_or_default()).collect();
+            let objects: Vec<_> = part.map(|event| legible(&event, &rules).unwrap_or_default()).collect();
             let mut unverified = Vec::with_capacity(objects.len());
             for (event_id, read) in self.read_events(room, &rules, objects).await? {
                 match read {
