@@ -240,6 +240,11 @@ fn read<A: IncomingResponse<EndpointError = RumaError>>(
     if status.as_u16() >= 400 && body.len() > ERROR_BYTES_MAX {
         body.clear();
     }
+    // A page of another host, or a redirect, is no success, whatever ruma takes it for.
+    let is_json = matches!(body.iter().find(|byte| !byte.is_ascii_whitespace()), Some(b'{' | b'['));
+    if status.as_u16() < 400 && !(status.is_success() && is_json) {
+        return Err(Error::NoMatrix { server: server.to_owned(), status });
+    }
     let shape = JsonShape::of(&body);
     let is_short = bounds.body_bytes_max <= SMALL.body_bytes_max;
     if shape.members > MEMBERS_MAX || (is_short && shape.weight > SMALL_WEIGHT_MAX) {

@@ -36,6 +36,14 @@ pub enum Error {
         /// How.
         what: String,
     },
+    /// Something answered in its place that speaks no Matrix: a page, or a redirect to one. Trying again later may help.
+    #[error("what answers for {server} is no Matrix server (status {status})")]
+    NoMatrix {
+        /// The server.
+        server: OwnedServerName,
+        /// What it answered.
+        status: http::StatusCode,
+    },
     /// The server is ours: nobody is to be asked.
     #[error("{0} is this server")]
     Ours(OwnedServerName),

@@ -106,10 +106,8 @@ mod tests {
             let (header, keys) = sign(&signed(is_content));
             assert_eq!(check(&header, &request(sent), server_name!("hs1"), &keys), Ok(()), "{sent}");
             // Nothing else, and not for anybody else.
-            for other in [r#"{"a":2}"#, r#"{"a":1.25}"#, r#"{"a":1,"b":"ä"} "#, ""] {
-                if other.trim() != sent {
-                    assert!(check(&header, &request(other), server_name!("hs1"), &keys).is_err(), "{other}");
-                }
+            for other in [r#"{"a":2}"#, r#"{"a":1.25}"#, r#"{"a":1,"b":"a"}"#, ""] {
+                assert!(check(&header, &request(other), server_name!("hs1"), &keys).is_err(), "{other}");
             }
             assert!(check(&header, &request(sent), server_name!("hs2"), &keys).is_err());
         }

@@ -75,6 +75,6 @@ impl Rooms {
         let gaps = self.storage().list_gaps_between(room.nr, newest, oldest, GAPS_MAX).await?;
         let events = self.storage().get_events(&gaps.iter().map(|(nr, _)| *nr).collect::<Vec<_>>()).await?;
         let gaps = || gaps.iter().filter_map(|(nr, _)| events.get(nr).cloned());
-        Ok(gaps().filter(|gap| gap.pdu.depth > depth).next_back().or_else(|| gaps().next()))
+        Ok(gaps().rfind(|gap| gap.pdu.depth > depth).or_else(|| gaps().next()))
     }
 }

@@ -1,9 +1,12 @@
 //! Redirects: only the host of a name may say that its answer is elsewhere. Server-Server API, "Resolving server names".
 
 use serde_json::json;
-use test_kit::{Peer, TestDatabase, encode, eventually, tokio};
+use test_kit::{Peer, PeerBody, TestDatabase, encode, eventually, tokio};
 
-use super::guest::{Guest, REM};
+use super::{
+    guest::{Guest, REM},
+    sending::Inbox,
+};
 
 /// Whatever is asked: a server that could send us elsewhere could have us ask what stands beside us, with our signature.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -55,4 +58,23 @@ async fn no_request_to_a_server_follows_a_redirect() {
     let path = "/_matrix/federation/v1/query/profile?user_id=%40alice%3Ahs1";
     other.ask(http, "hs1", "GET", path, &serde_json::Value::Null).await.is_error(401, "M_UNAUTHORIZED");
     assert!(victim.asked().is_empty(), "{:?}", victim.asked());
+}
+
+/// Where a page answers in the place of a server, or a redirect to one, nobody has taken what was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_page_answers_to_is_sent_again() {
+    let guest = Guest::new(TestDatabase::sqlite()).await;
+    let inbox = Inbox::of(&guest.peer);
+    let sent = || guest.peer.asked().iter().filter(|asked| asked.what.contains("/v1/send/")).count();
+    let before = sent();
+    for (status, tries) in [(302, 1), (200, 2)] {
+        let page = PeerBody::of_bytes(10, "<html>", "a", "</html>");
+        guest.peer.answer_with("PUT /_matrix/federation/v1/send/*", status, page);
+        if tries == 1 {
+            guest.alice.send_text(&guest.room, "hello").await;
+        }
+        eventually!(sent() >= before + tries);
+    }
+    guest.peer.end_answers_with();
+    eventually!(inbox.texts(&guest.room) == ["hello"]);
 }
