@@ -12,14 +12,15 @@ const SERVERS_AT_ONCE: u32 = 1_000;
 pub(crate) async fn run(config: &Config, command: Option<DestinationsCommand>, failing: bool) -> anyhow::Result<()> {
     let tools = Tools::open(config).await?;
     let outcome = match command {
-        None => list(&tools, failing).await,
+        None => list(config, &tools, failing).await,
         Some(DestinationsCommand::Reset { name }) => reset(&tools, &name).await,
     };
     tools.close().await;
     outcome
 }
 
-async fn list(tools: &Tools, failing: bool) -> anyhow::Result<()> {
+async fn list(config: &Config, tools: &Tools, failing: bool) -> anyhow::Result<()> {
+    let lists = config.federation.server_lists();
     let (accounts, mut after) = (tools.accounts(), String::new());
     let now_ms = accounts.storage().clock().now_ms();
     let mut count = 0;
@@ -29,7 +30,7 @@ async fn list(tools: &Tools, failing: bool) -> anyhow::Result<()> {
         after = last.server.to_string();
         for row in rows {
             if !accounts.servers().is_local(&row.server) && (!failing || row.outage.is_some() || row.behind.is_some()) {
-                println!("{}", line(&row, now_ms));
+                println!("{}", line(&row, lists.allow(&row.server), now_ms));
                 count += 1;
             }
         }
@@ -44,7 +45,7 @@ async fn list(tools: &Tools, failing: bool) -> anyhow::Result<()> {
 }
 
 /// How it stands with a server, in words.
-fn line(row: &DestinationRow, now_ms: i64) -> String {
+fn line(row: &DestinationRow, is_allowed: bool, now_ms: i64) -> String {
     let mut line = format!("{}  shared rooms: {}", row.server, row.rooms);
     if let Some((_, rooms)) = row.behind {
         line.push_str(&format!(", behind in: {rooms}"));
@@ -53,6 +54,7 @@ fn line(row: &DestinationRow, now_ms: i64) -> String {
         line.push_str(&format!(", messages to devices: {}", row.waiting_edus));
     }
     match &row.outage {
+        _ if !is_allowed => line.push_str("\n    denied: the configuration does not let this server federate with it"),
         None if row.behind.is_some() => line.push_str("\n    catching up"),
         None => line.push_str("\n    has everything"),
         Some(outage) => line.push_str(&format!(
@@ -95,6 +97,15 @@ fn duration(ms: i64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_denied_server_is_shown_as_denied() {
+        let server = "peer.test".try_into().unwrap();
+        let row = DestinationRow { server, rooms: 2, outage: None, behind: None, waiting_edus: 0 };
+        assert!(line(&row, true, 0).ends_with("has everything"));
+        let denied = line(&row, false, 0);
+        assert!(denied.starts_with("peer.test  shared rooms: 2\n    denied"), "{denied}");
+    }
 
     #[test]
     fn durations_have_their_two_largest_units() {

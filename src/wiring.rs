@@ -225,10 +225,7 @@ fn open_federation(
     let options = federation::Options {
         notaries: config.federation.notaries.clone(),
         delegates: config.federation.delegates.clone(),
-        lists: federation::ServerLists {
-            allow: config.federation.allow_servers.iter().collect(),
-            deny: config.federation.deny_servers.iter().collect(),
-        },
+        lists: config.federation.server_lists(),
     };
     Ok(Federation::new(outbound, storage.clone(), servers.clone(), options)?)
 }
@@ -276,7 +273,6 @@ pub(crate) fn accounts_options(config: &Config) -> Result<accounts::Options, Err
         limit_guesses: !config.unsafe_options.rate_limits_off,
         cheap_password_hashing: config.unsafe_options.cheap_password_hashing,
         thread_subscriptions: config.rooms.thread_subscriptions,
-        federates: config.federates(),
         app_services: config.application_services.read()?,
     })
 }

@@ -33,8 +33,6 @@ pub struct Options {
     pub cheap_password_hashing: bool,
     /// Whether threads notify only those who subscribed to them. MSC4306.
     pub thread_subscriptions: bool,
-    /// Whether other servers are sent anything.
-    pub federates: bool,
     /// The application services that may connect.
     pub app_services: Vec<AppService>,
 }
@@ -50,7 +48,6 @@ impl Default for Options {
             limit_guesses: true,
             cheap_password_hashing: false,
             thread_subscriptions: false,
-            federates: false,
             app_services: Vec::new(),
         }
     }

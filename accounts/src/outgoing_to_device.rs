@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use model::{canonical_object, limits::EVENT_BYTES_MAX};
-use ruma::{CanonicalJsonValue, OwnedServerName, canonical_json::CanonicalJsonObject};
+use ruma::{CanonicalJsonValue, OwnedServerName, UserId, canonical_json::CanonicalJsonObject};
 use storage::NewOutgoingEdu;
 
 use crate::{Accounts, Error, Requester, to_device::Messages};
@@ -12,15 +12,15 @@ use crate::{Accounts, Error, Requester, to_device::Messages};
 const SERVERS_MAX: usize = 1_000;
 /// Most bytes of all messages of one request.
 const REQUEST_BYTES_MAX: usize = 4 << 20;
-/// Where an EDU ends, in bytes: another one takes the rest of the users.
+/// Where an EDU ends, in bytes: another one takes the rest of the devices.
 const EDU_BYTES: usize = 48 << 10;
 /// Most EDUs that wait for a server: one that is away for so many gets no more, and no device waits for what was said so long ago.
-const WAITING_MAX: u64 = 20_000;
+const WAITING_MAX: u32 = 20_000;
 
 impl Accounts {
     /// The EDUs that bring messages to devices of other servers' users.
     ///
-    /// Servers for which very many wait get nothing, and nobody is told.
+    /// Servers for which very many wait, and those with which this one does not federate, get nothing, and nobody is told.
     ///
     /// # Errors
     ///
@@ -32,56 +32,40 @@ impl Accounts {
         event_type: &str,
         messages: &Messages,
     ) -> Result<Vec<NewOutgoingEdu>, Error> {
-        if !self.0.options.federates {
-            return Ok(Vec::new());
-        }
-        let mut servers: BTreeMap<OwnedServerName, Vec<(String, CanonicalJsonObject, usize)>> = BTreeMap::new();
+        let is_told =
+            |user_id: &UserId| !self.0.servers.has_user(user_id) && self.0.remote.federates_with(user_id.server_name());
+        let mut servers: BTreeMap<OwnedServerName, Parts> = BTreeMap::new();
         let mut bytes = 0;
-        for (user_id, devices) in messages.iter().filter(|(user_id, _)| !self.0.servers.has_user(user_id)) {
-            let mut of_user = CanonicalJsonObject::new();
-            let mut user_bytes = 0;
+        for (user_id, devices) in messages.iter().filter(|(user_id, _)| is_told(user_id)) {
             for (device, content) in devices {
                 let content = content.json();
                 if content.get().len() > EVENT_BYTES_MAX {
                     return Err(Error::TooLarge(EVENT_BYTES_MAX));
                 }
-                user_bytes += content.get().len();
+                bytes += content.get().len();
+                if bytes > REQUEST_BYTES_MAX {
+                    return Err(Error::TooLarge(REQUEST_BYTES_MAX));
+                }
                 let object = canonical_object(content).map_err(|error| Error::BadJson(error.to_string()))?;
-                of_user.insert(device.to_string(), CanonicalJsonValue::Object(object));
+                let parts = servers.entry(user_id.server_name().to_owned()).or_default();
+                parts.push(user_id, device.to_string(), object, content.get().len());
             }
-            bytes += user_bytes;
-            if bytes > REQUEST_BYTES_MAX {
-                return Err(Error::TooLarge(REQUEST_BYTES_MAX));
-            }
-            let of_server = servers.entry(user_id.server_name().to_owned()).or_default();
-            of_server.push((user_id.to_string(), of_user, user_bytes));
         }
         if servers.len() > SERVERS_MAX {
             return Err(Error::InvalidParam(format!("at most {SERVERS_MAX} servers at once")));
         }
+        if servers.is_empty() {
+            return Ok(Vec::new());
+        }
         let origin = requester.user_id.server_name();
+        let full = self.0.storage.list_full_destinations(origin, servers.keys(), WAITING_MAX).await?;
         let mut edus = Vec::new();
-        for (destination, users) in servers {
-            if self.0.storage.count_outgoing_edus(origin, &destination).await? >= WAITING_MAX {
-                continue;
-            }
-            let (mut part, mut part_bytes) = (CanonicalJsonObject::new(), 0);
-            let mut push = |part: CanonicalJsonObject| {
-                edus.push(NewOutgoingEdu {
-                    origin: origin.to_owned(),
-                    destination: destination.clone(),
-                    edu: self.edu(requester, event_type, part),
-                });
-            };
-            for (user_id, devices, user_bytes) in users {
-                if part_bytes > 0 && part_bytes + user_bytes > EDU_BYTES {
-                    push(std::mem::take(&mut part));
-                    part_bytes = 0;
-                }
-                part_bytes += user_bytes;
-                part.insert(user_id, CanonicalJsonValue::Object(devices));
-            }
-            push(part);
+        for (destination, parts) in servers.into_iter().filter(|(destination, _)| !full.contains(destination)) {
+            edus.extend(parts.0.into_iter().map(|(messages, _)| NewOutgoingEdu {
+                origin: origin.to_owned(),
+                destination: destination.clone(),
+                edu: self.edu(requester, event_type, messages),
+            }));
         }
         Ok(edus)
     }
@@ -99,5 +83,24 @@ impl Accounts {
             ("edu_type".to_owned(), "m.direct_to_device".into()),
         ]);
         serde_json::to_string(&edu).expect("canonical JSON serializes").into()
+    }
+}
+
+/// Messages for one server, an EDU each, with their bytes.
+#[derive(Default)]
+struct Parts(Vec<(CanonicalJsonObject, usize)>);
+
+impl Parts {
+    fn push(&mut self, user_id: &UserId, device: String, content: CanonicalJsonObject, bytes: usize) {
+        let has_room = self.0.last().is_some_and(|(_, so_far)| so_far + bytes <= EDU_BYTES);
+        if !has_room {
+            self.0.push((CanonicalJsonObject::new(), 0));
+        }
+        let Some((messages, so_far)) = self.0.last_mut() else { return };
+        *so_far += bytes;
+        let of_user = messages.entry(user_id.to_string()).or_insert_with(|| CanonicalJsonObject::new().into());
+        if let CanonicalJsonValue::Object(of_user) = of_user {
+            of_user.insert(device, CanonicalJsonValue::Object(content));
+        }
     }
 }

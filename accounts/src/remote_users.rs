@@ -16,6 +16,9 @@ pub type Asking<'a, T> = Pin<Box<dyn Future<Output = Result<T, RemoteError>> + S
 
 /// Asks other servers about their users, in the name of one of ours.
 pub trait RemoteUsers: Send + Sync {
+    /// Whether a server is asked and told anything at all.
+    fn federates_with(&self, server: &ServerName) -> bool;
+
     /// All fields of a user's profile; nothing when there is no such user. Server-Server API, "GET /query/profile".
     fn profile<'a>(&'a self, as_server: &'a ServerName, user_id: &'a UserId) -> Asking<'a, Option<Map<String, Value>>>;
 
@@ -69,6 +72,10 @@ pub enum RemoteError {
 pub(crate) struct Nobody;
 
 impl RemoteUsers for Nobody {
+    fn federates_with(&self, _: &ServerName) -> bool {
+        false
+    }
+
     fn profile<'a>(&'a self, _: &'a ServerName, _: &'a UserId) -> Asking<'a, Option<Map<String, Value>>> {
         Box::pin(async { Err(RemoteError::NotFederating) })
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::UserNr;
-use storage::{ChangedProfile, Commit, UserWork};
+use storage::{ChangedKeys, ChangedKeysRow, ChangedProfile, Commit, DeviceListChange, UserWork};
 use tracing::warn;
 
 use crate::{Accounts, Error};
@@ -15,6 +15,8 @@ const OURS: [UserWork; 4] =
 pub(crate) const TAKEN_UP_EVERY: Duration = Duration::from_secs(60);
 /// Users that are read at once.
 const USERS_AT_ONCE: u32 = 100;
+/// When more of a user's devices and keys changed, it is told that anything may have.
+const CHANGES_MAX: usize = 20;
 /// Messages to devices that are deleted at once.
 const DELETED_AT_ONCE: u32 = 500;
 
@@ -53,13 +55,18 @@ impl Accounts {
         // In two processes at once this is told twice, which is no harm.
         let is_noted = |wanted: UserWork| work.iter().any(|row| row.work == wanted);
         let is_in_rooms = is_noted(UserWork::TellNameOrPicture);
-        let device_lists: Vec<_> = is_noted(UserWork::TellDevices).then_some(user_nr).into_iter().collect();
+        let changed = storage.list_changed_keys(user_nr).await?;
+        let device_lists = match is_noted(UserWork::TellDevices) {
+            true => told_changes(user_nr, &changed),
+            false => Vec::new(),
+        };
         let profiles =
             (is_in_rooms || is_noted(UserWork::TellProfile)).then_some(ChangedProfile { user_nr, is_in_rooms });
         let profiles: Vec<_> = profiles.into_iter().collect();
         if !device_lists.is_empty() || !profiles.is_empty() {
             storage.commit(Commit { device_lists, profiles, ..Commit::default() }).await?;
         }
+        storage.delete_changed_keys(user_nr, &changed).await?;
         for row in work {
             match row.work {
                 UserWork::TellDevices | UserWork::TellProfile | UserWork::TellNameOrPicture => {}
@@ -72,4 +79,13 @@ impl Accounts {
         }
         Ok(())
     }
+}
+
+/// What is told of a user's devices and keys that were noted to have changed.
+fn told_changes(user_nr: UserNr, changed: &[ChangedKeysRow]) -> Vec<DeviceListChange> {
+    if changed.is_empty() || changed.len() > CHANGES_MAX || changed.iter().any(|row| row.what == ChangedKeys::Anything)
+    {
+        return vec![user_nr.into()];
+    }
+    changed.iter().map(|row| DeviceListChange { user_nr, what: row.what.clone() }).collect()
 }

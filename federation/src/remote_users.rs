@@ -19,6 +19,10 @@ use serde_json::{Map, Value};
 use crate::{Error, Federation, client::SMALL};
 
 impl RemoteUsers for Federation {
+    fn federates_with(&self, server: &ServerName) -> bool {
+        self.options().lists.allow(server)
+    }
+
     fn profile<'a>(&'a self, as_server: &'a ServerName, user_id: &'a UserId) -> Asking<'a, Option<Map<String, Value>>> {
         Box::pin(async move {
             let server = user_id.server_name();

@@ -3,17 +3,22 @@
 //! Nothing is written for a destination when something is sent. The sender follows the stream ([`stream`]), puts events into the queues of the
 //! servers of their rooms in memory ([`destination`]), and notes every second up to where everything was sent ([`shares`]): a process that dies
 //! is followed by one that begins there. A destination that gives no answer stands in the database as behind ([`catch_up`]), and costs
-//! nothing but an entry in memory until its time has come ([`crate::outages`]). What may be lost is in [`lossy`] and [`ephemeral`].
+//! nothing but an entry in memory until its time has come ([`crate::outages`]). Receipts are looked up like events; what may be lost is in
+//! [`lossy`] and [`ephemeral`].
 //!
-//! Destinations are dealt out in shares, and one process has each: so there is one transaction at a time for each of them.
+//! Destinations are dealt out in shares, and one process has each: so there is one transaction at a time for each of them ([`run`]).
 
 mod catch_up;
 mod destination;
 mod devices;
 mod ephemeral;
 mod lossy;
+mod receipts;
+mod run;
 mod shares;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 use std::{
@@ -26,7 +31,7 @@ use event_bus::{Presence, Typing};
 use http::StatusCode;
 use model::{Position, RoomNr, UserNr};
 use moka::sync::Cache;
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 use storage::{SenderShare, Storage, StoredEvent};
 use sync::Sync;
 use tokio::{
@@ -36,10 +41,12 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
+use self::transaction::BYTES_MAX;
 pub(crate) use self::transaction::Transaction;
 use self::{
-    destination::{Destination, Route},
+    destination::{Destination, DeviceChange, Route, RunNr},
     ephemeral::Told,
+    run::Run,
     shares::Alive,
 };
 use crate::{Error, Federation, client::Client, outages::Outages};
@@ -54,8 +61,8 @@ const TRIES_KEPT: i64 = 5;
 const WRONG_MAX: u32 = 5;
 /// EDUs from the database in one transaction; with those of devices and those that may be lost at most [`transaction::EDUS_MAX`].
 const EDUS_AT_ONCE: u32 = 40;
-/// EDUs in one transaction that may be lost.
-const LOSSY_AT_ONCE: usize = 20;
+/// EDUs in one transaction with receipts and what may be lost.
+const EPHEMERAL_AT_ONCE: usize = 20;
 /// How long what is under way may take when the process ends.
 const STOP_WITHIN: Duration = Duration::from_secs(1);
 /// The pause after our own database failed, in milliseconds.
@@ -65,7 +72,8 @@ const SERVERS_CACHED: u64 = 20_000;
 /// How long it is believed with whom a user shares rooms, for what may be lost.
 const SERVERS_OF_USER_FOR: Duration = Duration::from_secs(30);
 
-const _: () = assert!(EDUS_AT_ONCE as usize + 2 * destination::USERS_AT_ONCE + LOSSY_AT_ONCE <= transaction::EDUS_MAX);
+const _: () =
+    assert!(EDUS_AT_ONCE as usize + 2 * destination::CHANGES_AT_ONCE + EPHEMERAL_AT_ONCE <= transaction::EDUS_MAX);
 
 type Servers = Arc<Vec<OwnedServerName>>;
 
@@ -96,9 +104,13 @@ struct State {
     /// All up to here is about to be.
     seen: Position,
     shares: HashMap<u32, SenderShare>,
+    /// Until when no other process takes them.
+    lease_until_ms: i64,
     destinations: HashMap<Route, Destination>,
     /// Destinations that give no answer, by when they are tried next.
     wheel: BTreeSet<(i64, Route)>,
+    /// The newest task.
+    runs: RunNr,
     /// Whether nothing is begun any more.
     is_stopping: bool,
 }
@@ -183,6 +195,9 @@ impl Sender {
             {
                 self.kick(state, &route);
             }
+            let waiting = state.destinations.iter().filter(|(_, destination)| destination.has_receipts());
+            let waiting: Vec<Route> = waiting.map(|(route, _)| route.clone()).collect();
+            waiting.iter().for_each(|route| self.kick(state, route));
             state.destinations.retain(|_, destination| !destination.is_idle());
         }
         while self.tasks().try_join_next().is_some() {}
@@ -218,29 +233,35 @@ impl Sender {
     /// Sends to a destination, unless somebody does or it is to be left in peace.
     fn kick(&self, state: &mut State, route: &Route) {
         let Some(destination) = state.destinations.get_mut(route) else { return };
-        if state.is_stopping || destination.is_running || !destination.has_work() {
+        if state.is_stopping || destination.run.is_some() || !destination.has_work() {
             return;
         }
-        if let Some((_, next_ms)) =
+        if let Some((tries, next_ms)) =
             self.outages().next_try(&route.destination).filter(|(_, at_ms)| *at_ms > self.now_ms())
         {
+            if tries >= TRIES_KEPT && destination.behind.is_none() {
+                // It may be days until then, and the share would not get ahead.
+                destination.fall_behind();
+            }
             state.wheel.insert((next_ms, route.clone()));
             return;
         }
-        destination.is_running = true;
-        self.tasks().spawn(self.clone().send_all(route.clone()));
+        if let Some(run) = state.begin_run(self, route) {
+            self.tasks().spawn(self.clone().send_all(run));
+        }
     }
 
     /// Sends what there is, one transaction after the other, until there is no more or the destination does not take it.
-    async fn send_all(self, route: Route) {
+    async fn send_all(self, run: Run) {
+        let (route, _end) = (&run.route, run.end_on_drop());
         let Ok(_permit) = self.0.permits.acquire().await else { return };
         loop {
-            let transaction = match self.next_transaction(&route).await {
+            let transaction = match self.next_transaction(&run).await {
                 Ok(Some(transaction)) => transaction,
                 Ok(None) => return,
                 Err(error) => {
                     warn!(%error, server.name = %route.destination, "what {} is to be sent could not be read", route.destination);
-                    return self.rest(&route, false);
+                    return self.rest(&run, false);
                 }
             };
             let asking = self.outages().asking(&route.destination);
@@ -251,7 +272,7 @@ impl Sender {
                         debug!(server.name = %route.destination, event.id = %event_id, why, "an event was not taken");
                     }
                     self.outages().end(&route.destination);
-                    if let Err(error) = self.arrived(&route).await {
+                    if let Err(error) = self.arrived(&run).await {
                         warn!(%error, "what has arrived could not be noted; it will be sent again");
                     }
                 }
@@ -261,44 +282,47 @@ impl Sender {
                         self.outages().refused(asking, &error);
                     }
                     let is_wrong = is_wrong(&error);
-                    if is_wrong && self.count_wrong(&route) >= WRONG_MAX {
+                    if is_wrong && self.count_wrong(&run) >= WRONG_MAX {
                         warn!(server.name = %route.destination, %error, "{} does not take a transaction, which is given up", route.destination);
-                        if let Err(error) = self.arrived(&route).await {
+                        if let Err(error) = self.arrived(&run).await {
                             warn!(%error, "what was given up could not be noted; it will be sent again");
                         }
                     }
-                    return self.rest(&route, is_wrong);
+                    return self.rest(&run, is_wrong);
                 }
             }
         }
     }
 
     /// The next transaction for a destination, or the one that did not arrive; nothing when there is nothing to send.
-    async fn next_transaction(&self, route: &Route) -> Result<Option<Arc<Transaction>>, storage::Error> {
+    async fn next_transaction(&self, run: &Run) -> Result<Option<Arc<Transaction>>, storage::Error> {
         loop {
-            match self.next_step(route) {
+            match self.next_step(run) {
                 Step::Nothing => return Ok(None),
                 Step::Send(transaction) => return Ok(Some(transaction)),
                 Step::Make(parts) => {
-                    if let Some(transaction) = self.make(route, parts).await? {
-                        return Ok(Some(transaction));
-                    }
+                    // What is made is sent in the next step, if the lease holds by then.
+                    self.make(run, parts).await?;
                 }
-                Step::CatchUp => self.catch_up(route).await?,
+                Step::CatchUp => self.catch_up(run).await?,
             }
         }
     }
 
-    fn next_step(&self, route: &Route) -> Step {
+    fn next_step(&self, run: &Run) -> Step {
+        let now_ms = self.now_ms();
         let state = &mut *self.lock();
-        let Some(destination) = state.destinations.get_mut(route).filter(|_| !state.is_stopping) else {
+        if state.lease_until_ms <= now_ms {
+            state.end_run(run, now_ms + PAUSE_MS);
             return Step::Nothing;
-        };
-        if destination.in_flight.is_none() && !destination.take_next(LOSSY_AT_ONCE) {
+        }
+        let (seen, is_stopping) = (state.seen, state.is_stopping);
+        let Some(destination) = state.of(run).filter(|_| !is_stopping) else { return Step::Nothing };
+        if destination.in_flight.is_none() && !destination.take_next(EPHEMERAL_AT_ONCE) {
             if destination.behind.is_some() {
                 return Step::CatchUp;
             }
-            destination.is_running = false;
+            destination.run = None;
             return Step::Nothing;
         }
         let Some(in_flight) = &destination.in_flight else { return Step::Nothing };
@@ -307,45 +331,53 @@ impl Sender {
             None => Step::Make(Parts {
                 events: in_flight.events.iter().map(|queued| queued.event.clone()).collect(),
                 devices: in_flight.devices.clone(),
-                lossy: in_flight.lossy.clone(),
-                edus_upto: in_flight.has_edus.then_some(state.seen),
+                ephemeral: in_flight.ephemeral.clone(),
+                edus_upto: in_flight.has_edus.then_some(seen),
             }),
         }
     }
 
-    /// Makes a transaction of its parts; nothing when they come to nothing.
-    async fn make(&self, route: &Route, parts: Parts) -> Result<Option<Arc<Transaction>>, storage::Error> {
-        let Route { origin, destination } = route;
+    /// Makes a transaction of its parts; they may come to nothing.
+    async fn make(&self, run: &Run, parts: Parts) -> Result<(), storage::Error> {
+        let Route { origin, destination } = &run.route;
         let (mut edus, mut edus_sent_upto, mut has_more) = (Vec::new(), None, false);
         if let Some(upto) = parts.edus_upto {
             let rows = self.0.storage.list_outgoing_edus(origin, destination, upto, EDUS_AT_ONCE).await?;
             has_more = rows.len() == EDUS_AT_ONCE as usize;
-            edus_sent_upto = rows.last().map(|(position, _)| *position);
-            edus.extend(rows.into_iter().map(|(_, edu)| edu));
+            let mut bytes = 0;
+            for (position, edu) in rows {
+                if bytes >= BYTES_MAX {
+                    has_more = true;
+                    break;
+                }
+                bytes += edu.len();
+                edus_sent_upto = Some(position);
+                edus.push(edu);
+            }
         }
         edus.extend(self.device_edus(origin, &parts.devices).await?);
-        edus.extend(parts.lossy);
+        edus.extend(parts.ephemeral);
         let made = (!parts.events.is_empty() || !edus.is_empty()).then(|| {
             let pdus = parts.events.iter().map(|event| &*event.pdu.json);
             Arc::new(Transaction::new(origin, self.now_ms(), pdus, edus.iter().map(String::as_str)))
         });
         let state = &mut *self.lock();
-        let Some(waiting) = state.destinations.get_mut(route) else { return Ok(None) };
+        let Some(waiting) = state.of(run) else { return Ok(()) };
         if has_more {
             waiting.look_for_edus(edus_sent_upto.unwrap_or_default());
         }
-        match (&made, &mut waiting.in_flight) {
-            (Some(transaction), Some(in_flight)) => in_flight.made = Some((transaction.clone(), edus_sent_upto)),
+        match (made, &mut waiting.in_flight) {
+            (Some(transaction), Some(in_flight)) => in_flight.made = Some((transaction, edus_sent_upto)),
             _ => waiting.in_flight = None,
         }
-        Ok(made)
+        Ok(())
     }
 
     /// The transaction that was sent has arrived.
-    async fn arrived(&self, route: &Route) -> Result<(), storage::Error> {
-        let arrived = self.lock().destinations.get_mut(route).and_then(Destination::arrived);
+    async fn arrived(&self, run: &Run) -> Result<(), storage::Error> {
+        let arrived = self.lock().of(run).and_then(Destination::arrived);
         let Some(arrived) = arrived else { return Ok(()) };
-        let (storage, Route { origin, destination }) = (&self.0.storage, route);
+        let (storage, Route { origin, destination }) = (&self.0.storage, &run.route);
         if let Some((_, Some(upto))) = arrived.made {
             storage.delete_outgoing_edus(origin, destination, upto).await?;
         }
@@ -356,25 +388,28 @@ impl Sender {
     }
 
     /// Counts that a destination called what is in flight wrong.
-    fn count_wrong(&self, route: &Route) -> u32 {
+    fn count_wrong(&self, run: &Run) -> u32 {
         let state = &mut *self.lock();
-        let Some(destination) = state.destinations.get_mut(route) else { return 0 };
+        let Some(destination) = state.of(run) else { return 0 };
         destination.times_wrong += 1;
         destination.times_wrong
     }
 
     /// Leaves a destination in peace until it is tried again.
-    fn rest(&self, route: &Route, is_wrong: bool) {
-        let next_try = self.outages().next_try(&route.destination);
+    fn rest(&self, run: &Run, is_wrong: bool) {
+        let next_try = self.outages().next_try(&run.route.destination);
         let state = &mut *self.lock();
-        let Some(destination) = state.destinations.get_mut(route) else { return };
-        destination.is_running = false;
+        let Some(destination) = state.of(run) else { return };
         destination.lossy.clear();
         if !is_wrong && next_try.is_some_and(|(tries, _)| tries >= TRIES_KEPT) {
             destination.fall_behind();
         }
-        let at_ms = next_try.map_or(self.now_ms() + PAUSE_MS, |(_, at_ms)| at_ms);
-        state.wheel.insert((at_ms, route.clone()));
+        state.end_run(run, next_try.map_or(self.now_ms() + PAUSE_MS, |(_, at_ms)| at_ms));
+    }
+
+    /// Whether a server is one to which anything is sent.
+    fn sends_to(&self, server: &ServerName) -> bool {
+        !self.0.federation.servers().is_local(server) && self.0.federation.options().lists.allow(server)
     }
 
     fn client(&self) -> &Client {
@@ -413,8 +448,8 @@ enum Step {
 /// What a transaction is made of.
 struct Parts {
     events: Vec<Arc<StoredEvent>>,
-    devices: Vec<(UserNr, Position)>,
-    lossy: Vec<String>,
+    devices: Vec<DeviceChange>,
+    ephemeral: Vec<String>,
     /// Up to where EDUs of the database are to be in it.
     edus_upto: Option<Position>,
 }

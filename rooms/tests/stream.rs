@@ -444,7 +444,7 @@ async fn another_process_reads_what_one_published() {
                 content: "{}".to_owned(),
             }],
             to_device: vec![NewToDevice { user_nr, device_id: "DÉVICE".to_owned(), message: "{}".into() }],
-            device_lists: vec![user_nr],
+            device_lists: vec![user_nr.into()],
             profiles: vec![ChangedProfile { user_nr, is_in_rooms: true }],
             ..Commit::default()
         };

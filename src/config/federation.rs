@@ -31,6 +31,17 @@ pub struct FederationConfig {
     pub stranger_requests_burst: NonZeroU32,
 }
 
+impl FederationConfig {
+    /// The servers with which this one federates.
+    #[must_use]
+    pub fn server_lists(&self) -> ::federation::ServerLists {
+        ::federation::ServerLists {
+            allow: self.allow_servers.iter().collect(),
+            deny: self.deny_servers.iter().collect(),
+        }
+    }
+}
+
 impl Default for FederationConfig {
     fn default() -> Self {
         let number = |number| NonZeroU32::new(number).expect("the defaults are not zero");

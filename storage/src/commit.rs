@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{EventNr, Membership, NodeNr, Pdu, Position, RoomNr, StateKeyNr, Thread, TypeNr, UserNr};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId};
 
-use crate::{Error, NewReceivedTransaction, StateNode, StoredEvent, ThreadSubscription};
+use crate::{Error, KeySignatureRow, NewReceivedTransaction, StateNode, StoredEvent, ThreadSubscription};
 
 /// What passes whole or not at all. Each part that clients learn of gets a position, in the order of the fields.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +20,10 @@ pub struct Commit {
     pub to_device: Vec<NewToDevice>,
     /// EDUs that other servers must get.
     pub outgoing_edus: Vec<NewOutgoingEdu>,
-    /// Users whose devices or keys changed.
-    pub device_lists: Vec<UserNr>,
+    /// Signatures that users added to keys.
+    pub key_signatures: Vec<KeySignatureRow>,
+    /// Changes of users' devices and keys.
+    pub device_lists: Vec<DeviceListChange>,
     /// Profiles that changed.
     pub profiles: Vec<ChangedProfile>,
     /// Subscriptions to threads.
@@ -149,7 +151,7 @@ pub struct NewEvent {
     pub auth: Vec<EventNr>,
     /// Where it stands.
     pub placement: Placement,
-    /// Whether we send it to the other servers of the room though it is not ours: its server is not in the room.
+    /// Whether its sender's server leaves it to the one that let the sender in to send it to the others: to us, or for ours to another.
     pub passed_on: bool,
     /// Whether it is stored already, as an outlier, and gets its place now.
     pub was_outlier: bool,
@@ -305,6 +307,52 @@ pub struct NewThreadSubscription {
     pub root_nr: EventNr,
     /// What it becomes.
     pub state: ThreadSubscription,
+}
+
+/// A user's devices or keys changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceListChange {
+    /// Whose.
+    pub user_nr: UserNr,
+    /// What of them.
+    pub what: ChangedKeys,
+}
+
+impl From<UserNr> for DeviceListChange {
+    /// Anything of a user's may have changed.
+    fn from(user_nr: UserNr) -> Self {
+        Self { user_nr, what: ChangedKeys::Anything }
+    }
+}
+
+/// What of a user's devices and keys changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangedKeys {
+    /// This device: its keys, its name, or that there is one.
+    Device(String),
+    /// The keys by which the user signs.
+    CrossSigning,
+    /// Anything.
+    Anything,
+}
+
+impl ChangedKeys {
+    /// As it is stored: the id of a device, which is not empty, an empty text, or nothing.
+    pub(crate) fn column(&self) -> Option<String> {
+        match self {
+            Self::Device(device_id) => Some(device_id.clone()),
+            Self::CrossSigning => Some(String::new()),
+            Self::Anything => None,
+        }
+    }
+
+    pub(crate) fn of_column(column: Option<String>) -> Self {
+        match column {
+            Some(device_id) if device_id.is_empty() => Self::CrossSigning,
+            Some(device_id) => Self::Device(device_id),
+            None => Self::Anything,
+        }
+    }
 }
 
 /// A piece of account data.

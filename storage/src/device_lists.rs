@@ -1,10 +1,12 @@
 //! Whose devices somebody has to follow, as it changed over a time.
 
+use std::collections::HashMap;
+
 use model::{Position, UserNr};
 
 use crate::{
-    Error, Storage,
-    db::{Db, args},
+    ChangedKeys, DeviceListChange, Error, Storage,
+    db::{Db, Row, args},
     statement::statements,
 };
 
@@ -12,9 +14,16 @@ statements! {
     /// What is new at all.
     LIST_CHANGES = ["
         SELECT position, user_nr FROM device_list_changes WHERE position > $1 ORDER BY position LIMIT $2"];
-    /// The newest of a user; it is never cleaned away.
-    GET_POSITION = ["
-        SELECT position FROM device_list_changes WHERE user_nr = $1 AND position <= $2 ORDER BY position DESC LIMIT 1"];
+    /// By which position the list of a user is known: that of the newest change that servers are told by one. The newest change of a user
+    /// is never cleaned away.
+    LIST_POSITIONS = ["
+        SELECT u.user_nr, (
+               SELECT CASE WHEN d.device_id = '' THEN coalesce(d.follows, 0) ELSE d.position END FROM device_list_changes d
+                WHERE d.user_nr = u.user_nr AND d.position <= $2 ORDER BY d.position DESC LIMIT 1)
+          FROM user_numbers u WHERE u.user_nr", (in_list 1), " ORDER BY u.user_nr"];
+    LIST_AT = ["
+        SELECT position, user_nr, device_id, follows FROM device_list_changes WHERE position", (in_list 1), "
+         ORDER BY position"];
     /// Users who came to share a room: they joined, or the user did (membership 3).
     LIST_NEWCOMERS = ["
         SELECT DISTINCT theirs.user_nr
@@ -54,6 +63,15 @@ statements! {
          ORDER BY gone.user_nr"];
 }
 
+/// A change of a user's devices or keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceListChangeRow {
+    /// What changed.
+    pub change: DeviceListChange,
+    /// By which position other servers know the list as it was before; zero when there was nothing.
+    pub follows: Position,
+}
+
 impl Storage {
     /// Whether other processes may write into the database too.
     #[must_use]
@@ -75,14 +93,38 @@ impl Storage {
         rows.iter().map(|row| Ok((row.nr(0)?, row.nr(1)?))).collect()
     }
 
-    /// Where the newest change of a user's devices or keys stands, up to a position; zero when there was none.
+    /// By which position each user's list of devices is known to other servers, as of a position; zero when there was no change.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn get_device_list_position(&self, user_nr: UserNr, upto: Position) -> Result<Position, Error> {
-        let row = self.db().read_one(&GET_POSITION, args![user_nr, upto]).await?;
-        row.map_or(Ok(Position(0)), |row| row.nr(0))
+    pub async fn list_device_list_positions(
+        &self,
+        users: &[UserNr],
+        upto: Position,
+    ) -> Result<HashMap<UserNr, Position>, Error> {
+        let users: Vec<i64> = users.iter().map(|user| user.0).collect();
+        let rows = self.db().read(&LIST_POSITIONS, args![users, upto]).await?;
+        rows.iter().map(|row| Ok((row.nr(0)?, Position(row.get::<Option<i64>>(1)?.unwrap_or(0))))).collect()
+    }
+
+    /// The changes at positions, of those that no newer one of the same user has made old since.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_device_list_changes_at(
+        &self,
+        positions: &[Position],
+    ) -> Result<HashMap<Position, DeviceListChangeRow>, Error> {
+        let positions: Vec<i64> = positions.iter().map(|position| position.0).collect();
+        let rows = self.db().read(&LIST_AT, args![positions]).await?;
+        let change = |row: &Row| {
+            let change = DeviceListChange { user_nr: row.nr(1)?, what: ChangedKeys::of_column(row.get(2)?) };
+            let follows = Position(row.get::<Option<i64>>(3)?.unwrap_or(0));
+            Ok((row.nr(0)?, DeviceListChangeRow { change, follows }))
+        };
+        rows.iter().map(change).collect()
     }
 
     /// Users who came to share a room with a user after a position, up to another.

@@ -3,16 +3,18 @@
 use model::{Random, UserNr};
 
 use crate::{
-    Error, Storage, UserWork,
+    ChangedKeys, Error, Storage,
     db::{Row, Tx, args},
     rows::Rows,
     statement::statements,
     sync_connections::DELETE_CONNECTIONS_OF_DEVICES,
-    user_work::note,
+    user_work::note_changed,
 };
 
 /// Most devices too many that one log-in deletes: their messages may be many rows.
 const SURPLUS_DELETED_MAX: i64 = 10;
+/// When more devices go at once, it is told that anything may have changed.
+const TOLD_ONE_BY_ONE_MAX: usize = 20;
 
 statements! {
     /// A device that is known keeps its name.
@@ -134,7 +136,9 @@ async fn delete_devices(tx: &mut Tx, random: &Random, user_nr: UserNr, device_id
         tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
     }
     if count > 0 {
-        note(tx, random, user_nr, &[UserWork::TellDevices]).await?;
+        let each = || device_ids.iter().cloned().map(ChangedKeys::Device).collect();
+        let what = if device_ids.len() > TOLD_ONE_BY_ONE_MAX { vec![ChangedKeys::Anything] } else { each() };
+        note_changed(tx, random, user_nr, &what).await?;
     }
     Ok(())
 }
@@ -198,7 +202,7 @@ impl Storage {
     pub async fn update_device_name(&self, user_nr: UserNr, id: &str, name: Option<String>) -> Result<(), Error> {
         let mut tx = self.db().begin().await?;
         if tx.execute(&UPDATE_NAME, args![user_nr, id, name]).await? > 0 {
-            note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
+            note_changed(&mut tx, self.random(), user_nr, &[ChangedKeys::Device(id.to_owned())]).await?;
         }
         tx.commit().await
     }

@@ -83,7 +83,7 @@ pub struct StoredEvent {
     pub soft_failed: bool,
     /// A redaction that cannot redact anything yet.
     pub held: bool,
-    /// Its server is not in the room, and gave it to us to send it to those that are.
+    /// Its sender's server leaves it to the one that let the sender in to send it to the others: to us, or for ours to another.
     pub passed_on: bool,
     /// The event that redacted it; its content is gone then.
     pub redacted_by: Option<EventNr>,

@@ -10,7 +10,7 @@ use model::{EventNr, Membership, NodeNr, Position, RoomNr, Thread, UserNr, is_bu
 use crate::{
     Commit, RoomCommit, StateNode, StoredEvent,
     batch::Batch,
-    commit::{MembershipChange, NewEvent, Placement},
+    commit::{ChangedKeys, MembershipChange, NewEvent, Placement},
     committer::StoredHead,
     db::args,
     events::{FLAG_HELD, FLAG_OUTLIER, FLAG_PASSED_ON, FLAG_REJECTED, FLAG_SOFT_FAILED, body_month, encode_body},
@@ -214,9 +214,23 @@ statements! {
         INSERT INTO outgoing_edus (position, origin, destination, edu)
         SELECT position, origin, destination, edu
           FROM", (rows [1 position bigint, 2 origin text, 3 destination text, 4 edu text])];
+    /// What came before it in the same group is given, and what came before the group is looked up.
     INSERT_DEVICE_LISTS = ["
-        INSERT INTO device_list_changes (position, user_nr)
-        SELECT position, user_nr FROM", (rows [1 position bigint, 2 user_nr bigint])];
+        INSERT INTO device_list_changes (position, user_nr, device_id, follows)
+        SELECT r.position, r.user_nr, r.device_id, coalesce(r.follows, (
+               SELECT CASE WHEN d.device_id = '' THEN d.follows ELSE d.position END FROM device_list_changes d
+                WHERE d.user_nr = r.user_nr ORDER BY d.position DESC LIMIT 1))
+          FROM", (rows [1 position bigint, 2 user_nr bigint, 3 device_id text, 4 follows bigint])];
+    UPSERT_KEY_SIGNATURES = ["
+        INSERT INTO key_signatures (user_nr, target, signer_nr, key_id, signature)
+        SELECT user_nr, target, signer_nr, key_id, signature
+          FROM", (rows [1 user_nr bigint, 2 target text, 3 signer_nr bigint, 4 key_id text, 5 signature text]), "
+         WHERE TRUE
+            ON CONFLICT (user_nr, target, signer_nr, key_id) DO UPDATE SET signature = excluded.signature"];
+    UPSERT_SIGNED_USERS = ["
+        INSERT INTO signed_users (user_nr, signed_nr, position)
+        SELECT user_nr, signed_nr, position FROM", (rows [1 user_nr bigint, 2 signed_nr bigint, 3 position bigint]), "
+         WHERE TRUE ON CONFLICT (user_nr, signed_nr) DO UPDATE SET position = excluded.position"];
     /// A client does not make a manual subscription (2) automatic (1).
     UPSERT_THREAD_SUBSCRIPTIONS = ["
         INSERT INTO thread_subscriptions (user_nr, root_nr, room_nr, state, position)
@@ -252,6 +266,8 @@ pub(crate) struct GroupWriter<'a> {
     account_data: Vec<Position>,
     to_device: Vec<Position>,
     outgoing_edus: Vec<Position>,
+    /// Who signed keys of whom.
+    signed: Vec<(UserNr, UserNr, Position)>,
     device_lists: Vec<Position>,
     /// Changes of profiles that rooms are to show.
     profiles: Vec<(Position, UserNr)>,
@@ -278,6 +294,7 @@ impl<'a> GroupWriter<'a> {
             account_data: Vec::new(),
             to_device: Vec::new(),
             outgoing_edus: Vec::new(),
+            signed: Vec::new(),
             device_lists: Vec::new(),
             profiles: Vec::new(),
             thread_subscriptions: Vec::new(),
@@ -317,8 +334,14 @@ impl<'a> GroupWriter<'a> {
             let position = self.take(Item::Outgoing(edu.origin.clone(), edu.destination.clone()));
             self.outgoing_edus.push(position);
         }
-        for user in &commit.device_lists {
-            let position = self.take(Item::DeviceList(*user));
+        // What users sign of their own is a change of their devices.
+        let others = commit.key_signatures.iter().filter(|signature| signature.signer_nr != signature.user_nr);
+        for (signer, signed) in others.map(|other| (other.signer_nr, other.user_nr)).collect::<BTreeSet<_>>() {
+            let position = self.take(Item::Signed(signer));
+            self.signed.push((signer, signed, position));
+        }
+        for change in &commit.device_lists {
+            let position = self.take(Item::DeviceList(change.user_nr));
             self.device_lists.push(position);
         }
         for profile in &commit.profiles {
@@ -800,10 +823,7 @@ impl<'a> GroupWriter<'a> {
             .text(edus().map(|edu| edu.destination.to_string()))
             .text(edus().map(|edu| edu.edu.to_string()));
         batch.add(&INSERT_OUTGOING_EDUS, rows);
-        let rows = Rows::new()
-            .bigint(self.device_lists.iter().map(|position| position.0))
-            .bigint(self.commits.iter().flat_map(|commit| &commit.device_lists).map(|user| user.0));
-        batch.add(&INSERT_DEVICE_LISTS, rows);
+        self.add_keys(batch);
         let rows = Rows::new()
             .bigint(self.profiles.iter().map(|(position, _)| position.0))
             .bigint(self.profiles.iter().map(|(_, user_nr)| user_nr.0));
@@ -818,6 +838,41 @@ impl<'a> GroupWriter<'a> {
             .bigint(new.values().map(|(new, _)| new.state.code()))
             .bigint(new.values().map(|(_, position)| position.0));
         batch.add(&UPSERT_THREAD_SUBSCRIPTIONS, rows);
+    }
+
+    fn add_keys(&self, batch: &mut Batch) {
+        let changes = || self.commits.iter().flat_map(|commit| &commit.device_lists);
+        let mut newest: HashMap<UserNr, Position> = HashMap::new();
+        let mut follows = Vec::with_capacity(self.device_lists.len());
+        for (change, position) in changes().zip(&self.device_lists) {
+            follows.push(newest.get(&change.user_nr).map(|position| position.0));
+            if change.what != ChangedKeys::CrossSigning {
+                newest.insert(change.user_nr, *position);
+            }
+        }
+        let rows = Rows::new()
+            .bigint(self.device_lists.iter().map(|position| position.0))
+            .bigint(changes().map(|change| change.user_nr.0))
+            .text(changes().map(|change| change.what.column()))
+            .bigint(follows);
+        batch.add(&INSERT_DEVICE_LISTS, rows);
+        // A statement may touch a row once: of two, the later counts.
+        let signatures = self.commits.iter().flat_map(|commit| &commit.key_signatures);
+        let signatures: HashMap<_, _> =
+            signatures.map(|one| ((one.user_nr, &one.target, one.signer_nr, &one.key_id), &one.signature)).collect();
+        let rows = Rows::new()
+            .bigint(signatures.keys().map(|(user_nr, ..)| user_nr.0))
+            .text(signatures.keys().map(|(_, target, ..)| (*target).clone()))
+            .bigint(signatures.keys().map(|(_, _, signer_nr, _)| signer_nr.0))
+            .text(signatures.keys().map(|(.., key_id)| (*key_id).clone()))
+            .text(signatures.values().map(|signature| (*signature).clone()));
+        batch.add(&UPSERT_KEY_SIGNATURES, rows);
+        let signed: HashMap<_, _> = self.signed.iter().map(|(signer, of, position)| ((signer, of), position)).collect();
+        let rows = Rows::new()
+            .bigint(signed.keys().map(|(signer, _)| signer.0))
+            .bigint(signed.keys().map(|(_, of)| of.0))
+            .bigint(signed.values().map(|position| position.0));
+        batch.add(&UPSERT_SIGNED_USERS, rows);
     }
 }
 

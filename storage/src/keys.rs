@@ -13,11 +13,11 @@ use model::UserNr;
 use moka::sync::Cache;
 
 use crate::{
-    Error, Storage, UserWork,
+    ChangedKeys, Error, Storage,
     db::{Db, args},
     rows::Rows,
     statement::statements,
-    user_work::note,
+    user_work::note_changed,
 };
 
 statements! {
@@ -40,12 +40,6 @@ statements! {
           FROM key_signatures s JOIN user_numbers n ON n.user_nr = s.signer_nr
          WHERE s.user_nr", (in_list 1), " AND (s.signer_nr = s.user_nr OR s.signer_nr = $2)
          ORDER BY s.user_nr, s.target, s.signer_nr, s.key_id"];
-    UPSERT_SIGNATURES = ["
-        INSERT INTO key_signatures (user_nr, target, signer_nr, key_id, signature)
-        SELECT user_nr, target, signer_nr, key_id, signature
-          FROM", (rows [1 user_nr bigint, 2 target text, 3 signer_nr bigint, 4 key_id text, 5 signature text]), "
-         WHERE TRUE
-            ON CONFLICT (user_nr, target, signer_nr, key_id) DO UPDATE SET signature = excluded.signature"];
 
     LIST_ONE_TIME_KEYS = ["
         SELECT algorithm, key_id, key FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND key_id", (in_list 3), "
@@ -186,7 +180,8 @@ impl Storage {
         let changed = tx.execute(&UPSERT_DEVICE_KEYS, args![user_nr, device_id, keys]).await? == 1;
         if changed {
             tx.execute(&DELETE_SIGNATURES, args![user_nr, device_id]).await?;
-            note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
+            let what = ChangedKeys::Device(device_id.to_owned());
+            note_changed(&mut tx, self.random(), user_nr, &[what]).await?;
         }
         tx.commit().await
     }
@@ -239,7 +234,7 @@ impl Storage {
         for (usage, key) in keys {
             tx.execute(&UPSERT_CROSS_SIGNING, args![user_nr, *usage, key]).await?;
         }
-        note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;
+        note_changed(&mut tx, self.random(), user_nr, &[ChangedKeys::CrossSigning]).await?;
         tx.commit().await
     }
 
@@ -262,27 +257,6 @@ impl Storage {
                 })
             })
             .collect()
-    }
-
-    /// Writes signatures that a user made, which is to be told.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn upsert_key_signatures(&self, signer: UserNr, signatures: &[KeySignatureRow]) -> Result<(), Error> {
-        if signatures.is_empty() {
-            return Ok(());
-        }
-        let rows = Rows::new()
-            .bigint(signatures.iter().map(|one| one.user_nr.0))
-            .text(signatures.iter().map(|one| one.target.clone()))
-            .bigint(signatures.iter().map(|one| one.signer_nr.0))
-            .text(signatures.iter().map(|one| one.key_id.clone()))
-            .text(signatures.iter().map(|one| one.signature.clone()));
-        let mut tx = self.db().begin().await?;
-        tx.execute(&UPSERT_SIGNATURES, rows).await?;
-        note(&mut tx, self.random(), signer, &[UserWork::TellDevices]).await?;
-        tx.commit().await
     }
 
     /// Adds one-time keys; those that are there already stay. Gives back those whose name is taken by another key: then nothing

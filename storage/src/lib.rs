@@ -73,11 +73,13 @@ use tokio::sync::{broadcast, watch};
 pub use self::{
     account_data::AccountDataRow,
     commit::{
-        ChangedProfile, Commit, CommitError, Committed, Countable, MembershipChange, NewAccountData, NewEvent,
-        NewOutgoingEdu, NewReceipt, NewRelatedRedaction, NewRelation, NewRoom, NewThreadSubscription, NewToDevice,
-        NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange, TransactionKey,
+        ChangedKeys, ChangedProfile, Commit, CommitError, Committed, Countable, DeviceListChange, MembershipChange,
+        NewAccountData, NewEvent, NewOutgoingEdu, NewReceipt, NewRelatedRedaction, NewRelation, NewRoom,
+        NewThreadSubscription, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit, RoomSummary, StateChange,
+        TransactionKey,
     },
     destinations::DestinationRow,
+    device_lists::DeviceListChangeRow,
     devices::{DeviceRow, DeviceSeen},
     directory::{ListedOn, ListedRoom, ListedRooms},
     error::Error,
@@ -105,7 +107,7 @@ pub use self::{
     tokens::{AccessTokenRow, NewSession, Refreshed, RegistrationTokenRow, SecretHash, SessionInserted},
     uia_sessions::UiaSessionRow,
     unread::{LISTED_OF_ROOM_MAX, ReadPositions, UnreadRange, UnreadRow},
-    user_work::{UserWork, UserWorkRow},
+    user_work::{ChangedKeysRow, UserWork, UserWorkRow},
     users::{NewUser, UserRow},
 };
 use self::{committer::Committer, db::Db, numbers::Numbers, state_map::StateNodes};

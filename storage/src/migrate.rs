@@ -59,6 +59,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(25, "0025_rooms_elsewhere"),
     migration!(26, "0026_openid_tokens"),
     migration!(27, "0027_server_keys_by_source"),
+    migration!(32, "0032_following_devices"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

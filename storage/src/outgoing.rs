@@ -3,6 +3,8 @@
 //! A send writes nothing here: what a destination is to get is what its rooms have after the position up to which everything is sent. Rows
 //! have destinations that are behind, events for those that a room no longer shows, and EDUs that must arrive.
 
+use std::collections::HashSet;
+
 use model::{EventNr, Position, RoomNr, Thread, UserNr};
 use ruma::{OwnedServerName, ServerName};
 
@@ -31,18 +33,21 @@ statements! {
     LIST_BEHIND_ROOMS = ["
         SELECT h.room_nr, h.position FROM room_servers s JOIN room_heads h ON h.room_nr = s.room_nr
          WHERE s.server = $1 AND s.room_nr > $2 AND h.position > $3 ORDER BY s.room_nr LIMIT $4"];
-    /// The flag is that of events that we send on behalf of others.
+    /// The flag is that of events that another server sends than their sender's: we for others, and others for us.
     LIST_OURS = ["
         SELECT e.event_nr, e.anchor FROM events e
           JOIN memberships m ON m.room_nr = e.room_nr AND m.user_nr = e.sender_nr
          WHERE e.room_nr = $1 AND e.anchor > $2 AND e.anchor <= $3 AND e.position IS NOT NULL
-           AND (m.is_local OR e.flags & 16 <> 0)
+           AND m.is_local <> (e.flags & 16 <> 0)
          ORDER BY e.anchor LIMIT $4"];
+    /// Of the newest thousand: in a room where others talk, ours may lie far back, and are old news then.
     LIST_NEWEST_OURS = ["
-        SELECT e.event_nr, e.anchor FROM events e
-          JOIN memberships m ON m.room_nr = e.room_nr AND m.user_nr = e.sender_nr
-         WHERE e.room_nr = $1 AND e.anchor > $2 AND e.anchor <= $3 AND e.position IS NOT NULL
-           AND (m.is_local OR e.flags & 16 <> 0)
+        SELECT e.event_nr, e.anchor
+          FROM (SELECT event_nr, anchor, sender_nr, flags FROM events
+                 WHERE room_nr = $1 AND anchor > $2 AND anchor <= $3 AND position IS NOT NULL
+                 ORDER BY anchor DESC LIMIT 1000) AS e
+          JOIN memberships m ON m.room_nr = $1 AND m.user_nr = e.sender_nr
+         WHERE m.is_local <> (e.flags & 16 <> 0)
          ORDER BY e.anchor DESC LIMIT $4"];
     INSERT_OUTGOING_EVENTS = ["
         INSERT INTO outgoing_events (destination, origin, event_nr)
@@ -56,8 +61,17 @@ statements! {
         SELECT position, edu FROM outgoing_edus
          WHERE destination = $1 AND origin = $2 AND position <= $3 ORDER BY position LIMIT $4"];
     DELETE_OUTGOING_EDUS = ["DELETE FROM outgoing_edus WHERE destination = $1 AND origin = $2 AND position <= $3"];
-    COUNT_OUTGOING_EDUS = ["SELECT count(*) FROM outgoing_edus WHERE destination = $1 AND origin = $2"];
+    LIST_FULL_DESTINATIONS = ["
+        SELECT destination FROM outgoing_edus WHERE origin = $1 AND destination", (in_list 2), "
+         GROUP BY destination HAVING count(*) >= $3 ORDER BY destination"];
     LIST_ALL_SERVERS = ["SELECT DISTINCT server FROM room_servers WHERE server > $1 ORDER BY server LIMIT $2"];
+    /// The servers of a room that shared no other one with a user when they came into it.
+    LIST_NEW_SERVERS = ["
+        SELECT s.server FROM room_servers s
+         WHERE s.room_nr = $1 AND NOT EXISTS (
+               SELECT 1 FROM memberships m JOIN room_servers o ON o.room_nr = m.room_nr AND o.server = s.server
+                WHERE m.user_nr = $2 AND m.membership = 3 AND m.room_nr <> $1 AND m.position < $3)
+         ORDER BY s.server"];
     LIST_SERVERS_OF_USERS = ["
         SELECT DISTINCT m.user_nr, s.server FROM memberships m JOIN room_servers s ON s.room_nr = m.room_nr
          WHERE m.user_nr", (in_list 1), " AND m.membership = 3 ORDER BY m.user_nr, s.server"];
@@ -70,8 +84,15 @@ statements! {
                SELECT 1 FROM memberships m JOIN room_servers s ON s.room_nr = m.room_nr AND s.server = $1
                 WHERE m.user_nr = c.user_nr AND m.membership = 3 AND m.is_local)
          GROUP BY c.user_nr ORDER BY c.user_nr LIMIT $4"];
+    /// What users of ours have read in the rooms of a server (membership 3 is joined).
+    LIST_READ_IN_ROOMS_OF = ["
+        SELECT c.room_nr, c.user_nr, c.thread, c.event_id, c.at_ms, c.position
+          FROM room_servers s
+          JOIN receipts c ON c.room_nr = s.room_nr AND c.position > $2 AND c.position <= $3 AND c.receipt_type = 'm.read'
+          JOIN memberships m ON m.room_nr = c.room_nr AND m.user_nr = c.user_nr AND m.membership = 3 AND m.is_local
+         WHERE s.server = $1 ORDER BY c.position LIMIT $4"];
     LIST_READ = ["
-        SELECT c.room_nr, c.user_nr, c.thread, c.event_id, c.at_ms
+        SELECT c.room_nr, c.user_nr, c.thread, c.event_id, c.at_ms, c.position
           FROM", (rows [1 room_nr bigint, 2 user_nr bigint, 3 beyond bigint]), "
           JOIN receipts c ON c.room_nr = r.room_nr AND c.user_nr = r.user_nr AND c.receipt_type = 'm.read'
          WHERE c.position > r.beyond
@@ -102,6 +123,8 @@ pub struct ReadRow {
     pub event_id: String,
     /// When, in milliseconds since 1970.
     pub at_ms: i64,
+    /// Where it is in the stream.
+    pub position: Position,
 }
 
 impl Storage {
@@ -261,14 +284,20 @@ impl Storage {
         self.db().write(&DELETE_OUTGOING_EDUS, args).await.map(|_| ())
     }
 
-    /// How many EDUs that must arrive wait for a destination.
+    /// Of some destinations those for which at least `count` EDUs that must arrive wait.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn count_outgoing_edus(&self, origin: &ServerName, destination: &ServerName) -> Result<u64, Error> {
-        let row = self.db().read_one(&COUNT_OUTGOING_EDUS, args![destination.as_str(), origin.as_str()]).await?;
-        Ok(row.map_or(Ok(0), |row| row.get::<i64>(0))?.unsigned_abs())
+    pub async fn list_full_destinations(
+        &self,
+        origin: &ServerName,
+        destinations: impl Iterator<Item = &OwnedServerName>,
+        count: u32,
+    ) -> Result<HashSet<OwnedServerName>, Error> {
+        let destinations: Vec<String> = destinations.map(ToString::to_string).collect();
+        let args = args![origin.as_str(), destinations, i64::from(count)];
+        self.db().read(&LIST_FULL_DESTINATIONS, args).await?.iter().map(|row| server_of(row, 0)).collect()
     }
 
     /// The servers that are in any room, after one of them, by name, at most `limit`; ours among them.
@@ -330,6 +359,37 @@ impl Storage {
         rows.iter().map(|row| Ok((row.nr(0)?, row.nr(1)?))).collect()
     }
 
+    /// Up to where users of ours have read the rooms that a server is in, of what they marked after a position up to another, for others to
+    /// see: the oldest first, at most `limit`.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_read_in_rooms_of(
+        &self,
+        server: &ServerName,
+        (after, upto): (Position, Position),
+        limit: u32,
+    ) -> Result<Vec<ReadRow>, Error> {
+        let args = args![server.as_str(), after, upto, i64::from(limit)];
+        self.db().read(&LIST_READ_IN_ROOMS_OF, args).await?.iter().map(read_of).collect()
+    }
+
+    /// The servers of a room that shared no other one with a user who came into it at a position; ours among them.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_new_servers(
+        &self,
+        room_nr: RoomNr,
+        user_nr: UserNr,
+        at: Position,
+    ) -> Result<Vec<OwnedServerName>, Error> {
+        let rows = self.db().read(&LIST_NEW_SERVERS, args![room_nr, user_nr, at]).await?;
+        rows.iter().map(|row| server_of(row, 0)).collect()
+    }
+
     /// Up to where users have read rooms, of what they marked after a position, for others to see.
     ///
     /// # Errors
@@ -360,5 +420,6 @@ fn read_of(row: &Row) -> Result<ReadRow, Error> {
         thread: of_column(row.get(2)?)?,
         event_id: row.get(3)?,
         at_ms: row.get(4)?,
+        position: row.nr(5)?,
     })
 }

@@ -114,7 +114,9 @@ statements! {
                SELECT 1 FROM memberships mine JOIN memberships theirs
                       ON theirs.room_nr = mine.room_nr AND theirs.user_nr = d.user_nr AND theirs.membership = 3
                 WHERE mine.user_nr = $1 AND mine.membership = 3))
-         ORDER BY d.user_nr"];
+         UNION
+        SELECT s.signed_nr FROM signed_users s WHERE s.user_nr = $1 AND s.position > $2 AND s.position <= $3
+         ORDER BY user_nr"];
     GET_RECEIPT = ["
         SELECT room_nr, user_nr, receipt_type, thread, event_id, at_ms, position FROM receipts
          WHERE room_nr = $1 AND user_nr = $2 AND receipt_type = $3 AND thread = $4"];
@@ -534,7 +536,8 @@ impl Storage {
         row.map(|row| receipt_of(&row)).transpose()
     }
 
-    /// The users whose devices or keys changed after a position up to another, of those who share a room with a user.
+    /// The users whose devices or keys changed after a position up to another, of those who share a room with a user, and those whose keys
+    /// the user signed.
     ///
     /// # Errors
     ///

@@ -38,6 +38,8 @@ pub enum Item {
     ToDevice(UserNr, String),
     /// An EDU of one of our names for another server.
     Outgoing(OwnedServerName, OwnedServerName),
+    /// A user signed keys of another one, for themselves to see.
+    Signed(UserNr),
     /// A user's devices or keys changed.
     DeviceList(UserNr),
     /// A user's profile changed.
@@ -156,6 +158,7 @@ pub(crate) fn pack_items(items: &[(Position, Item)]) -> Vec<u8> {
                 let lengths = [origin.as_str().len() as i64, destination.as_str().len() as i64];
                 push(b'o', &lengths, &format!("{origin}{destination}"));
             }
+            Item::Signed(user) => push(b'k', &[user.0], ""),
             Item::DeviceList(user) => push(b'd', &[user.0], ""),
             Item::Profile(user) => push(b'p', &[user.0], ""),
             Item::ThreadSubscription(user) => push(b'h', &[user.0], ""),
@@ -184,6 +187,7 @@ fn unpack_items(mut bytes: &[u8]) -> Option<Vec<Part>> {
                 let origin = text(&mut bytes, first)?.try_into().ok()?;
                 Part::Other(Item::Outgoing(origin, text(&mut bytes, length)?.try_into().ok()?))
             }
+            b'k' => Part::Other(Item::Signed(UserNr(first))),
             b'd' => Part::Other(Item::DeviceList(UserNr(first))),
             b'p' => Part::Other(Item::Profile(UserNr(first))),
             b'h' => Part::Other(Item::ThreadSubscription(UserNr(first))),
@@ -238,6 +242,7 @@ mod tests {
             ("[a-z]{1,9}", "[a-z]{1,9}(:[0-9]{1,4})?").prop_map(|(origin, destination)| {
                 Item::Outgoing(origin.try_into().unwrap(), destination.try_into().unwrap())
             }),
+            nr.clone().prop_map(|user| Item::Signed(UserNr(user))),
             nr.clone().prop_map(|user| Item::DeviceList(UserNr(user))),
             nr.clone().prop_map(|user| Item::Profile(UserNr(user))),
             nr.prop_map(|user| Item::ThreadSubscription(UserNr(user))),

@@ -396,7 +396,7 @@ async fn who_commits_has_the_answer_before_those_who_listen_are_woken() {
         tokio::task::yield_now().await;
         let sender = storage.clone();
         tokio::spawn(async move {
-            let commit = crate::Commit { device_lists: vec![UserNr(1)], ..crate::Commit::default() };
+            let commit = crate::Commit { device_lists: vec![UserNr(1).into()], ..crate::Commit::default() };
             let committed = sender.commit(commit).await.unwrap();
             assert!(sender.published() >= committed.position, "who has the answer reads what they wrote");
             woken.send("sender").unwrap();

@@ -4,8 +4,9 @@
 use model::{Random, UserNr};
 
 use crate::{
-    Error, Storage,
-    db::{Tx, args},
+    ChangedKeys, Error, Storage,
+    db::{Row, Tx, args},
+    rows::Rows,
     statement::statements,
 };
 
@@ -17,7 +18,19 @@ statements! {
     LIST_USERS = ["
         SELECT DISTINCT user_nr FROM user_work WHERE user_nr > $1 AND kind", (in_list 2), " ORDER BY user_nr LIMIT $3"];
     DELETE = ["DELETE FROM user_work WHERE user_nr = $1 AND kind = $2 AND stamp = $3"];
+    NOTE_CHANGED = ["
+        INSERT INTO changed_devices (user_nr, device_id, stamp)
+        SELECT user_nr, device_id, stamp FROM", (rows [1 user_nr bigint, 2 device_id text, 3 stamp bigint]), "
+         WHERE TRUE ON CONFLICT (user_nr, device_id) DO UPDATE SET stamp = excluded.stamp"];
+    LIST_CHANGED = ["SELECT device_id, stamp FROM changed_devices WHERE user_nr = $1 ORDER BY device_id"];
+    DELETE_CHANGED = ["
+        DELETE FROM changed_devices WHERE (user_nr, device_id, stamp) IN (
+               SELECT user_nr, device_id, stamp
+                 FROM", (rows [1 user_nr bigint, 2 device_id text, 3 stamp bigint]), ")"];
 }
+
+/// How it is noted that anything may have changed. A device may have this id too: then more is told than changed.
+const ANYTHING: &str = "*";
 
 /// What is to be done for a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,7 +78,67 @@ pub(crate) async fn note(tx: &mut Tx, random: &Random, user_nr: UserNr, work: &[
     Ok(())
 }
 
+/// Notes that it is to be told what changed of a user's devices and keys.
+pub(crate) async fn note_changed(
+    tx: &mut Tx,
+    random: &Random,
+    user_nr: UserNr,
+    what: &[ChangedKeys],
+) -> Result<(), Error> {
+    let rows = Rows::new()
+        .bigint(what.iter().map(|_| user_nr.0))
+        .text(what.iter().map(noted))
+        .bigint(what.iter().map(|_| random.number().cast_signed()));
+    tx.execute(&NOTE_CHANGED, rows).await?;
+    note(tx, random, user_nr, &[UserWork::TellDevices]).await
+}
+
+/// How it is noted what changed.
+fn noted(what: &ChangedKeys) -> String {
+    what.column().unwrap_or_else(|| ANYTHING.to_owned())
+}
+
+/// What changed of a user's devices and keys, as it was noted last.
+#[derive(Clone, Debug)]
+pub struct ChangedKeysRow {
+    /// What.
+    pub what: ChangedKeys,
+    stamp: i64,
+}
+
 impl Storage {
+    /// What changed of a user's devices and keys and is to be told, where [`UserWork::TellDevices`] is to be done; anything may have where
+    /// there is nothing.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_changed_keys(&self, user_nr: UserNr) -> Result<Vec<ChangedKeysRow>, Error> {
+        let rows = self.db().read(&LIST_CHANGED, args![user_nr]).await?;
+        let changed = |row: &Row| {
+            let column = row.get(0)?;
+            let what = if column == ANYTHING { ChangedKeys::Anything } else { ChangedKeys::of_column(Some(column)) };
+            Ok(ChangedKeysRow { what, stamp: row.get(1)? })
+        };
+        rows.iter().map(changed).collect()
+    }
+
+    /// Such changes were told; those that were noted again since they were listed stay.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_changed_keys(&self, user_nr: UserNr, told: &[ChangedKeysRow]) -> Result<(), Error> {
+        if told.is_empty() {
+            return Ok(());
+        }
+        let rows = Rows::new()
+            .bigint(told.iter().map(|_| user_nr.0))
+            .text(told.iter().map(|row| noted(&row.what)))
+            .bigint(told.iter().map(|row| row.stamp));
+        self.db().write(&DELETE_CHANGED, rows).await.map(drop)
+    }
+
     /// What is to be done for a user.
     ///
     /// # Errors

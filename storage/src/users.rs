@@ -4,12 +4,12 @@ use model::UserNr;
 use ruma::{OwnedUserId, UserId};
 
 use crate::{
-    Error, Storage, UserWork,
+    ChangedKeys, Error, Storage, UserWork,
     db::{Row, args},
     key_backups::DELETE_BACKUPS_OF_USER,
     statement::statements,
     sync_connections::DELETE_CONNECTIONS_OF_USER,
-    user_work::note,
+    user_work::{note, note_changed},
 };
 
 statements! {
@@ -184,7 +184,8 @@ impl Storage {
         ] {
             tx.execute(statement, args![user_nr]).await?;
         }
-        let work = [UserWork::TellDevices, UserWork::TellProfile, UserWork::DeleteToDevice, UserWork::LeaveRooms];
+        note_changed(&mut tx, self.random(), user_nr, &[ChangedKeys::Anything]).await?;
+        let work = [UserWork::TellProfile, UserWork::DeleteToDevice, UserWork::LeaveRooms];
         note(&mut tx, self.random(), user_nr, &work).await?;
         tx.commit().await?;
         if erase {

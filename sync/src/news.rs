@@ -144,6 +144,7 @@ impl Sync {
                 news.to_device |= *user == user_nr && requester.device_id.as_ref().is_some_and(|own| own == device);
             }
             Item::DeviceList(_) => news.device_lists = true,
+            Item::Signed(user) => news.device_lists |= *user == user_nr,
             Item::ThreadSubscription(user) => news.threads |= *user == user_nr,
             _ => {}
         });

@@ -393,7 +393,7 @@ async fn take(sync: &Sync, published: Arc<Published>) {
                 }
                 users.push(*user);
             }
-            Item::ToDevice(user, _) | Item::ThreadSubscription(user) => users.push(*user),
+            Item::ToDevice(user, _) | Item::ThreadSubscription(user) | Item::Signed(user) => users.push(*user),
             Item::DeviceList(user) => {
                 users.push(*user);
                 match sync.user_rooms(*user).await {

@@ -179,6 +179,16 @@ impl TestFederation {
         self.both_ways(one, other).for_each(Link::cut);
     }
 
+    /// Cuts the way from one server to another: what the other one asks still arrives.
+    ///
+    /// # Panics
+    ///
+    /// When one is not there.
+    #[track_caller]
+    pub fn cut_way(&self, from: &str, to: &str) {
+        self.both_ways(from, to).take(1).for_each(Link::cut);
+    }
+
     /// Lets two servers reach each other again.
     ///
     /// # Panics

@@ -161,6 +161,11 @@ impl TestServer {
         &self.options
     }
 
+    /// How it will be started the next time.
+    pub fn options_mut(&mut self) -> &mut ServerOptions {
+        &mut self.options
+    }
+
     /// Registers a guest.
     pub async fn guest(&self) -> TestUser {
         crate::register_guest(&self.http).await

@@ -103,6 +103,13 @@ impl Synapse {
         panic!("Synapse did not start in a minute:\n{}", self.log());
     }
 
+    /// How many requests it made of other servers whose line in its log has this text.
+    #[must_use]
+    pub fn times_asked(&self, what: &str) -> usize {
+        let log = fs::read_to_string(self.folder.path().join("synapse.log")).unwrap_or_default();
+        log.lines().filter(|line| line.contains("Sending request: ") && line.contains(what)).count()
+    }
+
     /// The newest lines of its log.
     fn log(&self) -> String {
         let of = |file: &str| fs::read_to_string(self.folder.path().join(file)).unwrap_or_default();

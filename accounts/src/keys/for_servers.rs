@@ -14,7 +14,7 @@ const USERS_MAX: usize = 10_000;
 /// All devices of a user that have keys.
 #[derive(Clone, Debug)]
 pub struct DeviceListOfUser {
-    /// The position of the newest change that is in it; what is told of later ones follows on it.
+    /// The position of the newest change of a device that is in it; what is told of later ones follows on it.
     pub stream_id: i64,
     /// The keys by device.
     pub devices: BTreeMap<OwnedDeviceId, Value>,
@@ -34,7 +34,8 @@ impl Accounts {
         let storage = &self.0.storage;
         let user_nr = storage.get_user(user_id).await?.ok_or(Error::NotFound("user"))?.user_nr;
         // First: what changes while the rest is read gets a later name.
-        let stream_id = storage.get_device_list_position(user_nr, storage.published()).await?;
+        let positions = storage.list_device_list_positions(&[user_nr], storage.published()).await?;
+        let stream_id = positions.get(&user_nr).copied().unwrap_or_default();
         let (mut keys, all) = (QueriedKeys::default(), Vec::new());
         self.add_stored(&mut keys, &HashMap::from([(user_nr, (user_id, &all))]), None).await?;
         Ok(DeviceListOfUser {

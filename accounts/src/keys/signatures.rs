@@ -1,11 +1,14 @@
 //! Signatures that are added to keys. Client-Server API, "Cross-signing", "POST /keys/signatures/upload".
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use model::UserNr;
 use ruma::OwnedUserId;
 use serde_json::{Map, Value, json};
-use storage::KeySignatureRow;
+use storage::{ChangedKeys, Commit, DeviceListChange, KeySignatureRow};
 
 use super::verify::{is_signed, only_key, signature, signed_text, stored};
 use crate::{Accounts, Error, Requester};
@@ -66,9 +69,8 @@ impl Accounts {
             }
         }
         if !rows.is_empty() {
-            // Signatures on others' keys are seen by the requester alone.
-            self.0.storage.upsert_key_signatures(requester.user_nr, &rows).await?;
-            self.follow_up(requester.user_nr).await;
+            let device_lists = changes_by(requester.user_nr, &own, &rows);
+            self.0.storage.commit(Commit { key_signatures: rows, device_lists, ..Commit::default() }).await?;
         }
         Ok(failures)
     }
@@ -186,6 +188,18 @@ fn row(
         key_id: key_id.to_owned(),
         signature: signature(object, signer.user_id.as_str(), key_id).unwrap_or_default().to_owned(),
     }
+}
+
+/// What signatures change of the signer's own devices and keys; those on others' keys are seen by the signer alone.
+fn changes_by(user_nr: UserNr, own: &OwnKeys, signatures: &[KeySignatureRow]) -> Vec<DeviceListChange> {
+    let master = own.master.as_ref().and_then(only_key).map(|(_, public)| public);
+    let signed = signatures.iter().filter(|row| row.user_nr == user_nr).map(|row| &row.target);
+    let what = |target: &String| match master.as_ref() == Some(target) {
+        true => ChangedKeys::CrossSigning,
+        false => ChangedKeys::Device(target.clone()),
+    };
+    let signed: BTreeSet<&String> = signed.collect();
+    signed.into_iter().map(|target| DeviceListChange { user_nr, what: what(target) }).collect()
 }
 
 fn bad_signature() -> Value {

@@ -84,7 +84,7 @@ impl Accounts {
             };
             let Some(list) = lists.get(user_nr) else {
                 // Clients may know keys that are not kept here.
-                device_lists.push(*user_nr);
+                device_lists.push((*user_nr).into());
                 continue;
             };
             if !self.take_updates(user_id, list, devices, signing).await? {

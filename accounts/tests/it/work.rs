@@ -4,7 +4,7 @@ use accounts::Options;
 use model::Position;
 use ruma::user_id;
 use serde_json::json;
-use storage::{Commit, Item, KeySignatureRow, NewToDevice};
+use storage::{Commit, Item, NewToDevice};
 
 use crate::World;
 
@@ -16,20 +16,11 @@ async fn a_change_is_told_though_its_process_ended_before_that() {
         let (user_nr, device) = (alice.user_nr, alice.device());
         let storage = world.accounts.storage();
         let mut stream = storage.subscribe();
-        let signature = KeySignatureRow {
-            user_nr,
-            target: device.to_owned(),
-            signer_nr: user_nr,
-            signer: String::new(),
-            key_id: "ed25519:x".to_owned(),
-            signature: "x".to_owned(),
-        };
-        for change in ["keys", "cross-signing", "signatures", "name", "field", "no field", "log-out", "end"] {
+        for change in ["keys", "cross-signing", "name", "field", "no field", "log-out", "end"] {
             // 1. All that such a process has done.
             match change {
                 "keys" => storage.upsert_device_keys(user_nr, device, "{}").await,
                 "cross-signing" => storage.upsert_cross_signing_keys(user_nr, &[("master", "{}".to_owned())]).await,
-                "signatures" => storage.upsert_key_signatures(user_nr, std::slice::from_ref(&signature)).await,
                 "name" => storage.update_device_name(user_nr, device, Some("desk".to_owned())).await,
                 "field" => storage.upsert_profile_field(user_nr, "m.tz", "\"UTC\"", 1_000).await.map(drop),
                 "no field" => storage.delete_profile_field(user_nr, "m.tz").await,

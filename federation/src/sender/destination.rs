@@ -14,6 +14,7 @@ use storage::StoredEvent;
 
 use super::{
     lossy::Lossy,
+    receipts::{Receipt, Receipts},
     transaction::{BYTES_MAX, PDUS_MAX, Transaction},
 };
 
@@ -21,10 +22,12 @@ use super::{
 const EVENTS_MAX: usize = 20_000;
 /// Most bytes of events that wait in memory.
 const EVENTS_BYTES_MAX: usize = 32 << 20;
-/// Most users whose devices changed that wait in memory.
-const USERS_MAX: usize = 10_000;
-/// Most users whose changed devices one transaction tells of.
-pub(super) const USERS_AT_ONCE: usize = 20;
+/// Most changes of devices that wait in memory.
+const CHANGES_MAX: usize = 10_000;
+/// Most changes of devices that one transaction tells of.
+pub(super) const CHANGES_AT_ONCE: usize = 20;
+/// Most receipts that wait in memory.
+const RECEIPTS_MAX: usize = 1_000;
 
 /// From which of our names to which server.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,6 +45,16 @@ pub(crate) struct Queued {
     pub(crate) is_farewell: bool,
 }
 
+/// A change of a user's devices that a destination is to be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceChange {
+    pub(crate) user_nr: UserNr,
+    /// Where it is in the stream; where the user came to a room with the destination, if that makes all of the devices new there.
+    pub(crate) position: Position,
+    /// What came after this may be missing too; nothing when all before it was told.
+    pub(crate) missing_after: Option<Position>,
+}
+
 /// A destination with something to send to it, or that is behind.
 #[derive(Debug, Default)]
 pub(crate) struct Destination {
@@ -49,8 +62,9 @@ pub(crate) struct Destination {
     queue: VecDeque<Queued>,
     queue_bytes: usize,
     pub(crate) lossy: Lossy,
-    /// Users whose devices changed, with the newest change.
-    devices: BTreeMap<UserNr, Position>,
+    receipts: Receipts,
+    /// Changes of devices, by where they are in the stream.
+    devices: BTreeMap<Position, DeviceChange>,
     /// The first EDU that must arrive and waits in the database.
     edus_from: Option<Position>,
     /// What is being sent.
@@ -58,9 +72,13 @@ pub(crate) struct Destination {
     pub(crate) behind: Option<Behind>,
     /// How often the other side called what is in flight wrong.
     pub(crate) times_wrong: u32,
-    /// Whether somebody sends.
-    pub(crate) is_running: bool,
+    /// Who sends, if anybody does.
+    pub(crate) run: Option<RunNr>,
 }
+
+/// Which task sends to a destination: each has another number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RunNr(pub(crate) u64);
 
 /// What is being sent, until it was acknowledged.
 #[derive(Debug)]
@@ -68,10 +86,13 @@ pub(crate) struct InFlight {
     /// The position of the first part of it that would be lost.
     first: Option<Position>,
     pub(crate) events: Vec<Queued>,
-    pub(crate) devices: Vec<(UserNr, Position)>,
+    pub(crate) devices: Vec<DeviceChange>,
     /// Whether EDUs from the database are to be in it.
     pub(crate) has_edus: bool,
-    pub(crate) lossy: Vec<String>,
+    /// Receipts, and what may be lost, as EDUs.
+    pub(crate) ephemeral: Vec<String>,
+    /// Up to where receipts that were looked up are in it.
+    pub(crate) receipts_upto: Option<Position>,
     /// How far each room is with the events of it that were looked up.
     pub(crate) rooms: Vec<(RoomNr, Position)>,
     /// The events of it that rows stand for.
@@ -106,6 +127,8 @@ pub(crate) struct Pass {
     pub(crate) upto: Position,
     /// All rooms up to this one are done.
     pub(crate) rooms_done_upto: RoomNr,
+    /// All receipts up to here are told.
+    pub(crate) receipts_upto: Position,
     /// Whether so much was missed that the other side has to ask for most of it.
     pub(crate) newest_only: bool,
 }
@@ -150,23 +173,36 @@ impl Destination {
         }
     }
 
-    /// Notes that the devices of a user changed.
+    /// Notes that the devices of a user changed, or are new to it.
     pub(crate) fn push_devices(&mut self, user_nr: UserNr, position: Position) {
         match &mut self.behind {
             Some(behind) => behind.miss(position),
-            None if self.devices.len() >= USERS_MAX => {
-                // The changes are in the database: all of them are looked up there.
-                let mut behind = Behind::new(Position(position.0 - 1), false);
-                behind.miss(position);
-                self.behind = Some(behind);
-            }
-            None => drop(self.devices.insert(user_nr, position)),
+            None if self.devices.len() >= CHANGES_MAX => self.miss_from(position),
+            None => drop(self.devices.insert(position, DeviceChange { user_nr, position, missing_after: None })),
         }
     }
 
-    /// Adds users whose devices changed while it was behind.
-    pub(crate) fn add_devices(&mut self, users: Vec<(UserNr, Position)>) {
-        self.devices.extend(users);
+    /// Adds users whose devices changed while it was behind, each with the newest change.
+    pub(crate) fn add_devices(&mut self, users: Vec<(UserNr, Position)>, missing_after: Position) {
+        self.devices.extend(users.into_iter().map(|(user_nr, position)| {
+            (position, DeviceChange { user_nr, position, missing_after: Some(missing_after) })
+        }));
+    }
+
+    /// Adds how far somebody has read.
+    pub(crate) fn push_receipt(&mut self, receipt: Receipt) {
+        match &mut self.behind {
+            Some(behind) => behind.miss(receipt.position),
+            None if self.receipts.len() >= RECEIPTS_MAX => self.miss_from(receipt.position),
+            None => self.receipts.push(receipt),
+        }
+    }
+
+    /// What comes from a position on is in the database and is looked up there: too much of it waits here.
+    fn miss_from(&mut self, position: Position) {
+        let mut behind = Behind::new(Position(position.0 - 1), false);
+        behind.miss(position);
+        self.behind = Some(behind);
     }
 
     /// Notes that an EDU waits in the database.
@@ -189,20 +225,26 @@ impl Destination {
             || !self.queue.is_empty()
             || !self.devices.is_empty()
             || self.edus_from.is_some()
+            || !self.receipts.is_empty()
             || !self.lossy.is_empty()
+    }
+
+    /// Whether receipts wait, and nobody sends.
+    pub(crate) fn has_receipts(&self) -> bool {
+        self.run.is_none() && !self.receipts.is_empty()
     }
 
     /// Whether it can be forgotten.
     pub(crate) fn is_idle(&self) -> bool {
-        !self.is_running && !self.has_work()
+        self.run.is_none() && !self.has_work()
     }
 
     /// The position of the first part that would be lost with this process, but for what the database says is missing.
     pub(crate) fn first_unsent(&self) -> Option<Position> {
         let in_flight = self.in_flight.as_ref().and_then(|in_flight| in_flight.first);
         let queued = self.queue.front().map(|queued| queued.position);
-        let devices = self.devices.values().min().copied();
-        [in_flight, queued, devices, self.edus_from].into_iter().flatten().min()
+        let devices = self.devices.keys().next().copied();
+        [in_flight, queued, devices, self.receipts.first(), self.edus_from].into_iter().flatten().min()
     }
 
     /// How far the share may say that it is because of this one: nothing when it does not hinder.
@@ -214,7 +256,7 @@ impl Destination {
     }
 
     /// Takes what goes into the next transaction; nothing when only what was missed is left, or nothing at all.
-    pub(crate) fn take_next(&mut self, edus_max: usize) -> bool {
+    pub(crate) fn take_next(&mut self, ephemeral_max: usize) -> bool {
         let first = self.first_unsent();
         let (mut events, mut bytes) = (Vec::new(), 0);
         while events.len() < PDUS_MAX
@@ -226,23 +268,33 @@ impl Destination {
         }
         self.queue_bytes -= bytes;
         let mut devices = Vec::new();
-        while devices.len() < USERS_AT_ONCE
-            && let Some(change) = self.devices.pop_first()
+        while devices.len() < CHANGES_AT_ONCE
+            && let Some((_, change)) = self.devices.pop_first()
         {
             devices.push(change);
         }
         let has_edus = self.edus_from.take().is_some();
-        let lossy = self.lossy.take(edus_max);
-        if events.is_empty() && devices.is_empty() && lossy.is_empty() && !has_edus {
+        let mut ephemeral = self.receipts.take(ephemeral_max / 2);
+        ephemeral.extend(self.lossy.take(ephemeral_max - ephemeral.len()));
+        if events.is_empty() && devices.is_empty() && ephemeral.is_empty() && !has_edus {
             return false;
         }
-        self.in_flight = Some(InFlight { first, devices, has_edus, lossy, ..InFlight::of(events) });
+        self.in_flight = Some(InFlight { first, devices, has_edus, ephemeral, ..InFlight::of(events) });
         true
     }
 
     /// Events that were looked up are sent next.
     pub(crate) fn take_missed(&mut self, events: Vec<Queued>, rooms: Vec<(RoomNr, Position)>, farewells: Vec<EventNr>) {
         self.in_flight = Some(InFlight { rooms, farewells, ..InFlight::of(events) });
+    }
+
+    /// Receipts that were looked up are sent next, all up to a position; there may be none among them for this destination.
+    pub(crate) fn take_missed_receipts(&mut self, edus: Vec<String>, upto: Position) {
+        let has_none = edus.is_empty();
+        self.in_flight = Some(InFlight { ephemeral: edus, receipts_upto: Some(upto), ..InFlight::of(Vec::new()) });
+        if has_none {
+            self.arrived();
+        }
     }
 
     /// What was in flight has arrived.
@@ -252,6 +304,9 @@ impl Destination {
         if let Some(behind) = &mut self.behind {
             behind.rooms.extend(in_flight.rooms.iter().copied());
             behind.farewells.retain(|nr, _| !in_flight.farewells.contains(nr));
+            if let (Some(pass), Some(upto)) = (&mut behind.pass, in_flight.receipts_upto) {
+                pass.receipts_upto = upto;
+            }
         }
         Some(in_flight)
     }
@@ -268,9 +323,11 @@ impl Destination {
         };
         let in_flight = self.in_flight.take().into_iter().flat_map(|in_flight| in_flight.events);
         let events: Vec<Queued> = in_flight.chain(self.queue.drain(..)).collect();
-        let newest = events.iter().map(|queued| queued.position).chain(self.devices.values().copied()).max();
+        let newest = events.iter().map(|queued| queued.position).chain(self.devices.keys().copied());
+        let newest = newest.chain(self.receipts.last()).max();
         self.queue_bytes = 0;
         self.devices.clear();
+        self.receipts.clear();
         self.lossy.clear();
         self.edus_from = None;
         let unsent = Position(first.0 - 1);
@@ -292,7 +349,8 @@ impl InFlight {
             events,
             devices: Vec::new(),
             has_edus: false,
-            lossy: Vec::new(),
+            ephemeral: Vec::new(),
+            receipts_upto: None,
             rooms: Vec::new(),
             farewells: Vec::new(),
             made: None,
@@ -320,7 +378,7 @@ mod tests {
         destination.push_edu(Position(12));
         assert_eq!(destination.holds_at(), Some(Position(4)), "what is in flight may be lost");
         let arrived = destination.arrived().unwrap();
-        assert_eq!((arrived.devices, arrived.has_edus), (vec![(ALICE, Position(7))], true));
+        assert_eq!((arrived.devices[0].position, arrived.has_edus), (Position(7), true));
         assert_eq!(destination.holds_at(), Some(Position(11)));
     }
 
@@ -350,11 +408,44 @@ mod tests {
     #[test]
     fn too_many_changes_of_devices_are_looked_up_too() {
         let mut destination = Destination::new(0);
-        for user in 1..=USERS_MAX as i64 + 5 {
+        for user in 1..=CHANGES_MAX as i64 + 5 {
             destination.push_devices(UserNr(user), Position(user));
         }
         let behind = destination.behind.as_ref().unwrap();
-        assert_eq!((behind.sent_upto, behind.missed), (Position(USERS_MAX as i64), Position(USERS_MAX as i64 + 5)));
-        assert_eq!(destination.devices.len(), USERS_MAX);
+        assert_eq!((behind.sent_upto, behind.missed), (Position(CHANGES_MAX as i64), Position(CHANGES_MAX as i64 + 5)));
+        assert_eq!(destination.devices.len(), CHANGES_MAX);
+    }
+
+    /// A look that finds nothing for it must get ahead all the same.
+    #[test]
+    fn missed_receipts_of_other_names_are_done() {
+        let mut destination = Destination { behind: Some(Behind::new(Position(1), true)), ..Destination::new(0) };
+        let pass =
+            Pass { upto: Position(9), rooms_done_upto: RoomNr(0), receipts_upto: Position(1), newest_only: false };
+        let reached = |destination: &Destination| destination.behind.as_ref().unwrap().pass.unwrap().receipts_upto;
+        destination.behind.as_mut().unwrap().pass = Some(pass);
+        destination.take_missed_receipts(Vec::new(), Position(5));
+        assert_eq!((destination.in_flight.is_none(), reached(&destination)), (true, Position(5)));
+        destination.take_missed_receipts(vec![String::new()], Position(7));
+        assert_eq!(reached(&destination), Position(5), "they are in flight");
+        destination.arrived().unwrap();
+        assert_eq!(reached(&destination), Position(7));
+    }
+
+    #[test]
+    fn receipts_wait_as_what_must_arrive_and_too_many_are_looked_up() {
+        let mut destination = Destination::new(0);
+        for user in 1..=RECEIPTS_MAX as i64 + 5 {
+            destination.push_receipt(Receipt::of(UserNr(user), Position(100 + user)));
+        }
+        assert_eq!(destination.holds_at(), Some(Position(100)));
+        let behind = destination.behind.as_ref().unwrap();
+        assert_eq!((behind.sent_upto, behind.missed), (Position(1_100), Position(1_105)));
+        assert!(destination.take_next(20));
+        assert_eq!(destination.holds_at(), Some(Position(100)), "those in flight may be lost");
+        destination.fall_behind();
+        let behind = destination.behind.as_ref().unwrap();
+        assert_eq!((behind.sent_upto, behind.missed), (Position(100), Position(1_105)));
+        assert!(!destination.take_next(20), "they are looked up");
     }
 }

@@ -5,12 +5,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 
 use event_bus::{Presence, Typing, UserPresence};
 use model::{EphemeralPosition, Position, RoomNr, UserNr};
-use ruma::{EventId, UserId};
+use ruma::{EventId, OwnedServerName, UserId};
 use serde_json::{Value, json};
+use storage::ReadRow;
 
 use super::{
     Sender, Servers,
     lossy::{Said, Subject},
+    receipts::Receipt,
 };
 
 /// How often it is said again that somebody types: others believe it for about a minute.
@@ -110,12 +112,13 @@ impl Sender {
         Ok(())
     }
 
-    /// Tells how far users of ours have read, for what they marked after a position; never what they keep for themselves.
-    pub(super) async fn tell_receipts(
+    /// How far users of ours have read, for what they marked after a position, with the servers that are told; never what they keep for
+    /// themselves.
+    pub(super) async fn new_receipts(
         &self,
         mut readers: Vec<(RoomNr, UserNr)>,
         after: Position,
-    ) -> Result<(), storage::Error> {
+    ) -> Result<Vec<(Receipt, OwnedServerName, Servers)>, storage::Error> {
         let mut servers = HashMap::new();
         for (room_nr, _) in &readers {
             if !servers.contains_key(room_nr) {
@@ -123,35 +126,35 @@ impl Sender {
             }
         }
         readers.retain(|(room_nr, _)| servers.get(room_nr).is_some_and(|servers| !servers.is_empty()));
-        let numbers: HashSet<UserNr> = readers.iter().map(|(_, user_nr)| *user_nr).collect();
-        let names = self.0.storage.user_ids(&numbers.into_iter().collect::<Vec<_>>()).await?;
-        let is_ours = |user_id: &UserId| self.0.federation.servers().has_user(user_id);
-        readers.retain(|(_, user_nr)| names.get(user_nr).is_some_and(|user_id| is_ours(user_id)));
         if readers.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         readers.sort_unstable();
         readers.dedup();
-        let rooms = self.0.storage.get_rooms(&readers.iter().map(|(room_nr, _)| *room_nr).collect::<Vec<_>>()).await?;
-        for row in self.0.storage.list_read(&readers, after).await? {
-            let (Some(user_id), Some(room), Some(servers), Ok(event_id)) = (
-                names.get(&row.user_nr),
-                rooms.get(&row.room_nr),
-                servers.get(&row.room_nr),
-                EventId::parse(row.event_id),
-            ) else {
-                continue;
-            };
-            let mut data = json!({"ts": row.at_ms});
-            let thread = row.thread.as_ref().map(|thread| thread.as_str().to_owned());
-            if let Some(thread) = &thread {
-                data["thread_id"] = json!(thread);
-            }
-            let subject = Subject::Receipt(row.room_nr, row.user_nr, thread.unwrap_or_default());
-            let said = Said::Receipt { room_id: room.id.clone(), user_id: user_id.clone(), event_id, data };
-            self.say(user_id.server_name(), servers, &subject, &said);
-        }
-        Ok(())
+        let rows = self.0.storage.list_read(&readers, after).await?;
+        let receipts = self.receipts_of(&rows).await?;
+        Ok(receipts
+            .into_iter()
+            .filter_map(|(room_nr, origin, receipt)| Some((receipt, origin, servers.get(&room_nr)?.clone())))
+            .collect())
+    }
+
+    /// What of it is our users', each with its room and which of our names tells it.
+    pub(super) async fn receipts_of(
+        &self,
+        rows: &[ReadRow],
+    ) -> Result<Vec<(RoomNr, OwnedServerName, Receipt)>, storage::Error> {
+        let numbers: HashSet<UserNr> = rows.iter().map(|row| row.user_nr).collect();
+        let names = self.0.storage.user_ids(&numbers.into_iter().collect::<Vec<_>>()).await?;
+        let rooms = self.0.storage.get_rooms(&rows.iter().map(|row| row.room_nr).collect::<Vec<_>>()).await?;
+        let is_ours = |user_id: &UserId| self.0.federation.servers().has_user(user_id);
+        let receipts = rows.iter().filter_map(|row| {
+            let user_id = names.get(&row.user_nr).filter(|user_id| is_ours(user_id))?;
+            let (room, event_id) = (rooms.get(&row.room_nr)?, EventId::parse(&row.event_id).ok()?);
+            let receipt = Receipt::new(row, room.id.clone(), user_id.clone(), &event_id);
+            Some((row.room_nr, user_id.server_name().to_owned(), receipt))
+        });
+        Ok(receipts.collect())
     }
 
     /// Tells how users of ours are, of those for whom it changed, and now and then of all who are there.
@@ -172,13 +175,14 @@ impl Sender {
         told.presence_seen = presence.position();
         changed.sort_unstable();
         changed.dedup();
-        self.find_servers_of(&changed).await?;
         let names = self.0.storage.user_ids(&changed).await?;
+        changed.retain(|nr| names.get(nr).is_some_and(|user_id| self.0.federation.servers().has_user(user_id)));
+        self.find_servers_of(&changed).await?;
         for user_nr in changed {
             let (Some(user_id), Some(servers)) = (names.get(&user_nr), self.0.servers_of_users.get(&user_nr)) else {
                 continue;
             };
-            if servers.is_empty() || !self.0.federation.servers().has_user(user_id) {
+            if servers.is_empty() {
                 continue;
             }
             if let Some(shown) = presence.get(user_nr) {
@@ -196,7 +200,7 @@ impl Sender {
         for users in unknown.chunks(500) {
             let mut servers: HashMap<UserNr, Vec<_>> = users.iter().map(|user_nr| (*user_nr, Vec::new())).collect();
             for (user_nr, server) in self.0.storage.list_servers_of_users(users).await? {
-                if !self.0.federation.servers().is_local(&server) {
+                if self.sends_to(&server) {
                     servers.entry(user_nr).or_default().push(server);
                 }
             }

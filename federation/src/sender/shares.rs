@@ -67,6 +67,8 @@ impl Sender {
             return Ok(());
         }
         let processes = storage.upsert_sender(ALIVE_MS).await?;
+        // The database of one process is nobody else's.
+        self.lock().lease_until_ms = if storage.is_shared() { now_ms + ALIVE_MS } else { i64::MAX };
         let own: HashMap<u32, i64> = storage.list_own_sender_shares().await?.into_iter().collect();
         let fair = u64::from(SENDER_SHARES).div_ceil(processes.max(1)) as usize;
         if self.lock().shares.len() > fair {
@@ -117,6 +119,10 @@ impl Sender {
         let mut routes = Vec::new();
         for share in &taken {
             for row in self.0.storage.list_arrears(share.share).await? {
+                if !self.sends_to(&row.destination) {
+                    // It may be allowed again one day.
+                    continue;
+                }
                 let route = Route { origin: row.origin, destination: row.destination };
                 let mut destination = Destination::new(share.share);
                 destination.behind = Some(Behind::new(row.sent_upto, true));
@@ -176,7 +182,7 @@ impl Sender {
             let Some(last) = servers.last() else { return Ok(()) };
             last.as_str().clone_into(&mut after);
             let state = &mut *self.lock();
-            for server in servers.iter().filter(|server| !self.0.federation.servers().is_local(server)) {
+            for server in servers.iter().filter(|server| self.sends_to(server)) {
                 for local in self.0.federation.servers().iter() {
                     let route = Route { origin: local.name.clone(), destination: server.clone() };
                     let share = share_of(&route);

@@ -17,16 +17,23 @@ use tokio::sync::broadcast::error::RecvError;
 use super::{
     Sender, Servers, State,
     destination::{Destination, Queued, Route},
+    receipts::Receipt,
     shares::share_of,
 };
 
 /// Most other servers of a room that are sent its events.
 const SERVERS_MAX: u32 = 20_000;
 
+/// In a room of so many other servers receipts wait up to a second: each would be a request to all of them, and many readers read at once.
+const PATIENT_FROM: usize = 20;
+
 /// Something for a destination.
-enum Part {
+pub(super) enum Part {
     Event(Queued),
     Devices(UserNr),
+    Receipt(Receipt),
+    /// One that others may join before it goes.
+    PatientReceipt(Receipt),
     Edu,
 }
 
@@ -101,30 +108,36 @@ impl Sender {
             }
         }
         let mut parts = Vec::new();
-        let (mut users, mut readers) = (HashMap::new(), Vec::new());
+        let (mut changes, mut readers) = (Vec::new(), Vec::new());
         for (position, item) in &published.items {
             match item {
                 Item::Event(event) => self.add_event(*position, event, &mut parts).await?,
-                Item::DeviceList(user_nr) => drop(users.insert(*user_nr, *position)),
-                Item::Outgoing(origin, destination) => {
+                Item::DeviceList(user_nr) => changes.push((*user_nr, *position)),
+                Item::Outgoing(origin, destination) if self.sends_to(destination) => {
                     let route = Route { origin: origin.clone(), destination: destination.clone() };
                     parts.push((route, *position, Part::Edu));
                 }
-                Item::Receipt(room_nr, user_nr) if from.is_none() => readers.push((*room_nr, *user_nr)),
+                Item::Receipt(room_nr, user_nr) => readers.push((*room_nr, *user_nr)),
                 _ => {}
             }
         }
-        if !users.is_empty() {
-            self.add_devices(&users, &mut parts).await?;
+        if !changes.is_empty() {
+            self.add_devices(&changes, &mut parts).await?;
         }
         if !readers.is_empty() {
-            self.tell_receipts(readers, published.previous).await?;
+            for (receipt, origin, servers) in self.new_receipts(readers, published.previous).await? {
+                parts.extend(servers.iter().map(|server| {
+                    let route = Route { origin: origin.clone(), destination: server.clone() };
+                    let part = if servers.len() < PATIENT_FROM { Part::Receipt } else { Part::PatientReceipt };
+                    (route, receipt.position, part(receipt.clone()))
+                }));
+            }
         }
         self.put(parts, from);
         Ok(())
     }
 
-    fn put(&self, parts: Vec<(Route, Position, Part)>, from: Option<&HashMap<u32, Position>>) {
+    pub(super) fn put(&self, parts: Vec<(Route, Position, Part)>, from: Option<&HashMap<u32, Position>>) {
         if parts.is_empty() {
             return;
         }
@@ -143,6 +156,11 @@ impl Sender {
             match part {
                 Part::Event(queued) => destination.push(queued),
                 Part::Devices(user_nr) => destination.push_devices(user_nr, position),
+                Part::Receipt(receipt) => destination.push_receipt(receipt),
+                Part::PatientReceipt(receipt) => {
+                    destination.push_receipt(receipt);
+                    continue;
+                }
                 Part::Edu => destination.push_edu(position),
             }
             routes.insert(route);
@@ -161,8 +179,13 @@ impl Sender {
         event: &Arc<StoredEvent>,
         parts: &mut Vec<(Route, Position, Part)>,
     ) -> Result<(), storage::Error> {
-        let Some(origin) = self.origin_of(event).await? else { return Ok(()) };
+        if event.outlier {
+            // What users of ours are to a room that we are not in: a resident of it was told.
+            return Ok(());
+        }
         let servers = self.servers_of_room(event.room_nr).await?;
+        self.add_newcomer(position, event, &servers, parts).await?;
+        let Some(origin) = self.origin_of(event).await? else { return Ok(()) };
         let route = |server: &ServerName| Route { origin: origin.clone(), destination: server.to_owned() };
         let queued = |is_farewell| Part::Event(Queued { event: event.clone(), position, is_farewell });
         for server in servers.iter().filter(|server| *server != event.pdu.sender.server_name()) {
@@ -172,47 +195,66 @@ impl Sender {
         let server = member.user_id.server_name();
         if member.is_out
             && event.replaces.is_some()
-            && !self.0.federation.servers().is_local(server)
+            && self.sends_to(server)
             && server != event.pdu.sender.server_name()
             && !servers.iter().any(|known| known == server)
         {
             parts.push((route(server), position, queued(true)));
         }
-        // Server-Server API, "Device Management": servers that did not follow the user's devices are to.
-        if member.is_joined && !servers.is_empty() && self.0.federation.servers().has_user(member.user_id) {
-            let before = match event.replaces {
-                Some(nr) => self.0.storage.get_event(nr).await?,
-                None => None,
-            };
-            if !before.as_deref().and_then(Member::of).is_some_and(|before| before.is_joined) {
-                parts.extend(servers.iter().map(|server| (route(server), position, Part::Devices(event.sender_nr))));
-            }
+        Ok(())
+    }
+
+    /// A user of ours comes into a room: its servers that did not follow the user's devices are to. Server-Server API, "Device Management".
+    async fn add_newcomer(
+        &self,
+        position: Position,
+        event: &Arc<StoredEvent>,
+        servers: &Servers,
+        parts: &mut Vec<(Route, Position, Part)>,
+    ) -> Result<(), storage::Error> {
+        let Some(member) = Member::of(event).filter(|member| member.is_joined) else { return Ok(()) };
+        if servers.is_empty() || !self.0.federation.servers().has_user(member.user_id) {
+            return Ok(());
         }
+        let before = match event.replaces {
+            Some(nr) => self.0.storage.get_event(nr).await?,
+            None => None,
+        };
+        if before.as_deref().and_then(Member::of).is_some_and(|before| before.is_joined) {
+            return Ok(());
+        }
+        let origin = member.user_id.server_name();
+        let new = self.0.storage.list_new_servers(event.room_nr, event.sender_nr, position).await?;
+        parts.extend(new.into_iter().filter(|server| self.sends_to(server)).map(|destination| {
+            let route = Route { origin: origin.to_owned(), destination };
+            (route, position, Part::Devices(event.sender_nr))
+        }));
         Ok(())
     }
 
     /// Which of our names sends an event; nothing when others do.
     pub(super) async fn origin_of(&self, event: &StoredEvent) -> Result<Option<OwnedServerName>, storage::Error> {
         let (servers, sender) = (self.0.federation.servers(), event.pdu.sender.server_name());
-        if servers.is_local(sender) {
-            return Ok(Some(sender.to_owned()));
-        }
-        if !event.passed_on {
-            return Ok(None);
+        match (servers.is_local(sender), event.passed_on) {
+            (true, false) => return Ok(Some(sender.to_owned())),
+            // Who let somebody in sends that: we for others...
+            (false, true) => {}
+            // ... and others for us.
+            (true, true) | (false, false) => return Ok(None),
         }
         let in_room = self.0.storage.list_servers(event.room_nr, SERVERS_MAX).await?;
         let ours = servers.iter().find(|local| in_room.iter().any(|server| local.name == **server));
         Ok(ours.map(|local| local.name.clone()))
     }
 
-    /// The other servers that are in a room.
+    /// The other servers that are in a room and that are sent anything.
     pub(super) async fn servers_of_room(&self, room_nr: RoomNr) -> Result<Servers, storage::Error> {
         if let Some(known) = self.0.servers_of_rooms.get(&room_nr) {
             return Ok(known);
         }
         let all = self.0.storage.list_servers(room_nr, SERVERS_MAX).await?;
         let names = all.into_iter().filter_map(|name| OwnedServerName::try_from(name).ok());
-        let others: Servers = Arc::new(names.filter(|name| !self.0.federation.servers().is_local(name)).collect());
+        let others: Servers = Arc::new(names.filter(|name| self.sends_to(name)).collect());
         self.0.servers_of_rooms.insert(room_nr, others.clone());
         Ok(others)
     }
@@ -220,21 +262,26 @@ impl Sender {
     /// Changes of devices go to all servers with which their users share rooms.
     async fn add_devices(
         &self,
-        users: &HashMap<UserNr, Position>,
+        changes: &[(UserNr, Position)],
         parts: &mut Vec<(Route, Position, Part)>,
     ) -> Result<(), storage::Error> {
-        let numbers: Vec<UserNr> = users.keys().copied().collect();
+        let numbers: HashSet<UserNr> = changes.iter().map(|(user_nr, _)| *user_nr).collect();
+        let mut numbers: Vec<UserNr> = numbers.into_iter().collect();
         let names = self.0.storage.user_ids(&numbers).await?;
-        let servers = self.0.federation.servers();
-        let ours: Vec<UserNr> =
-            numbers.into_iter().filter(|nr| names.get(nr).is_some_and(|user_id| servers.has_user(user_id))).collect();
-        for (user_nr, destination) in self.0.storage.list_servers_of_users(&ours).await? {
-            if let (Some(user_id), Some(position)) = (names.get(&user_nr), users.get(&user_nr))
-                && !servers.is_local(&destination)
-            {
-                let route = Route { origin: user_id.server_name().to_owned(), destination };
-                parts.push((route, *position, Part::Devices(user_nr)));
+        let ours = self.0.federation.servers();
+        numbers.retain(|nr| names.get(nr).is_some_and(|user_id| ours.has_user(user_id)));
+        let mut servers: HashMap<UserNr, Vec<OwnedServerName>> = HashMap::new();
+        for (user_nr, server) in self.0.storage.list_servers_of_users(&numbers).await? {
+            if self.sends_to(&server) {
+                servers.entry(user_nr).or_default().push(server);
             }
+        }
+        for (user_nr, position) in changes {
+            let (Some(user_id), Some(servers)) = (names.get(user_nr), servers.get(user_nr)) else { continue };
+            parts.extend(servers.iter().map(|server| {
+                let route = Route { origin: user_id.server_name().to_owned(), destination: server.clone() };
+                (route, *position, Part::Devices(*user_nr))
+            }));
         }
         Ok(())
     }

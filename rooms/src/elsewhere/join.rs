@@ -187,7 +187,8 @@ impl Rooms {
                 prev: prev.values().copied().collect(),
                 auth: auth.values().copied().collect(),
                 placement: Placement::Live,
-                passed_on: false,
+                // The resident sends it to the others. Server-Server API, "Joining Rooms".
+                passed_on: true,
                 was_outlier: false,
                 transaction: None,
                 countable: None,

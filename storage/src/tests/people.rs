@@ -7,7 +7,7 @@ use ruma::user_id;
 use sqlx::{Executor as _, Row as _};
 
 use crate::{
-    Commit, DeviceSeen, NewSession, NewToDevice, NewUser, SecretHash, Storage,
+    ChangedKeys, Commit, DeviceListChange, DeviceSeen, NewSession, NewToDevice, NewUser, SecretHash, Storage,
     db::{Db, Tx},
     testing::TestDatabase,
 };
@@ -36,13 +36,48 @@ async fn of_the_changes_of_a_device_list_the_newest_stays() {
         let storage = database.open().await;
         let mut newest = HashMap::new();
         for user_nr in [1, 2, 1, 1, 3, 2, 1].map(UserNr) {
-            let change = Commit { device_lists: vec![user_nr], ..Commit::default() };
+            let change = Commit { device_lists: vec![user_nr.into()], ..Commit::default() };
             newest.insert(user_nr, storage.commit(change).await.unwrap().position);
         }
         storage.clean_device_lists().await.unwrap();
         let left = storage.list_all_device_list_changes(Position(0), 100).await.unwrap();
         assert_eq!(left.len(), newest.len());
         assert_eq!(left.into_iter().map(|(position, user_nr)| (user_nr, position)).collect::<HashMap<_, _>>(), newest);
+    }
+}
+
+/// Other servers know a list by the newest change of a device: keys by which a user signs are told without a number.
+#[tokio::test]
+async fn each_change_of_a_device_knows_the_one_before_it() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let (alice, bob) = (UserNr(1), UserNr(2));
+        let device = |user_nr, id: &str| DeviceListChange { user_nr, what: ChangedKeys::Device(id.to_owned()) };
+        let signing = |user_nr| DeviceListChange { user_nr, what: ChangedKeys::CrossSigning };
+        let commit = async |device_lists: Vec<DeviceListChange>| {
+            let count = device_lists.len() as i64;
+            let last = storage.commit(Commit { device_lists, ..Commit::default() }).await.unwrap().position;
+            (1..=count).map(|n| Position(last.0 - count + n)).collect::<Vec<_>>()
+        };
+        let at = async |position: Position| {
+            let row = storage.list_device_list_changes_at(&[position]).await.unwrap().remove(&position);
+            row.map(|row| (row.change.what, row.follows))
+        };
+        let first = commit(vec![signing(alice), device(alice, "A"), device(bob, "X"), device(alice, "B")]).await;
+        assert_eq!(at(first[0]).await, Some((ChangedKeys::CrossSigning, Position(0))));
+        assert_eq!(at(first[1]).await, Some((ChangedKeys::Device("A".to_owned()), Position(0))));
+        assert_eq!(at(first[3]).await, Some((ChangedKeys::Device("B".to_owned()), first[1])), "in the same group");
+        let second = commit(vec![signing(alice), bob.into(), device(alice, "A")]).await;
+        assert_eq!(at(second[0]).await, Some((ChangedKeys::CrossSigning, first[3])));
+        assert_eq!(at(second[1]).await, Some((ChangedKeys::Anything, first[2])));
+        assert_eq!(at(second[2]).await, Some((ChangedKeys::Device("A".to_owned()), first[3])));
+        let third = commit(vec![signing(alice)]).await;
+        // What is old goes, and the newest one knows the number all the same.
+        storage.clean_device_lists().await.unwrap();
+        assert_eq!(at(second[2]).await, None);
+        assert_eq!(at(third[0]).await, Some((ChangedKeys::CrossSigning, second[2])));
+        let fourth = commit(vec![device(alice, "A")]).await;
+        assert_eq!(at(fourth[0]).await, Some((ChangedKeys::Device("A".to_owned()), second[2])));
     }
 }
 

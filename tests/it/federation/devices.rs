@@ -371,27 +371,56 @@ async fn a_master_key_of_another_server_is_signed_and_shown_so() {
 }
 
 /// The cross-signing keys of a user of ours.
-struct CrossSigning(KeyPair);
+pub(super) struct CrossSigning {
+    master: KeyPair,
+    self_signing: KeyPair,
+    user_signing: KeyPair,
+}
 
 impl CrossSigning {
-    async fn upload(user: &TestUser) -> Self {
-        let [master, user_signing] = [(); 2].map(|()| KeyPair::generate(&Random::system()));
-        let key = |pair: &KeyPair, usage: &str| {
-            let public = pair.public_key();
-            json!({"user_id": user.id(), "usage": [usage], "keys": { format!("ed25519:{public}"): public }})
-        };
-        let signed = Self(master);
-        let user_signing_key = signed.sign(user, key(&user_signing, "user_signing"));
-        let body = json!({"master_key": key(&signed.0, "master"), "user_signing_key": user_signing_key});
+    pub(super) async fn upload(user: &TestUser) -> Self {
+        let [master, self_signing, user_signing] = [(); 3].map(|()| KeyPair::generate(&Random::system()));
+        let own = Self { master, self_signing, user_signing };
+        let signed = |pair, usage| signed_by(&own.master, user, key(user, pair, usage));
+        let body = json!({
+            "master_key": own.master(user), "self_signing_key": signed(&own.self_signing, "self_signing"),
+            "user_signing_key": signed(&own.user_signing, "user_signing"),
+        });
         user.post("/keys/device_signing/upload", &body).await.ok();
-        Self(user_signing)
+        own
     }
 
-    /// The object with a signature of the user by this key.
-    fn sign(&self, user: &TestUser, mut object: Value) -> Value {
-        let text = CanonicalJsonValue::try_from(object.clone()).expect("canonical JSON").to_string();
-        let signature = Base64::<Standard>::new(self.0.sign(text.as_bytes()).as_bytes().to_vec()).encode();
-        object["signatures"][user.id()][format!("ed25519:{}", self.0.public_key())] = json!(signature);
-        object
+    /// The master key by its name.
+    pub(super) fn master_key(&self) -> String {
+        self.master.public_key()
     }
+
+    /// The master key of `user`, whose keys these are.
+    pub(super) fn master(&self, user: &TestUser) -> Value {
+        key(user, &self.master, "master")
+    }
+
+    /// Somebody's master key with a signature of the user.
+    pub(super) fn sign(&self, user: &TestUser, object: Value) -> Value {
+        signed_by(&self.user_signing, user, object)
+    }
+
+    /// A device of the user with their signature.
+    pub(super) fn sign_own(&self, user: &TestUser, object: Value) -> Value {
+        signed_by(&self.self_signing, user, object)
+    }
+}
+
+fn key(user: &TestUser, pair: &KeyPair, usage: &str) -> Value {
+    let public = pair.public_key();
+    json!({"user_id": user.id(), "usage": [usage], "keys": { format!("ed25519:{public}"): public }})
+}
+
+fn signed_by(pair: &KeyPair, user: &TestUser, mut object: Value) -> Value {
+    let mut bare = object.clone();
+    bare.as_object_mut().expect("an object").remove("signatures");
+    let text = CanonicalJsonValue::try_from(bare).expect("canonical JSON").to_string();
+    let signature = Base64::<Standard>::new(pair.sign(text.as_bytes()).as_bytes().to_vec()).encode();
+    object["signatures"][user.id()][format!("ed25519:{}", pair.public_key())] = json!(signature);
+    object
 }

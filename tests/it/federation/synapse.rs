@@ -1,7 +1,7 @@
 //! A real Synapse as the other server. These run in the profile `synapse` only: `./tests/run synapse`.
 
 use serde_json::json;
-use test_kit::{ServerOptions, Synapse, TestDatabase, TestFederation, encode};
+use test_kit::{ServerOptions, Synapse, TestDatabase, TestFederation, encode, eventually};
 
 use super::scenario::{SHORT, Scene, Side, WHOLE, agree};
 
@@ -140,4 +140,54 @@ async fn a_conversation_survives_a_restart_of_either_side() {
         }
     }
     agree(&room, &alice, &bob).await;
+}
+
+/// It asks for all devices of a user when it lacks a change, and must not lack one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn synapse_follows_the_devices_of_our_users_without_asking() {
+    let world = World::on(true).await;
+    let (bob, alice) = (world.scene(11).maker.user("bob").await, world.scene(11).guest.user("alice").await);
+    let body = json!({"room_alias_name": "hall", "preset": "public_chat"});
+    let room = bob.create_room_with(&body).await;
+    alice.post(&format!("/join/{}", encode(&format!("#hall:{}", world.synapse.name()))), &json!({})).await.ok();
+    let mut since = bob.sync(None).await["next_batch"].as_str().unwrap().to_owned();
+    // Bob's server has taken in the next change.
+    let mut told = async || {
+        for _ in 0..30 {
+            let sync = bob.sync_waiting(Some(&since), 1_000).await;
+            sync["next_batch"].as_str().unwrap().clone_into(&mut since);
+            let changed = sync["device_lists"]["changed"].as_array().cloned().unwrap_or_default();
+            if changed.contains(&json!(alice.id())) {
+                return;
+            }
+        }
+        panic!("bob is not told that alice's devices changed");
+    };
+    let devices = async || -> usize {
+        let answer = bob.post("/keys/query", &json!({"device_keys": {alice.id(): []}})).await.ok();
+        answer["device_keys"][alice.id()].as_object().map_or(0, serde_json::Map::len)
+    };
+    let upload = async |user: &test_kit::TestUser| {
+        let body = json!({"device_keys": crate::keys::Device::of(user).keys()});
+        user.post("/keys/upload", &body).await.ok();
+    };
+    alice.send_text(&room, "here").await;
+    eventually!(bob.texts(&room).await.contains(&"here".to_owned()));
+    upload(&alice).await;
+    told().await;
+    assert_eq!(devices().await, 1);
+    let path = format!("/user/devices/{}", encode(alice.id()));
+    let asked = world.synapse.times_asked(&path);
+    assert!(asked > 0, "it asks for what it does not know");
+    let second = alice.log_in_again().await;
+    upload(&second).await;
+    told().await;
+    assert_eq!(devices().await, 2);
+    second.post("/logout", &json!({})).await.ok();
+    told().await;
+    assert_eq!(devices().await, 1);
+    upload(&alice.log_in_again().await).await;
+    told().await;
+    assert_eq!(devices().await, 2);
+    assert_eq!(world.synapse.times_asked(&path), asked);
 }
