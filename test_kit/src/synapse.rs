@@ -130,7 +130,7 @@ impl Synapse {
     #[must_use]
     pub fn times_asked(&self, what: &str) -> usize {
         let log = fs::read_to_string(self.folder.path().join("synapse.log")).unwrap_or_default();
-        log.lines().filter(|line| line.contains("Sending request: ") && line.contains(what)).count()
+        log.lines().filter(|line| line.contains("Completed request: ") && line.contains(what)).count()
     }
 
     /// The newest lines of its log.

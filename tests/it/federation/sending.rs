@@ -34,7 +34,15 @@ pub(super) use eventually_later;
 
 /// What a peer was sent, and with which status it answers.
 #[derive(Clone, Default)]
-pub(super) struct Inbox(Arc<(AtomicU16, Mutex<Vec<Transaction>>, Mutex<bool>, Condvar)>);
+pub(super) struct Inbox(Arc<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    status: AtomicU16,
+    sent: Mutex<Vec<Transaction>>,
+    is_held: Mutex<bool>,
+    was_released: Condvar,
+}
 
 #[derive(Clone, Debug)]
 pub(super) struct Transaction {
@@ -49,11 +57,11 @@ impl Inbox {
         inbox.answers(200);
         let of_peer = inbox.clone();
         peer.respond("PUT /_matrix/federation/v1/send/", move |asked| {
-            let status = of_peer.0.0.load(Ordering::SeqCst);
+            let status = of_peer.0.status.load(Ordering::SeqCst);
             let (path, body) = (asked.what.clone(), asked.body.clone());
-            of_peer.0.1.lock().unwrap().push(Transaction { path, body, was_taken: status == 200 });
-            let is_held = of_peer.0.2.lock().unwrap();
-            drop(of_peer.0.3.wait_while(is_held, |is_held| *is_held).unwrap());
+            of_peer.0.sent.lock().unwrap().push(Transaction { path, body, was_taken: status == 200 });
+            let is_held = of_peer.0.is_held.lock().unwrap();
+            drop(of_peer.0.was_released.wait_while(is_held, |is_held| *is_held).unwrap());
             (status, json!({"pdus": {}}))
         });
         inbox
@@ -61,16 +69,16 @@ impl Inbox {
 
     /// Answers nothing for a while, or again.
     pub(super) fn hold(&self, is_held: bool) {
-        *self.0.2.lock().unwrap() = is_held;
-        self.0.3.notify_all();
+        *self.0.is_held.lock().unwrap() = is_held;
+        self.0.was_released.notify_all();
     }
 
     pub(super) fn answers(&self, status: u16) {
-        self.0.0.store(status, Ordering::SeqCst);
+        self.0.status.store(status, Ordering::SeqCst);
     }
 
     pub(super) fn all(&self) -> Vec<Transaction> {
-        self.0.1.lock().unwrap().clone()
+        self.0.sent.lock().unwrap().clone()
     }
 
     fn taken(&self) -> Vec<Transaction> {
