@@ -120,22 +120,28 @@ impl Rooms {
             let is_first = pdu.event_type == TimelineEventType::RoomCreate;
             let mut state_before = is_first.then_some(NodeNr(0));
             let mut lacks_members = false;
-            if !self.find_lacking(std::slice::from_ref(&pdu)).await?.is_empty() {
-                if states_left == 0 {
-                    continue;
-                }
+            let lacks_state = !self.find_lacking(std::slice::from_ref(&pdu)).await?.is_empty();
+            if lacks_state && states_left == 0 {
+                continue;
+            }
+            let turn = self.turn(room.nr);
+            // First: whether members are here changes in somebody's turn only.
+            let mut head = turn.take_head().await;
+            if lacks_state {
                 states_left -= 1;
                 match self.state_before_in_partial(room, gap).await? {
                     Some(state) => (state_before, lacks_members) = (Some(state), true),
-                    None => state_before = self.fill_gap(source, room, &pdu).await?,
+                    None => {
+                        drop(head);
+                        state_before = self.fill_gap(source, room, &pdu).await?;
+                        head = turn.take_head().await;
+                    }
                 }
             }
+            *head = None;
             let behind = Some((anchor, step));
             let incoming = Incoming { behind, lacks_members, ..Incoming::new(pdu, state_before) };
             step += 1;
-            let turn = self.turn(room.nr);
-            let mut head = turn.take_head().await;
-            *head = None;
             match self.receive_one(room, incoming).await {
                 Ok(received) => has_more |= received == Received::Accepted,
                 Err(Error::BadEvent(what)) => {
