@@ -190,7 +190,7 @@ impl Client {
         let answer = self.http.send(request, by_service, bounds).await;
         match &answer {
             Ok(_) => self.outages.answered(name),
-            Err(error) if begins == Begins::Outage || self.outages.next_try(name).is_some() => {
+            Err(error) if begins == Begins::Outage || self.outages.next_try(name, true).is_some() => {
                 self.outages.unanswered(asking, error);
             }
             Err(_) => {}

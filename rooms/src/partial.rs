@@ -8,15 +8,16 @@ use std::{sync::Arc, time::Duration};
 use model::{EventNr, NodeNr, Pdu, UserNr};
 use ruma::events::{StateEventType, TimelineEventType};
 use storage::{NewNodes, RoomRow, StoredEvent};
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::{Error, Reader, Rooms, head::Head, power::rules_of};
 
-/// How long somebody waits for the members of a room.
-const WAIT_MAX: Duration = Duration::from_secs(20);
-
-/// How often they look whether all are here: mostly it is another task of this process that brings them, but not always.
+/// How often who waits for the members of a room looks whether all are here: mostly it is another task of this process that brings them,
+/// but not always.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// How many times: twenty seconds.
+const LOOKS_MAX: usize = 200;
 
 impl Rooms {
     /// Waits until all members of a room are here.
@@ -25,14 +26,13 @@ impl Rooms {
     ///
     /// [`Error::Busy`] when that takes too long.
     pub(crate) async fn wait_for_members(&self, room: &RoomRow) -> Result<(), Error> {
-        let until = Instant::now() + WAIT_MAX;
-        while self.storage().is_partial(room.nr).await? {
-            if Instant::now() >= until {
-                return Err(Error::Busy);
+        for _ in 0..LOOKS_MAX {
+            if !self.storage().is_partial(room.nr).await? {
+                return Ok(());
             }
             sleep(LOOK_EVERY).await;
         }
-        Ok(())
+        Err(Error::Busy)
     }
 
     /// The same for who is in the room; of what others see nothing comes any more.

@@ -283,7 +283,7 @@ async fn who_is_banned_does_not_come_back_by_a_state_of_before() {
             assert_eq!(scene.state().await, now);
             let mut both = scene.tips().await;
             both.push(join_id.clone());
-            scene.check(&now, &old, &[&[lost.clone()], &[join_id], &[said_id], &both], what).await;
+            scene.check(&now, &old, &[std::slice::from_ref(&lost), &[join_id], &[said_id], &both], what).await;
         }
     }
 }

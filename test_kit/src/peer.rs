@@ -10,6 +10,7 @@ use std::{
 };
 
 use ::http::{Method, Request, Response, StatusCode};
+use bytes::Bytes;
 use http_body_util::BodyExt as _;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;

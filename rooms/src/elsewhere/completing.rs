@@ -57,11 +57,12 @@ const JUDGED_AT_ONCE: usize = 200;
 /// What comes of the events of a room when its state is whole.
 struct Whole {
     head: Head,
-    /// The state after the join.
+    /// The states before and after the join.
+    before: NodeNr,
     joined: NodeNr,
     events: HashMap<EventNr, CompletedEvent>,
-    /// Events of which nobody told the state before them or before those that they come after: they have that of our join, which for
-    /// what was before it is too new to forbid anything.
+    /// Events of which nobody told the state before them or before those that they come after: they have that at our join, which for what
+    /// was before it is too new to forbid anything.
     guessed: HashSet<EventNr>,
     gaps_left: usize,
 }
@@ -201,16 +202,17 @@ impl Rooms {
             told.into_iter().filter(|(key, _)| is_new(key)).map(|(key, nr)| (nr, key)).collect();
         state.extend(members.iter().map(|(nr, key)| (*key, *nr)));
         let own = (join.type_nr, join.state_key_nr.ok_or(Error::StateUnknown)?);
-        let replaces = state.insert(own, join.nr);
+        let replaces = state.get(&own).copied();
         let mut nodes = NewNodes::default();
-        let joined = storage.build_state(room.nr, NodeNr(0), state.into_iter().collect(), &mut nodes).await?;
+        let before = storage.build_state(room.nr, NodeNr(0), state.into_iter().collect(), &mut nodes).await?;
+        let joined = storage.change_state(room.nr, before, own, Some(join.nr), &mut nodes).await?;
         storage.insert_state_nodes(room.nr, nodes).await?;
 
         let new: Vec<MemberEvent> = members.keys().map(|nr| (*nr, None)).collect();
         self.bring_in_members(room, new, Some(&members)).await?;
         let of_join = CompletedEvent { nr: join.nr, state: joined, replaces, is_rejected: false };
         let events = HashMap::from([(join.nr, of_join)]);
-        let mut whole = Whole { head, joined, events, guessed: HashSet::new(), gaps_left: GAPS_MAX };
+        let mut whole = Whole { head, before, joined, events, guessed: HashSet::new(), gaps_left: GAPS_MAX };
         Box::pin(self.judge_again(Some(source), &mut whole)).await?;
         Box::pin(self.commit_completion(room, whole)).await?;
         info!(room.id = %room.id, server.name = %source.server, members = members.len(), "all members of a room are here");
@@ -242,7 +244,9 @@ impl Rooms {
                 if states.is_empty() {
                     let told = self.state_at_gap(source, whole, event).await?;
                     is_guessed = told.is_none();
-                    states.push(told.unwrap_or(whole.joined));
+                    // What was before us is not what we were there for.
+                    let guess = if event.position.is_some() { whole.joined } else { whole.before };
+                    states.push(told.unwrap_or(guess));
                 }
                 if is_guessed {
                     whole.guessed.insert(*nr);

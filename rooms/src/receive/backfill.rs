@@ -119,23 +119,14 @@ impl Rooms {
         let mut states_left = STATES_MAX;
         let mut has_more = false;
         for pdu in pdus {
-            let is_first = pdu.event_type == TimelineEventType::RoomCreate;
-            let mut state_before = is_first.then_some(NodeNr(0));
-            let mut lacks_members = false;
-            if !self.find_lacking(std::slice::from_ref(&pdu)).await?.is_empty() {
-                if states_left == 0 {
-                    continue;
-                }
-                states_left -= 1;
-                match self.state_before_in_partial(room, gap).await? {
-                    Some(state) => (state_before, lacks_members) = (Some(state), true),
-                    None => state_before = self.fill_gap(source, room, &pdu).await?,
-                }
+            let lacks_state = !self.find_lacking(std::slice::from_ref(&pdu)).await?.is_empty();
+            if lacks_state && states_left == 0 {
+                continue;
             }
-            let behind = Some((place.0, step));
-            let incoming = Incoming { behind, lacks_members, ..Incoming::new(pdu, state_before) };
+            states_left -= usize::from(lacks_state);
+            let behind = (place.0, step);
             step += 1;
-            match self.receive_behind(room, incoming).await {
+            match self.receive_behind(source, room, gap, pdu, lacks_state, behind).await {
                 Ok(received) => has_more |= received == Received::Accepted,
                 Err(Error::BadEvent(what)) => {
                     debug!(room.id = %room.id, server.name = %source.server, what, "an event of the past is none of the room");
@@ -165,10 +156,32 @@ impl Rooms {
         Ok(self.storage().farthest_step(room.nr, anchor).await? - count)
     }
 
-    /// Takes in an event of the past, at its place in the timeline.
-    pub(super) async fn receive_behind(&self, room: &Arc<RoomRow>, incoming: Incoming) -> Result<Received, Error> {
+    /// Takes in an event of the past that lies before a gap, at its place in the timeline. If it `lacks_state`, what lies before it is not
+    /// here, and its server is asked for the state, unless that of the gap tells it.
+    pub(super) async fn receive_behind(
+        &self,
+        source: Source<'_>,
+        room: &Arc<RoomRow>,
+        gap: &StoredEvent,
+        pdu: Pdu,
+        lacks_state: bool,
+        behind: TimelinePlace,
+    ) -> Result<Received, Error> {
+        let is_first = pdu.event_type == TimelineEventType::RoomCreate;
+        let mut incoming = Incoming { behind: Some(behind), ..Incoming::new(pdu, is_first.then_some(NodeNr(0))) };
         let turn = self.turn(room.nr);
+        // First: whether members are here changes in somebody's turn only.
         let mut head = turn.take_head().await;
+        if lacks_state {
+            match self.state_before_in_partial(room, gap).await? {
+                Some(state) => (incoming.state_before, incoming.lacks_members) = (Some(state), true),
+                None => {
+                    drop(head);
+                    incoming.state_before = self.fill_gap(source, room, &incoming.pdu).await?;
+                    head = turn.take_head().await;
+                }
+            }
+        }
         *head = None;
         self.receive_one(room, incoming).await
     }

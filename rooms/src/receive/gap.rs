@@ -49,8 +49,8 @@ impl Rooms {
         let storage = self.storage();
         let numbers = storage.find_event_nrs(&pdu.prev_events).await?;
         let events = storage.get_events(&numbers.values().copied().collect::<Vec<_>>()).await?;
-        let placed: HashMap<&OwnedEventId, NodeNr> =
-            events.values().filter(|event| !event.outlier).map(|event| (&event.pdu.event_id, event.state)).collect();
+        let whole = events.values().filter(|event| !event.outlier && !event.lacks_members);
+        let placed: HashMap<&OwnedEventId, NodeNr> = whole.map(|event| (&event.pdu.event_id, event.state)).collect();
         let missing: Vec<&OwnedEventId> = pdu.prev_events.iter().filter(|id| !placed.contains_key(id)).collect();
         if missing.is_empty() {
             return Ok(None);

@@ -13,7 +13,7 @@ use std::{
 use model::{NodeNr, Pdu};
 use ruma::{OwnedEventId, events::room::policy::RoomPolicyEventContent};
 use serde_json::value::RawValue;
-use storage::RoomRow;
+use storage::{RoomRow, StoredEvent};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -124,8 +124,14 @@ impl Rooms {
         let numbers = self.storage().find_event_nrs(&referred).await?;
         let events = self.storage().get_events(&numbers.values().copied().collect::<Vec<_>>()).await?;
         let before: HashSet<&OwnedEventId> = pdus.iter().flat_map(|pdu| &pdu.prev_events).collect();
+        // What came in a stay that ended before all members were here has a state that never became whole.
+        let is_given_up = match events.values().find(|event| event.lacks_members) {
+            Some(event) => !self.storage().is_partial(event.room_nr).await?,
+            None => false,
+        };
+        let has_no_state = |event: &StoredEvent| event.outlier || (is_given_up && event.lacks_members);
         let is_lacking = |id: &OwnedEventId| match numbers.get(id).and_then(|nr| events.get(nr)) {
-            Some(event) => event.outlier && before.contains(id),
+            Some(event) => has_no_state(event) && before.contains(id),
             None => true,
         };
         Ok(referred.into_iter().filter(is_lacking).collect())

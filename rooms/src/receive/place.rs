@@ -248,8 +248,8 @@ impl Rooms {
         if events.values().any(|event| event.room_nr != head.row.nr) {
             return Err(Error::BadEvent("it refers to events of another room".to_owned()));
         }
-        let has_place =
-            |id: &&OwnedEventId| found.get(*id).and_then(|nr| events.get(nr)).is_some_and(|event| !event.outlier);
+        let has_state = |event: &Arc<StoredEvent>| !event.outlier && (head.is_partial || !event.lacks_members);
+        let has_place = |id: &&OwnedEventId| found.get(*id).and_then(|nr| events.get(nr)).is_some_and(has_state);
         let lacks = !pdu.prev_events.iter().all(|id| has_place(&id));
         let without_place = pdu.prev_events.iter().filter(|id| given.is_none() && !is_now && !has_place(id));
         let unknown = pdu.auth_events.iter().filter(|id| !found.contains_key(*id));
@@ -260,7 +260,7 @@ impl Rooms {
         let prev: Vec<EventNr> = pdu.prev_events.iter().filter_map(|id| found.get(id).copied()).collect();
         let auth: Vec<EventNr> = pdu.auth_events.iter().map(|id| found[id]).collect();
         let before: Vec<&Arc<StoredEvent>> = prev.iter().filter_map(|nr| events.get(nr)).collect();
-        let lacking = before.iter().filter(|event| event.lacks_members).map(|event| event.state);
+        let lacking = before.iter().filter(|event| head.is_partial && event.lacks_members).map(|event| event.state);
         let lacking: Vec<NodeNr> = lacking.collect();
         let lacks_members = given_lacks || is_now || (given.is_none() && !lacking.is_empty());
         let mut state_before = match given {

@@ -7,7 +7,7 @@ use ruma::{OwnedEventId, events::TimelineEventType};
 use storage::{RoomRow, StoredEvent};
 use tokio::time::timeout;
 
-use super::{Incoming, Received, Source};
+use super::{Received, Source};
 use crate::{Error, RemoteError, Rooms};
 
 /// Most gaps of a room that are looked at to find the one in which an event lies.
@@ -59,13 +59,7 @@ impl Rooms {
         };
         let step = self.storage().farthest_step(room.nr, anchor).await?.saturating_sub(PLACES_BETWEEN);
         Box::pin(self.fetch_senders(source, room, std::slice::from_ref(&pdu))).await?;
-        let (state_before, lacks_members) = match self.state_before_in_partial(room, &gap).await? {
-            Some(state) => (Some(state), true),
-            None => (self.fill_gap(source, room, &pdu).await?, false),
-        };
-        let behind = Some((anchor, step));
-        let incoming = Incoming { behind, lacks_members, ..Incoming::new(pdu, state_before) };
-        let received = self.receive_behind(room, incoming).await?;
+        let received = self.receive_behind(source, room, &gap, pdu, true, (anchor, step)).await?;
         Ok(received == Received::Accepted)
     }
 

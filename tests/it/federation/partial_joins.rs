@@ -546,6 +546,33 @@ async fn who_leaves_meanwhile_is_out_and_comes_back_to_all_of_it() {
     world.is_sound().await;
 }
 
+/// What came in a stay that ended too early never gets its whole state: where somebody goes on from there, that is asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_comes_back_goes_on_from_what_was_never_whole() {
+    let world = World::on(TestDatabase::sqlite(), 40).await;
+    let gate = Gate::default();
+    gate.open();
+    world.let_in(&gate);
+    let path = format!("GET /_matrix/federation/v1/state_ids/{}*", world.room().id);
+    world.peer.answer(&path, 500, &json!({}));
+    world.join().await;
+    world.says(&world.bob, "bye").await;
+    world.bob.leave(&world.room().id).await;
+    let mut theirs = world.from(HOST).await;
+    eventually!({
+        world.clock.advance_ms(1_000);
+        world.is_whole().await
+    });
+    let resident = &world.resident;
+    world.peer.answer(&path, 200, &json!({"pdu_ids": ids(&resident.state), "auth_chain_ids": ids(&resident.chain)}));
+    world.peer.let_in(world.room(), BOB, &resident.state, &resident.chain);
+    world.join().await;
+    theirs.depth += 20;
+    let answer = theirs.text(&world.peer, "come back");
+    assert_eq!(world.send(&answer).await, json!({}));
+    world.is_sound().await;
+}
+
 /// Two of ours: the room is whole in the end, and nothing said meanwhile is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_room_of_another_of_our_servers_comes_without_members_first() {
