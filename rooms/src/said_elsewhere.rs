@@ -1,13 +1,16 @@
 //! What users of other servers do in rooms that is no event: typing and reading. Server-Server API, "Typing Notifications", "Receipts".
 
-use std::collections::{BTreeMap, HashMap, HashSet, hash_map::Entry};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet, hash_map::Entry},
+    sync::Arc,
+};
 
 use model::{
     RoomNr, Thread, UserNr,
     limits::{ID_BYTES_MAX, is_name},
 };
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, ServerName, UserId};
-use storage::{Commit, NewReceipt};
+use storage::{Commit, NewReceipt, RoomRow};
 
 use crate::{Error, Rooms};
 
@@ -27,7 +30,8 @@ pub struct RemoteReceipt {
 }
 
 impl Rooms {
-    /// Of these users of the server `origin` those who are joined to the room named with each, if the room lets their server take part.
+    /// Of these users of the server `origin` those who are joined to the room named with each, if the room lets their server take part. In a
+    /// room whose members are not all here it may be a user of whom nothing is known, if their server is said to be there.
     ///
     /// # Errors
     ///
@@ -46,7 +50,12 @@ impl Rooms {
         }
         let rooms = self.find_rooms(&by_room.keys().copied().collect::<Vec<_>>()).await?;
         let users: HashSet<&UserId> = by_room.values().flatten().copied().collect();
-        let numbers = self.storage().find_user_nrs(&users.into_iter().collect::<Vec<_>>()).await?;
+        let users: Vec<&UserId> = users.into_iter().collect();
+        let mut numbers = self.storage().find_user_nrs(&users).await?;
+        if numbers.len() < users.len() && self.is_in_partial(&rooms, origin).await? {
+            self.storage().intern(&[], &[], &users).await?;
+            numbers = self.storage().find_user_nrs(&users).await?;
+        }
         let mut asked: HashMap<(RoomNr, UserNr), (&RoomId, &UserId)> = HashMap::new();
         for room in &rooms {
             for user_id in by_room.get(&*room.id).into_iter().flatten() {
@@ -55,7 +64,11 @@ impl Rooms {
                 }
             }
         }
-        let joined = self.storage().list_joined(&asked.keys().copied().collect::<Vec<_>>()).await?;
+        let pairs: Vec<(RoomNr, UserNr)> = asked.keys().copied().collect();
+        let mut joined = self.storage().list_joined(&pairs).await?;
+        if joined.len() < pairs.len() {
+            joined.extend(self.storage().list_unknown_members(&pairs, origin.as_str()).await?);
+        }
         // Last: only rooms that the server is in are looked at.
         let mut allowed: HashMap<RoomNr, bool> = HashMap::new();
         let mut members = HashMap::new();
@@ -69,6 +82,12 @@ impl Rooms {
             }
         }
         Ok(members)
+    }
+
+    /// Whether a server is said to be in one of these rooms, of which not all members are here.
+    async fn is_in_partial(&self, rooms: &[Arc<RoomRow>], server: &ServerName) -> Result<bool, Error> {
+        let numbers: Vec<RoomNr> = rooms.iter().map(|room| room.nr).collect();
+        Ok(self.storage().is_in_partial_room(&numbers, server.as_str()).await?)
     }
 
     /// Notes how far users of the server `origin` have read, in one commit. Passed over is what is said of others' users, of rooms that they

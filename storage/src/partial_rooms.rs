@@ -54,6 +54,14 @@ statements! {
         SELECT ended FROM partial_spans WHERE room_nr = $1 AND ended > $2 AND began <= $2 ORDER BY ended LIMIT 1"];
     HAS_ENDED = ["SELECT 1 FROM partial_spans WHERE room_nr = $1 AND ended > $2 AND ended <= $3 LIMIT 1"];
     IS_PARTIAL = ["SELECT 1 FROM room_heads WHERE room_nr = $1 AND is_partial"];
+    IS_IN_PARTIAL = ["
+        SELECT 1 FROM room_servers s JOIN room_heads h ON h.room_nr = s.room_nr AND h.is_partial
+         WHERE s.server = $1 AND s.room_nr", (in_list 2), " LIMIT 1"];
+    LIST_UNKNOWN_MEMBERS = ["
+        SELECT r.room_nr, r.user_nr FROM", (rows [1 room_nr bigint, 2 user_nr bigint, 3 server text]), "
+          JOIN room_heads h ON h.room_nr = r.room_nr AND h.is_partial
+          JOIN room_servers s ON s.room_nr = r.room_nr AND s.server = r.server
+         WHERE NOT EXISTS (SELECT 1 FROM memberships m WHERE m.room_nr = r.room_nr AND m.user_nr = r.user_nr)"];
     LIST_DUE = ["
         SELECT room_nr, join_nr, as_server, resident, begun_at_ms, tries, next_try_ms FROM partial_rooms
          WHERE next_try_ms <= $1 ORDER BY next_try_ms, room_nr LIMIT $2"];
@@ -120,6 +128,34 @@ impl Storage {
     /// When the database fails.
     pub async fn is_partial(&self, room_nr: RoomNr) -> Result<bool, Error> {
         Ok(self.db().read_one(&IS_PARTIAL, args![room_nr]).await?.is_some())
+    }
+
+    /// Whether a server has members, or is said to have some, in one of these rooms whose current state lacks members.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn is_in_partial_room(&self, rooms: &[RoomNr], server: &str) -> Result<bool, Error> {
+        let rooms: Vec<i64> = rooms.iter().map(|room_nr| room_nr.0).collect();
+        Ok(self.db().read_one(&IS_IN_PARTIAL, args![server, rooms]).await?.is_some())
+    }
+
+    /// Of these pairs of a room and a user of a server those in rooms whose current state lacks members, where nothing is known of the user
+    /// and the server has other members or is said to have some.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn list_unknown_members(
+        &self,
+        pairs: &[(RoomNr, UserNr)],
+        server: &str,
+    ) -> Result<Vec<(RoomNr, UserNr)>, Error> {
+        let rows = Rows::new()
+            .bigint(pairs.iter().map(|(room, _)| room.0))
+            .bigint(pairs.iter().map(|(_, user)| user.0))
+            .text(pairs.iter().map(|_| server.to_owned()));
+        self.db().read(&LIST_UNKNOWN_MEMBERS, rows).await?.iter().map(|row| Ok((row.nr(0)?, row.nr(1)?))).collect()
     }
 
     /// The position at which all members of a room were here, if some were not at an earlier one; else that one.

@@ -91,7 +91,7 @@ impl Resident {
             "state": list(&others), "auth_chain": list(&host), "members_omitted": true,
             "servers_in_room": ["peer.test", "hs1", "other.test", "not a name", "x".repeat(300)],
         });
-        peer.answer(&format!("PUT /_matrix/federation/v2/send_join/{}/*", self.room.id), 200, &told);
+        peer.respond(&format!("PUT /_matrix/federation/v2/send_join/{}/", self.room.id), move |_| (200, told.clone()));
     }
 
     /// A server tells the whole state to who asks for it, when the gate is open.
@@ -166,6 +166,12 @@ impl World {
         room.tips = vec![newest];
         room.depth += 20;
         room
+    }
+
+    async fn send_edus(&self, edus: &Value) {
+        let body = json!({"origin": "peer.test", "origin_server_ts": 1, "pdus": [], "edus": edus});
+        let path = format!("/_matrix/federation/v1/send/t{}", self.sent.fetch_add(1, Ordering::SeqCst));
+        self.peer.ask(self.federation.server("hs1").http(), "hs1", "PUT", &path, &body).await.ok();
     }
 
     async fn send(&self, event: &PeerEvent) -> Value {
@@ -259,6 +265,21 @@ async fn a_room_is_used_before_its_members_are_here_and_is_whole_afterwards() {
         let shown = &news["rooms"]["join"][&world.room().id];
         let told = ["state", "timeline"].into_iter().filter_map(|part| shown[part]["events"].as_array()).flatten();
         assert!(told.into_iter().any(|event| event["state_key"] == member(3)), "{shown:#}");
+        // Of somebody else it is seen that they type and read, though nothing else is known of them.
+        let reader = member(4);
+        let receipt = json!({&world.room().id: {"m.read": {&reader: {"data": {"ts": 1}, "event_ids": [&hello.id]}}}});
+        world
+            .send_edus(&json!([
+                {"edu_type": "m.typing", "content": {"room_id": &world.room().id, "user_id": &reader, "typing": true}},
+                {"edu_type": "m.receipt", "content": receipt},
+            ]))
+            .await;
+        let since = news["next_batch"].as_str().unwrap();
+        let news = world.bob.sync(Some(since)).await;
+        let shown = news["rooms"]["join"][&world.room().id]["ephemeral"]["events"].as_array().unwrap().clone();
+        let content = |kind: &str| shown.iter().find(|event| event["type"] == kind).map(|event| &event["content"]);
+        assert_eq!(content("m.typing"), Some(&json!({"user_ids": [&reader]})));
+        assert!(content("m.receipt").unwrap()[&hello.id]["m.read"][&reader].is_object());
         world.is_sound().await;
         assert!(!world.is_whole().await);
 
@@ -333,7 +354,8 @@ async fn what_somebody_said_whose_ban_was_not_known_is_gone_when_it_is() {
 
         gate.open();
         eventually!(world.is_whole().await);
-        assert_eq!(world.bob.texts(&world.room().id).await, ["who are you?"]);
+        // A moment later than the database the process knows it, too.
+        eventually!(world.bob.texts(&world.room().id).await == ["who are you?"]);
         assert_eq!(world.shown().await, world.expected().await);
         world.is_sound().await;
         let again = theirs.text(&world.peer, "again");
