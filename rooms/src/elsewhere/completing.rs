@@ -20,7 +20,7 @@ use ruma::OwnedServerName;
 use storage::{Commit, CompletedEvent, Completion, NewNodes, PartialRoom, RoomCommit, RoomRow, StateKey, StoredEvent};
 use tokio::{
     task::JoinSet,
-    time::{MissedTickBehavior, interval, timeout},
+    time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{debug, info, warn};
 
@@ -126,20 +126,25 @@ impl Rooms {
         let Some(room) = storage.get_rooms(&[partial.room_nr]).await?.remove(&partial.room_nr) else {
             return Err(Error::RoomUnknown);
         };
-        let mut work = pin!(async {
+        let work = async {
             match self.is_here(&room).await? {
                 // All of ours have left.
                 false => self.leave_partial(&room).await,
                 true => Box::pin(self.complete(&room, &partial)).await,
             }
-        });
-        let completed = loop {
-            if let Ok(completed) = timeout(RENEW_EVERY, &mut work).await {
-                break completed;
+        };
+        let renewing = async {
+            loop {
+                sleep(RENEW_EVERY).await;
+                if storage.lease_consumer(&lease, LEASE_MS).await?.is_none() {
+                    return Ok::<(), Error>(());
+                }
             }
-            if storage.lease_consumer(&lease, LEASE_MS).await?.is_none() {
-                return Ok(());
-            }
+        };
+        // Both go on at the same time: the work may have what writes, for which renewing waits.
+        let completed = tokio::select! {
+            completed = work => completed,
+            lost = renewing => return lost,
         };
         if let Err(error) = completed {
             let in_ms = (BACK_OFF_MS << partial.tries.clamp(0, 20)).min(BACK_OFF_MAX_MS);
