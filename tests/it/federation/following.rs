@@ -90,6 +90,8 @@ async fn a_server_of_ours_that_follows_asks_for_nothing() {
     let room = alice.create_public_room().await;
     bob.post(&format!("/_matrix/client/v3/join/{}?via=hs1", encode(&room)), &json!({})).await.ok();
     eventually!(alice.sync(None).await["rooms"]["join"][&room]["summary"]["m.joined_member_count"] == 2);
+    // Answers when all members are known there: devices of others are not followed.
+    bob.get(&format!("/rooms/{}/joined_members", encode(&room))).await.ok();
     alice.post("/keys/upload", &json!({"device_keys": Device::of(&alice).keys()})).await.ok();
     let devices = async || {
         let answer = bob.post("/keys/query", &json!({"device_keys": {alice.id(): []}})).await.ok();
