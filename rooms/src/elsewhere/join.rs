@@ -11,8 +11,10 @@ use std::{
 use accounts::Requester;
 use model::{EventNr, Membership, NodeNr, Pdu, limits::ID_BYTES_MAX};
 use ruma::{
-    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName, events::StateEventType,
-    room_version_rules::RoomVersionRules, state_res,
+    CanonicalJsonObject, OwnedEventId, OwnedServerName, OwnedUserId, RoomId, ServerName,
+    events::{StateEventType, TimelineEventType},
+    room_version_rules::RoomVersionRules,
+    state_res,
 };
 use serde_json::value::RawValue;
 use storage::{
@@ -132,7 +134,7 @@ impl Rooms {
         let mut stored = Box::pin(self.take_in_outliers(&room, all)).await?;
         let known: HashSet<OwnedEventId> = stored.iter().flatten().map(|told| told.event_id.clone()).collect();
         let state = given_state(stored.split_off(chain).into_iter().flatten())?;
-        Box::pin(self.check_join(&room, &rules, &pdu, &state, |id| known.contains(id))).await?;
+        Box::pin(self.check_join(&room, &rules, &pdu, (&state, omitted.is_some()), |id| known.contains(id))).await?;
         let is_partial = omitted.is_some();
         info!(room.id = %room_id, %server, events = told, is_partial, "joined a room through another server");
         Box::pin(self.commit_join(&room, Joined { pdu: Arc::new(pdu), rules, state, omitted })).await?;
@@ -156,7 +158,7 @@ impl Rooms {
         room: &RoomRow,
         rules: &RoomVersionRules,
         pdu: &Pdu,
-        state: &[(StateKey, EventNr)],
+        (state, lacks_members): (&[(StateKey, EventNr)], bool),
         is_told: impl Fn(&OwnedEventId) -> bool,
     ) -> Result<(), Error> {
         let storage = self.storage();
@@ -165,8 +167,8 @@ impl Rooms {
             return Err(bad("the events that allow the join were not told"));
         }
         let numbers: Vec<EventNr> = storage.find_event_nrs(&pdu.auth_events).await?.into_values().collect();
-        let own_auth = storage.get_events(&numbers).await?;
-        let own_auth: Vec<Arc<Pdu>> = own_auth.values().map(|event| event.pdu.clone()).collect();
+        let listed = storage.get_events(&numbers).await?;
+        let own_auth: Vec<Arc<Pdu>> = listed.values().map(|event| event.pdu.clone()).collect();
         let keys = state_res::auth_types_for_event(
             &pdu.event_type,
             &pdu.sender,
@@ -184,6 +186,14 @@ impl Rooms {
                 && let Some(event) = storage.get_event(*nr).await?.filter(|event| event.room_nr == room.nr)
             {
                 found.insert((event_type, state_key), event);
+            }
+        }
+        // Who vouches for the join may be among the members that were left out.
+        for event in listed.values().filter(|event| lacks_members && event.room_nr == room.nr && !event.pdu.rejected) {
+            if let Some(state_key) =
+                event.pdu.state_key.clone().filter(|_| event.pdu.event_type == TimelineEventType::RoomMember)
+            {
+                found.entry((StateEventType::RoomMember, state_key)).or_insert_with(|| event.clone());
             }
         }
         let create = found.get(&(StateEventType::RoomCreate, String::new())).map(|event| event.pdu.clone());
