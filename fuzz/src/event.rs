@@ -1,24 +1,8 @@
 //! Reads bytes as an event in every room version, and checks what must hold of those that are one.
 
-use model::{ClientEvent, Pdu, Unsigned, canonical_object, limits::EVENT_BYTES_MAX};
-use ruma::{RoomVersionId, canonical_json::redact, room_version_rules::RoomVersionRules};
+use model::{ClientEvent, Pdu, ROOM_VERSIONS, Unsigned, canonical_object, limits::EVENT_BYTES_MAX};
+use ruma::{canonical_json::redact, room_version_rules::RoomVersionRules};
 use serde_json::value::RawValue;
-
-/// All room versions of the specification.
-const VERSIONS: [RoomVersionId; 12] = [
-    RoomVersionId::V1,
-    RoomVersionId::V2,
-    RoomVersionId::V3,
-    RoomVersionId::V4,
-    RoomVersionId::V5,
-    RoomVersionId::V6,
-    RoomVersionId::V7,
-    RoomVersionId::V8,
-    RoomVersionId::V9,
-    RoomVersionId::V10,
-    RoomVersionId::V11,
-    RoomVersionId::V12,
-];
 
 /// Reads `data`; returns in how many room versions it is an event.
 pub(crate) fn read(data: &[u8]) -> usize {
@@ -28,7 +12,7 @@ pub(crate) fn read(data: &[u8]) -> usize {
     let text = serde_json::to_string(&object).expect("an object");
     let again: &RawValue = serde_json::from_str(&text).expect("canonical JSON is JSON");
     assert_eq!(canonical_object(again).expect("canonical JSON is canonical"), object);
-    let rules = VERSIONS.iter().map(|version| version.rules().expect("the rules of a room version"));
+    let rules = ROOM_VERSIONS.iter().map(|version| version.rules().expect("the rules of a room version"));
     rules.filter(|rules| read_in(&object, rules)).count()
 }
 

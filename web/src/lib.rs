@@ -24,5 +24,5 @@ pub use json::{JsonBody, ReadyJson};
 pub use rate_limits::{Rate, RateLimitOptions, RateLimits};
 pub use requester::{AccessToken, OptionalRequester, Requester, RequesterOrGuest};
 pub use routes::{RumaArgument, RumaHandler, RumaRoutes};
-pub use ruma_types::{Ruma, request_of};
+pub use ruma_types::{Ruma, path_arguments, request_of};
 pub use streamed::{Downloading, Uploading};

@@ -4,11 +4,11 @@ use std::{any::TypeId, collections::BTreeMap};
 
 use axum::{
     body::Body,
-    extract::{FromRef, FromRequest, RawPathParams, Request},
+    extract::{FromRef, FromRequest, FromRequestParts as _, RawPathParams, Request},
     response::{IntoResponse, Response},
 };
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, header};
+use http::{HeaderMap, Method, header, request::Parts};
 use model::limits::BODY_BYTES_MAX;
 use ruma::api::{
     IncomingRequest, IncomingRequestExt as _, OutgoingResponse, OutgoingResponseExt as _,
@@ -59,9 +59,7 @@ where
         let (mut parts, body) = request.into_parts();
         let cost = if T::METHOD != Method::GET || T::RATE_LIMITED { Cost::Change } else { Cost::Read };
         RateLimits::from_ref(state).check(&parts, cost)?;
-        let arguments = <RawPathParams as axum::extract::FromRequestParts<S>>::from_request_parts(&mut parts, state)
-            .await
-            .map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))?;
+        let arguments = path_arguments(&mut parts, state).await?;
         let arguments: Vec<&str> = arguments.iter().map(|(_, value)| value).collect();
         let body = if T::METHOD == Method::GET {
             Bytes::new()
@@ -77,6 +75,16 @@ where
         let body = changed.as_deref().unwrap_or(body);
         request_of(http::Request::from_parts(parts, body), &arguments).map(Self)
     }
+}
+
+/// The arguments in the path of a request, decoded.
+///
+/// # Errors
+///
+/// [`MatrixError::invalid_param`] when they are not UTF-8.
+pub async fn path_arguments<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<RawPathParams, MatrixError> {
+    let arguments = RawPathParams::from_request_parts(parts, state).await;
+    arguments.map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))
 }
 
 /// Reads a request of ruma's from its parts; `arguments` are those of its path, decoded.

@@ -2,11 +2,11 @@
 
 use axum::{
     body::{Body, HttpBody as _},
-    extract::{FromRef, FromRequest, RawPathParams, Request},
+    extract::{FromRef, FromRequest, Request},
 };
 use ruma::api::IncomingRequest;
 
-use crate::{FileConditions, MatrixError, RateLimits, RumaArgument, rate_limits::Cost, request_of};
+use crate::{FileConditions, MatrixError, RateLimits, RumaArgument, path_arguments, rate_limits::Cost, request_of};
 
 /// As an argument: the request of an endpoint that takes a file, which is left to be read. It must be the last one.
 #[derive(Debug)]
@@ -75,9 +75,7 @@ where
 {
     let (mut parts, body) = request.into_parts();
     RateLimits::from_ref(state).check(&parts, cost)?;
-    let arguments = <RawPathParams as axum::extract::FromRequestParts<S>>::from_request_parts(&mut parts, state)
-        .await
-        .map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))?;
+    let arguments = path_arguments(&mut parts, state).await?;
     let arguments: Vec<&str> = arguments.iter().map(|(_, value)| value).collect();
     let conditions = FileConditions::of(&parts.headers);
     Ok((request_of(http::Request::from_parts(parts, b"".as_slice()), &arguments)?, body, conditions))

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use axum::{
     body::HttpBody as _,
-    extract::{FromRef, FromRequest, RawPathParams, Request},
+    extract::{FromRef, FromRequest, Request},
 };
 use http::{StatusCode, request::Parts};
 use model::network_of;
@@ -14,7 +14,7 @@ use ruma::{
     api::{IncomingRequest, error::ErrorKind, federation::authentication::XMatrix},
     signatures::{PublicKeyMap, PublicKeySet},
 };
-use web::{ClientAddress, MatrixError, RateLimits, RumaArgument, read_body, request_of};
+use web::{ClientAddress, MatrixError, RateLimits, RumaArgument, path_arguments, read_body, request_of};
 
 use super::{request_signature, signed_text::Unsigned};
 use crate::{
@@ -85,9 +85,7 @@ where
         }
         // Before anything is read of it: whoever has no key gets no memory.
         let keys = key_of(&federation, &limits, &header, &parts).await?;
-        let arguments = <RawPathParams as axum::extract::FromRequestParts<S>>::from_request_parts(&mut parts, state)
-            .await
-            .map_err(|_| MatrixError::invalid_param("the path is not UTF-8 in percent-encoding"))?;
+        let arguments = path_arguments(&mut parts, state).await?;
         let arguments: Vec<&str> = arguments.iter().map(|(_, value)| value).collect();
         let _memory = memory_for(&federation, &parts, body.size_hint().exact()).await?;
         let body = read_body(&parts.headers, body, BODY_BYTES_MAX).await?;

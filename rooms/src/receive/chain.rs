@@ -118,7 +118,7 @@ impl Rooms {
         let referred = self.referred(&head, incoming, race.is_lost()).await?;
         let tips = head.extremities.iter().filter_map(|(nr, _)| Some((*nr, referred.events.get(nr)?.state))).collect();
         let mut chain = Chain { head, tips, new: HashMap::new(), built: Built::default() };
-        let mut numbers = storage.take_event_nrs(incoming.len()).await.map_err(Error::from)?;
+        let mut numbers = storage.take_event_nrs(incoming.len()).await?;
         let mut received = Vec::with_capacity(incoming.len());
         for Incoming { pdu, state_before, refusal, passed_on, .. } in incoming {
             match referred.get(&pdu.event_id) {

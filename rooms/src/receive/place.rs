@@ -84,7 +84,7 @@ impl Rooms {
     async fn place(&self, head: &Head, incoming: Incoming, lease: bool) -> Result<Received, Retry> {
         let storage = self.storage();
         let mut nodes = NewNodes::default();
-        let stored = storage.find_event(&incoming.pdu.event_id).await.map_err(Error::from)?;
+        let stored = storage.find_event(&incoming.pdu.event_id).await?;
         if stored.as_ref().is_some_and(|event| !event.outlier) {
             return Ok(Received::Known);
         }
@@ -101,21 +101,18 @@ impl Rooms {
         }
         let nr = match &stored {
             Some(outlier) => outlier.nr,
-            None => storage.take_event_nrs(1).await.map_err(Error::from)?.next().ok_or(Error::Busy)?,
+            None => storage.take_event_nrs(1).await?.next().ok_or(Error::Busy)?,
         };
-        let type_nr = storage.type_nr(&pdu.event_type.to_string()).await.map_err(Error::from)?;
+        let type_nr = storage.type_nr(&pdu.event_type.to_string()).await?;
         let mut state_key_nr = None;
         let mut replaces = None;
         let mut state = state_before;
         if let Some(state_key) = &pdu.state_key {
-            let key = (type_nr, storage.state_key_nr(state_key).await.map_err(Error::from)?);
+            let key = (type_nr, storage.state_key_nr(state_key).await?);
             state_key_nr = Some(key.1);
-            replaces = storage.get_state_event(head.row.nr, state_before, key).await.map_err(Error::from)?;
+            replaces = storage.get_state_event(head.row.nr, state_before, key).await?;
             if rejection.is_none() {
-                state = storage
-                    .change_state(head.row.nr, state_before, key, Some(nr), &mut nodes)
-                    .await
-                    .map_err(Error::from)?;
+                state = storage.change_state(head.row.nr, state_before, key, Some(nr), &mut nodes).await?;
             }
         }
         // What was before the room's current state is not measured by it.
@@ -139,7 +136,7 @@ impl Rooms {
         }
         pdu.rejected = rejection.is_some();
         let pdu = Arc::new(pdu);
-        let sender_nr = storage.user_nr(&pdu.sender).await.map_err(Error::from)?;
+        let sender_nr = storage.user_nr(&pdu.sender).await?;
         let mut countable = None;
         if placement == Placement::Live {
             let may_notify_room =
@@ -180,7 +177,7 @@ impl Rooms {
         if matches!(placement, Placement::Live | Placement::Held) && behind.is_none() {
             let tips: Vec<EventNr> =
                 head.extremities.iter().map(|(nr, _)| *nr).filter(|nr| !used.contains(nr)).collect();
-            let stored = storage.get_events(&tips).await.map_err(Error::from)?;
+            let stored = storage.get_events(&tips).await?;
             let mut states: Vec<NodeNr> =
                 tips.iter().filter_map(|nr| stored.get(nr)).map(|event| event.state).collect();
             if tips.is_empty() || !self.is_superseded(&head.row, &pdu, state).await? {
