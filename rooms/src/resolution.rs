@@ -24,6 +24,10 @@ use crate::Error;
 /// Most events of auth chains that are looked at; a room with more is refused rather than held for minutes.
 const CHAIN_EVENTS_MAX: usize = 500_000;
 
+/// So many events of the state that is shared are looked at first, and then each time so many times more.
+const FIRST_PIECE: usize = 64;
+const PIECES_GROW: usize = 8;
+
 /// An event that is not stored yet and takes part all the same.
 pub(crate) struct Unstored {
     pub(crate) event: Arc<StoredEvent>,
@@ -102,13 +106,18 @@ impl Chains {
     /// All that can be reached from these events, themselves included.
     fn reached(&self, from: impl IntoIterator<Item = EventNr>) -> HashSet<EventNr> {
         let mut reached = HashSet::new();
+        self.reach(&mut reached, from);
+        reached
+    }
+
+    /// Adds all that can be reached from these events, themselves included; what is there already has been followed.
+    fn reach(&self, reached: &mut HashSet<EventNr>, from: impl IntoIterator<Item = EventNr>) {
         let mut open: Vec<EventNr> = from.into_iter().collect();
         while let Some(nr) = open.pop() {
             if reached.insert(nr) {
                 open.extend(self.edges.get(&nr).into_iter().flatten());
             }
         }
-        reached
     }
 
     /// The events on paths between two of `conflicted`. Room Version 12, "State resolution", *conflicted state subgraph*.
@@ -207,17 +216,21 @@ async fn resolve_v2(
         (0..count).map(|index| chains.reached(conflicts.values().filter_map(|in_states| in_states[index]))).collect();
 
     // What all auth chains have in common cannot be in their difference: only the rest is fed. Of what the states share, the chains of
-    // those events are looked at first that the conflict has to do with: as a rule all else that differs is in conflict itself.
-    let different = |common: &HashSet<EventNr>| -> Vec<EventNr> {
-        let in_all = |nr: &EventNr| rests.iter().all(|rest| rest.contains(nr));
-        reachable.iter().filter(|nr| !common.contains(nr) && !in_all(nr)).copied().collect()
-    };
-    let near = shared.iter().map(|(_, nr)| *nr).filter(|nr| reachable.contains(nr));
+    // those events are looked at first that the conflict has to do with, and of the others no more than it takes: as a rule all else that
+    // differs is in conflict itself, or what any member refers to.
+    let in_all = |nr: &EventNr| rests.iter().all(|rest| rest.contains(nr));
+    let in_question: Vec<EventNr> =
+        reachable.iter().filter(|nr| !conflicted.contains(nr) && !in_all(nr)).copied().collect();
+    let (near, far): (Vec<EventNr>, Vec<EventNr>) =
+        shared.iter().map(|(_, nr)| *nr).partition(|nr| reachable.contains(nr));
     let mut common = chains.reached(near);
-    if different(&common).iter().any(|nr| !conflicted.contains(nr)) {
-        let all = || shared.iter().map(|(_, nr)| *nr);
-        chains.load(storage, all(), unstored).await?;
-        common = chains.reached(all());
+    let mut far = far.into_iter();
+    let mut piece = FIRST_PIECE;
+    while far.len() > 0 && in_question.iter().any(|nr| !common.contains(nr)) {
+        let next: Vec<EventNr> = far.by_ref().take(piece).collect();
+        chains.load(storage, next.iter().copied(), unstored).await?;
+        chains.reach(&mut common, next);
+        piece *= PIECES_GROW;
     }
     let rests: Vec<HashSet<EventNr>> =
         rests.into_iter().map(|rest| rest.into_iter().filter(|nr| !common.contains(nr)).collect()).collect();
