@@ -11,6 +11,7 @@ mod commit;
 mod committer;
 mod consumers;
 mod db;
+mod dehydrated_devices;
 mod deployment;
 mod destinations;
 mod device_lists;
@@ -23,6 +24,7 @@ mod events;
 mod filters;
 mod group;
 mod key_backups;
+mod key_claims;
 mod keys;
 mod listed_events;
 mod maintenance;
@@ -80,6 +82,7 @@ pub use self::{
         NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit,
         RoomSummary, StateChange, TransactionKey,
     },
+    dehydrated_devices::DehydratedDeviceRow,
     destinations::DestinationRow,
     device_lists::DeviceListChangeRow,
     devices::{DeviceRow, DeviceSeen},
@@ -88,7 +91,8 @@ pub use self::{
     event_graph::EventNode,
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
-    keys::{DeviceKeysRow, KeyClaim, KeyCounts, KeyRow, KeySignatureRow},
+    key_claims::KeyClaim,
+    keys::{DeviceKeyUpload, DeviceKeysOutcome, DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
     media::{ContentHash, MediaContent, MediaDescription, MediaRow},
     outgoing::{ArrearsRow, ReadRow},
@@ -155,6 +159,7 @@ struct Inner {
     childless: childless::Childless,
     room_rows: Cache<RoomNr, Arc<RoomRow>>,
     key_counts: keys::KeyCountsCache,
+    claims: key_claims::ClaimQueue,
     erased_users: erased_users::ErasedUsers,
     committer: Committer,
     published: watch::Sender<Position>,
@@ -203,6 +208,7 @@ impl Storage {
             childless,
             room_rows: Cache::new(ROOMS_CACHED),
             key_counts,
+            claims: key_claims::ClaimQueue::default(),
             erased_users,
             committer,
             published,
