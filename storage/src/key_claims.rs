@@ -1,17 +1,19 @@
 //! Claims of one-time keys: each key is given once, whoever asks where.
 //!
-//! Claims that come while others are being written make up the next group, which is one transaction: each transaction has to be flushed to
-//! disk before the keys leave the machine. A group has one claim of a device at most. PostgreSQL keeps processes apart by locks on the keys.
+//! Claims are gathered into transactions: each has to be flushed to disk before the keys leave the machine. PostgreSQL keeps processes apart
+//! by locks on the keys.
 
-use std::{
-    collections::{HashMap, HashSet, VecDeque},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{HashMap, HashSet};
 
 use model::UserNr;
-use tokio::sync::oneshot;
 
-use crate::{Error, KeyRow, Storage, db::Row, rows::Rows, statement::statements};
+use crate::{
+    Error, KeyRow, Storage,
+    db::Row,
+    gathered::{Gather, Gathered},
+    rows::Rows,
+    statement::statements,
+};
 
 /// Keys that are claimed in one transaction.
 const CLAIMED_AT_ONCE: usize = 500;
@@ -47,43 +49,31 @@ pub type KeyClaim = (UserNr, String, String);
 /// A key with what it was claimed for.
 type Claimed = Vec<(KeyClaim, KeyRow)>;
 
-/// Claims that wait to be written.
-#[derive(Default)]
-pub(crate) struct ClaimQueue {
-    /// Held for moments only; no other lock is taken inside.
-    waiting: Mutex<VecDeque<Waiting>>,
-    /// Whoever holds it works off what waits, of anybody; no lock inside but those of the database.
-    turn: tokio::sync::Mutex<()>,
-}
+/// Keys that somebody claims at once, of at least one device.
+pub(crate) struct KeyClaims(Vec<KeyClaim>);
 
-struct Waiting {
-    wanted: Vec<KeyClaim>,
-    answer: oneshot::Sender<Result<Claimed, Error>>,
-}
+impl Gather for KeyClaims {
+    type Answer = Claimed;
+    type Group = HashSet<KeyClaim>;
 
-impl ClaimQueue {
-    fn waiting(&self) -> std::sync::MutexGuard<'_, VecDeque<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queue(storage: &Storage) -> &Gathered<Self> {
+        &storage.0.claims
     }
 
-    /// The claims that come next: no two of one key, and more than fit into a transaction only of one who asks for so many.
-    fn next_group(&self) -> Vec<Waiting> {
-        let mut waiting = self.waiting();
-        let (mut group, mut taken): (Vec<Waiting>, HashSet<KeyClaim>) = Default::default();
-        while let Some(next) = waiting.front() {
-            // Nobody waits for it any more.
-            if next.answer.is_closed() {
-                waiting.pop_front();
-                continue;
-            }
-            let fits = taken.len() + next.wanted.len() <= CLAIMED_AT_ONCE;
-            if !group.is_empty() && (!fits || next.wanted.iter().any(|claim| taken.contains(claim))) {
-                break;
-            }
-            taken.extend(next.wanted.iter().cloned());
-            group.extend(waiting.pop_front());
+    /// Two of a group would get the same key.
+    fn join(&self, group: &mut HashSet<KeyClaim>, is_first: bool) -> bool {
+        let fits = group.len() + self.0.len() <= CLAIMED_AT_ONCE && !self.0.iter().any(|claim| group.contains(claim));
+        if is_first || fits {
+            group.extend(self.0.iter().cloned());
         }
-        group
+        is_first || fits
+    }
+
+    async fn perform(storage: &Storage, group: &[Self]) -> Result<Vec<Claimed>, Error> {
+        let claimed = storage.claim(group.iter().flat_map(|claims| claims.0.iter().cloned()).collect()).await?;
+        let mut claimed: HashMap<KeyClaim, KeyRow> = claimed.into_iter().collect();
+        let own = |claims: &Self| claims.0.iter().filter_map(|claim| claimed.remove_entry(claim)).collect();
+        Ok(group.iter().map(own).collect())
     }
 }
 
@@ -95,43 +85,7 @@ impl Storage {
     ///
     /// When the database fails; what was claimed before is lost then.
     pub async fn claim_one_time_keys(&self, wanted: Vec<KeyClaim>) -> Result<Vec<(KeyClaim, KeyRow)>, Error> {
-        if wanted.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (answer, answered) = oneshot::channel();
-        self.0.claims.waiting().push_back(Waiting { wanted, answer });
-        // A task of its own: who gives up must not take others with them. As many tasks come as claims, and each works off one or more.
-        let storage = self.clone();
-        tokio::spawn(async move {
-            let _turn = storage.0.claims.turn.lock().await;
-            storage.claim_group(storage.0.claims.next_group()).await;
-        });
-        answered.await.unwrap_or(Err(Error::Closed))
-    }
-
-    async fn claim_group(&self, group: Vec<Waiting>) {
-        let all = group.iter().flat_map(|waiting| waiting.wanted.iter().cloned()).collect();
-        match self.claim(all).await {
-            Ok(claimed) => {
-                let mut claimed: HashMap<KeyClaim, KeyRow> = claimed.into_iter().collect();
-                for Waiting { wanted, answer } in group {
-                    let own = wanted.into_iter().filter_map(|claim| claimed.remove_entry(&claim)).collect();
-                    // Who has given up meanwhile does not get the keys, and nobody else either.
-                    let _ = answer.send(Ok(own));
-                }
-            }
-            // What the database refuses fails alone.
-            Err(_) if group.len() > 1 => {
-                for Waiting { wanted, answer } in group {
-                    let _ = answer.send(self.claim(wanted).await);
-                }
-            }
-            Err(error) => {
-                if let Some(alone) = group.into_iter().next() {
-                    let _ = alone.answer.send(Err(error));
-                }
-            }
-        }
+        if wanted.is_empty() { Ok(Vec::new()) } else { self.gather(KeyClaims(wanted)).await }
     }
 
     async fn claim(&self, mut wanted: Vec<KeyClaim>) -> Result<Claimed, Error> {
@@ -179,36 +133,21 @@ fn take(claimed: &mut Vec<(KeyClaim, KeyRow)>, rows: Vec<Row>) -> Result<(), Err
 mod tests {
     use super::*;
 
-    fn claim(device: &str) -> KeyClaim {
-        (UserNr(1), device.to_owned(), "signed_curve25519".to_owned())
+    fn claims(devices: &[&str]) -> KeyClaims {
+        let claim = |device: &&str| (UserNr(1), (*device).to_owned(), "signed_curve25519".to_owned());
+        KeyClaims(devices.iter().map(claim).collect())
     }
 
-    /// Two of a group would get the same key.
-    #[tokio::test]
-    async fn a_group_has_one_claim_of_a_key_and_nothing_that_nobody_waits_for() {
-        let queue = ClaimQueue::default();
-        let mut answers = Vec::new();
-        let mut ask = |devices: &[&str]| {
-            let (answer, answered) = oneshot::channel();
-            queue.waiting().push_back(Waiting { wanted: devices.iter().map(|device| claim(device)).collect(), answer });
-            answers.push(Some(answered));
-            answers.len() - 1
-        };
-        for devices in [&["A"][..], &["B", "C"], &["D"], &["C"], &["E"]] {
-            ask(devices);
-        }
-        let many: Vec<String> = (0..=CLAIMED_AT_ONCE).map(|n| format!("M{n}")).collect();
-        ask(&many.iter().map(String::as_str).collect::<Vec<_>>());
-        ask(&["F"]);
-        answers[2] = None;
-        let mut groups = Vec::new();
-        loop {
-            let group: Vec<usize> = queue.next_group().iter().map(|waiting| waiting.wanted.len()).collect();
-            if group.is_empty() {
-                break;
-            }
-            groups.push(group);
-        }
-        assert_eq!(groups, [vec![1, 2], vec![1, 1], vec![CLAIMED_AT_ONCE + 1], vec![1]]);
+    #[test]
+    fn a_group_has_one_claim_of_a_key_and_many_only_of_one_who_asks_for_so_many() {
+        let names: Vec<String> = (0..=CLAIMED_AT_ONCE).map(|n| format!("M{n}")).collect();
+        let many: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut group = HashSet::new();
+        assert!(claims(&["A"]).join(&mut group, true));
+        assert!(claims(&["B", "C"]).join(&mut group, false));
+        assert!(!claims(&["D", "C"]).join(&mut group, false));
+        assert!(!claims(&many).join(&mut group, false));
+        assert!(claims(&["D"]).join(&mut group, false), "what does not fit is not noted");
+        assert!(claims(&many).join(&mut HashSet::new(), true));
     }
 }

@@ -22,6 +22,7 @@ mod error;
 mod event_graph;
 mod events;
 mod filters;
+mod gathered;
 mod group;
 mod key_backups;
 mod key_claims;
@@ -118,7 +119,7 @@ pub use self::{
     user_work::{ChangedKeysRow, UserWork, UserWorkRow},
     users::{NewUser, UserRow},
 };
-use self::{committer::Committer, db::Db, numbers::Numbers, state_map::StateNodes};
+use self::{committer::Committer, db::Db, gathered::Gathered, numbers::Numbers, state_map::StateNodes};
 
 /// Most rooms whose id and version are in memory.
 const ROOMS_CACHED: u64 = 50_000;
@@ -159,7 +160,11 @@ struct Inner {
     childless: childless::Childless,
     room_rows: Cache<RoomNr, Arc<RoomRow>>,
     key_counts: keys::KeyCountsCache,
-    claims: key_claims::ClaimQueue,
+    claims: Gathered<key_claims::KeyClaims>,
+    to_device_reads: Gathered<to_device::ToDeviceRead>,
+    to_device_seen: Gathered<to_device::ToDeviceSeen>,
+    #[cfg(test)]
+    doubled: Gathered<gathered::tests::Doubled>,
     erased_users: erased_users::ErasedUsers,
     committer: Committer,
     published: watch::Sender<Position>,
@@ -208,7 +213,11 @@ impl Storage {
             childless,
             room_rows: Cache::new(ROOMS_CACHED),
             key_counts,
-            claims: key_claims::ClaimQueue::default(),
+            claims: Gathered::default(),
+            to_device_reads: Gathered::default(),
+            to_device_seen: Gathered::default(),
+            #[cfg(test)]
+            doubled: Gathered::default(),
             erased_users,
             committer,
             published,
