@@ -31,7 +31,7 @@ pub use self::{
     media::MediaConfig,
     network::Network,
     presence::PresenceConfig,
-    rooms::RoomsConfig,
+    rooms::{Encryption, RoomsConfig},
     server::{LogFormat, ServerConfig},
     storage::{Database, StorageConfig},
     unsafe_options::UnsafeConfig,

@@ -10,7 +10,7 @@ use federation::{Federation, FederationApi, Sender};
 use media::{Media, RemoteMedia};
 use model::{Clock, LocalServers, Random};
 use outbound::Outbound;
-use rooms::Rooms;
+use rooms::{EncryptionPolicy, Rooms};
 use storage::Storage;
 use sync::{Ephemeral, Sync};
 use tokio::task::JoinHandle;
@@ -20,7 +20,7 @@ use web::{Rate, RateLimitOptions, RateLimits};
 
 use crate::{
     Error, Overrides,
-    config::{Api, Config, Database, EventBusUrl, Registration},
+    config::{Api, Config, Database, Encryption, EventBusUrl, Registration},
     tls,
 };
 
@@ -75,6 +75,11 @@ impl Services {
         let options = rooms::Options {
             default_version: config.rooms.default_version.clone(),
             thread_subscriptions: config.rooms.thread_subscriptions,
+            encryption: match config.rooms.encryption {
+                Encryption::Off => EncryptionPolicy::Off,
+                Encryption::DirectChats => EncryptionPolicy::DirectChats,
+                Encryption::All => EncryptionPolicy::All,
+            },
         };
         let media = open_media(config, data_folder, &storage, &local_servers, federation.as_ref(), stopping.clone())?;
         let rooms = match &federation {

@@ -6,20 +6,24 @@
 mod asking;
 mod claim;
 mod cross_signing;
+mod dehydrated;
 mod elsewhere;
 mod for_servers;
 mod query;
+mod shown;
 mod signatures;
 mod updates;
 mod upload;
+mod uploaded;
 mod verify;
 
 pub(crate) use self::asking::DeviceLists;
 pub use self::{
     claim::{Claimed, KeyClaims},
     cross_signing::CrossSigningKeys,
+    dehydrated::{DehydratedMessages, NewDehydratedDevice},
     for_servers::DeviceListOfUser,
     query::QueriedKeys,
     signatures::SignatureFailures,
-    upload::KeyUpload,
+    uploaded::KeyUpload,
 };

@@ -48,7 +48,10 @@ pub use self::{
     error::Error,
     filters::{check_filter, check_room_event_filter},
     key_backups::{BackedUpKey, KeyBackup, KeyBackupState, NewKeyBackup},
-    keys::{Claimed, CrossSigningKeys, DeviceListOfUser, KeyClaims, KeyUpload, QueriedKeys, SignatureFailures},
+    keys::{
+        Claimed, CrossSigningKeys, DehydratedMessages, DeviceListOfUser, KeyClaims, KeyUpload, NewDehydratedDevice,
+        QueriedKeys, SignatureFailures,
+    },
     options::{Options, Registration},
     register::{NewAccount, RegisteredUser},
     remote_users::{Asking, RemoteError, RemoteUsers},

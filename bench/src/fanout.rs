@@ -27,7 +27,7 @@ use crate::{
 /// How long the last message may take to everybody.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// How long a long poll waits, in milliseconds.
-const POLL_MS: u64 = 30_000;
+pub(crate) const POLL_MS: u64 = 30_000;
 
 /// Options of `bench fanout`.
 #[derive(Clone, Debug, clap::Args)]

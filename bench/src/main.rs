@@ -7,6 +7,7 @@ mod client;
 mod fanout;
 mod federation;
 mod idle;
+mod keys;
 mod matrix;
 mod members;
 mod percentiles;
@@ -50,6 +51,7 @@ Examples:
   bench --pid $(pgrep -x swiftchat) sync --rooms 100
   bench --pid $(pgrep -x swiftchat) sliding --rooms 3000
   bench --pid $(pgrep -x swiftchat) to-device --devices 2000
+  bench --pid $(pgrep -x swiftchat) keys --users 1000 --devices 5
   bench --pid $(pgrep -x swiftchat) members --members 20000
   bench --pid $(pgrep -x swiftchat) presence
   bench --pid $(pgrep -x swiftchat) rename --rooms 2000
@@ -96,6 +98,8 @@ enum Command {
     Sliding(sliding::Options),
     /// One message to many devices, and the latency of sends into a room beside it.
     ToDevice(to_device::Options),
+    /// The keys of many devices, asked for in one request, and one-time keys, claimed by many.
+    Keys(keys::Options),
     /// The list of the members of a large room.
     Members(members::Options),
     /// Users in rooms of different sizes who come, go and move.
@@ -131,6 +135,7 @@ fn measure(Arguments { target, command }: Arguments) -> Result<()> {
             Command::Sync(options) => sync::run(&target, &options).await,
             Command::Sliding(options) => sliding::run(&target, &options).await,
             Command::ToDevice(options) => to_device::run(&target, &options).await,
+            Command::Keys(options) => keys::run(&target, &options).await,
             Command::Members(options) => members::run(&target, &options).await,
             Command::Presence(options) => presence::run(&target, &options).await,
             Command::Rename(options) => rename::run(&target, &options).await,

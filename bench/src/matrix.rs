@@ -31,6 +31,12 @@ struct Registered {
 }
 
 #[derive(Deserialize)]
+struct LoggedIn {
+    access_token: String,
+    device_id: String,
+}
+
+#[derive(Deserialize)]
 struct WantsAuthentication {
     session: String,
 }
@@ -64,6 +70,21 @@ pub(crate) async fn register(connection: &mut Connection, name: &str, shared_sec
     }
     .with_context(|| format!("cannot register {name}"))?;
     Ok(User { authorization: bearer(&registered.access_token)?, id: registered.user_id })
+}
+
+/// Logs a user in on another device; gives the device's id.
+pub(crate) async fn log_in(connection: &mut Connection, user_id: &str) -> Result<(User, String)> {
+    let identifier = json!({ "type": "m.id.user", "user": user_id });
+    let body = to_bytes(&json!({ "type": "m.login.password", "identifier": identifier, "password": PASSWORD }));
+    let answer = connection.request(Method::POST, "/_matrix/client/v3/login", None, Some(body)).await?;
+    let LoggedIn { access_token, device_id } = serde_json::from_slice(&answer.ok().context("cannot log in")?)?;
+    Ok((User { authorization: bearer(&access_token)?, id: user_id.to_owned() }, device_id))
+}
+
+/// A request to an endpoint, such as `keys/query`.
+pub(crate) async fn post(connection: &mut Connection, user: &User, endpoint: &str, body: Bytes) -> Result<Bytes> {
+    let path = format!("/_matrix/client/v3/{endpoint}");
+    connection.request(Method::POST, &path, Some(&user.authorization), Some(body)).await?.ok()
 }
 
 async fn register_with_dummy_stage(connection: &mut Connection, name: &str) -> Result<Registered> {
@@ -155,22 +176,26 @@ pub(crate) async fn send_to_devices(
     Ok(())
 }
 
-/// What [`send_to_devices`] sends: a text to every device of the users.
-pub(crate) fn message_to_devices(users: &[User], text_bytes: usize) -> Bytes {
-    let content = json!({ "*": { "body": "x".repeat(text_bytes) } });
-    let messages: serde_json::Map<_, _> = users.iter().map(|user| (user.id.clone(), content.clone())).collect();
+/// What [`send_to_devices`] sends: a numbered message to every device of the users, to each user another one, as encrypted ones are.
+pub(crate) fn message_to_devices(users: &[User], number: u64, text_bytes: usize) -> Bytes {
+    let content = |user: &User| json!({ "*": { "body": numbered_text(number, text_bytes), "for": user.id } });
+    let messages: serde_json::Map<_, _> = users.iter().map(|user| (user.id.clone(), content(user))).collect();
     to_bytes(&json!({ "messages": messages }))
 }
 
 /// The content of a text message that carries a number and has a text of about `text_bytes`.
 pub(crate) fn numbered_message(number: u64, text_bytes: usize) -> Bytes {
+    to_bytes(&json!({ "msgtype": "m.text", "body": numbered_text(number, text_bytes) }))
+}
+
+fn numbered_text(number: u64, text_bytes: usize) -> String {
     let mark = String::from_utf8_lossy(MARK);
     let mut text = format!("{mark}{number} ");
     while text.len() < text_bytes {
         text.push_str("lorem ipsum dolor sit amet ");
     }
     text.truncate(text_bytes.max(mark.len() + 21));
-    to_bytes(&json!({ "msgtype": "m.text", "body": text }))
+    text
 }
 
 /// The numbers of all numbered messages in an answer, in their order.

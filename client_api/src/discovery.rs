@@ -44,6 +44,8 @@ const UNSTABLE_FEATURES: &[&str] = &[
     // features".
     "uk.tcpip.msc4133",
     "uk.tcpip.msc4133.stable",
+    // Dehydrated devices.
+    "org.matrix.msc3814",
 ];
 
 pub(crate) fn routes() -> Router<ClientApi> {

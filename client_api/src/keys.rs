@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use accounts::{Accounts, CrossSigningKeys, KeyUpload};
+use accounts::{Accounts, CrossSigningKeys, KeyUpload, QueriedKeys};
 use axum::{Json, Router, extract::State};
 use model::StreamToken;
 use ruma::{
@@ -20,7 +20,7 @@ use crate::{
     uiaa,
 };
 
-/// How long other servers are waited for. Client-Server API, "POST /keys/query": 10 seconds are recommended.
+/// How long other servers are waited for. Client-Server API, "POST /keys/query", "POST /keys/claim": 10 seconds are recommended.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) fn routes() -> Router<ClientApi> {
@@ -33,12 +33,22 @@ pub(crate) fn routes() -> Router<ClientApi> {
         .ruma_route(upload_signatures)
 }
 
-fn value<T>(raw: &Raw<T>) -> Result<Value, MatrixError> {
+/// JSON as it came.
+pub(crate) fn value<T>(raw: &Raw<T>) -> Result<Value, MatrixError> {
     serde_json::from_str(raw.json().get()).map_err(|error| MatrixError::bad_json(error.to_string()))
 }
 
 fn values<K: ToString, T>(raw: &BTreeMap<K, Raw<T>>) -> Result<BTreeMap<String, Value>, MatrixError> {
     raw.iter().map(|(name, key)| Ok((name.to_string(), value(key)?))).collect()
+}
+
+/// What a device uploads.
+pub(crate) fn key_upload<K: ToString, T>(
+    device_keys: Option<Value>,
+    one_time_keys: &BTreeMap<K, Raw<T>>,
+    fallback_keys: &BTreeMap<K, Raw<T>>,
+) -> Result<KeyUpload, MatrixError> {
+    Ok(KeyUpload { device_keys, one_time_keys: values(one_time_keys)?, fallback_keys: values(fallback_keys)? })
 }
 
 /// `POST /keys/upload`.
@@ -47,11 +57,8 @@ async fn upload_keys(
     requester: GuestOrRequester,
     Ruma(request): Ruma<upload_keys::v3::Request>,
 ) -> Result<Json<Value>, MatrixError> {
-    let upload = KeyUpload {
-        device_keys: request.device_keys.as_ref().map(value).transpose()?,
-        one_time_keys: values(&request.one_time_keys)?,
-        fallback_keys: values(&request.fallback_keys)?,
-    };
+    let device_keys = request.device_keys.as_ref().map(value).transpose()?;
+    let upload = key_upload(device_keys, &request.one_time_keys, &request.fallback_keys)?;
     Ok(Json(json!({"one_time_key_counts": accounts.upload_keys(&requester, upload).await?})))
 }
 
@@ -60,16 +67,9 @@ async fn get_keys(
     State(accounts): State<Accounts>,
     requester: GuestOrRequester,
     Ruma(request): Ruma<get_keys::v3::Request>,
-) -> Result<Json<Value>, MatrixError> {
+) -> Result<Json<QueriedKeys>, MatrixError> {
     let patience = request.timeout.unwrap_or(PATIENCE);
-    let found = accounts.query_keys(&requester, &request.device_keys, patience).await?;
-    Ok(Json(json!({
-        "failures": found.failures,
-        "device_keys": found.device_keys,
-        "master_keys": found.master_keys,
-        "self_signing_keys": found.self_signing_keys,
-        "user_signing_keys": found.user_signing_keys,
-    })))
+    Ok(Json(accounts.query_keys(&requester, &request.device_keys, patience).await?))
 }
 
 /// `GET /keys/changes`.
@@ -95,7 +95,8 @@ async fn claim_keys(
     let wanted = request.one_time_keys.into_iter().map(|(user_id, devices)| {
         (user_id, devices.into_iter().map(|(device_id, algorithm)| (device_id, algorithm.to_string())).collect())
     });
-    let claimed = accounts.claim_keys(&requester, wanted.collect()).await?;
+    let patience = request.timeout.unwrap_or(PATIENCE);
+    let claimed = accounts.claim_keys(&requester, wanted.collect(), patience).await?;
     Ok(Json(json!({"failures": claimed.failures, "one_time_keys": claimed.one_time_keys})))
 }
 

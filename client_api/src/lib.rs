@@ -8,6 +8,7 @@ mod account_data;
 mod admin_destinations;
 mod admin_register;
 mod admin_registration_tokens;
+mod dehydrated_devices;
 mod departures;
 mod devices;
 mod discovery;
@@ -111,6 +112,7 @@ pub fn router(api: ClientApi) -> Router {
         .merge(logout::routes())
         .merge(account::routes())
         .merge(account_data::routes())
+        .merge(dehydrated_devices::routes())
         .merge(devices::routes())
         .merge(filter::routes())
         .merge(key_backups::routes())

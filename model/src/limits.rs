@@ -14,6 +14,9 @@ pub const ID_BYTES_MAX: usize = 255;
 /// Room for an event of the largest size, escaped and with its wrapping, and for a large key upload.
 pub const BODY_BYTES_MAX: usize = 1_048_576;
 
+/// Largest request body of messages to devices, in bytes: an encrypted room key for each of 2,000 devices, and as many names.
+pub const TO_DEVICE_BODY_BYTES_MAX: usize = 5 * 1_048_576;
+
 /// Deepest nesting of JSON that we read. `serde_json` refuses more.
 pub const JSON_DEPTH_MAX: usize = 128;
 

@@ -264,10 +264,8 @@ impl Rooms {
             let draft = Draft::new(creator.clone(), requester.user_nr, TimelineEventType::from(event_type), content);
             drafts.push(draft.with_state_key(state_key));
         };
-        let read = |json: &RawValue| canonical_object(json).map_err(|error| Error::BadEvent(error.to_string()));
-
         // 1. The create event.
-        let mut create = request.creation_content.as_deref().map(read).transpose()?.unwrap_or_default();
+        let mut create = request.creation_content.as_deref().map(object_of).transpose()?.unwrap_or_default();
         create.insert("room_version".to_owned(), CanonicalJsonValue::String(version.to_string()));
         create.remove("creator");
         if !rules.authorization.use_room_create_sender {
@@ -322,7 +320,7 @@ impl Rooms {
         }
         let mut levels = object(levels)?;
         if let Some(replace) = &request.power_level_content_override {
-            levels.extend(read(replace)?);
+            levels.extend(object_of(replace)?);
         }
         if rules.authorization.explicitly_privilege_room_creators {
             keep_tombstone_level(&mut levels);
@@ -372,7 +370,7 @@ impl Rooms {
             {
                 return Err(Error::BadAlias(alias));
             }
-            add(event_type, state_key, read(content)?);
+            add(event_type, state_key, object_of(content)?);
         }
 
         // 7. Name and topic.
@@ -411,6 +409,11 @@ fn keep_tombstone_level(levels: &mut CanonicalJsonObject) {
         let level = level.try_into().unwrap_or(ruma::Int::MAX);
         events.insert("m.room.tombstone".to_owned(), CanonicalJsonValue::Integer(level));
     }
+}
+
+/// JSON of a client as canonical JSON.
+pub(crate) fn object_of(json: &RawValue) -> Result<CanonicalJsonObject, Error> {
+    canonical_object(json).map_err(|error| Error::BadEvent(error.to_string()))
 }
 
 /// JSON of ours as canonical JSON.

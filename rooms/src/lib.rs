@@ -10,6 +10,7 @@ mod create;
 mod directory;
 mod draft;
 mod elsewhere;
+mod encryption;
 mod erasure;
 mod error;
 mod graph_walk;
@@ -78,6 +79,7 @@ pub use self::{
     create::{NewRoomRequest, Preset},
     directory::{DirectoryToken, Networks, PUBLIC_ROOMS_MAX, PublicRooms, PublicRoomsRequest},
     draft::Draft,
+    encryption::EncryptionPolicy,
     error::Error,
     handshake::{Asker, Handshake, Template},
     hierarchy::{HIERARCHY_ROOMS_DEFAULT, Hierarchy, HierarchyRequest, HierarchyRoom},
@@ -115,11 +117,13 @@ pub struct Options {
     pub default_version: RoomVersionId,
     /// Whether threads notify only those who subscribed to them. MSC4306.
     pub thread_subscriptions: bool,
+    /// Which rooms are encrypted that clients do not make so.
+    pub encryption: EncryptionPolicy,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { default_version: RoomVersionId::V12, thread_subscriptions: false }
+        Self { default_version: RoomVersionId::V12, thread_subscriptions: false, encryption: EncryptionPolicy::Off }
     }
 }
 

@@ -13,11 +13,26 @@ pub struct RoomsConfig {
     /// Whether threads notify only those who subscribed to them, beside mentions and keywords (MSC4306). Clients that do not subscribe are
     /// told of nothing else in threads then. Default: false.
     pub thread_subscriptions: bool,
+    /// Which new rooms are encrypted that clients do not make so; clients cannot undo it. Default: `"off"`.
+    pub encryption: Encryption,
+}
+
+/// Which new rooms are encrypted that clients do not make so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Encryption {
+    /// None: clients decide for themselves.
+    #[default]
+    Off,
+    /// Direct chats.
+    DirectChats,
+    /// All but spaces.
+    All,
 }
 
 impl Default for RoomsConfig {
     fn default() -> Self {
-        Self { default_version: RoomVersionId::V12, thread_subscriptions: false }
+        Self { default_version: RoomVersionId::V12, thread_subscriptions: false, encryption: Encryption::Off }
     }
 }
 

@@ -5,6 +5,7 @@ use model::{Random, UserNr};
 use crate::{
     ChangedKeys, Error, Storage,
     db::{Row, Tx, args},
+    dehydrated_devices::DELETE_DEHYDRATED,
     rows::Rows,
     statement::statements,
     sync_connections::DELETE_CONNECTIONS_OF_DEVICES,
@@ -120,7 +121,12 @@ pub(crate) async fn delete_longest_unseen(
 }
 
 /// Deletes devices with their tokens, keys and messages, which is to be told if there were any.
-async fn delete_devices(tx: &mut Tx, random: &Random, user_nr: UserNr, device_ids: &[String]) -> Result<(), Error> {
+pub(crate) async fn delete_devices(
+    tx: &mut Tx,
+    random: &Random,
+    user_nr: UserNr,
+    device_ids: &[String],
+) -> Result<(), Error> {
     // First: whoever gives a device tokens locks its row, and is done before this or finds no device.
     let count = tx.execute(&DELETE_DEVICES, args![user_nr, device_ids.to_vec()]).await?;
     for statement in [
@@ -132,6 +138,7 @@ async fn delete_devices(tx: &mut Tx, random: &Random, user_nr: UserNr, device_id
         &DELETE_TO_DEVICE,
         &DELETE_SIGNATURES,
         DELETE_CONNECTIONS_OF_DEVICES,
+        DELETE_DEHYDRATED,
     ] {
         tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
     }

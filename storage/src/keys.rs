@@ -1,7 +1,7 @@
 //! End-to-end encryption keys of devices and users, as the JSON that was uploaded.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -14,7 +14,8 @@ use moka::sync::Cache;
 
 use crate::{
     ChangedKeys, Error, Storage,
-    db::{Db, args},
+    db::{Db, Tx, args},
+    remote_devices::DELETE_OTHER_CROSS_SIGNING,
     rows::Rows,
     statement::statements,
     user_work::note_changed,
@@ -25,10 +26,9 @@ statements! {
         INSERT INTO device_keys (user_nr, device_id, keys) VALUES ($1, $2, $3)
         ON CONFLICT (user_nr, device_id) DO UPDATE SET keys = excluded.keys WHERE device_keys.keys <> excluded.keys"];
     DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1 AND target = $2"];
-    LIST_DEVICE_KEYS = ["
-        SELECT k.user_nr, k.device_id, k.keys, d.display_name
+    LIST_DEVICE_KEYS = [(packed "k.user_nr, k.device_id, k.keys, d.display_name"), "
           FROM device_keys k LEFT JOIN devices d ON d.user_nr = k.user_nr AND d.device_id = k.device_id
-         WHERE k.user_nr", (in_list 1), " ORDER BY k.user_nr, k.device_id"];
+         WHERE k.user_nr", (in_list 1)];
     GET_DEVICE_KEYS = ["SELECT keys FROM device_keys WHERE user_nr = $1 AND device_id = $2"];
     LIST_CROSS_SIGNING = ["
         SELECT user_nr, usage, key FROM cross_signing_keys WHERE user_nr", (in_list 1), " ORDER BY user_nr, usage"];
@@ -41,6 +41,10 @@ statements! {
          WHERE s.user_nr", (in_list 1), " AND (s.signer_nr = s.user_nr OR s.signer_nr = $2)
          ORDER BY s.user_nr, s.target, s.signer_nr, s.key_id"];
 
+    LOCK_DEVICE = ["SELECT device_id FROM devices WHERE user_nr = $1 AND device_id = $2", (for_update)];
+    DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id = $2"];
+    DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id = $2"];
+    FORGET_CLAIMED = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND claimed_at_ms <= $3"];
     LIST_ONE_TIME_KEYS = ["
         SELECT algorithm, key_id, key FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND key_id", (in_list 3), "
          ORDER BY algorithm, key_id"];
@@ -51,33 +55,13 @@ statements! {
                         6 uploaded_at_ms bigint]), "
          WHERE TRUE ON CONFLICT DO NOTHING"];
     COUNT_ONE_TIME_KEYS = ["
-        SELECT algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2
+        SELECT algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND claimed_at_ms IS NULL
          GROUP BY algorithm ORDER BY algorithm"];
-    /// The oldest of each; another claim that is under way is passed by.
-    CLAIM_ONE_TIME_KEYS = ["
-        WITH picked AS MATERIALIZED (
-            SELECT r.user_nr, r.device_id, r.algorithm,
-                   (SELECT k.key_id FROM one_time_keys k
-                     WHERE k.user_nr = r.user_nr AND k.device_id = r.device_id AND k.algorithm = r.algorithm
-                     ORDER BY k.uploaded_at_ms, k.key_id LIMIT 1", (either "" " FOR UPDATE SKIP LOCKED"), ") AS key_id
-              FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text]), ")
-        DELETE FROM one_time_keys WHERE (user_nr, device_id, algorithm, key_id) IN
-               (SELECT user_nr, device_id, algorithm, key_id FROM picked)
-        RETURNING user_nr, device_id, algorithm, key_id, key"];
-    USE_FALLBACK_KEYS = ["
-        UPDATE fallback_keys SET used = TRUE
-          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text]), "
-         WHERE fallback_keys.user_nr = r.user_nr AND fallback_keys.device_id = r.device_id
-           AND fallback_keys.algorithm = r.algorithm
-        RETURNING fallback_keys.user_nr, fallback_keys.device_id, fallback_keys.algorithm, fallback_keys.key_id,
-                  fallback_keys.key"];
     UPSERT_FALLBACK_KEY = ["
         INSERT INTO fallback_keys (user_nr, device_id, algorithm, key_id, key, used) VALUES ($1, $2, $3, $4, $5, FALSE)
         ON CONFLICT (user_nr, device_id, algorithm) DO UPDATE
            SET used = (fallback_keys.used AND fallback_keys.key_id = excluded.key_id AND fallback_keys.key = excluded.key),
                key_id = excluded.key_id, key = excluded.key"];
-    LIST_FALLBACK = ["
-        SELECT algorithm FROM fallback_keys WHERE user_nr = $1 AND device_id = $2 ORDER BY algorithm"];
     LIST_UNUSED_FALLBACK = ["
         SELECT algorithm FROM fallback_keys WHERE user_nr = $1 AND device_id = $2 AND NOT used ORDER BY algorithm"];
 }
@@ -93,8 +77,34 @@ pub struct KeyRow {
     pub key: String,
 }
 
-/// Whose device, which, and the algorithm of the key that is wanted.
-pub type KeyClaim = (UserNr, String, String);
+/// What a device uploads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceKeyUpload {
+    /// Its identity, a JSON object.
+    pub device_keys: Option<String>,
+    /// Whether the identity is another than before: what the old one signed is of no use any more.
+    pub replaces_identity: bool,
+    /// Keys to be used once.
+    pub one_time_keys: Vec<KeyRow>,
+    /// Keys to be used when there is none of the others, one of an algorithm.
+    pub fallback_keys: Vec<KeyRow>,
+}
+
+/// How an upload ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceKeysOutcome {
+    /// All of it is written.
+    Stored,
+    /// The device is gone; nothing is written.
+    NoDevice,
+    /// A one-time key has the name of another one, which was uploaded before and may have been claimed since; nothing is written.
+    Taken {
+        /// The key of before.
+        old: KeyRow,
+        /// The one under the same name.
+        new: KeyRow,
+    },
+}
 
 /// The keys of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,8 +142,8 @@ fn numbers(users: &[UserNr]) -> Vec<i64> {
 
 /// Most devices whose counts are in memory.
 const COUNTS_CACHED: u64 = 50_000;
-/// Keys that are claimed in one transaction.
-const CLAIMED_AT_ONCE: usize = 500;
+/// How long a one-time key is known that was claimed, in milliseconds: whoever uploads it again within that time does no harm.
+const CLAIMED_KEPT_MS: i64 = 90 * 24 * 3_600_000;
 /// How long counts stay in memory.
 const COUNTS_KEPT: Duration = Duration::from_secs(60);
 /// The same where other processes hand out keys too.
@@ -170,20 +180,98 @@ impl KeyCountsCache {
 }
 
 impl Storage {
-    /// Writes a device's keys. If they changed, signatures of the old ones are gone, and it is to be told.
+    /// Writes what a device uploads, all or nothing. If its identity changed, signatures of the old one are gone, and it is to be told.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn upsert_device_keys(&self, user_nr: UserNr, device_id: &str, keys: &str) -> Result<(), Error> {
+    pub async fn upload_device_keys(
+        &self,
+        user_nr: UserNr,
+        device_id: &str,
+        upload: &DeviceKeyUpload,
+    ) -> Result<DeviceKeysOutcome, Error> {
         let mut tx = self.db().begin().await?;
-        let changed = tx.execute(&UPSERT_DEVICE_KEYS, args![user_nr, device_id, keys]).await? == 1;
-        if changed {
+        // Whoever deletes the device waits, or was first; and of two uploads the second sees what the first one wrote.
+        if tx.fetch_one(&LOCK_DEVICE, args![user_nr, device_id]).await?.is_none() {
+            tx.rollback().await?;
+            return Ok(DeviceKeysOutcome::NoDevice);
+        }
+        if let Some((old, new)) = self.write_device_keys(&mut tx, user_nr, device_id, upload).await? {
+            tx.rollback().await?;
+            return Ok(DeviceKeysOutcome::Taken { old, new });
+        }
+        tx.commit().await?;
+        self.0.key_counts.forget(user_nr, device_id);
+        Ok(DeviceKeysOutcome::Stored)
+    }
+
+    /// Writes the keys of a device whose row is held; gives a one-time key whose name is another's, with that one, and is to be rolled
+    /// back then.
+    pub(crate) async fn write_device_keys(
+        &self,
+        tx: &mut Tx,
+        user_nr: UserNr,
+        device_id: &str,
+        upload: &DeviceKeyUpload,
+    ) -> Result<Option<(KeyRow, KeyRow)>, Error> {
+        if upload.replaces_identity {
+            tx.execute(&DELETE_ONE_TIME_KEYS, args![user_nr, device_id]).await?;
+            tx.execute(&DELETE_FALLBACK_KEYS, args![user_nr, device_id]).await?;
+        }
+        let taken = self.insert_one_time_keys(tx, user_nr, device_id, &upload.one_time_keys).await?;
+        if taken.is_some() {
+            return Ok(taken);
+        }
+        for KeyRow { algorithm, key_id, key } in &upload.fallback_keys {
+            tx.execute(&UPSERT_FALLBACK_KEY, args![user_nr, device_id, algorithm, key_id, key]).await?;
+        }
+        if let Some(keys) = &upload.device_keys
+            && tx.execute(&UPSERT_DEVICE_KEYS, args![user_nr, device_id, keys]).await? == 1
+        {
             tx.execute(&DELETE_SIGNATURES, args![user_nr, device_id]).await?;
             let what = ChangedKeys::Device(device_id.to_owned());
-            note_changed(&mut tx, self.random(), user_nr, &[what]).await?;
+            note_changed(tx, self.random(), user_nr, &[what]).await?;
         }
-        tx.commit().await
+        Ok(None)
+    }
+
+    /// Adds one-time keys; those that are there already, or were claimed since, stay as they are. Gives the first whose name is another's,
+    /// after that one.
+    async fn insert_one_time_keys(
+        &self,
+        tx: &mut Tx,
+        user_nr: UserNr,
+        device_id: &str,
+        keys: &[KeyRow],
+    ) -> Result<Option<(KeyRow, KeyRow)>, Error> {
+        if keys.is_empty() {
+            return Ok(None);
+        }
+        let now_ms = self.clock().now_ms();
+        tx.execute(&FORGET_CLAIMED, args![user_nr, device_id, now_ms - CLAIMED_KEPT_MS]).await?;
+        let ids: Vec<String> = keys.iter().map(|key| key.key_id.clone()).collect();
+        let stored: HashMap<(String, String), String> = tx
+            .fetch(&LIST_ONE_TIME_KEYS, args![user_nr, device_id, ids])
+            .await?
+            .iter()
+            .map(|row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))
+            .collect::<Result<_, Error>>()?;
+        for new in keys {
+            let old = stored.get(&(new.algorithm.clone(), new.key_id.clone())).filter(|old| **old != new.key);
+            if let Some(key) = old.cloned() {
+                return Ok(Some((KeyRow { key, ..new.clone() }, new.clone())));
+            }
+        }
+        let rows = Rows::new()
+            .bigint(keys.iter().map(|_| user_nr.0))
+            .text(keys.iter().map(|_| device_id.to_owned()))
+            .text(keys.iter().map(|key| key.algorithm.clone()))
+            .text(keys.iter().map(|key| key.key_id.clone()))
+            .text(keys.iter().map(|key| key.key.clone()))
+            .bigint(keys.iter().map(|_| now_ms));
+        tx.execute(&INSERT_ONE_TIME_KEYS, rows).await?;
+        Ok(None)
     }
 
     /// A device's keys.
@@ -195,23 +283,21 @@ impl Storage {
         self.db().read_one(&GET_DEVICE_KEYS, args![user_nr, device_id]).await?.map(|row| row.get(0)).transpose()
     }
 
-    /// The keys of all devices of users.
+    /// The keys of all devices of users, in no order.
     ///
     /// # Errors
     ///
     /// When the database fails.
     pub async fn list_device_keys(&self, users: &[UserNr]) -> Result<Vec<DeviceKeysRow>, Error> {
-        let rows = self.db().read(&LIST_DEVICE_KEYS, args![numbers(users)]).await?;
-        rows.iter()
-            .map(|row| {
-                Ok(DeviceKeysRow {
-                    user_nr: row.nr(0)?,
-                    device_id: row.get(1)?,
-                    keys: row.get(2)?,
-                    display_name: row.get(3)?,
-                })
-            })
-            .collect()
+        let rows: Vec<(i64, String, String, Option<String>)> =
+            self.db().read_packed(&LIST_DEVICE_KEYS, args![numbers(users)]).await?;
+        let row = |(user_nr, device_id, keys, display_name)| DeviceKeysRow {
+            user_nr: UserNr(user_nr),
+            device_id,
+            keys,
+            display_name,
+        };
+        Ok(rows.into_iter().map(row).collect())
     }
 
     /// The cross-signing keys of users: whose, the usage, the key.
@@ -224,13 +310,22 @@ impl Storage {
         rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?, row.get(2)?))).collect()
     }
 
-    /// Writes cross-signing keys of a user, pairs of usage and key, which is to be told.
+    /// Writes cross-signing keys of a user, pairs of usage and key, which is to be told; `only_these` stay, or others too.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn upsert_cross_signing_keys(&self, user_nr: UserNr, keys: &[(&str, String)]) -> Result<(), Error> {
+    pub async fn upsert_cross_signing_keys(
+        &self,
+        user_nr: UserNr,
+        keys: &[(&str, String)],
+        only_these: bool,
+    ) -> Result<(), Error> {
         let mut tx = self.db().begin().await?;
+        if only_these {
+            let usages: Vec<String> = keys.iter().map(|(usage, _)| (*usage).to_owned()).collect();
+            tx.execute(DELETE_OTHER_CROSS_SIGNING, args![user_nr, usages]).await?;
+        }
         for (usage, key) in keys {
             tx.execute(&UPSERT_CROSS_SIGNING, args![user_nr, *usage, key]).await?;
         }
@@ -259,50 +354,6 @@ impl Storage {
             .collect()
     }
 
-    /// Adds one-time keys; those that are there already stay. Gives back those whose name is taken by another key: then nothing
-    /// is written.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn insert_one_time_keys(
-        &self,
-        user_nr: UserNr,
-        device_id: &str,
-        keys: &[KeyRow],
-    ) -> Result<Vec<KeyRow>, Error> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let now_ms = self.clock().now_ms();
-        let ids: Vec<String> = keys.iter().map(|key| key.key_id.clone()).collect();
-        let mut tx = self.db().begin().await?;
-        let stored: HashMap<(String, String), String> = tx
-            .fetch(&LIST_ONE_TIME_KEYS, args![user_nr, device_id, ids])
-            .await?
-            .iter()
-            .map(|row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))
-            .collect::<Result<_, Error>>()?;
-        let differs = |key: &&KeyRow| {
-            stored.get(&(key.algorithm.clone(), key.key_id.clone())).is_some_and(|stored| *stored != key.key)
-        };
-        let conflicts: Vec<KeyRow> = keys.iter().filter(differs).cloned().collect();
-        if !conflicts.is_empty() {
-            return Ok(conflicts);
-        }
-        let rows = Rows::new()
-            .bigint(keys.iter().map(|_| user_nr.0))
-            .text(keys.iter().map(|_| device_id.to_owned()))
-            .text(keys.iter().map(|key| key.algorithm.clone()))
-            .text(keys.iter().map(|key| key.key_id.clone()))
-            .text(keys.iter().map(|key| key.key.clone()))
-            .bigint(keys.iter().map(|_| now_ms));
-        tx.execute(&INSERT_ONE_TIME_KEYS, rows).await?;
-        tx.commit().await?;
-        self.0.key_counts.forget(user_nr, device_id);
-        Ok(Vec::new())
-    }
-
     /// How many one-time keys a device has left, by algorithm.
     ///
     /// # Errors
@@ -313,15 +364,6 @@ impl Storage {
         rows.iter().map(|row| Ok((row.get(0)?, row.get::<i64>(1)?.unsigned_abs()))).collect()
     }
 
-    /// The algorithms of a device's fallback keys.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn list_fallback_algorithms(&self, user_nr: UserNr, device_id: &str) -> Result<Vec<String>, Error> {
-        self.db().read(&LIST_FALLBACK, args![user_nr, device_id]).await?.iter().map(|row| row.get(0)).collect()
-    }
-
     /// The algorithms of a device's fallback keys that nobody has used yet.
     ///
     /// # Errors
@@ -329,21 +371,6 @@ impl Storage {
     /// When the database fails.
     pub async fn list_unused_fallback_keys(&self, user_nr: UserNr, device_id: &str) -> Result<Vec<String>, Error> {
         self.db().read(&LIST_UNUSED_FALLBACK, args![user_nr, device_id]).await?.iter().map(|row| row.get(0)).collect()
-    }
-
-    /// Writes a device's fallback keys, one of an algorithm, instead of those it had.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn upsert_fallback_keys(&self, user_nr: UserNr, device_id: &str, keys: &[KeyRow]) -> Result<(), Error> {
-        let mut tx = self.db().begin().await?;
-        for KeyRow { algorithm, key_id, key } in keys {
-            tx.execute(&UPSERT_FALLBACK_KEY, args![user_nr, device_id, algorithm, key_id, key]).await?;
-        }
-        tx.commit().await?;
-        self.0.key_counts.forget(user_nr, device_id);
-        Ok(())
     }
 
     /// How many keys a device has left, from memory if they are there.
@@ -368,42 +395,5 @@ impl Storage {
             cache.counts.invalidate(&key);
         }
         Ok(counts)
-    }
-
-    /// Claims a one-time key of each device, for an algorithm: nobody gets it again. Where there is none left, the fallback key, which
-    /// stays. Devices without any are left out.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails; what was claimed before is lost then.
-    pub async fn claim_one_time_keys(&self, mut wanted: Vec<KeyClaim>) -> Result<Vec<(KeyClaim, KeyRow)>, Error> {
-        // In one order, so that two claims do not wait for each other.
-        wanted.sort_unstable();
-        let mut claimed = Vec::with_capacity(wanted.len());
-        for wanted in wanted.chunks(CLAIMED_AT_ONCE) {
-            let mut tx = self.db().begin().await?;
-            let first = claimed.len();
-            for statement in [&CLAIM_ONE_TIME_KEYS, &USE_FALLBACK_KEYS] {
-                let got: HashSet<&KeyClaim> = claimed[first..].iter().map(|(claim, _)| claim).collect();
-                let missing: Vec<&KeyClaim> = wanted.iter().filter(|claim| !got.contains(claim)).collect();
-                if missing.is_empty() {
-                    break;
-                }
-                let rows = Rows::new()
-                    .bigint(missing.iter().map(|(user_nr, ..)| user_nr.0))
-                    .text(missing.iter().map(|(_, device_id, _)| device_id.clone()))
-                    .text(missing.iter().map(|(.., algorithm)| algorithm.clone()));
-                for row in tx.fetch(statement, rows).await? {
-                    let claim: KeyClaim = (row.nr(0)?, row.get(1)?, row.get(2)?);
-                    let key = KeyRow { algorithm: claim.2.clone(), key_id: row.get(3)?, key: row.get(4)? };
-                    claimed.push((claim, key));
-                }
-            }
-            tx.commit().await?;
-            for (user_nr, device_id, _) in wanted {
-                self.0.key_counts.forget(*user_nr, device_id);
-            }
-        }
-        Ok(claimed)
     }
 }

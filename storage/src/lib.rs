@@ -11,6 +11,7 @@ mod commit;
 mod committer;
 mod consumers;
 mod db;
+mod dehydrated_devices;
 mod deployment;
 mod destinations;
 mod device_lists;
@@ -21,8 +22,10 @@ mod error;
 mod event_graph;
 mod events;
 mod filters;
+mod gathered;
 mod group;
 mod key_backups;
+mod key_claims;
 mod keys;
 mod listed_events;
 mod maintenance;
@@ -80,6 +83,7 @@ pub use self::{
         NewRelation, NewRoom, NewThreadSubscription, NewToDevice, NewTransaction, Placement, Redaction, RoomCommit,
         RoomSummary, StateChange, TransactionKey,
     },
+    dehydrated_devices::DehydratedDeviceRow,
     destinations::DestinationRow,
     device_lists::DeviceListChangeRow,
     devices::{DeviceRow, DeviceSeen},
@@ -88,7 +92,8 @@ pub use self::{
     event_graph::EventNode,
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
-    keys::{DeviceKeysRow, KeyClaim, KeyCounts, KeyRow, KeySignatureRow},
+    key_claims::KeyClaim,
+    keys::{DeviceKeyUpload, DeviceKeysOutcome, DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
     listed_events::{EventBody, ListedEvent},
     media::{ContentHash, MediaContent, MediaDescription, MediaRow},
     outgoing::{ArrearsRow, ReadRow},
@@ -114,7 +119,7 @@ pub use self::{
     user_work::{ChangedKeysRow, UserWork, UserWorkRow},
     users::{NewUser, UserRow},
 };
-use self::{committer::Committer, db::Db, numbers::Numbers, state_map::StateNodes};
+use self::{committer::Committer, db::Db, gathered::Gathered, numbers::Numbers, state_map::StateNodes};
 
 /// Most rooms whose id and version are in memory.
 const ROOMS_CACHED: u64 = 50_000;
@@ -155,6 +160,11 @@ struct Inner {
     childless: childless::Childless,
     room_rows: Cache<RoomNr, Arc<RoomRow>>,
     key_counts: keys::KeyCountsCache,
+    claims: Gathered<key_claims::KeyClaims>,
+    to_device_reads: Gathered<to_device::ToDeviceRead>,
+    to_device_seen: Gathered<to_device::ToDeviceSeen>,
+    #[cfg(test)]
+    doubled: Gathered<gathered::tests::Doubled>,
     erased_users: erased_users::ErasedUsers,
     committer: Committer,
     published: watch::Sender<Position>,
@@ -203,6 +213,11 @@ impl Storage {
             childless,
             room_rows: Cache::new(ROOMS_CACHED),
             key_counts,
+            claims: Gathered::default(),
+            to_device_reads: Gathered::default(),
+            to_device_seen: Gathered::default(),
+            #[cfg(test)]
+            doubled: Gathered::default(),
             erased_users,
             committer,
             published,

@@ -62,6 +62,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(28, "0028_partial_rooms"),
     migration!(30, "0030_media"),
     migration!(32, "0032_following_devices"),
+    migration!(33, "0033_keys"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

@@ -11,7 +11,7 @@ use crate::{
     DeviceKeysRow, Error, Storage, UserWork,
     db::{Row, Tx, args},
     rows::Rows,
-    statement::statements,
+    statement::{Statement, statements},
     user_work::note,
 };
 
@@ -72,11 +72,14 @@ statements! {
         SELECT user_nr, usage, key FROM", (rows [1 user_nr bigint, 2 usage text, 3 key text]), "
          WHERE TRUE
             ON CONFLICT (user_nr, usage) DO UPDATE SET key = excluded.key WHERE cross_signing_keys.key <> excluded.key"];
-    DELETE_OTHER_CROSS_SIGNING = ["DELETE FROM cross_signing_keys WHERE user_nr = $1 AND NOT (usage", (in_list 2), ")"];
+    DELETE_OTHER_KEYS = ["DELETE FROM cross_signing_keys WHERE user_nr = $1 AND NOT (usage", (in_list 2), ")"];
     DELETE_LISTS = ["DELETE FROM remote_device_lists WHERE user_nr", (in_list 1)];
     DELETE_ALL_DEVICES = ["DELETE FROM remote_devices WHERE user_nr", (in_list 1)];
     DELETE_ALL_CROSS_SIGNING = ["DELETE FROM cross_signing_keys WHERE user_nr", (in_list 1)];
 }
+
+/// Deletes the cross-signing keys of a user but those of some usages.
+pub(crate) const DELETE_OTHER_CROSS_SIGNING: &Statement = &DELETE_OTHER_KEYS;
 
 /// What is known of the list of a user's devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -240,7 +243,7 @@ impl Storage {
         let ids: Vec<String> = all.devices.iter().map(|device| device.device_id.clone()).collect();
         let usages: Vec<String> = all.cross_signing_keys.iter().map(|(usage, _)| (*usage).to_owned()).collect();
         let mut changed = tx.execute(&DELETE_OTHER_DEVICES, args![user_nr, ids]).await?;
-        changed += tx.execute(&DELETE_OTHER_CROSS_SIGNING, args![user_nr, usages]).await?;
+        changed += tx.execute(&DELETE_OTHER_KEYS, args![user_nr, usages]).await?;
         changed += upsert(&mut tx, user_nr, all).await?;
         if tells || (changed > 0 && asked.stream_id.is_some()) {
             note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;

@@ -11,11 +11,12 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
-    deployment, destinations, device_lists, devices, directory, erased_users, event_graph, events, filters, group,
-    key_backups, keys, listed_events, maintenance, many_rooms, media, numbers, openid_tokens, outgoing, presence,
-    profiles, redactions, relations, relations_fill, remote_devices, reports, room_leases, room_reads, rooms,
-    sender_shares, server_keys, server_outages, state_map, statement::Statement, stream, sync_connections,
-    testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work, users,
+    dehydrated_devices, deployment, destinations, device_lists, devices, directory, erased_users, event_graph, events,
+    filters, group, key_backups, key_claims, keys, listed_events, maintenance, many_rooms, media, numbers,
+    openid_tokens, outgoing, presence, profiles, redactions, relations, relations_fill, remote_devices, reports,
+    room_leases, room_reads, rooms, sender_shares, server_keys, server_outages, state_map, statement::Statement,
+    stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread,
+    user_work, users,
 };
 
 mod descendants;
@@ -32,6 +33,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         account_data::ALL,
         committer::ALL,
         db::ALL,
+        dehydrated_devices::ALL,
         consumers::ALL,
         deployment::ALL,
         destinations::ALL,
@@ -51,6 +53,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         group::rooms::ALL,
         group::streams::ALL,
         key_backups::ALL,
+        key_claims::ALL,
         keys::ALL,
         listed_events::ALL,
         maintenance::ALL,

@@ -2,16 +2,35 @@
 
 use model::{Position, UserNr};
 
-use crate::{Error, Storage, db::args, statement::statements};
+use crate::{
+    Error, Storage,
+    db::args,
+    gathered::{Gather, Gathered},
+    rows::Rows,
+    statement::statements,
+};
 
 statements! {
     LIST_MESSAGES = ["
         SELECT position, message FROM to_device
          WHERE user_nr = $1 AND device_id = $2 AND position > $3 AND position <= $4 ORDER BY position LIMIT $5"];
+    /// The first few of each device.
+    LIST_FIRST = ["
+        SELECT r.nr, t.position, t.message
+          FROM", (rows [1 nr bigint, 2 user_nr bigint, 3 device_id text, 4 after bigint, 5 upto bigint]), "
+          JOIN to_device t ON t.user_nr = r.user_nr AND t.device_id = r.device_id
+               AND t.position > r.after AND t.position <= r.upto
+               AND t.position <= coalesce((
+                   SELECT l.position FROM to_device l
+                    WHERE l.user_nr = r.user_nr AND l.device_id = r.device_id AND l.position > r.after
+                    ORDER BY l.position LIMIT 1 OFFSET 3), r.upto)
+         ORDER BY t.position"];
     DELETE_MESSAGES = ["
         DELETE FROM to_device WHERE position IN
-               (SELECT position FROM to_device WHERE user_nr = $1 AND device_id = $2 AND position <= $3
-                 ORDER BY position LIMIT $4)"];
+               (SELECT t.position
+                  FROM", (rows [1 user_nr bigint, 2 device_id text, 3 upto bigint]), "
+                  JOIN to_device t ON t.user_nr = r.user_nr AND t.device_id = r.device_id AND t.position <= r.upto
+                 ORDER BY t.position LIMIT 500)"];
     DELETE_ALL = ["
         DELETE FROM to_device WHERE position IN (SELECT position FROM to_device WHERE user_nr = $1 LIMIT $2)"];
     LIST_FULL = ["
@@ -19,6 +38,85 @@ statements! {
          GROUP BY user_nr, device_id HAVING count(*) >= $2 OR sum(octet_length(message)) >= $3
          ORDER BY user_nr, device_id"];
     COUNT_WAITING = ["SELECT count(*) FROM to_device WHERE user_nr = $1 AND device_id = $2"];
+}
+
+/// How many messages of a device are read with those of others: the `OFFSET` in the statement and one. Who has more reads them alone.
+const FIRST_MESSAGES: usize = 4;
+/// Most devices whose messages are read together.
+const READ_AT_ONCE: usize = 100;
+/// Most devices whose messages are deleted together.
+const SEEN_AT_ONCE: usize = 500;
+/// Most messages that a transaction deletes: the `LIMIT` in the statement.
+const DELETED_AT_ONCE: u64 = 500;
+
+/// What a device waits for.
+pub(crate) struct ToDeviceRead {
+    user_nr: UserNr,
+    device_id: String,
+    after: Position,
+    to: Position,
+}
+
+impl Gather for ToDeviceRead {
+    type Answer = Vec<(Position, String)>;
+    type Group = usize;
+
+    fn queue(storage: &Storage) -> &Gathered<Self> {
+        &storage.0.to_device_reads
+    }
+
+    fn join(&self, group: &mut usize, is_first: bool) -> bool {
+        *group += 1;
+        is_first || *group <= READ_AT_ONCE
+    }
+
+    async fn perform(storage: &Storage, group: &[Self]) -> Result<Vec<Self::Answer>, Error> {
+        let rows = Rows::new()
+            .bigint((0_i64..).take(group.len()))
+            .bigint(group.iter().map(|read| read.user_nr.0))
+            .text(group.iter().map(|read| read.device_id.clone()))
+            .bigint(group.iter().map(|read| read.after.0))
+            .bigint(group.iter().map(|read| read.to.0));
+        let mut answers = vec![Vec::new(); group.len()];
+        for row in storage.db().read(&LIST_FIRST, rows).await? {
+            let index: i64 = row.get(0)?;
+            let answer = usize::try_from(index).ok().and_then(|index| answers.get_mut(index));
+            answer.ok_or_else(|| Error::Damaged(format!("row {index}")))?.push((row.nr(1)?, row.get(2)?));
+        }
+        Ok(answers)
+    }
+}
+
+/// A device has seen what was sent to it.
+pub(crate) struct ToDeviceSeen {
+    user_nr: UserNr,
+    device_id: String,
+    to: Position,
+}
+
+impl Gather for ToDeviceSeen {
+    type Answer = ();
+    type Group = usize;
+
+    fn queue(storage: &Storage) -> &Gathered<Self> {
+        &storage.0.to_device_seen
+    }
+
+    fn join(&self, group: &mut usize, is_first: bool) -> bool {
+        *group += 1;
+        is_first || *group <= SEEN_AT_ONCE
+    }
+
+    async fn perform(storage: &Storage, group: &[Self]) -> Result<Vec<()>, Error> {
+        let rows = || {
+            Rows::new()
+                .bigint(group.iter().map(|seen| seen.user_nr.0))
+                .text(group.iter().map(|seen| seen.device_id.clone()))
+                .bigint(group.iter().map(|seen| seen.to.0))
+        };
+        while storage.db().write(&DELETE_MESSAGES, rows()).await? == DELETED_AT_ONCE {}
+        Ok(vec![(); group.len()])
+    }
 }
 
 impl Storage {
@@ -39,19 +137,35 @@ impl Storage {
         rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?))).collect()
     }
 
-    /// Deletes at most `limit` messages that a device has seen, up to a position; tells how many there were.
+    /// The same for somebody who waits beside many others, as when a key is sent to all devices of a room: read together with what others
+    /// wait for.
     ///
     /// # Errors
     ///
     /// When the database fails.
-    pub async fn delete_to_device(
+    pub async fn list_new_to_device(
         &self,
-        user: UserNr,
+        user_nr: UserNr,
         device_id: &str,
+        after: Position,
         to: Position,
         limit: u32,
-    ) -> Result<u64, Error> {
-        self.db().write(&DELETE_MESSAGES, args![user, device_id, to, i64::from(limit)]).await
+    ) -> Result<Vec<(Position, String)>, Error> {
+        let mut first = self.gather(ToDeviceRead { user_nr, device_id: device_id.to_owned(), after, to }).await?;
+        if first.len() < FIRST_MESSAGES {
+            first.truncate(limit as usize);
+            return Ok(first);
+        }
+        self.list_to_device(user_nr, device_id, after, to, limit).await
+    }
+
+    /// Deletes the messages that a device has seen, up to a position.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails.
+    pub async fn delete_to_device(&self, user_nr: UserNr, device_id: &str, to: Position) -> Result<(), Error> {
+        self.gather(ToDeviceSeen { user_nr, device_id: device_id.to_owned(), to }).await
     }
 
     /// Deletes at most `limit` messages to any device of a user; tells how many there were.

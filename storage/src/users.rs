@@ -44,6 +44,7 @@ statements! {
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1"];
     DELETE_CROSS_SIGNING_KEYS = ["DELETE FROM cross_signing_keys WHERE user_nr = $1"];
     DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1"];
+    DELETE_DEHYDRATED_DEVICE = ["DELETE FROM dehydrated_devices WHERE user_nr = $1"];
 }
 
 /// A user of this server.
@@ -179,6 +180,7 @@ impl Storage {
             &DELETE_FALLBACK_KEYS,
             &DELETE_CROSS_SIGNING_KEYS,
             &DELETE_SIGNATURES,
+            &DELETE_DEHYDRATED_DEVICE,
             DELETE_BACKUPS_OF_USER,
             DELETE_CONNECTIONS_OF_USER,
         ] {

@@ -47,7 +47,7 @@ impl Sync {
         let Some(device_id) = &requester.device_id else { return Ok(ToDevice::default()) };
         loop {
             let user_nr = requester.user_nr;
-            let found = self.0.storage.list_to_device(user_nr, device_id.as_str(), after, upto, limit).await?;
+            let found = self.0.storage.list_new_to_device(user_nr, device_id.as_str(), after, upto, limit).await?;
             let last = found.last().map(|(position, _)| *position);
             let more_after = last.filter(|_| found.len() == limit as usize);
             let shown = found.into_iter().map(|(_, message)| message).filter(|message| is_shown(message, settings));
@@ -75,9 +75,8 @@ impl Sync {
             || self.0.ring.scan(known, upto, |_, item| {
                 has_new |= matches!(item, Item::ToDevice(user, to) if *user == user_nr && device_id == to);
             }) && !has_new;
-        let (storage, device_id) = (&self.0.storage, device_id.as_str());
-        if !has_none && !storage.list_to_device(user_nr, device_id, Position(0), upto, 1).await?.is_empty() {
-            while storage.delete_to_device(user_nr, device_id, upto, 500).await? == 500 {}
+        if !has_none {
+            self.0.storage.delete_to_device(user_nr, device_id.as_str(), upto).await?;
         }
         acknowledged.fetch_max(upto.0, Ordering::AcqRel);
         Ok(())

@@ -8,6 +8,8 @@ use ruma::{
 use serde_json::{Value, json};
 use test_kit::{TestUser, encode, on_each_database};
 
+use crate::sliding_sync::FORMS;
+
 /// The identity keys of a device.
 pub(crate) struct Device {
     user: String,
@@ -17,9 +19,12 @@ pub(crate) struct Device {
 
 impl Device {
     pub(crate) fn of(user: &TestUser) -> Self {
-        let document = Ed25519KeyPair::generate();
-        let pair = Ed25519KeyPair::from_der(&document, user.device_id().to_owned()).unwrap();
-        Self { user: user.id().to_owned(), id: user.device_id().to_owned(), pair }
+        Self::named(user, user.device_id())
+    }
+
+    pub(crate) fn named(user: &TestUser, id: &str) -> Self {
+        let pair = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), id.to_owned()).unwrap();
+        Self { user: user.id().to_owned(), id: id.to_owned(), pair }
     }
 
     pub(crate) fn sign(&self, value: Value) -> Value {
@@ -43,7 +48,7 @@ on_each_database! {
         let (alice, bob) = (server.user("alice").await, server.user("bob").await);
         let device = Device::of(&alice);
         let one_time = device.sign(json!({ "key": "A".repeat(43) }));
-        let fallback = device.sign(json!({ "key": "B".repeat(43), "fallback": true }));
+        let fallback = device.sign(json!({ "key": "E".repeat(43), "fallback": true }));
         let body = json!({
             "device_keys": device.keys(), "one_time_keys": { "signed_curve25519:1": &one_time },
             "fallback_keys": { "signed_curve25519:f": &fallback },
@@ -52,7 +57,14 @@ on_each_database! {
         assert_eq!(counts["one_time_key_counts"]["signed_curve25519"], 1);
         let told = async || {
             let sync = alice.sync(None).await;
-            (sync["device_one_time_keys_count"]["signed_curve25519"].clone(), sync["device_unused_fallback_key_types"].clone())
+            let told = |keys: &Value| {
+                (keys["device_one_time_keys_count"]["signed_curve25519"].clone(), keys["device_unused_fallback_key_types"].clone())
+            };
+            for form in FORMS {
+                let answer = form.sync(&alice, None, 0, &json!({ "extensions": { "e2ee": { "enabled": true } } })).await;
+                assert_eq!(told(&answer["extensions"]["e2ee"]), told(&sync), "{answer}");
+            }
+            told(&sync)
         };
         assert_eq!(told().await, (json!(1), json!(["signed_curve25519"])));
         let query = bob.post("/keys/query", &json!({ "device_keys": { alice.id(): [] } })).await.ok();
@@ -70,6 +82,49 @@ on_each_database! {
             assert_eq!(given, &json!({ "signed_curve25519:f": &fallback }), "{later}");
             assert_eq!(told().await, (json!(0), json!([])));
         }
+    }
+
+    /// Whoever forges keys is told what is wrong, and nobody's keys change.
+    // shows: uploadKeys, uploadCrossSigningSignatures
+    async fn forged_keys_are_refused_with_a_clear_error(server: TestServer) {
+        let (alice, eve) = (server.user("alice").await, server.user("eve").await);
+        let (device, forger) = (Device::of(&alice), Device::of(&eve));
+        let key = device.sign(json!({ "key": "A".repeat(43) }));
+        let keys = json!({ "device_keys": device.keys(), "one_time_keys": { "signed_curve25519:1": key } });
+        alice.post("/keys/upload", &keys).await.ok();
+        eve.post("/keys/upload", &json!({ "device_keys": forger.keys() })).await.ok();
+        let query = json!({ "device_keys": { alice.id(): [], eve.id(): [] } });
+        let before = eve.post("/keys/query", &query).await.ok();
+        let mut as_alice = forger.keys();
+        as_alice["user_id"] = json!(alice.id());
+        let mut unknown = forger.keys();
+        unknown["algorithms"] = json!(["m.rot13"]);
+        let mut altered = forger.keys();
+        altered["dehydrated"] = json!(true);
+        let own = |key: Value| json!({ "one_time_keys": { "signed_curve25519:1": key } });
+        let nested = (0..120).fold(json!(1), |inner, _| json!([inner]));
+        for (upload, code) in [
+            (json!({ "device_keys": device.keys() }), "M_INVALID_PARAM"),
+            (json!({ "device_keys": forger.sign(as_alice) }), "M_INVALID_PARAM"),
+            (json!({ "device_keys": forger.sign(unknown) }), "M_INVALID_PARAM"),
+            (json!({ "device_keys": altered }), "M_INVALID_SIGNATURE"),
+            (json!({ "device_keys": nested }), "M_BAD_JSON"),
+            (own(device.sign(json!({ "key": "A".repeat(43) }))), "M_INVALID_SIGNATURE"),
+            (own(forger.sign(json!({ "key": "no key" }))), "M_INVALID_PARAM"),
+            (json!({ "one_time_keys": { "rot13:1": "A".repeat(43) } }), "M_INVALID_PARAM"),
+            (json!({ "fallback_keys": { "rot13:1": "A".repeat(43) } }), "M_INVALID_PARAM"),
+        ] {
+            eve.post("/keys/upload", &upload).await.is_error(400, code);
+        }
+        // Another key under the name of one that is there.
+        let other = own(device.sign(json!({ "key": "E".repeat(43) })));
+        alice.post("/keys/upload", &other).await.is_error(400, "M_INVALID_PARAM");
+        alice.post("/keys/upload", &keys).await.ok();
+        // Signatures on keys that are not the requester's to sign.
+        let signed = json!({ alice.id(): { alice.device_id(): forger.sign(device.keys()) } });
+        let answer = eve.post("/keys/signatures/upload", &signed).await.ok();
+        assert_eq!(answer["failures"][alice.id()][alice.device_id()]["errcode"], "M_NOT_FOUND", "{answer}");
+        assert_eq!(eve.post("/keys/query", &query).await.ok(), before);
     }
 
     // shows: getKeysChanges, sync

@@ -113,6 +113,22 @@ async fn messages_to_a_device_come_once_and_in_order_whichever_process_is_asked(
 }
 
 on_each_database! {
+    /// Client-Server API, "Size limits": a message has the size of an event at most; a request has room for many.
+    // shows: sendToDevice
+    async fn messages_that_are_too_large_are_refused_and_nothing_is_sent(server: TestServer) {
+        let (alice, bob) = (server.user("alice").await, server.user("bob").await);
+        let large = |bytes: usize| json!({ "messages": { bob.id(): { "*": { "text": "x".repeat(bytes) } } } });
+        for bytes in [10_000_000, 70_000] {
+            alice.put(&format!("/sendToDevice/m.room.encrypted/{bytes}"), &large(bytes)).await.is_error(413, "M_TOO_LARGE");
+        }
+        // As large together as they are for 2,000 devices, most of whom do not exist; who does gets theirs.
+        let strangers = (0..40).map(|n| (format!("@nobody{n}:localhost"), json!({ "*": { "text": "x".repeat(60_000) } })));
+        let mut messages: serde_json::Map<String, Value> = strangers.collect();
+        messages.insert(bob.id().to_owned(), json!({ "NOT_THERE": { "text": "lost" }, bob.device_id(): { "text": "found" } }));
+        alice.put("/sendToDevice/m.room.encrypted/many", &json!({ "messages": messages })).await.ok();
+        assert_eq!(read(None, &bob, &Place::default(), 0).await.0, ["found"]);
+    }
+
     /// More than an answer has, so that what comes behind them would be lost if they counted.
     // shows: sync, sendToDevice
     async fn of_an_ignored_user_a_device_gets_nothing_but_keys(server: TestServer) {

@@ -9,7 +9,7 @@ use axum::{
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, header, request::Parts};
-use model::limits::BODY_BYTES_MAX;
+use model::limits::{BODY_BYTES_MAX, TO_DEVICE_BODY_BYTES_MAX};
 use ruma::api::{
     IncomingRequest, IncomingRequestExt as _, OutgoingResponse, OutgoingResponseExt as _,
     client::{
@@ -18,6 +18,7 @@ use ruma::api::{
         keys::upload_signing_keys,
         profile::set_profile_field,
         session::{get_login_token, login},
+        to_device::send_event_to_device,
         typing::create_typing_event,
     },
     error::{DeserializationError, FromHttpRequestError},
@@ -38,7 +39,7 @@ const TYPING_MS_DEFAULT: u64 = 30_000;
 ///
 /// As an argument it must be the last one: it reads the body. What is wrong is answered as the specification has it (Client-Server
 /// API, "Standard error response"): not JSON or broken UTF-8 `M_NOT_JSON`, JSON of another shape `M_BAD_JSON`, a missing query
-/// parameter `M_MISSING_PARAM`, a bad value in path or query `M_INVALID_PARAM`, more than [`BODY_BYTES_MAX`] `M_TOO_LARGE`, too many
+/// parameter `M_MISSING_PARAM`, a bad value in path or query `M_INVALID_PARAM`, a body beyond the bound of its endpoint `M_TOO_LARGE`, too many
 /// requests `M_LIMIT_EXCEEDED`. A `POST` or `DELETE` without a body counts as one with `{}`, as clients rely on.
 #[derive(Clone, Debug)]
 pub struct Ruma<T>(pub T);
@@ -64,7 +65,7 @@ where
         let body = if T::METHOD == Method::GET {
             Bytes::new()
         } else {
-            read_body(&parts.headers, body, BODY_BYTES_MAX).await?
+            read_body(&parts.headers, body, body_bytes_max::<T>()).await?
         };
         let is_empty_json =
             body.is_empty() && matches!(T::METHOD, Method::POST | Method::DELETE) && is_json(&parts.headers);
@@ -74,6 +75,14 @@ where
         let changed = field.or_else(|| with_readable_auth::<T>(body)).or_else(|| with_typing_timeout::<T>(body));
         let body = changed.as_deref().unwrap_or(body);
         request_of(http::Request::from_parts(parts, body), &arguments).map(Self)
+    }
+}
+
+/// Largest body of an endpoint, in bytes.
+fn body_bytes_max<T: 'static>() -> usize {
+    match TypeId::of::<T>() == TypeId::of::<send_event_to_device::v3::Request>() {
+        true => TO_DEVICE_BODY_BYTES_MAX,
+        false => BODY_BYTES_MAX,
     }
 }
 

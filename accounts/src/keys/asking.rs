@@ -192,6 +192,7 @@ impl Accounts {
                 storage.note_no_remote_devices(user_nr, self.now_ms() + pause_ms).await?;
                 return Ok(false);
             };
+            self.log_replaced_keys(user_id, user_nr, &all.cross_signing_keys).await?;
             let tells = list.failures > 0 || question.was_given_up.load(Ordering::SeqCst);
             if storage.settle_remote_devices(&list, stream_id, &all, tells).await? {
                 self.follow_up(user_nr).await;

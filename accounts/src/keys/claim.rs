@@ -15,8 +15,8 @@ use crate::{Accounts, Error, Requester};
 const DEVICES_MAX: usize = 5_000;
 /// Largest key that another server gives, in bytes of JSON.
 const KEY_BYTES_MAX: usize = 8_192;
-/// How long other servers are waited for. Client-Server API, "POST /keys/claim": 10 seconds are recommended.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest time that other servers are waited for.
+const PATIENCE_MAX: Duration = Duration::from_secs(30);
 
 /// Devices by user, each with the algorithm of the key that is wanted.
 pub type KeyClaims = BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>;
@@ -31,12 +31,17 @@ pub struct Claimed {
 }
 
 impl Accounts {
-    /// Claims a key of each device; devices that have none, not even a fallback key, are left out.
+    /// Claims a key of each device; devices that have none, not even a fallback key, are left out. Waits `patience` for other servers.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when there are too many devices.
-    pub async fn claim_keys(&self, requester: &Requester, wanted: KeyClaims) -> Result<Claimed, Error> {
+    pub async fn claim_keys(
+        &self,
+        requester: &Requester,
+        wanted: KeyClaims,
+        patience: Duration,
+    ) -> Result<Claimed, Error> {
         check_bound(&wanted)?;
         let mut local = KeyClaims::new();
         let mut remote: BTreeMap<OwnedServerName, KeyClaims> = BTreeMap::new();
@@ -48,7 +53,7 @@ impl Accounts {
             of_server.insert(user_id, devices);
         }
         let as_server = requester.user_id.server_name();
-        let asking = self.ask_servers(remote, PATIENCE, |server, claims: KeyClaims| {
+        let asking = self.ask_servers(remote, patience.min(PATIENCE_MAX), |server, claims: KeyClaims| {
             Box::pin(async move {
                 let answer = self.0.remote.claim_keys(as_server, &server, claims.clone()).await?;
                 Ok((claims, answer))

@@ -1,5 +1,7 @@
 //! A user's cross-signing keys. Client-Server API, "Cross-signing", "POST /keys/device_signing/upload".
 
+use std::collections::BTreeMap;
+
 use model::check_depth;
 use serde_json::{Map, Value};
 
@@ -49,12 +51,13 @@ impl Accounts {
         Ok(!keys.by_usage().all(|(usage, key)| is_same(usage, key)))
     }
 
-    /// Keeps a user's cross-signing keys, and tells who follows the user's devices.
+    /// Keeps a user's cross-signing keys, and tells who follows the user's devices. Keys that hang on a master key which is replaced are
+    /// gone with it.
     ///
     /// # Errors
     ///
     /// [`Error::InvalidParam`] when a key is malformed or not the user's, [`Error::InvalidSignature`] when one is not signed by
-    /// the master key, [`Error::MissingParam`] when there is no master key.
+    /// the master key, [`Error::MissingParam`] when there is no master key, [`Error::Forbidden`] when a key has the name of a device.
     pub async fn upload_cross_signing_keys(&self, requester: &Requester, keys: &CrossSigningKeys) -> Result<(), Error> {
         let user_id = requester.user_id.as_str();
         let user_nr = requester.user_nr;
@@ -65,23 +68,35 @@ impl Accounts {
         if checked.is_empty() {
             return Ok(());
         }
-        let master = match checked.iter().find(|(usage, _)| *usage == "master") {
-            Some((_, master)) => master.clone(),
-            None => {
-                let there = self.0.storage.list_cross_signing_keys(&[user_nr]).await?;
-                let master = there.into_iter().find(|(_, usage, _)| usage == "master");
-                stored(&master.ok_or(Error::MissingParam("`master_key`"))?.2)
-            }
-        };
-        let (master_id, master_key) = only_key(&master).ok_or(Error::MissingParam("`master_key`"))?;
+        let there: BTreeMap<String, Map<String, Value>> = (self.0.storage.list_cross_signing_keys(&[user_nr]).await?)
+            .into_iter()
+            .map(|(_, usage, key)| (usage, stored(&key)))
+            .collect();
+        let new_master = checked.iter().find(|(usage, _)| *usage == "master").map(|(_, master)| master);
+        let master = new_master.or(there.get("master")).and_then(only_key);
+        let (master_id, master_key) = master.ok_or(Error::MissingParam("`master_key`"))?;
+        // What is signed is named by the id of a device or by a public key.
+        let devices = self.0.storage.list_devices(user_nr).await?;
         for (usage, key) in &checked {
+            if only_key(key).is_some_and(|(_, public)| devices.iter().any(|device| device.device_id == public)) {
+                return Err(Error::Forbidden("a key has the name of one of your devices"));
+            }
             if *usage != "master" && !is_signed(key, user_id, &master_id, &master_key) {
                 return Err(Error::InvalidSignature(format!("the {usage} key is not signed by the master key")));
             }
         }
+        // The same keys again change nothing, not even the signatures that they came with: for that nobody asks for a password.
+        let is_there = |usage: &str, key: &Map<String, Value>| {
+            there.get(usage).is_some_and(|there| signed_text(there) == signed_text(key))
+        };
+        let replaces_master = new_master.is_some_and(|master| !is_there("master", master));
+        checked.retain(|(usage, key)| replaces_master || !is_there(usage, key));
+        if checked.is_empty() {
+            return Ok(());
+        }
         let rows: Vec<(&str, String)> =
             checked.into_iter().map(|(usage, key)| (usage, Value::Object(key).to_string())).collect();
-        self.0.storage.upsert_cross_signing_keys(user_nr, &rows).await?;
+        self.0.storage.upsert_cross_signing_keys(user_nr, &rows, replaces_master).await?;
         self.follow_up(user_nr).await;
         Ok(())
     }

@@ -13,10 +13,11 @@ use futures_util::{
 };
 use model::{UserNr, content_object};
 use ruma::{OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId, api::federation::keys::get_keys};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     query::QueriedKeys,
+    shown::shown,
     updates::{REMOTE_DEVICES_MAX, checked_device_keys, signing_key},
     verify::stored,
 };
@@ -157,9 +158,7 @@ impl QueriedKeys {
                 for (device_id, keys) in said.into_iter().filter(|(id, _)| is_wanted(id)).take(REMOTE_DEVICES_MAX) {
                     let json = keys.json().get();
                     let Some(checked) = checked_device_keys(user_id, device_id.as_str(), json) else { continue };
-                    let mut keys = stored(&checked);
-                    add_name(&mut keys, name_in(json));
-                    of_user.insert(device_id, Value::Object(keys));
+                    of_user.extend(shown(&checked, None, name_in(json).as_deref()).map(|keys| (device_id, keys)));
                 }
             }
             for (usage, said, into) in [
@@ -174,13 +173,6 @@ impl QueriedKeys {
                 }
             }
         }
-    }
-}
-
-/// Puts the name of a device beside its keys.
-pub(super) fn add_name(keys: &mut Map<String, Value>, name: Option<String>) {
-    if let Some(name) = name {
-        keys.insert("unsigned".to_owned(), json!({"device_display_name": name}));
     }
 }
 

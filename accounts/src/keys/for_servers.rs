@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use ruma::{OwnedDeviceId, OwnedUserId, ServerName, UserId};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use super::query::QueriedKeys;
 use crate::{Accounts, Error};
@@ -17,7 +17,7 @@ pub struct DeviceListOfUser {
     /// The position of the newest change of a device that is in it; what is told of later ones follows on it.
     pub stream_id: i64,
     /// The keys by device.
-    pub devices: BTreeMap<OwnedDeviceId, Value>,
+    pub devices: BTreeMap<OwnedDeviceId, Box<RawValue>>,
     /// The master key.
     pub master_key: Option<Value>,
     /// The self-signing key.

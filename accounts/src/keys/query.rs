@@ -7,10 +7,12 @@ use std::{
 
 use model::{Position, UserNr};
 use ruma::{OwnedDeviceId, OwnedUserId, UserId};
-use serde_json::{Map, Value, json};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
 
 use super::{
-    elsewhere::{Wanted, add_name},
+    elsewhere::Wanted,
+    shown::{Signature, add_signatures, shown},
     verify::{only_key, stored},
 };
 use crate::{Accounts, Error, Requester};
@@ -22,14 +24,11 @@ const PATIENCE_MAX: Duration = Duration::from_secs(30);
 /// No user has this number.
 const NOBODY: UserNr = UserNr(0);
 
-/// Who signed, with which key, the signature.
-type Signature = (String, String, String);
-
-/// The keys that somebody may see, as JSON.
-#[derive(Clone, Debug, Default)]
+/// The keys that somebody may see, as JSON: written as it is, the answer to a client.
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct QueriedKeys {
     /// Of devices.
-    pub device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Value>>,
+    pub device_keys: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Box<RawValue>>>,
     /// Master keys.
     pub master_keys: BTreeMap<OwnedUserId, Value>,
     /// Self-signing keys.
@@ -138,11 +137,14 @@ impl Accounts {
             if !devices.is_empty() && !devices.contains(&device_id) {
                 continue;
             }
-            let mut keys = stored(&row.keys);
-            add_signatures(&mut keys, signatures.get(&(row.user_nr, row.device_id)));
+            let more = signatures.get(&(row.user_nr, row.device_id));
             // What people call their devices is for those who share rooms with them, not for servers.
-            add_name(&mut keys, row.display_name.filter(|_| viewer.is_some()));
-            answer.device_keys.entry((*user_id).clone()).or_default().insert(device_id, Value::Object(keys));
+            let name = row.display_name.as_deref().filter(|_| viewer.is_some());
+            let (Some(of_user), Some(keys)) = (answer.device_keys.get_mut(*user_id), shown(&row.keys, more, name))
+            else {
+                continue;
+            };
+            of_user.insert(device_id, keys);
         }
         let numbers: Vec<UserNr> = users.keys().copied().collect();
         for (user_nr, usage, key) in storage.list_cross_signing_keys(&numbers).await? {
@@ -174,17 +176,5 @@ impl Accounts {
             signatures.entry((row.user_nr, row.target)).or_default().push((row.signer, row.key_id, row.signature));
         }
         Ok(signatures)
-    }
-}
-
-/// Puts signatures that came later beside those that a key was uploaded with.
-fn add_signatures(key: &mut Map<String, Value>, more: Option<&Vec<Signature>>) {
-    for (signer, key_id, signature) in more.into_iter().flatten() {
-        let all = key.entry("signatures").or_insert_with(|| json!({}));
-        let Some(all) = all.as_object_mut() else { return };
-        let own = all.entry(signer).or_insert_with(|| json!({}));
-        if let Some(own) = own.as_object_mut() {
-            own.insert(key_id.clone(), Value::String(signature.clone()));
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use model::{content_object, limits::is_name};
+use model::{UserNr, content_object, limits::is_name};
 use ruma::{
     OwnedUserId, ServerName, UserId,
     api::federation::{
@@ -19,9 +19,12 @@ use ruma::{
 };
 use serde_json::Value;
 use storage::{Commit, RemoteDevice, RemoteDeviceList, RemoteDevices};
-use tracing::debug;
+use tracing::{debug, warn};
 
-use super::cross_signing;
+use super::{
+    cross_signing,
+    verify::{only_key, stored},
+};
 use crate::{
     Accounts, Error,
     sessions::{DEVICE_NAME_BYTES_MAX, DEVICES_MAX},
@@ -125,9 +128,34 @@ impl Accounts {
         if stream_id == newest && updates == RemoteDevices::default() {
             return Ok(true);
         }
+        self.log_replaced_keys(user_id, list.user_nr, &updates.cross_signing_keys).await?;
         let is_written = self.0.storage.update_remote_devices(list, stream_id, &updates, REMOTE_DEVICES_MAX).await?;
         self.follow_up(list.user_nr).await;
         Ok(is_written)
+    }
+
+    /// Logs which signing keys of a user their server replaces. They are passed on as they are told: whether to believe them is for the
+    /// clients, which know by their own verifications.
+    pub(super) async fn log_replaced_keys(
+        &self,
+        user_id: &UserId,
+        user_nr: UserNr,
+        keys: &[(&'static str, String)],
+    ) -> Result<(), Error> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        for (_, usage, old) in self.0.storage.list_cross_signing_keys(&[user_nr]).await? {
+            let new = keys.iter().find(|(name, _)| *name == usage).and_then(|(_, new)| only_key(&stored(new)));
+            let old = only_key(&stored(&old));
+            if let (Some((old, _)), Some((new, _))) = (old, new)
+                && old != new
+            {
+                warn!(user.id = %user_id, key.usage = usage, key.old = old, key.new = new,
+                    "the server of {user_id} replaced their {usage} key");
+            }
+        }
+        Ok(())
     }
 }
 

@@ -5,12 +5,15 @@ use std::{
     time::Duration,
 };
 
-use accounts::{CrossSigningKeys, Error, KeyUpload, Options, Requester};
+use accounts::{CrossSigningKeys, Error, KeyUpload, Options, Requester, SessionRequest};
 use ruma::{OwnedUserId, canonical_json::CanonicalJsonValue, user_id};
 use serde_json::{Value, json};
-use vodozemac::Ed25519SecretKey;
+use vodozemac::{Curve25519PublicKey, Ed25519SecretKey};
 
 use crate::World;
+
+/// No other server is asked.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Adds a signature to an object.
 fn sign(object: &mut Value, user_id: &str, key_id: &str, key: &Ed25519SecretKey) {
@@ -37,7 +40,8 @@ fn one_time_keys(requester: &Requester, key: &Ed25519SecretKey, count: usize) ->
     let signer = format!("ed25519:{}", requester.device());
     (0..count)
         .map(|number| {
-            let mut object = json!({"key": format!("key{number}")});
+            let public = Curve25519PublicKey::from_bytes([number as u8; 32]);
+            let mut object = json!({"key": public.to_base64()});
             sign(&mut object, requester.user_id.as_str(), &signer, key);
             (format!("signed_curve25519:AAA{number}"), object)
         })
@@ -50,7 +54,12 @@ fn cross_signing_key(user_id: &str, usage: &str, key: &Ed25519SecretKey) -> Valu
 }
 
 async fn query(world: &World, who: &Requester, whom: &OwnedUserId) -> accounts::QueriedKeys {
-    world.accounts.query_keys(who, &BTreeMap::from([(whom.clone(), Vec::new())]), Duration::from_secs(1)).await.unwrap()
+    world.accounts.query_keys(who, &BTreeMap::from([(whom.clone(), Vec::new())]), PATIENCE).await.unwrap()
+}
+
+/// The keys of the one device of a user.
+fn only_device(keys: &accounts::QueriedKeys, user_id: &OwnedUserId) -> Value {
+    serde_json::from_str(keys.device_keys[user_id].values().next().unwrap().get()).unwrap()
 }
 
 #[tokio::test]
@@ -64,7 +73,7 @@ async fn a_device_uploads_its_own_signed_keys_only() {
         };
         let good = device_keys(&alice, &key);
         let mut forged = good.clone();
-        forged["algorithms"] = json!(["m.other"]);
+        forged["algorithms"] = json!(["m.megolm.v1.aes-sha2"]);
         assert!(matches!(upload(forged).await, Err(Error::InvalidSignature(_))));
         assert!(matches!(upload(device_keys(&bob, &key)).await, Err(Error::InvalidParam(_))));
         assert!(matches!(upload(json!([])).await, Err(Error::InvalidParam(_))));
@@ -81,11 +90,76 @@ async fn a_device_uploads_its_own_signed_keys_only() {
         assert_eq!(world.accounts.storage().published(), after, "the same keys again change nothing");
 
         world.accounts.name_device(&alice, alice.device(), Some("desk".to_owned())).await.unwrap();
-        let mut shown =
-            query(&world, &bob, &alice.user_id).await.device_keys[&alice.user_id].values().next().cloned().unwrap();
+        let mut shown = only_device(&query(&world, &bob, &alice.user_id).await, &alice.user_id);
         assert_eq!(shown["unsigned"]["device_display_name"], "desk");
         shown.as_object_mut().unwrap().remove("unsigned");
         assert_eq!(shown, good);
+    }
+}
+
+/// The names of the keys that are claimed of the user's device.
+async fn claim(world: &World, whom: &Requester) -> Vec<String> {
+    let devices = BTreeMap::from([(whom.device_id.clone().unwrap(), "signed_curve25519".to_owned())]);
+    let wanted = BTreeMap::from([(whom.user_id.clone(), devices)]);
+    let claimed = world.accounts.claim_keys(whom, wanted, PATIENCE).await.unwrap().one_time_keys;
+    claimed.into_values().flat_map(BTreeMap::into_values).flat_map(BTreeMap::into_keys).collect()
+}
+
+/// A device that got no answer uploads the same keys again, and meanwhile somebody may have one.
+#[tokio::test]
+async fn a_key_that_was_claimed_is_not_given_again_though_it_is_uploaded_again() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let key = Ed25519SecretKey::new();
+        let upload = async || {
+            let upload = KeyUpload {
+                device_keys: Some(device_keys(&alice, &key)),
+                one_time_keys: one_time_keys(&alice, &key, 2),
+                ..KeyUpload::default()
+            };
+            world.accounts.upload_keys(&alice, upload).await.unwrap()["signed_curve25519"]
+        };
+        assert_eq!(upload().await, 2);
+        assert_eq!(claim(&world, &alice).await, ["signed_curve25519:AAA0"]);
+        assert_eq!(upload().await, 1);
+        assert_eq!(claim(&world, &alice).await, ["signed_curve25519:AAA1"]);
+        assert_eq!(upload().await, 0);
+        assert!(claim(&world, &alice).await.is_empty());
+        // In the end it is forgotten.
+        world.clock.advance_ms(100 * 24 * 3_600_000);
+        assert_eq!(upload().await, 2);
+    }
+}
+
+/// What the old identity signed is refused by whoever claims it.
+#[tokio::test]
+async fn with_another_identity_a_device_begins_with_no_keys() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let upload = async |key: &Ed25519SecretKey| {
+            let (device_keys, one_time_keys) = (Some(device_keys(&alice, key)), one_time_keys(&alice, key, 3));
+            let upload = KeyUpload { device_keys, one_time_keys, ..KeyUpload::default() };
+            world.accounts.upload_keys(&alice, upload).await.unwrap()["signed_curve25519"]
+        };
+        let (first, second) = (Ed25519SecretKey::new(), Ed25519SecretKey::new());
+        assert_eq!(upload(&first).await, 3);
+        assert_eq!(upload(&second).await, 3, "other keys under the names of before");
+        let claimed = world.accounts.storage().get_device_keys(alice.user_nr, alice.device()).await.unwrap().unwrap();
+        assert!(claimed.contains(&second.public_key().to_base64()));
+    }
+}
+
+/// It would be shown to others, and be written to, with nobody there.
+#[tokio::test]
+async fn a_device_that_was_deleted_gets_no_keys() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        world.accounts.log_out(&alice).await.unwrap();
+        let keys = device_keys(&alice, &Ed25519SecretKey::new());
+        let upload = KeyUpload { device_keys: Some(keys), ..KeyUpload::default() };
+        let refused = world.accounts.upload_keys(&alice, upload).await;
+        assert!(matches!(refused, Err(Error::UnknownToken { .. })), "{refused:?}");
+        assert!(query(&world, &alice, &alice.user_id).await.device_keys[&alice.user_id].is_empty());
     }
 }
 
@@ -116,7 +190,7 @@ async fn a_one_time_key_is_claimed_exactly_once_then_the_fallback_key_serves() {
             .map(|number| {
                 let accounts = if number % 2 == 0 { world.accounts.clone() } else { world.other.clone() };
                 let (alice, wanted) = (alice.clone(), wanted.clone());
-                tokio::spawn(async move { accounts.claim_keys(&alice, wanted).await.unwrap() })
+                tokio::spawn(async move { accounts.claim_keys(&alice, wanted, PATIENCE).await.unwrap() })
             })
             .collect();
         let mut claimed = BTreeSet::new();
@@ -129,7 +203,7 @@ async fn a_one_time_key_is_claimed_exactly_once_then_the_fallback_key_serves() {
             }
         }
         loop {
-            let answer = world.accounts.claim_keys(&alice, wanted.clone()).await.unwrap();
+            let answer = world.accounts.claim_keys(&alice, wanted.clone(), PATIENCE).await.unwrap();
             let name = answer.one_time_keys[&alice.user_id].values().next().unwrap().keys().next().unwrap().clone();
             if name.ends_with("FALL") {
                 break;
@@ -162,8 +236,16 @@ async fn another_key_under_a_taken_name_is_refused_and_nothing_is_written() {
         let mut taken = one_time_keys(&alice, &key, 3);
         let last = taken.remove("signed_curve25519:AAA2").unwrap();
         taken.insert("signed_curve25519:AAA0".to_owned(), last);
-        assert!(matches!(upload(taken, None).await, Err(Error::InvalidParam(_))));
-        assert_eq!(world.accounts.one_time_key_counts(&alice).await.unwrap()["signed_curve25519"], 1);
+        for claimed in [0, 1] {
+            // matrix-rust-sdk tells its users by these words.
+            let refused = upload(taken.clone(), None).await;
+            let Err(Error::InvalidParam(message)) = &refused else { panic!("{refused:?}") };
+            let start = "One time key signed_curve25519:AAA0 already exists. Old key: {\"key\":";
+            assert!(message.starts_with(start) && message.contains("; new key: {\"key\":"), "{message}");
+            assert_eq!(world.accounts.one_time_key_counts(&alice).await.unwrap()["signed_curve25519"], 1 - claimed);
+            // The same when somebody has it.
+            assert_eq!(claim(&world, &alice).await, if claimed == 0 { vec!["signed_curve25519:AAA0"] } else { vec![] });
+        }
         let malformed = BTreeMap::from([("noalgorithm".to_owned(), json!({"key": "x"}))]);
         assert!(matches!(upload(malformed, None).await, Err(Error::InvalidParam(_))));
     }
@@ -199,6 +281,12 @@ async fn cross_signing_keys_hang_together_and_signatures_are_seen_by_whom_they_c
         let changed = make(&alice, &Ed25519SecretKey::new(), &own, &others);
         assert!(accounts.needs_confirmation(&alice, &changed).await.unwrap());
 
+        let mut without_signatures = keys.clone();
+        without_signatures.master_key.as_mut().unwrap()["signatures"] = json!({"@eve:one.test": {"ed25519:X": "x"}});
+        accounts.upload_cross_signing_keys(&alice, &without_signatures).await.unwrap();
+        let shown = query(&world, &alice, &alice.user_id).await.master_keys[&alice.user_id].clone();
+        assert_eq!(Some(shown), keys.master_key, "without a password nothing is changed");
+
         // 2. The user-signing key is nobody else's business.
         let seen = query(&world, &bob, &alice.user_id).await;
         assert!(seen.master_keys.contains_key(&alice.user_id) && seen.self_signing_keys.contains_key(&alice.user_id));
@@ -218,7 +306,7 @@ async fn cross_signing_keys_hang_together_and_signatures_are_seen_by_whom_they_c
         let failures = accounts.upload_signatures(&alice, &signed(&alice, alice.device(), &device)).await.unwrap();
         assert!(failures.is_empty(), "{failures:?}");
         let seen = query(&world, &bob, &alice.user_id).await;
-        let shown = seen.device_keys[&alice.user_id].values().next().unwrap();
+        let shown = only_device(&seen, &alice.user_id);
         assert!(shown["signatures"]["@alice:one.test"][&own_id].is_string());
 
         // 4. Alice signs Bob's master key: she sees it, Carol does not.
@@ -239,5 +327,54 @@ async fn cross_signing_keys_hang_together_and_signatures_are_seen_by_whom_they_c
         assert!(to_alice["signatures"]["@alice:one.test"][&others_id].is_string());
         let to_carol = master(query(&world, &carol, &bob.user_id).await);
         assert!(to_carol["signatures"]["@alice:one.test"][&others_id].is_null());
+    }
+}
+
+/// A key that hangs on a master key of before is one that clients take for an attack.
+#[tokio::test]
+async fn with_another_master_key_the_keys_of_before_are_gone() {
+    for world in World::each(Options::default()).await {
+        let (accounts, alice) = (&world.accounts, world.user(user_id!("@alice:one.test")).await);
+        let id = alice.user_id.as_str();
+        let (master, own) = (Ed25519SecretKey::new(), Ed25519SecretKey::new());
+        let signed_by = |master: &Ed25519SecretKey| {
+            let mut key = cross_signing_key(id, "self_signing", &own);
+            sign(&mut key, id, &format!("ed25519:{}", master.public_key().to_base64()), master);
+            Some(key)
+        };
+        let master_key = Some(cross_signing_key(id, "master", &master));
+        let keys = CrossSigningKeys { master_key, self_signing_key: signed_by(&master), user_signing_key: None };
+        accounts.upload_cross_signing_keys(&alice, &keys).await.unwrap();
+        let other = Ed25519SecretKey::new();
+        let master_key = Some(cross_signing_key(id, "master", &other));
+        let master_alone = CrossSigningKeys { master_key: master_key.clone(), ..CrossSigningKeys::default() };
+        accounts.upload_cross_signing_keys(&alice, &master_alone).await.unwrap();
+        let seen = query(&world, &alice, &alice.user_id).await;
+        assert_eq!(seen.master_keys.get(&alice.user_id), master_key.as_ref());
+        assert!(seen.self_signing_keys.is_empty());
+        // The same key may come back if the new master key signs it.
+        let again = CrossSigningKeys { self_signing_key: signed_by(&master), ..CrossSigningKeys::default() };
+        let refused = accounts.upload_cross_signing_keys(&alice, &again).await;
+        assert!(matches!(refused, Err(Error::InvalidSignature(_))), "{refused:?}");
+        let again = CrossSigningKeys { self_signing_key: signed_by(&other), ..CrossSigningKeys::default() };
+        accounts.upload_cross_signing_keys(&alice, &again).await.unwrap();
+        assert_eq!(query(&world, &alice, &alice.user_id).await.self_signing_keys.len(), 1);
+    }
+}
+
+/// Client-Server API, "POST /keys/device_signing/upload", 403: signatures name what they sign by one or the other.
+#[tokio::test]
+async fn a_cross_signing_key_has_no_name_of_a_device() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let master = Ed25519SecretKey::new();
+        let user = world.accounts.check_password(Some(&alice.user_id), "secret").await.unwrap();
+        let device_id = Some(master.public_key().to_base64().into());
+        world.accounts.log_in(&user, SessionRequest { device_id, ..SessionRequest::default() }).await.unwrap();
+        let master_key = Some(cross_signing_key(alice.user_id.as_str(), "master", &master));
+        let keys = CrossSigningKeys { master_key, ..CrossSigningKeys::default() };
+        let refused = world.accounts.upload_cross_signing_keys(&alice, &keys).await;
+        assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
+        assert!(query(&world, &alice, &alice.user_id).await.master_keys.is_empty());
     }
 }

@@ -4,7 +4,7 @@ use accounts::Options;
 use model::Position;
 use ruma::user_id;
 use serde_json::json;
-use storage::{Commit, Item, NewToDevice};
+use storage::{Commit, DeviceKeyUpload, Item, NewToDevice};
 
 use crate::World;
 
@@ -16,11 +16,14 @@ async fn a_change_is_told_though_its_process_ended_before_that() {
         let (user_nr, device) = (alice.user_nr, alice.device());
         let storage = world.accounts.storage();
         let mut stream = storage.subscribe();
+        let keys = DeviceKeyUpload { device_keys: Some("{}".to_owned()), ..DeviceKeyUpload::default() };
         for change in ["keys", "cross-signing", "name", "field", "no field", "log-out", "end"] {
             // 1. All that such a process has done.
             match change {
-                "keys" => storage.upsert_device_keys(user_nr, device, "{}").await,
-                "cross-signing" => storage.upsert_cross_signing_keys(user_nr, &[("master", "{}".to_owned())]).await,
+                "keys" => storage.upload_device_keys(user_nr, device, &keys).await.map(drop),
+                "cross-signing" => {
+                    storage.upsert_cross_signing_keys(user_nr, &[("master", "{}".to_owned())], false).await
+                }
                 "name" => storage.update_device_name(user_nr, device, Some("desk".to_owned())).await,
                 "field" => storage.upsert_profile_field(user_nr, "m.tz", "\"UTC\"", 1_000).await.map(drop),
                 "no field" => storage.delete_profile_field(user_nr, "m.tz").await,

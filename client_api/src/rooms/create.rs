@@ -67,6 +67,7 @@ async fn create_room(
         initial_state: request.initial_state.iter().map(initial_state).collect::<Result<_, _>>()?,
         power_level_content_override: request.power_level_content_override.map(Raw::into_json),
     };
+    let new_room = rooms.with_encryption_policy(new_room)?;
     let room_id = rooms.create_room(&requester, new_room).await.map_err(|error| match error {
         rooms::Error::AliasInUse => MatrixError::new(StatusCode::BAD_REQUEST, ErrorKind::RoomInUse, error.to_string()),
         other => other.into(),

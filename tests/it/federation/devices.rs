@@ -115,6 +115,37 @@ async fn the_devices_of_who_shares_a_room_are_asked_for_once_and_followed() {
     }
 }
 
+/// Whether to believe it is for the clients: they compare with what they verified. A server speaks of its own users only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signing_key_that_a_server_replaces_is_passed_on_but_nobody_elses() {
+    for world in worlds().await {
+        let (alice, peer) = (&world.alice, &world.peer);
+        let master = |user: &str| {
+            let public = KeyPair::generate(&Random::system()).public_key();
+            json!({"user_id": user, "usage": ["master"], "keys": { format!("ed25519:{public}"): public }})
+        };
+        let (first, second, own) = (master(BOB), master(BOB), master(alice.id()));
+        let mut answer = list(5, &["A"]);
+        answer["master_key"] = first.clone();
+        peer.answer(DEVICES, 200, &answer);
+        assert_eq!(query(alice, BOB).await["master_keys"][BOB], first);
+        alice.post("/keys/device_signing/upload", &json!({"master_key": own})).await.ok();
+        let since = world.token().await;
+        let says = |user: &str, key: &Value| ("m.signing_key_update", json!({"user_id": user, "master_key": key}));
+        let eve = "@eve:other.test";
+        // Of others, under the name of another, and one that is none.
+        world.send(&[says(alice.id(), &master(alice.id())), says(eve, &master(eve)), says(BOB, &own)]).await.ok();
+        world.send(&[says(BOB, &json!({"user_id": BOB, "usage": ["master"], "keys": {"ed25519:A": "A"}}))]).await.ok();
+        assert_eq!(query(alice, BOB).await["master_keys"][BOB], first);
+        assert_eq!(query(alice, alice.id()).await["master_keys"][alice.id()], own);
+        assert_eq!(alice.sync(Some(&since)).await["device_lists"], Value::Null);
+        world.send(&[says(BOB, &second)]).await.ok();
+        assert!(is_told(alice, &since).await);
+        assert_eq!(query(alice, BOB).await["master_keys"][BOB], second);
+        assert_eq!(query(alice, alice.id()).await["master_keys"][alice.id()], own);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_gap_all_devices_are_asked_for_and_clients_are_told() {
     for world in worlds().await {
