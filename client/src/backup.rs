@@ -1,0 +1,300 @@
+//! The backup of room keys on the server. Client-Server API, "Server-side key backups".
+//!
+//! Algorithm `m.megolm_backup.v1.curve25519-aes-sha2`: who knows the backup's public key can put room keys in, who has the private key
+//! can read them. The server cannot read what lies there, but it can put in what it likes: the format's MAC covers nothing (its own text
+//! says so). A key that comes from a backup therefore opens messages and proves nothing about who wrote them.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    EventEncryptionAlgorithm, UserId,
+    api::client::backup::{EncryptedSessionDataInit, KeyBackupData, KeyBackupDataInit},
+    serde::Base64,
+};
+use serde::{Deserialize, Serialize};
+use vodozemac::{
+    Curve25519PublicKey, Curve25519SecretKey, Ed25519PublicKey,
+    megolm::ExportedSessionKey,
+    pk_encryption::{Message, PkDecryption, PkEncryption},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    Error, recovery_key,
+    signatures::{Object, is_signed_by},
+};
+
+/// The name of the algorithm.
+pub const ALGORITHM: &str = "m.megolm_backup.v1.curve25519-aes-sha2";
+/// Largest encrypted room key that is taken from a backup, in bytes; usual ones have 600.
+const SESSION_BYTES_MAX: usize = 64 * 1024;
+
+/// The private key of a backup. "Decryption key".
+pub struct BackupKey(PkDecryption);
+
+impl std::fmt::Debug for BackupKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackupKey").field("public_key", &self.public_key()).finish_non_exhaustive()
+    }
+}
+
+impl BackupKey {
+    /// Makes a key.
+    #[must_use]
+    pub fn generate() -> Self {
+        Self(PkDecryption::new())
+    }
+
+    /// Reads the form that lies in secret storage.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forged`] when it is no key.
+    pub fn from_base64(text: &str) -> Result<Self, Error> {
+        let bytes: Base64<ruma::serde::base64::Standard, [u8; 32]> =
+            Base64::parse(text).map_err(|_| Error::Forged("the backup's private key has another form"))?;
+        Ok(Self::from_bytes(&Zeroizing::new(bytes.into_inner())))
+    }
+
+    /// Reads the form that is given to people.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::MistypedKey`] when letters are wrong or missing.
+    pub fn from_recovery_key(text: &str) -> Result<Self, Error> {
+        Ok(Self::from_bytes(&recovery_key::decode(text)?))
+    }
+
+    fn from_bytes(bytes: &Zeroizing<[u8; 32]>) -> Self {
+        Self(PkDecryption::from_key(Curve25519SecretKey::from_slice(bytes)))
+    }
+
+    /// The form for secret storage.
+    #[must_use]
+    pub fn to_base64(&self) -> Zeroizing<String> {
+        Zeroizing::new(vodozemac::base64_encode(&self.bytes()[..]))
+    }
+
+    /// The form for people.
+    #[must_use]
+    pub fn recovery_key(&self) -> Zeroizing<String> {
+        recovery_key::encode(&self.bytes())
+    }
+
+    fn bytes(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(*self.0.secret_key().to_bytes())
+    }
+
+    /// The key that room keys are encrypted for.
+    #[must_use]
+    pub fn public_key(&self) -> Curve25519PublicKey {
+        self.0.public_key()
+    }
+
+    /// What a new version of the backup says of itself; its maker signs it. `AuthData`.
+    #[must_use]
+    pub fn auth_data(&self) -> Object {
+        Object::from_iter([("public_key".to_owned(), self.public_key().to_base64().into())])
+    }
+
+    /// Reads a room key out of the backup.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Forged`] when it is none that was encrypted for this key.
+    pub fn decrypt(&self, data: &KeyBackupData) -> Result<BackedUpSession, Error> {
+        let session = &data.session_data;
+        if session.ciphertext.as_bytes().len() > SESSION_BYTES_MAX {
+            return Err(Error::TooLarge { bytes_max: SESSION_BYTES_MAX as u64 });
+        }
+        let unreadable = || Error::Forged("a room key in the backup is not encrypted for it");
+        let ephemeral_key = Curve25519PublicKey::from_slice(session.ephemeral.as_bytes()).map_err(|_| unreadable())?;
+        let message =
+            Message { ciphertext: session.ciphertext.as_bytes().to_vec(), mac: session.mac.as_bytes().to_vec(), ephemeral_key };
+        let text = Zeroizing::new(self.0.decrypt(&message).map_err(|_| unreadable())?);
+        let session: BackedUpSession =
+            serde_json::from_slice(&text).map_err(|_| Error::Forged("a room key in the backup has another form"))?;
+        if session.algorithm != EventEncryptionAlgorithm::MegolmV1AesSha2 {
+            return Err(Error::UnknownAlgorithm(session.algorithm.to_string()));
+        }
+        Ok(session)
+    }
+}
+
+/// A room key in a backup. `BackedUpSessionData`.
+#[derive(Serialize, Deserialize)]
+pub struct BackedUpSession {
+    /// `m.megolm.v1.aes-sha2`.
+    pub algorithm: EventEncryptionAlgorithm,
+    /// Through whose hands it went before it came to who backed it up.
+    #[serde(default)]
+    pub forwarding_curve25519_key_chain: Vec<String>,
+    /// The Curve25519 key of the device that made it.
+    pub sender_key: String,
+    /// The Ed25519 key of that device, as far as who backed it up knew.
+    pub sender_claimed_keys: BTreeMap<String, String>,
+    /// The key itself, in the form of an export.
+    pub session_key: ExportedSessionKey,
+    /// Whether new members may be given it. "Shareable encryption sessions".
+    #[serde(default)]
+    pub shared_history: bool,
+}
+
+impl std::fmt::Debug for BackedUpSession {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BackedUpSession").field("sender_key", &self.sender_key).finish_non_exhaustive()
+    }
+}
+
+/// What the server may know of a room key, to choose between two. "Server-side key backups".
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// The first message that it opens.
+    pub first_message_index: u32,
+    /// Through how many hands it went.
+    pub forwarded_count: u32,
+    /// Whether it came from a device that was verified.
+    pub is_verified: bool,
+}
+
+/// Encrypts a room key for a backup.
+///
+/// # Errors
+///
+/// [`Error::Forged`] when `public_key` is one that gives no secrets.
+pub fn encrypt(public_key: Curve25519PublicKey, session: &BackedUpSession, standing: Standing) -> Result<KeyBackupData, Error> {
+    let text = Zeroizing::new(serde_json::to_vec(session).expect("a room key can be written"));
+    let message =
+        PkEncryption::from_key(public_key).encrypt(&text).map_err(|_| Error::Forged("the backup's public key"))?;
+    Ok(KeyBackupDataInit {
+        first_message_index: standing.first_message_index.into(),
+        forwarded_count: standing.forwarded_count.into(),
+        is_verified: standing.is_verified,
+        session_data: EncryptedSessionDataInit {
+            ephemeral: Base64::new(message.ephemeral_key.to_vec()),
+            ciphertext: Base64::new(message.ciphertext),
+            mac: Base64::new(message.mac),
+        }
+        .into(),
+    }
+    .into())
+}
+
+/// The public key of a version of the backup, which room keys may be encrypted for only when `auth_data` is trusted.
+///
+/// # Errors
+///
+/// [`Error::Forged`] when it is none.
+pub fn public_key(auth_data: &Object) -> Result<Curve25519PublicKey, Error> {
+    auth_data
+        .get("public_key")
+        .and_then(|key| Curve25519PublicKey::from_base64(key.as_str()?).ok())
+        .ok_or(Error::Forged("the backup has no public key"))
+}
+
+/// Whether one of the user's own keys signed `auth_data`: the verified master key, or that of a verified device. `signers` are their
+/// names and keys.
+pub fn is_trusted<'a>(
+    auth_data: &Object,
+    user_id: &UserId,
+    signers: impl IntoIterator<Item = (&'a str, &'a Ed25519PublicKey)>,
+) -> bool {
+    signers.into_iter().any(|(name, key)| is_signed_by(auth_data, user_id.as_str(), name, key))
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::user_id;
+    use serde_json::json;
+    use vodozemac::{
+        Ed25519SecretKey,
+        megolm::{GroupSession, InboundGroupSession, SessionConfig},
+    };
+
+    use super::*;
+    use crate::signatures::add_signature;
+
+    fn session() -> BackedUpSession {
+        let group = GroupSession::new(SessionConfig::version_1());
+        let inbound = InboundGroupSession::new(&group.session_key(), SessionConfig::version_1());
+        BackedUpSession {
+            algorithm: EventEncryptionAlgorithm::MegolmV1AesSha2,
+            forwarding_curve25519_key_chain: Vec::new(),
+            sender_key: "sender key".to_owned(),
+            sender_claimed_keys: BTreeMap::from([("ed25519".to_owned(), "claimed".to_owned())]),
+            session_key: inbound.export_at_first_known_index(),
+            shared_history: true,
+        }
+    }
+
+    const STANDING: Standing = Standing { first_message_index: 3, forwarded_count: 1, is_verified: true };
+
+    #[test]
+    fn a_room_key_comes_back_out_of_the_backup_with_the_private_key_only() {
+        let (key, session) = (BackupKey::generate(), session());
+        let data = encrypt(key.public_key(), &session, STANDING).expect("it is encrypted");
+        // As it travels: written into a request, and read from an answer.
+        let data = serde_json::to_value(&data).expect("it is written");
+        assert_eq!((&data["first_message_index"], &data["forwarded_count"], &data["is_verified"]), (&json!(3), &json!(1), &json!(true)));
+        let data: KeyBackupData = serde_json::from_value(data).expect("it is read");
+        let restored = BackupKey::from_base64(&key.to_base64()).expect("it is a key").decrypt(&data).expect("it is decrypted");
+        assert_eq!(restored.session_key.to_base64(), session.session_key.to_base64());
+        assert_eq!(restored.sender_claimed_keys, session.sender_claimed_keys);
+        assert!(restored.shared_history);
+        assert!(matches!(BackupKey::generate().decrypt(&data), Err(Error::Forged(_))));
+    }
+
+    /// The key of another implementation's test ([RFC 7748], section 6.1), what OpenSSL derives and encrypts with it.
+    ///
+    /// [RFC 7748]: https://www.rfc-editor.org/rfc/rfc7748
+    #[test]
+    fn what_others_backed_up_is_read() {
+        let key = BackupKey::from_base64("XasIfmJKikt54X+Lg4AO5m87sSkmGLb9HC+LJ/+I4Os").expect("it is a key");
+        assert_eq!(key.public_key().to_base64(), "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08");
+        let data = serde_json::from_value(json!({
+            "first_message_index": 0, "forwarded_count": 0, "is_verified": false,
+            "session_data": { "ephemeral": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo", "ciphertext": "MkPC1I1WOBnvg5G+V8KWiXUHfOmbRU0SBceh9m0VqGbuC7kF5CWN/oK5e9BncxuzhEWpJngYYBfqq8f7U2YpHL4vSwBUn9gKgDEABdUM5yzezNguoYqz2HujzsfR4lzV9pNiOTzdvPr+cL/JBNTJ7ZP64I/vIkcV8MTH870uqRbYe8rCG1nWBAwlfQCDNA0IEImqOM6oi5KMeEhMneQz+nAYyNkw1XhBAVTHHuPkaiy0MXIeYfvasEOwWfhy/1sXRmJZGgYvGyInAVooPxbW/PznHxWZDA+PJFY8LtRoBr6ihGWpNICDu1t4PhKAQnhWZHXWoqv4vHB8G2gK+2IGVNvBliqe466wqLSG4cnOKnc2cjTC20Q5ugWX3Riq/kg5YS77jAcdRW17h532VSfOy0iuyL9KcXnXgf5Fu87uXNij5HBFCpd6tBWleT11Q1jT9axM2+QlKFgCOesKf7xQ1oIZZ6iT46qJsQ3Rw4kUkRc2XPtt2GVS0s+izr89A8YbCxjmdbcneyJRUcyT1eTV/HvIX3L0wTzrOTMXsC0Dvt7q0jRBAtBPlqUN+sx4XLAFNDCwKhP/If0KipC3fbp9wkQ2tEdZHt5hkS9pqcl3bO8", "mac": "zpzU6BkZcNI" },
+        }));
+        let session = key.decrypt(&data.expect("it has the form")).expect("it is decrypted");
+        assert_eq!(session.sender_key, "RF3s+E7RkTQTGF2d8Deol0FkQvgII2aJDf3/Jp5mxVU");
+    }
+
+    #[test]
+    fn the_private_key_has_a_form_for_people() {
+        let key = BackupKey::generate();
+        let read = BackupKey::from_recovery_key(&key.recovery_key()).expect("it is read");
+        assert_eq!(read.public_key(), key.public_key());
+        assert!(BackupKey::from_recovery_key("EsTc").is_err());
+        assert!(!format!("{key:?}").contains(&*key.to_base64()));
+    }
+
+    #[test]
+    fn a_backup_is_trusted_when_one_of_our_keys_signed_it() {
+        let (ours, others) = (Ed25519SecretKey::new(), Ed25519SecretKey::new());
+        let alice = user_id!("@alice:x");
+        let mut auth_data = BackupKey::generate().auth_data();
+        let (ours_public, others_public) = (ours.public_key(), others.public_key());
+        assert!(!is_trusted(&auth_data, alice, [("K", &ours_public)]));
+        add_signature(&mut auth_data, alice.as_str(), "K", |bytes| ours.sign(bytes)).expect("it is signed");
+        assert!(is_trusted(&auth_data, alice, [("L", &others_public), ("K", &ours_public)]));
+        assert!(!is_trusted(&auth_data, alice, [("K", &others_public)]));
+        auth_data.insert("public_key".to_owned(), BackupKey::generate().public_key().to_base64().into());
+        assert!(!is_trusted(&auth_data, alice, [("K", &ours_public)]), "the server put in a key of its own");
+    }
+
+    #[test]
+    fn what_is_no_room_key_is_refused_without_a_panic() {
+        let key = BackupKey::generate();
+        let good = serde_json::to_value(encrypt(key.public_key(), &session(), STANDING).expect("it is encrypted")).expect("it is written");
+        let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+        for (field, value) in [("ephemeral", "AAAA"), ("ephemeral", zero), ("ciphertext", ""), ("ciphertext", "AAAA"), ("mac", "")] {
+            let mut bad = good.clone();
+            bad["session_data"][field] = value.into();
+            let result = key.decrypt(&serde_json::from_value(bad).expect("it has the form"));
+            assert!(matches!(result, Err(Error::Forged(_))), "{field} {value}: {result:?}");
+        }
+        for public_key in [json!(null), json!(1), json!("AAAA"), json!("A".repeat(44))] {
+            assert!(super::public_key(&Object::from_iter([("public_key".to_owned(), public_key)])).is_err());
+        }
+    }
+}
