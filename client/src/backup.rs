@@ -4,23 +4,22 @@
 //! can read them. The server cannot read what lies there, but it can put in what it likes: the format's MAC covers nothing (its own text
 //! says so). A key that comes from a backup therefore opens messages and proves nothing about who wrote them.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use ruma::{
-    EventEncryptionAlgorithm, UserId,
+    RoomId, UserId,
     api::client::backup::{EncryptedSessionDataInit, KeyBackupData, KeyBackupDataInit},
     serde::Base64,
 };
 use serde::{Deserialize, Serialize};
 use vodozemac::{
     Curve25519PublicKey, Curve25519SecretKey, Ed25519PublicKey,
-    megolm::ExportedSessionKey,
     pk_encryption::{Message, PkDecryption, PkEncryption},
 };
 use zeroize::Zeroizing;
 
 use crate::{
-    Error, recovery_key,
+    Error, ExportedRoomKey, recovery_key,
     signatures::{Object, is_signed_by},
 };
 
@@ -97,12 +96,12 @@ impl BackupKey {
         Object::from_iter([("public_key".to_owned(), self.public_key().to_base64().into())])
     }
 
-    /// Reads a room key out of the backup.
+    /// Reads the key of a room's session out of the backup.
     ///
     /// # Errors
     ///
-    /// [`Error::Forged`] when it is none that was encrypted for this key.
-    pub fn decrypt(&self, data: &KeyBackupData) -> Result<BackedUpSession, Error> {
+    /// [`Error::Forged`] when it is none that was encrypted for this key, [`Error::Malformed`] when it has another form.
+    pub fn decrypt(&self, room_id: &RoomId, session_id: &str, data: &KeyBackupData) -> Result<ExportedRoomKey, Error> {
         let session = &data.session_data;
         if session.ciphertext.as_bytes().len() > SESSION_BYTES_MAX {
             return Err(Error::TooLarge { bytes_max: SESSION_BYTES_MAX as u64 });
@@ -112,38 +111,32 @@ impl BackupKey {
         let message =
             Message { ciphertext: session.ciphertext.as_bytes().to_vec(), mac: session.mac.as_bytes().to_vec(), ephemeral_key };
         let text = Zeroizing::new(self.0.decrypt(&message).map_err(|_| unreadable())?);
-        let session: BackedUpSession =
-            serde_json::from_slice(&text).map_err(|_| Error::Forged("a room key in the backup has another form"))?;
-        if session.algorithm != EventEncryptionAlgorithm::MegolmV1AesSha2 {
-            return Err(Error::UnknownAlgorithm(session.algorithm.to_string()));
-        }
-        Ok(session)
+        let session: BackedUpSessionData<'_> =
+            serde_json::from_slice(&text).map_err(|_| Error::Malformed("room key in the backup"))?;
+        Ok(ExportedRoomKey {
+            algorithm: session.algorithm.into_owned(),
+            room_id: room_id.to_owned(),
+            session_id: session_id.to_owned(),
+            session_key: session.session_key.into_owned(),
+            sender_key: session.sender_key.into_owned(),
+            sender_claimed_keys: session.sender_claimed_keys.into_owned(),
+            forwarding_curve25519_key_chain: session.forwarding_curve25519_key_chain.into_owned(),
+            shared_history: session.shared_history,
+        })
     }
 }
 
-/// A room key in a backup. `BackedUpSessionData`.
+/// What is encrypted: an export without what the server knows anyway.
 #[derive(Serialize, Deserialize)]
-pub struct BackedUpSession {
-    /// `m.megolm.v1.aes-sha2`.
-    pub algorithm: EventEncryptionAlgorithm,
-    /// Through whose hands it went before it came to who backed it up.
+struct BackedUpSessionData<'a> {
+    algorithm: Cow<'a, str>,
     #[serde(default)]
-    pub forwarding_curve25519_key_chain: Vec<String>,
-    /// The Curve25519 key of the device that made it.
-    pub sender_key: String,
-    /// The Ed25519 key of that device, as far as who backed it up knew.
-    pub sender_claimed_keys: BTreeMap<String, String>,
-    /// The key itself, in the form of an export.
-    pub session_key: ExportedSessionKey,
-    /// Whether new members may be given it. "Shareable encryption sessions".
+    forwarding_curve25519_key_chain: Cow<'a, [String]>,
+    sender_key: Cow<'a, str>,
+    sender_claimed_keys: Cow<'a, BTreeMap<String, String>>,
+    session_key: Cow<'a, str>,
     #[serde(default)]
-    pub shared_history: bool,
-}
-
-impl std::fmt::Debug for BackedUpSession {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("BackedUpSession").field("sender_key", &self.sender_key).finish_non_exhaustive()
-    }
+    shared_history: bool,
 }
 
 /// What the server may know of a room key, to choose between two. "Server-side key backups".
@@ -162,8 +155,16 @@ pub struct Standing {
 /// # Errors
 ///
 /// [`Error::Forged`] when `public_key` is one that gives no secrets.
-pub fn encrypt(public_key: Curve25519PublicKey, session: &BackedUpSession, standing: Standing) -> Result<KeyBackupData, Error> {
-    let text = Zeroizing::new(serde_json::to_vec(session).expect("a room key can be written"));
+pub fn encrypt(public_key: Curve25519PublicKey, key: &ExportedRoomKey, standing: Standing) -> Result<KeyBackupData, Error> {
+    let session = BackedUpSessionData {
+        algorithm: Cow::Borrowed(&key.algorithm),
+        forwarding_curve25519_key_chain: Cow::Borrowed(&key.forwarding_curve25519_key_chain),
+        sender_key: Cow::Borrowed(&key.sender_key),
+        sender_claimed_keys: Cow::Borrowed(&key.sender_claimed_keys),
+        session_key: Cow::Borrowed(&key.session_key),
+        shared_history: key.shared_history,
+    };
+    let text = Zeroizing::new(serde_json::to_vec(&session).expect("a room key can be written"));
     let message =
         PkEncryption::from_key(public_key).encrypt(&text).map_err(|_| Error::Forged("the backup's public key"))?;
     Ok(KeyBackupDataInit {
@@ -204,7 +205,7 @@ pub fn is_trusted<'a>(
 
 #[cfg(test)]
 mod tests {
-    use ruma::user_id;
+    use ruma::{owned_room_id, room_id, user_id};
     use serde_json::json;
     use vodozemac::{
         Ed25519SecretKey,
@@ -214,34 +215,41 @@ mod tests {
     use super::*;
     use crate::signatures::add_signature;
 
-    fn session() -> BackedUpSession {
+    fn room_key() -> ExportedRoomKey {
         let group = GroupSession::new(SessionConfig::version_1());
         let inbound = InboundGroupSession::new(&group.session_key(), SessionConfig::version_1());
-        BackedUpSession {
-            algorithm: EventEncryptionAlgorithm::MegolmV1AesSha2,
-            forwarding_curve25519_key_chain: Vec::new(),
+        ExportedRoomKey {
+            algorithm: "m.megolm.v1.aes-sha2".to_owned(),
+            room_id: owned_room_id!("!room:x"),
+            session_id: inbound.session_id(),
+            session_key: inbound.export_at_first_known_index().to_base64(),
             sender_key: "sender key".to_owned(),
             sender_claimed_keys: BTreeMap::from([("ed25519".to_owned(), "claimed".to_owned())]),
-            session_key: inbound.export_at_first_known_index(),
+            forwarding_curve25519_key_chain: Vec::new(),
             shared_history: true,
         }
+    }
+
+    fn decrypt(key: &BackupKey, data: &KeyBackupData) -> Result<ExportedRoomKey, Error> {
+        key.decrypt(room_id!("!room:x"), "session", data)
     }
 
     const STANDING: Standing = Standing { first_message_index: 3, forwarded_count: 1, is_verified: true };
 
     #[test]
     fn a_room_key_comes_back_out_of_the_backup_with_the_private_key_only() {
-        let (key, session) = (BackupKey::generate(), session());
-        let data = encrypt(key.public_key(), &session, STANDING).expect("it is encrypted");
+        let (key, room_key) = (BackupKey::generate(), room_key());
+        let data = encrypt(key.public_key(), &room_key, STANDING).expect("it is encrypted");
         // As it travels: written into a request, and read from an answer.
         let data = serde_json::to_value(&data).expect("it is written");
         assert_eq!((&data["first_message_index"], &data["forwarded_count"], &data["is_verified"]), (&json!(3), &json!(1), &json!(true)));
         let data: KeyBackupData = serde_json::from_value(data).expect("it is read");
-        let restored = BackupKey::from_base64(&key.to_base64()).expect("it is a key").decrypt(&data).expect("it is decrypted");
-        assert_eq!(restored.session_key.to_base64(), session.session_key.to_base64());
-        assert_eq!(restored.sender_claimed_keys, session.sender_claimed_keys);
+        let restored = decrypt(&BackupKey::from_base64(&key.to_base64()).expect("it is a key"), &data).expect("it is decrypted");
+        assert_eq!(restored.session_key, room_key.session_key);
+        assert_eq!(restored.sender_claimed_keys, room_key.sender_claimed_keys);
+        assert_eq!((restored.room_id.as_str(), restored.session_id.as_str()), ("!room:x", "session"));
         assert!(restored.shared_history);
-        assert!(matches!(BackupKey::generate().decrypt(&data), Err(Error::Forged(_))));
+        assert!(matches!(decrypt(&BackupKey::generate(), &data), Err(Error::Forged(_))));
     }
 
     /// The key of another implementation's test ([RFC 7748], section 6.1), what OpenSSL derives and encrypts with it.
@@ -255,7 +263,7 @@ mod tests {
             "first_message_index": 0, "forwarded_count": 0, "is_verified": false,
             "session_data": { "ephemeral": "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo", "ciphertext": "MkPC1I1WOBnvg5G+V8KWiXUHfOmbRU0SBceh9m0VqGbuC7kF5CWN/oK5e9BncxuzhEWpJngYYBfqq8f7U2YpHL4vSwBUn9gKgDEABdUM5yzezNguoYqz2HujzsfR4lzV9pNiOTzdvPr+cL/JBNTJ7ZP64I/vIkcV8MTH870uqRbYe8rCG1nWBAwlfQCDNA0IEImqOM6oi5KMeEhMneQz+nAYyNkw1XhBAVTHHuPkaiy0MXIeYfvasEOwWfhy/1sXRmJZGgYvGyInAVooPxbW/PznHxWZDA+PJFY8LtRoBr6ihGWpNICDu1t4PhKAQnhWZHXWoqv4vHB8G2gK+2IGVNvBliqe466wqLSG4cnOKnc2cjTC20Q5ugWX3Riq/kg5YS77jAcdRW17h532VSfOy0iuyL9KcXnXgf5Fu87uXNij5HBFCpd6tBWleT11Q1jT9axM2+QlKFgCOesKf7xQ1oIZZ6iT46qJsQ3Rw4kUkRc2XPtt2GVS0s+izr89A8YbCxjmdbcneyJRUcyT1eTV/HvIX3L0wTzrOTMXsC0Dvt7q0jRBAtBPlqUN+sx4XLAFNDCwKhP/If0KipC3fbp9wkQ2tEdZHt5hkS9pqcl3bO8", "mac": "zpzU6BkZcNI" },
         }));
-        let session = key.decrypt(&data.expect("it has the form")).expect("it is decrypted");
+        let session = decrypt(&key, &data.expect("it has the form")).expect("it is decrypted");
         assert_eq!(session.sender_key, "RF3s+E7RkTQTGF2d8Deol0FkQvgII2aJDf3/Jp5mxVU");
     }
 
@@ -285,12 +293,12 @@ mod tests {
     #[test]
     fn what_is_no_room_key_is_refused_without_a_panic() {
         let key = BackupKey::generate();
-        let good = serde_json::to_value(encrypt(key.public_key(), &session(), STANDING).expect("it is encrypted")).expect("it is written");
+        let good = serde_json::to_value(encrypt(key.public_key(), &room_key(), STANDING).expect("it is encrypted")).expect("it is written");
         let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
         for (field, value) in [("ephemeral", "AAAA"), ("ephemeral", zero), ("ciphertext", ""), ("ciphertext", "AAAA"), ("mac", "")] {
             let mut bad = good.clone();
             bad["session_data"][field] = value.into();
-            let result = key.decrypt(&serde_json::from_value(bad).expect("it has the form"));
+            let result = decrypt(&key, &serde_json::from_value(bad).expect("it has the form"));
             assert!(matches!(result, Err(Error::Forged(_))), "{field} {value}: {result:?}");
         }
         for public_key in [json!(null), json!(1), json!("AAAA"), json!("A".repeat(44))] {

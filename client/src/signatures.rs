@@ -95,9 +95,15 @@ mod tests {
     /// Appendices, "Cryptographic Test Vectors": the key is made of the published seed.
     #[test]
     fn the_specifications_objects_get_the_specifications_signatures() {
-        let key = Ed25519SecretKey::from_base64("YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").expect("a key");
+        // Its last character has bits too many, which vodozemac does not read.
+        let seed: Base64<ruma::serde::base64::Standard, [u8; 32]> =
+            Base64::parse("YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").expect("a seed");
+        let key = Ed25519SecretKey::from_slice(seed.as_inner());
         for (mut signed, signature) in [
-            (object(json!({})), "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"),
+            (
+                object(json!({})),
+                "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ",
+            ),
             (
                 object(json!({ "one": 1, "two": "Two" })),
                 "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw",
@@ -133,6 +139,11 @@ mod tests {
         for signatures in [json!(null), json!([]), json!({ "@a:x": 1 }), json!({ "@a:x": { "ed25519:K": "A" } })] {
             assert!(!is_signed_by(&object(json!({ "signatures": signatures })), "@a:x", "K", &key));
         }
-        assert!(!is_signed_by(&object(json!({ "float": 1.5, "signatures": { "@a:x": { "ed25519:K": "" } } })), "@a:x", "K", &key));
+        assert!(!is_signed_by(
+            &object(json!({ "float": 1.5, "signatures": { "@a:x": { "ed25519:K": "" } } })),
+            "@a:x",
+            "K",
+            &key
+        ));
     }
 }
