@@ -2,7 +2,7 @@
 //!
 //! AES-256 in counter mode under a key of its own for each file, and the SHA-256 of what the server keeps. Both ways work on pieces, so
 //! that a file of any size needs the memory of one. What was decrypted is whole only once [`Decryptor::finish`] has compared the hash;
-//! [`decrypt_to_file`] shows a file under its name only then.
+//! [`save`] shows a file under its name only then.
 
 use std::path::Path;
 
@@ -18,9 +18,10 @@ use ruma::{
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncWriteExt as _},
     sync::oneshot,
 };
+use tokio_util::io::ReaderStream;
 use zeroize::Zeroizing;
 
 use crate::Error;
@@ -134,49 +135,53 @@ impl Decryptor {
     }
 }
 
+/// What `file` holds, as it is asked for.
+pub fn read<R: AsyncRead + Unpin + Send + 'static>(file: R) -> ReaderStream<R> {
+    ReaderStream::with_capacity(file, PIECE_BYTES)
+}
+
 /// Encrypts what `file` holds as it is asked for; the receiver gets what belongs into the event when the last piece was taken.
 pub fn encrypt(
     file: impl AsyncRead + Unpin + Send + 'static,
 ) -> (impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, oneshot::Receiver<Encrypted>) {
     let (done, encrypted) = oneshot::channel();
-    let start = Some((file, Encryptor::new(), done));
+    let start = Some((read(file), Encryptor::new(), done));
     let pieces = futures_util::stream::unfold(start, async |state| {
-        let (mut file, mut encryptor, done) = state?;
-        let mut piece = vec![0; PIECE_BYTES];
-        match file.read(&mut piece).await {
-            Ok(0) => {
+        let (mut pieces, mut encryptor, done) = state?;
+        match pieces.next().await {
+            Some(Ok(piece)) => {
+                let mut piece = Vec::from(piece);
+                encryptor.apply(&mut piece);
+                Some((Ok(piece.into()), Some((pieces, encryptor, done))))
+            }
+            Some(Err(error)) => Some((Err(error), None)),
+            None => {
                 // Who does not wait for it does not want it.
                 let _ = done.send(encryptor.finish());
                 None
             }
-            Ok(length) => {
-                piece.truncate(length);
-                encryptor.apply(&mut piece);
-                Some((Ok(piece.into()), Some((file, encryptor, done))))
-            }
-            Err(error) => Some((Err(error), None)),
         }
     });
     (pieces, encrypted)
 }
 
-/// Decrypts what the server gives into the file at `path`, which exists only when everything is there and right.
+/// Writes what the server gives into the file at `path`, decrypted if there is a `decryptor`. The file exists only when everything is there and
+/// right.
 ///
 /// # Errors
 ///
 /// [`Error::AttachmentChanged`] when it is not what was sent, [`Error::TooLarge`] beyond `bytes_max`, [`Error::File`] when the disk
 /// fails, and those of `pieces`. In all cases `path` is as it was.
-pub async fn decrypt_to_file(
+pub async fn save(
     pieces: impl Stream<Item = Result<Bytes, Error>>,
-    file: &EncryptedFile,
+    mut decryptor: Option<Decryptor>,
     path: &Path,
     bytes_max: u64,
 ) -> Result<u64, Error> {
-    let mut decryptor = Decryptor::new(file)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // Readable to this user only, and gone when we return early.
-    let unfinished = tempfile::NamedTempFile::new_in(folder).map_err(Error::File)?;
-    let mut output = tokio::fs::File::from_std(unfinished.reopen().map_err(Error::File)?);
+    let unfinished = tempfile::NamedTempFile::new_in(folder)?;
+    let mut output = tokio::fs::File::from_std(unfinished.reopen()?);
     let (mut pieces, mut bytes) = (std::pin::pin!(pieces), 0);
     while let Some(piece) = pieces.next().await {
         let mut piece = Vec::from(piece?);
@@ -184,12 +189,14 @@ pub async fn decrypt_to_file(
         if bytes > bytes_max {
             return Err(Error::TooLarge { bytes_max });
         }
-        decryptor.apply(&mut piece)?;
-        output.write_all(&piece).await.map_err(Error::File)?;
+        if let Some(decryptor) = &mut decryptor {
+            decryptor.apply(&mut piece)?;
+        }
+        output.write_all(&piece).await?;
     }
-    decryptor.finish()?;
-    output.sync_all().await.map_err(Error::File)?;
-    unfinished.persist(path).map_err(|error| Error::File(error.error))?;
+    decryptor.map_or(Ok(()), Decryptor::finish)?;
+    output.sync_all().await?;
+    unfinished.persist(path).map_err(|error| error.error)?;
     Ok(bytes)
 }
 
@@ -247,7 +254,7 @@ mod tests {
             let (pieces, file) = encrypted(plaintext.clone()).await;
             assert!(length < 16 || pieces.concat() != plaintext, "{length}: it is encrypted");
             let path = folder.path().join(length.to_string());
-            let bytes = decrypt_to_file(stream(pieces), &file, &path, 1 << 30).await.expect("it is decrypted");
+            let bytes = save(stream(pieces), Decryptor::new(&file).ok(), &path, 1 << 30).await.expect("it is decrypted");
             assert_eq!(bytes, length as u64);
             assert_eq!(std::fs::read(&path).expect("the file is there"), plaintext);
         }
@@ -273,10 +280,10 @@ mod tests {
         let mut longer = pieces.concat();
         longer.push(0);
         for changed in [flipped, longer, pieces.concat()[..99_999].to_vec(), Vec::new()] {
-            let result = decrypt_to_file(stream(vec![changed.into()]), &file, &path, 1 << 30).await;
+            let result = save(stream(vec![changed.into()]), Decryptor::new(&file).ok(), &path, 1 << 30).await;
             assert!(matches!(result, Err(Error::AttachmentChanged)), "{result:?}");
         }
-        let result = decrypt_to_file(stream(pieces), &file, &path, 99_999).await;
+        let result = save(stream(pieces), Decryptor::new(&file).ok(), &path, 99_999).await;
         assert!(matches!(result, Err(Error::TooLarge { bytes_max: 99_999 })), "{result:?}");
         assert_eq!(std::fs::read_dir(folder.path()).expect("the folder is there").count(), 0, "nothing is left behind");
     }

@@ -11,7 +11,7 @@ use ruma::{
     api::client::backup::{EncryptedSessionDataInit, KeyBackupData, KeyBackupDataInit},
     serde::Base64,
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use vodozemac::{
     Curve25519PublicKey, Curve25519SecretKey, Ed25519PublicKey,
     pk_encryption::{Message, PkDecryption, PkEncryption},
@@ -30,6 +30,24 @@ const SESSION_BYTES_MAX: usize = 64 * 1024;
 
 /// The private key of a backup. "Decryption key".
 pub struct BackupKey(PkDecryption);
+
+impl Clone for BackupKey {
+    fn clone(&self) -> Self {
+        Self::from_bytes(&self.bytes())
+    }
+}
+
+impl Serialize for BackupKey {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.secret_key().serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for BackupKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Curve25519SecretKey::deserialize(deserializer).map(|key| Self(PkDecryption::from_key(key)))
+    }
+}
 
 impl std::fmt::Debug for BackupKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -273,6 +291,8 @@ mod tests {
         let read = BackupKey::from_recovery_key(&key.recovery_key()).expect("it is read");
         assert_eq!(read.public_key(), key.public_key());
         assert!(BackupKey::from_recovery_key("EsTc").is_err());
+        let stored: BackupKey = serde_json::from_value(serde_json::to_value(&key).expect("it is written")).expect("it is read");
+        assert_eq!(stored.public_key(), key.public_key());
         assert!(!format!("{key:?}").contains(&*key.to_base64()));
     }
 

@@ -1,5 +1,11 @@
 //! The client: it logs in, follows what happens, sends and reads.
 
+mod backing_up;
+mod files;
+mod identity;
+mod recovery;
+mod verifying;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -29,6 +35,8 @@ use tokio::sync::broadcast;
 use url::Url;
 use zeroize::Zeroize as _;
 
+pub use self::{files::NewFile, recovery::Recovered};
+use self::verifying::Letters;
 use crate::{
     Api, Batch, Error, Kind, Patience, Store,
     account::{Account, MEGOLM},
@@ -76,6 +84,16 @@ struct Inner {
     claiming: tokio::sync::Mutex<()>,
     /// Held by whoever uploads keys: what was uploaded and what was made meanwhile must not be confused.
     uploading: tokio::sync::Mutex<()>,
+    /// Held by whoever uploads signatures.
+    signing: tokio::sync::Mutex<()>,
+    /// Held by whoever uploads room keys to the backup.
+    backing_up: tokio::sync::Mutex<()>,
+    /// Held by whoever reads letters; before `letters`.
+    reading: tokio::sync::Mutex<()>,
+    /// Held by whoever sends letters; before `letters`.
+    mailing: tokio::sync::Mutex<()>,
+    /// What belongs to verifications and secrets; before `machine`.
+    letters: tokio::sync::Mutex<Letters>,
     /// Held by whoever syncs.
     syncing: tokio::sync::Mutex<()>,
     events: Mutex<broadcast::Sender<Event>>,
@@ -206,6 +224,11 @@ impl Client {
             asking: tokio::sync::Mutex::default(),
             claiming: tokio::sync::Mutex::default(),
             uploading: tokio::sync::Mutex::default(),
+            signing: tokio::sync::Mutex::default(),
+            backing_up: tokio::sync::Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+            mailing: tokio::sync::Mutex::default(),
+            letters: tokio::sync::Mutex::default(),
             syncing: tokio::sync::Mutex::default(),
             events: Mutex::new(broadcast::Sender::new(EVENTS_MAX)),
         })))
@@ -524,12 +547,17 @@ impl Client {
         let patience = Patience { answer: wait + SYNC_SLACK, repeat: Duration::ZERO };
         let answer = self.0.api.send_with(request, patience).await?;
         let events = self.machine().await.receive(answer).await?;
+        let events = self.sort(events).await;
+        self.tell(events);
+        Ok(())
+    }
+
+    fn tell(&self, events: Vec<Event>) {
         let sender = self.0.events.lock().expect("nobody panics with the events in hand");
         for event in events {
             // Nobody needs to listen.
             let _ = sender.send(event);
         }
-        Ok(())
     }
 
     /// Does what is to be done besides: uploads keys, asks for devices, replaces broken sessions, answers our own devices, sends what waits.
@@ -549,7 +577,10 @@ impl Client {
             self.begin_sessions(&lacking).await?;
         }
         self.machine().await.answer_key_requests().await?;
-        self.flush().await
+        self.read_letters().await?;
+        self.upload_signatures().await?;
+        self.flush().await?;
+        self.back_up().await
     }
 
     async fn upload_keys(&self) -> Result<(), Error> {
@@ -580,7 +611,8 @@ impl Client {
             let Some(mut question) = self.machine().await.question(of.clone()).await? else { return Ok(()) };
             question.request.timeout = Some(REMOTE_WAIT);
             let answer = self.0.api.send(question.request.clone()).await?;
-            self.machine().await.answered(question, answer).await?;
+            let events = self.machine().await.answered(question, answer).await?;
+            self.tell(events);
         }
     }
 

@@ -8,7 +8,7 @@
 
 use ruma::{OwnedUserId, UserId, encryption::KeyUsage};
 use serde::{Deserialize, Serialize};
-use vodozemac::{Ed25519PublicKey, Ed25519SecretKey, Ed25519Signature};
+use vodozemac::{Ed25519PublicKey, Ed25519SecretKey};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -145,7 +145,8 @@ pub enum IdentityTrust {
     Verified,
     /// Nobody compared it, but it is the one that was seen first.
     Pinned,
-    /// The server shows another master key than before. Nothing that it signs counts until somebody verifies or accepts it.
+    /// The server shows another master key than before, or does not show any more that we verified it. Nothing that it signs counts until
+    /// somebody verifies or accepts it.
     Changed {
         /// The former one was verified: the stronger reason to be careful.
         was_verified: bool,
@@ -263,7 +264,8 @@ impl PrivateKeys {
         Self { master: key(), self_signing: key(), user_signing: key() }
     }
 
-    /// The public keys of an identity whose private keys are all here, to be published; `sign_as_device` signs the master key by the device that made it.
+    /// The public keys of an identity whose private keys are all here, to be published; `sign_as_device` signs the master key by the device
+    /// that made it.
     ///
     /// # Errors
     ///
@@ -271,8 +273,7 @@ impl PrivateKeys {
     pub fn publish(
         &self,
         user_id: &UserId,
-        device_id: &str,
-        sign_as_device: impl FnOnce(&[u8]) -> Ed25519Signature,
+        sign_as_device: impl FnOnce(&mut Object) -> Result<(), Error>,
     ) -> Result<PublicKeys, Error> {
         let master = self.master.as_ref().ok_or(Error::NoIdentity)?;
         let object = |usage: KeyUsage, key: &Ed25519SecretKey| {
@@ -290,7 +291,7 @@ impl PrivateKeys {
             Ok::<_, Error>(object)
         };
         let mut master_object = object(KeyUsage::Master, master);
-        add_signature(&mut master_object, user_id.as_str(), device_id, sign_as_device)?;
+        sign_as_device(&mut master_object)?;
         PublicKeys::check(
             user_id,
             master_object,
@@ -338,10 +339,16 @@ impl PrivateKeys {
         same(&self.self_signing, keys.self_signing.as_ref()) && same(&self.user_signing, keys.user_signing.as_ref())
     }
 
+    /// The public key of the private master key, if that is here.
+    #[must_use]
+    pub fn master_key(&self) -> Option<Ed25519PublicKey> {
+        self.master.as_ref().map(Ed25519SecretKey::public_key)
+    }
+
     /// Whether this is the private key of that master key: then the identity is ours, whatever a server says.
     #[must_use]
     pub fn own(&self, master: &PublicKey) -> bool {
-        self.master.as_ref().is_some_and(|private| private.public_key() == master.key)
+        self.master_key() == Some(master.key)
     }
 
     /// Signs the keys of a device of the user's own, for `/keys/signatures/upload`.
@@ -399,8 +406,8 @@ mod tests {
     }
 
     fn identity(user_id: &UserId) -> (PrivateKeys, Identity) {
-        let (private, device) = (PrivateKeys::generate(), Ed25519SecretKey::new());
-        let keys = private.publish(user_id, "DEVICE", |bytes| device.sign(bytes)).expect("all keys are here");
+        let private = PrivateKeys::generate();
+        let keys = private.publish(user_id, |_| Ok(())).expect("all keys are here");
         (private, Identity::first_seen(keys))
     }
 
@@ -417,7 +424,9 @@ mod tests {
     #[test]
     fn what_is_published_passes_the_check_and_carries_the_devices_signature() {
         let (private, device) = (PrivateKeys::generate(), Ed25519SecretKey::new());
-        let keys = private.publish(alice(), "DEVICE", |bytes| device.sign(bytes)).expect("all keys are here");
+        let keys = private
+            .publish(alice(), |object| add_signature(object, "@alice:x", "DEVICE", |bytes| device.sign(bytes)))
+            .expect("all keys are here");
         assert_eq!(shown(&keys).expect("they are right"), keys);
         assert!(is_signed_by(&keys.master.object, "@alice:x", "DEVICE", &device.public_key()));
         assert!(private.own(&keys.master) && private.belong_to(&keys));

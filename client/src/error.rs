@@ -74,9 +74,21 @@ pub enum Error {
     /// The recovery key or passphrase is another one, or what it should open was changed.
     #[error("this key or passphrase does not open the secret storage")]
     WrongSecretStorageKey,
+    /// The key of a backup is that of another version of it.
+    #[error("this is not the key of the backup that the server has")]
+    WrongBackupKey,
     /// What this takes of the user's cross-signing keys is not on this device: verify it, or restore from secret storage.
     #[error("the private keys of the user's identity are not on this device")]
     NoIdentity,
+    /// The user has an identity: verify this device or recover, instead of making another one.
+    #[error("the user has an identity already: verify this device, or recover")]
+    IdentityExists,
+    /// The user has a backup of room keys that this device cannot read: recover, instead of making another one.
+    #[error("there is a backup of room keys already: recover it")]
+    BackupExists,
+    /// There is no backup of room keys, or no secret storage.
+    #[error("the user has no {0}")]
+    Absent(&'static str),
     /// It is not the time for this; says what is.
     #[error("not now: {0}")]
     NotNow(&'static str),

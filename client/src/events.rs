@@ -4,7 +4,7 @@ use ruma::{OwnedDeviceId, OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde_json::Value;
 use tokio::sync::broadcast;
 
-use crate::{megolm::Undecryptable, signatures::Object};
+use crate::{megolm::Undecryptable, signatures::Object, verification::Stage};
 
 /// Something happened.
 #[derive(Clone, Debug)]
@@ -22,8 +22,30 @@ pub enum Event {
     },
     /// A device sent something that is not about room keys, such as a verification.
     ToDevice(ToDeviceEvent),
+    /// The server shows another identity of a user than before: somebody should verify or accept it. What it signs does not count till then.
+    IdentityChanged {
+        /// Whose.
+        user_id: OwnedUserId,
+    },
+    /// A verification has come to another stage.
+    Verification(VerificationChange),
+    /// Another device or somebody else replaced the backup of room keys, and nobody of ours signed it: nothing is backed up any more.
+    BackupReplaced,
     /// So many events were dropped, because nobody took them in time. Their rooms' history has them.
     Missed(u64),
+}
+
+/// Where a verification stands.
+#[derive(Clone, Debug)]
+pub struct VerificationChange {
+    /// With whom.
+    pub user_id: OwnedUserId,
+    /// What it is called.
+    pub flow_id: String,
+    /// The device on the other side, once it has shown itself.
+    pub device_id: Option<OwnedDeviceId>,
+    /// Where it stands now.
+    pub stage: Stage,
 }
 
 /// An event of a room.

@@ -32,6 +32,10 @@
 //! | what the client knows and does by itself, without a server | `machine.rs` and the files below it |
 //! | its own keys; those of others | `account.rs`; `devices.rs` |
 //! | between devices; in rooms | `olm.rs`; `megolm.rs` |
+//! | whose identity is to be believed | `cross_signing.rs`, `machine/identities.rs`, `client/identity.rs` |
+//! | people compare pictures | [`verification`], `client/verifying.rs` |
+//! | a new device gets the keys | [`secret_storage`], [`secret_sharing`], [`backup`], `client/recovery.rs`, `client/backing_up.rs` |
+//! | files | [`attachments`], `client/files.rs` |
 //! | what is on disk; what waits to be sent | [`Store`], `store.rs`; `outbox.rs` |
 //!
 //! Whatever a ratchet gave is durable before it leaves the machine, together with what it is for: a client that is killed goes on where it was.
@@ -61,10 +65,10 @@ pub mod verification;
 pub use self::{
     account::Account,
     api::{Api, Patience, Request},
-    client::{Client, History, Login, NewRoom},
+    client::{Client, History, Login, NewFile, NewRoom, Recovered},
     devices::{Device, LocalTrust},
     error::Error,
-    events::{Event, Events, RoomEvent, Secrecy, ToDeviceEvent, Trust},
+    events::{Event, Events, RoomEvent, Secrecy, ToDeviceEvent, Trust, VerificationChange},
     megolm::{ExportedRoomKey, Inbound, Origin, Undecryptable},
     rooms::{Encryption, Member, Membership, Room},
     store::{Batch, Kind, Store, StoreKey},

@@ -6,6 +6,8 @@
 //! What a call reads, it reads from the store; what it changes becomes durable in one [`Batch`] at its end, together with what is to be
 //! sent. A call that is dropped on the way, or a program that is killed, has changed nothing. What is only in memory may be lost.
 
+mod backing_up;
+mod identities;
 mod key_requests;
 mod receive;
 mod sharing;
@@ -23,10 +25,12 @@ use ruma::{OwnedDeviceId, OwnedUserId, RoomId};
 use serde_json::Value;
 use vodozemac::{Curve25519PublicKey, Ed25519PublicKey};
 
-use self::timeline::Pending;
+pub(crate) use self::backing_up::Backup;
+use self::{identities::Identities, timeline::Pending};
 use crate::{
     Batch, Error, Store,
     account::{Account, KeyCounts, Upload},
+    cross_signing::Identity,
     devices::{DEVICES, Device, DeviceList, LocalTrust},
     events::Event,
     outbox::{Outbox, Posted},
@@ -52,6 +56,11 @@ pub(crate) struct Machine {
     key_counts: Option<KeyCounts>,
     /// Devices whose session seems broken.
     broken: BTreeSet<(OwnedUserId, OwnedDeviceId)>,
+    identities: Identities,
+    /// Whether the server may lack signatures of ours.
+    has_signatures: bool,
+    /// Whether room keys may have to be backed up.
+    has_keys_to_back_up: bool,
     /// Whether devices of ours may wait for keys.
     has_key_requests: bool,
     /// Events whose key may come.
@@ -66,6 +75,8 @@ struct Work {
     account: Option<Account>,
     /// Sessions whose key came, or got better.
     imported: BTreeSet<String>,
+    /// Identities that changed.
+    identities: BTreeMap<OwnedUserId, Identity>,
     events: Vec<Event>,
 }
 
@@ -82,6 +93,7 @@ impl Machine {
     /// The machine of this store.
     pub(crate) async fn load(store: Store, outbox: Arc<Outbox>) -> Result<Self, Error> {
         let account = Account::load(&store, &Batch::new()).await?;
+        let identities = Identities::load(&store, account.user_id().to_owned()).await?;
         let lists = store.list::<DeviceList>(DEVICES).await?;
         let outdated = lists.iter().filter(|(_, list)| list.is_tracked && list.is_outdated());
         Ok(Self {
@@ -95,6 +107,9 @@ impl Machine {
             in_vain_until_ms: BTreeMap::new(),
             key_counts: None,
             broken: BTreeSet::new(),
+            identities,
+            has_signatures: true,
+            has_keys_to_back_up: true,
             has_key_requests: true,
             pending: BTreeMap::new(),
             store,
@@ -164,10 +179,13 @@ impl Machine {
         self.commit(work).await.map(drop)
     }
 
-    /// Whether somebody made sure of a device.
-    #[allow(clippy::unused_self, reason = "who is trusted by cross-signing depends on the machine's identities")]
+    /// Whether somebody made sure of a device: of itself, or of its owner, who says that it is theirs.
     fn is_verified(&self, device: &Device) -> bool {
-        device.local_trust == LocalTrust::Verified
+        match device.local_trust {
+            LocalTrust::Verified => true,
+            LocalTrust::Unset => self.identities.verify(device),
+            LocalTrust::Blocked => false,
+        }
     }
 
     fn is_own(&self, device: &Device) -> bool {
@@ -176,12 +194,13 @@ impl Machine {
 
     /// Makes what was done durable, and lets go what is to be sent. Returns what there is to tell.
     async fn commit(&mut self, work: Work) -> Result<Vec<Event>, Error> {
-        let Work { mut batch, posted, account, events, .. } = work;
+        let Work { mut batch, posted, account, identities, events, .. } = work;
         if let Some(account) = account {
             account.save(&mut batch);
         }
         self.store.commit(batch).await?;
         self.outbox.committed(posted);
+        self.identities.committed(identities);
         Ok(events)
     }
 }

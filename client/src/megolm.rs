@@ -142,8 +142,6 @@ pub struct Inbound {
     pub origin: Origin,
     /// Whether those who come later may be given it. Client-Server API, "Shareable encryption sessions".
     pub is_history_shared: bool,
-    /// Whether the server-side backup has it.
-    pub is_backed_up: bool,
 }
 
 /// How a room key came here: how much it proves.
@@ -295,7 +293,6 @@ impl Inbound {
             signing_key,
             origin: Origin::Direct,
             is_history_shared,
-            is_backed_up: false,
         }
         .named(&key.session_id)
     }
@@ -319,7 +316,6 @@ impl Inbound {
             signing_key,
             origin: Origin::Forwarded,
             is_history_shared: false,
-            is_backed_up: false,
         }
         .named(&key.session_id)
     }
@@ -341,7 +337,6 @@ impl Inbound {
             signing_key: key.sender_claimed_keys.get("ed25519").cloned(),
             origin: Origin::Imported,
             is_history_shared: key.shared_history,
-            is_backed_up: false,
         }
         .named(&key.session_id)
     }
@@ -407,13 +402,8 @@ impl Inbound {
             return Err(Error::Forged("a room key of another user"));
         }
         let session = self.session.merge(&mut later.session).expect("what was compared can be merged");
-        let (better, is_backed_up) = if is_proof {
-            (later, false)
-        } else {
-            let is_backed_up = later.is_backed_up;
-            (self, is_backed_up)
-        };
-        Ok(Some(Self { session, is_backed_up, ..better }))
+        let better = if is_proof { later } else { self };
+        Ok(Some(Self { session, ..better }))
     }
 
     /// Decrypts a message of the room.

@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_server_cannot_keep_us_busy_with_a_passphrase() {
-        for (field, value) in [("iterations", json!(10_000_001)), ("iterations", json!(0)), ("bits", json!(1 << 40)), ("algorithm", json!("m.other"))] {
+        for (field, value) in [("iterations", json!(10_000_001)), ("iterations", json!(0)), ("bits", json!(1_u64 << 40)), ("algorithm", json!("m.other"))] {
             let mut content = json!({
                 "algorithm": "m.secret_storage.v1.aes-hmac-sha2",
                 "passphrase": { "algorithm": "m.pbkdf2", "salt": "salt", "iterations": 1000 },

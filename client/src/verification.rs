@@ -104,6 +104,8 @@ pub struct Verification {
     asked: Vec<OwnedDeviceId>,
     /// By a request, as all but old clients do it.
     requested: bool,
+    /// That this device sent.
+    by_us: bool,
     /// When it has to be done, in milliseconds since 1970.
     deadline: u64,
     /// Until when our user may agree to it.
@@ -207,8 +209,18 @@ impl Verification {
     }
 
     fn new(flow: Flow, ours: Party, their_user: OwnedUserId, deadline: u64, state: State) -> Self {
-        let prompt_until = deadline;
-        Self { flow, ours, their_user, theirs: None, asked: Vec::new(), requested: true, deadline, prompt_until, state }
+        Self {
+            flow,
+            ours,
+            their_user,
+            theirs: None,
+            asked: Vec::new(),
+            requested: true,
+            by_us: matches!(state, State::Requested { by_us: true }),
+            deadline,
+            prompt_until: deadline,
+            state,
+        }
     }
 
     /// Where it takes place, and what it is called.
@@ -247,6 +259,18 @@ impl Verification {
                 Stage::Cancelled { code: code.clone(), reason: reason.clone(), by_us: *by_us }
             }
         }
+    }
+
+    /// Whether this device asked for it.
+    #[must_use]
+    pub fn is_by_us(&self) -> bool {
+        self.by_us
+    }
+
+    /// Makes a success a failure: meanwhile the server shows other keys than those that were compared.
+    pub(crate) fn distrust(&mut self) {
+        let code = CancelCode::KeyMismatch;
+        self.state = State::Cancelled { reason: reason_of(&code).to_owned(), code, by_us: true };
     }
 
     /// Whether nothing more can happen.

@@ -86,7 +86,7 @@ impl Machine {
     }
 
     /// Our own verified devices, but for this one.
-    async fn trusted_devices(&self, work: &Work) -> Result<Vec<Device>, Error> {
+    pub(super) async fn trusted_devices(&self, work: &Work) -> Result<Vec<Device>, Error> {
         let devices = self.devices(work, &self.user_id).await?.devices.into_values();
         Ok(devices.filter(|device| !self.is_own(device) && self.is_verified(device)).collect())
     }

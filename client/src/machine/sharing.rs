@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedEventId, OwnedUserId, RoomId, api::client::keys::claim_keys,
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedEventId, OwnedUserId, RoomId, UserId, api::client::keys::claim_keys,
     to_device::DeviceIdOrAllDevices,
 };
 use serde_json::{Value, json};
@@ -155,7 +155,7 @@ impl Machine {
         Ok(answer)
     }
 
-    async fn encrypt(&self, work: &mut Work, room: &Room, event_type: &str, content: &Value) -> Result<Value, Error> {
+    async fn encrypt(&mut self, work: &mut Work, room: &Room, event_type: &str, content: &Value) -> Result<Value, Error> {
         let encryption = room.encryption()?.expect("the room is encrypted");
         let readers = self.readers(room).await?;
         let mut allowed: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>> = BTreeMap::new();
@@ -174,6 +174,7 @@ impl Machine {
                 let (curve25519, ed25519) = (self.curve25519.to_base64(), self.ed25519.to_base64());
                 let inbound = Inbound::from_room_key(key, &self.user_id, &curve25519, &ed25519)?;
                 work.batch.put(INBOUND, session_key(&room.room_id, &inbound.session_id()), &inbound);
+                self.mark_to_back_up(work, &inbound);
                 outbound
             }
         };
@@ -267,6 +268,25 @@ impl Machine {
             let outgoing = Outgoing::ToDevice { event_type: event_type.to_owned(), messages: of_users };
             self.outbox.post(&mut work.batch, &mut work.posted, outgoing);
         }
+    }
+
+    /// Puts one message in clear to devices into the outbox that may be unknown, such as all of a user's: `*`.
+    pub(crate) async fn post_to_ids(
+        &mut self,
+        user_id: &UserId,
+        device_ids: &[OwnedDeviceId],
+        event_type: &str,
+        content: &Value,
+    ) -> Result<(), Error> {
+        let devices = device_ids.iter().map(|device_id| match device_id.as_str() {
+            "*" => DeviceIdOrAllDevices::AllDevices,
+            _ => DeviceIdOrAllDevices::DeviceId(device_id.clone()),
+        });
+        let messages = Messages::from([(user_id.to_owned(), devices.map(|device| (device, content.clone())).collect())]);
+        let outgoing = Outgoing::ToDevice { event_type: event_type.to_owned(), messages };
+        let mut work = Work::default();
+        self.outbox.post(&mut work.batch, &mut work.posted, outgoing);
+        self.commit(work).await.map(drop)
     }
 
     /// Encrypts for one device and puts it into the outbox; does nothing when there is no session.

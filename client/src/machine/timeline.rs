@@ -132,7 +132,7 @@ impl Machine {
     }
 
     /// What is known of the device that made a session.
-    fn trust(&self, inbound: &Inbound, sender: &UserId, devices: &DeviceList) -> Trust {
+    pub(super) fn trust(&self, inbound: &Inbound, sender: &UserId, devices: &DeviceList) -> Trust {
         if inbound.origin != Origin::Direct {
             return Trust::Imported;
         }

@@ -147,6 +147,7 @@ impl Machine {
         };
         if let Some(better) = better {
             work.batch.put(INBOUND, &key, &better);
+            self.mark_to_back_up(work, &better);
             self.cancel_key_request(work, &key).await?;
             work.imported.insert(key);
         }

@@ -9,6 +9,7 @@ use super::{Machine, Work, now_ms};
 use crate::{
     Error,
     devices::{DEVICES, DeviceList},
+    events::Event,
 };
 
 /// Users in one question.
@@ -105,9 +106,10 @@ impl Machine {
         &mut self,
         question: Question,
         mut answer: get_keys::v3::Response,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Event>, Error> {
         let mut work = Work::default();
         for (user_id, wanted) in question.asked {
+            self.learn_identity(&mut work, &user_id, &answer).await?;
             let answered = answer.device_keys.remove(&user_id);
             if answered.is_none() && answer.failures.contains_key(user_id.server_name().as_str()) {
                 self.in_vain(&user_id, None);
@@ -126,7 +128,7 @@ impl Machine {
             }
             work.batch.put(DEVICES, user_id.as_str(), &list);
         }
-        self.commit(work).await.map(drop)
+        self.commit(work).await
     }
 
     /// Does not ask for these devices, or this device's one-time keys, for a while.

@@ -36,6 +36,11 @@ impl Ongoing {
         self.0.iter()
     }
 
+    /// The same, to be decided upon.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Verification> {
+        self.0.iter_mut()
+    }
+
     /// The one with that user of that id.
     pub fn get_mut(&mut self, user_id: &UserId, flow_id: &str) -> Option<&mut Verification> {
         self.0.iter_mut().find(|one| one.their_user == user_id && one.flow.id() == flow_id)
