@@ -1,0 +1,7 @@
+//! Clients of ours at whole servers.
+
+mod conversations;
+mod hostile;
+mod outages;
+mod people;
+mod relay;
