@@ -1,5 +1,7 @@
 //! The client: it logs in, follows what happens, sends and reads.
 
+mod gaps;
+
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -376,6 +378,7 @@ impl Client {
         if readers.is_empty() {
             return Ok(());
         }
+        self.machine().await.follow(&readers).await?;
         self.ask_for_devices(Some(readers)).await?;
         let _turn = self.0.claiming.lock().await;
         let devices = self.machine().await.without_session(room_id).await?;
@@ -457,6 +460,7 @@ impl Client {
     ///
     /// [`Error::Unreachable`].
     pub async fn devices(&self, user_id: &UserId) -> Result<Vec<Device>, Error> {
+        self.machine().await.doubt_untracked(user_id).await?;
         self.ask_for_devices(Some(vec![user_id.to_owned()])).await?;
         self.machine().await.known_devices(user_id).await
     }
@@ -518,12 +522,14 @@ impl Client {
     async fn poll(&self, wait: Duration) -> Result<(), Error> {
         let _turn = self.0.syncing.lock().await;
         let mut request = sync_events::v3::Request::new();
-        request.since = self.machine().await.sync_token().await?;
+        let since = self.machine().await.sync_token().await?;
+        request.since = since.clone();
         request.timeout = Some(wait);
         request.set_presence = PresenceState::Offline;
         let patience = Patience { answer: wait + SYNC_SLACK, repeat: Duration::ZERO };
         let answer = self.0.api.send_with(request, patience).await?;
-        let events = self.machine().await.receive(answer).await?;
+        let gaps = self.fill_gaps(since.as_deref(), &answer).await?;
+        let events = self.machine().await.receive(answer, gaps).await?;
         let sender = self.0.events.lock().expect("nobody panics with the events in hand");
         for event in events {
             // Nobody needs to listen.

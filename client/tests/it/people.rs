@@ -80,25 +80,6 @@ impl Person {
         Self::with(client, user, folder, file)
     }
 
-    /// The store as it is now.
-    pub(crate) async fn copy_of_store(&self) -> PathBuf {
-        let copy = self.folder.path().join("copy");
-        for end in ["", "-wal"] {
-            let (from, to) = (format!("{}{end}", self.file.display()), format!("{}{end}", copy.display()));
-            if std::fs::exists(&from).unwrap() {
-                std::fs::copy(from, to).unwrap();
-            }
-        }
-        copy
-    }
-
-    /// The program ends, and starts again with another store.
-    pub(crate) async fn with_store(self, file: PathBuf) -> Self {
-        self.client.close().await;
-        let client = Client::restore(Store::open(&file, &key()).await.unwrap()).await.unwrap();
-        Self::with(client, self.user, self.folder, file)
-    }
-
     /// Syncs once without waiting.
     pub(crate) async fn sync(&self) {
         self.client.sync_once(Duration::ZERO).await.unwrap();
