@@ -2,6 +2,7 @@
 
 mod backing_up;
 mod files;
+mod gaps;
 mod identity;
 mod recovery;
 mod verifying;
@@ -399,6 +400,7 @@ impl Client {
         if readers.is_empty() {
             return Ok(());
         }
+        self.machine().await.follow(&readers).await?;
         self.ask_for_devices(Some(readers)).await?;
         let _turn = self.0.claiming.lock().await;
         let devices = self.machine().await.without_session(room_id).await?;
@@ -480,6 +482,7 @@ impl Client {
     ///
     /// [`Error::Unreachable`].
     pub async fn devices(&self, user_id: &UserId) -> Result<Vec<Device>, Error> {
+        self.machine().await.doubt_untracked(user_id).await?;
         self.ask_for_devices(Some(vec![user_id.to_owned()])).await?;
         self.machine().await.known_devices(user_id).await
     }
@@ -541,12 +544,14 @@ impl Client {
     async fn poll(&self, wait: Duration) -> Result<(), Error> {
         let _turn = self.0.syncing.lock().await;
         let mut request = sync_events::v3::Request::new();
-        request.since = self.machine().await.sync_token().await?;
+        let since = self.machine().await.sync_token().await?;
+        request.since = since.clone();
         request.timeout = Some(wait);
         request.set_presence = PresenceState::Offline;
         let patience = Patience { answer: wait + SYNC_SLACK, repeat: Duration::ZERO };
         let answer = self.0.api.send_with(request, patience).await?;
-        let events = self.machine().await.receive(answer).await?;
+        let gaps = self.fill_gaps(since.as_deref(), &answer).await?;
+        let events = self.machine().await.receive(answer, gaps).await?;
         let events = self.sort(events).await;
         self.tell(events);
         Ok(())

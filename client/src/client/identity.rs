@@ -30,7 +30,7 @@ impl Client {
     /// makes everybody verify again. [`Error::NeedsAuthentication`] when the server asks for a password that was not given.
     pub async fn make_identity(&self, password: Option<&str>, replace: bool) -> Result<(), Error> {
         let own = self.user_id().to_owned();
-        self.ask_for_devices(Some(vec![own.clone()])).await?;
+        self.learn(&own).await?;
         let keys = {
             let mut machine = self.machine().await;
             let known = machine.identity(&own).map(|identity| identity.keys.master.key);
@@ -64,7 +64,7 @@ impl Client {
     ///
     /// [`Error::Unreachable`].
     pub async fn identity_trust(&self, user_id: &UserId) -> Result<Option<IdentityTrust>, Error> {
-        self.ask_for_devices(Some(vec![user_id.to_owned()])).await?;
+        self.learn(user_id).await?;
         Ok(self.machine().await.identity_trust(user_id))
     }
 
@@ -74,7 +74,7 @@ impl Client {
     ///
     /// [`Error::UnknownDevice`]; [`Error::Unreachable`].
     pub async fn is_verified(&self, user_id: &UserId, device_id: &ruma::DeviceId) -> Result<bool, Error> {
-        self.ask_for_devices(Some(vec![user_id.to_owned()])).await?;
+        self.learn(user_id).await?;
         self.machine().await.is_known_verified(user_id, device_id).await
     }
 
@@ -85,6 +85,17 @@ impl Client {
     /// [`Error::NoIdentity`] when the user has none.
     pub async fn accept_identity(&self, user_id: &UserId) -> Result<(), Error> {
         self.machine().await.accept_identity(user_id).await
+    }
+
+    /// Asks for a user's devices and identity, if they may have changed. Our own are followed from now on.
+    pub(super) async fn learn(&self, user_id: &UserId) -> Result<(), Error> {
+        let user = vec![user_id.to_owned()];
+        if user_id == self.user_id() {
+            self.machine().await.follow(&user).await?;
+        } else {
+            self.machine().await.doubt_untracked(user_id).await?;
+        }
+        self.ask_for_devices(Some(user)).await
     }
 
     /// Gives the server the signatures that it lacks.

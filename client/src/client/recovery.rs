@@ -97,7 +97,7 @@ impl Client {
         }
         let identity = secrets.len() == 3;
         if identity {
-            self.ask_for_devices(Some(vec![self.user_id().to_owned()])).await?;
+            self.learn(self.user_id()).await?;
             self.machine().await.import_private_keys(&secrets, true).await?;
             self.upload_signatures().await?;
         }
@@ -117,7 +117,7 @@ impl Client {
 
     /// Asks the user's verified devices for the private keys that are not here.
     pub(super) async fn ask_for_secrets(&self) -> Result<(), Error> {
-        self.ask_for_devices(Some(vec![self.user_id().to_owned()])).await?;
+        self.learn(self.user_id()).await?;
         let (devices, mut requests, private, backup) = {
             let machine = self.machine().await;
             let devices = machine.own_verified_devices().await?;
@@ -145,7 +145,7 @@ impl Client {
             return Ok(());
         }
         let Some(request) = Request::parse(&event.content) else { return Ok(()) };
-        self.ask_for_devices(Some(vec![event.sender])).await?;
+        self.learn(&event.sender).await?;
         let (device, private, backup) = {
             let machine = self.machine().await;
             let devices = machine.own_verified_devices().await?;

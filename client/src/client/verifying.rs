@@ -115,7 +115,7 @@ impl Client {
         let theirs = match from_device {
             None => None,
             Some(device_id) => {
-                self.ask_for_devices(Some(vec![sender.clone()])).await?;
+                self.learn(&sender).await?;
                 self.machine().await.party(&sender, &device_id).await?
             }
         };
@@ -190,7 +190,7 @@ impl Client {
     ///
     /// [`Error::NotNow`] when there is no room with that user alone, or no other device; [`Error::Unreachable`].
     pub async fn request_verification(&self, user_id: &UserId) -> Result<String, Error> {
-        self.ask_for_devices(Some(vec![user_id.to_owned()])).await?;
+        self.learn(user_id).await?;
         // Nobody reads an answer before it is known what it answers.
         let turn = self.0.reading.lock().await;
         let ours = self.machine().await.own_party();

@@ -1,5 +1,7 @@
 //! What the server says in `/sync`. Client-Server API, "Syncing".
 
+use std::collections::BTreeMap;
+
 use ruma::{
     OneTimeKeyAlgorithm, OwnedRoomId, OwnedUserId, RoomId, UserId,
     api::client::sync::sync_events::v3::{InvitedRoom, JoinedRoom, LeftRoom, Response, State, Timeline},
@@ -28,12 +30,16 @@ impl Machine {
     }
 
     /// Takes over what the server says. All of it becomes durable at once, together with the token from which it goes on, so that nothing of
-    /// it is lost or counts twice. Returns what there is to tell: nothing of the first time, which is history.
+    /// it is lost or counts twice. `gaps` is what happened before its timelines, where they are limited. Returns what there is to tell: nothing of the first time, which is history.
     ///
     /// # Errors
     ///
     /// Those of the store. Then nothing was taken over, and the same answer may be asked for again.
-    pub(crate) async fn receive(&mut self, answer: Response) -> Result<Vec<Event>, Error> {
+    pub(crate) async fn receive(
+        &mut self,
+        answer: Response,
+        mut gaps: BTreeMap<OwnedRoomId, Vec<Value>>,
+    ) -> Result<Vec<Event>, Error> {
         let is_first = self.sync_token().await?.is_none();
         let mut work = Work::default();
         self.devices_changed(&mut work, &answer.device_lists.changed, &answer.device_lists.left).await?;
@@ -46,6 +52,7 @@ impl Machine {
             self.receive_invite(&mut work, room_id, &invited).await?;
         }
         for (room_id, joined) in answer.rooms.join {
+            self.receive_gap(&mut work, &room_id, gaps.remove(&room_id).unwrap_or_default()).await?;
             self.receive_joined(&mut work, room_id, joined).await?;
         }
         for (room_id, left) in answer.rooms.leave {
@@ -76,6 +83,20 @@ impl Machine {
             self.track(work, &readers).await?;
         }
         work.batch.put(ROOMS, room_id.as_str(), &room);
+        Ok(())
+    }
+
+    /// Reads what happened before a limited timeline. The state at its beginning comes with that, so here only counts who was seen to leave.
+    async fn receive_gap(&mut self, work: &mut Work, room_id: &RoomId, events: Vec<Value>) -> Result<(), Error> {
+        let mut seen = Seen::default();
+        for event in events.iter().filter_map(Value::as_object) {
+            let Some(event) = self.read_event(work, &mut seen, room_id, event).await? else { continue };
+            let membership = event.content.get("membership").and_then(Value::as_str);
+            if event.event_type == "m.room.member" && event.state_key.is_some() && membership != Some("join") {
+                work.batch.delete(OUTBOUND, room_id.as_str());
+            }
+            work.events.push(Event::Room(event));
+        }
         Ok(())
     }
 

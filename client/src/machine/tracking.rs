@@ -67,9 +67,26 @@ impl Machine {
         Ok(())
     }
 
-    /// One of the users whose devices should be asked for, at most so many that one question holds them; `of` limits them to some.
-    pub(crate) async fn question(&mut self, of: Option<Vec<OwnedUserId>>) -> Result<Option<Question>, Error> {
+    /// Follows the devices of `users` from now on.
+    pub(crate) async fn follow(&mut self, users: &[OwnedUserId]) -> Result<(), Error> {
         let mut work = Work::default();
+        self.track(&mut work, users).await?;
+        self.commit(work).await.map(drop)
+    }
+
+    /// Nobody tells us of changes of somebody whom we do not follow, so what we know is not enough.
+    pub(crate) async fn doubt_untracked(&mut self, user_id: &UserId) -> Result<(), Error> {
+        let mut work = Work::default();
+        let mut list = self.devices(&work, user_id).await?;
+        if !list.is_tracked {
+            list.mark_outdated();
+            work.batch.put(DEVICES, user_id.as_str(), &list);
+        }
+        self.commit(work).await.map(drop)
+    }
+
+    /// A question for the users whose devices changed, as many as fit into one; `of` limits them to some.
+    pub(crate) async fn question(&mut self, of: Option<Vec<OwnedUserId>>) -> Result<Option<Question>, Error> {
         let users = match of {
             Some(users) => users,
             None => self.outdated.iter().cloned().collect(),
@@ -84,15 +101,13 @@ impl Machine {
             if self.in_vain_until_ms.contains_key(&(user_id.clone(), None)) {
                 continue;
             }
-            self.track(&mut work, [&user_id]).await?;
-            let list = self.devices(&work, &user_id).await?;
+            let list = self.devices(&Work::default(), &user_id).await?;
             if list.is_outdated() {
                 asked.insert(user_id, list.wanted());
             } else {
                 self.outdated.remove(&user_id);
             }
         }
-        self.commit(work).await?;
         if asked.is_empty() {
             return Ok(None);
         }

@@ -1,7 +1,5 @@
 //! People with clients of ours.
 
-#![allow(dead_code, reason = "each test program uses some of it")]
-
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use client::{Client, Event, Login, NewRoom, RoomEvent, Store, StoreKey};
@@ -13,31 +11,37 @@ use test_kit::{TestServer, TestUser, encode};
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Somebody with a client.
-pub struct Person {
-    pub client: Client,
+pub(crate) struct Person {
+    pub(crate) client: Client,
     /// The same user by plain requests.
-    pub user: TestUser,
+    pub(crate) user: TestUser,
     events: tokio::sync::Mutex<(client::Events, Vec<RoomEvent>)>,
     folder: Arc<tempfile::TempDir>,
     file: PathBuf,
 }
 
-pub fn key() -> StoreKey {
+pub(crate) fn key() -> StoreKey {
     StoreKey::raw([42; 32])
 }
 
 impl Person {
     /// Registers `name` and logs in.
-    pub async fn new(server: &TestServer, name: &str) -> Self {
+    pub(crate) async fn new(server: &TestServer, name: &str) -> Self {
         Self::of(server.user(name).await).await
     }
 
     /// Logs in as a user.
-    pub async fn of(user: TestUser) -> Self {
+    pub(crate) async fn of(user: TestUser) -> Self {
+        let homeserver = user.http().base().to_owned();
+        Self::by_way_of(&homeserver, user).await
+    }
+
+    /// Logs in as a user at a server's other address.
+    pub(crate) async fn by_way_of(address: &str, user: TestUser) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let file = folder.path().join("store");
         let store = Store::open(&file, &key()).await.unwrap();
-        let homeserver = user.http().base().parse().unwrap();
+        let homeserver = address.parse().unwrap();
         let password = format!("{}'s password", user.localpart());
         let login = Login {
             homeserver: &homeserver,
@@ -46,6 +50,8 @@ impl Person {
             device_name: "a test's device",
         };
         let client = Client::login(store, login).await.unwrap();
+        // What was said before is history; what is said from now on is heard.
+        client.sync_once(Duration::ZERO).await.unwrap();
         Self::with(client, user, folder, file)
     }
 
@@ -55,51 +61,32 @@ impl Person {
     }
 
     /// The same user on another device.
-    pub async fn another_device(&self) -> Self {
+    pub(crate) async fn another_device(&self) -> Self {
         Self::of(self.user.clone()).await
     }
 
     /// The program ends and starts again.
-    pub async fn restarted(self) -> Self {
+    pub(crate) async fn restarted(self) -> Self {
         self.client.close().await;
         let client = Client::restore(Store::open(&self.file, &key()).await.unwrap()).await.unwrap();
         Self::with(client, self.user, self.folder, self.file)
     }
 
     /// The program is killed, and starts again: what it was at is dropped.
-    pub async fn killed(self) -> Self {
+    pub(crate) async fn killed(self) -> Self {
         let Self { client, user, events, folder, file } = self;
         drop((client, events));
         let client = Client::restore(Store::open(&file, &key()).await.unwrap()).await.unwrap();
         Self::with(client, user, folder, file)
     }
 
-    /// The store as it is now.
-    pub async fn copy_of_store(&self) -> PathBuf {
-        let copy = self.folder.path().join("copy");
-        for end in ["", "-wal"] {
-            let (from, to) = (format!("{}{end}", self.file.display()), format!("{}{end}", copy.display()));
-            if std::fs::exists(&from).unwrap() {
-                std::fs::copy(from, to).unwrap();
-            }
-        }
-        copy
-    }
-
-    /// The program ends, and starts again with another store.
-    pub async fn with_store(self, file: PathBuf) -> Self {
-        self.client.close().await;
-        let client = Client::restore(Store::open(&file, &key()).await.unwrap()).await.unwrap();
-        Self::with(client, self.user, self.folder, file)
-    }
-
     /// Syncs once without waiting.
-    pub async fn sync(&self) {
+    pub(crate) async fn sync(&self) {
         self.client.sync_once(Duration::ZERO).await.unwrap();
     }
 
     /// Syncs until an event comes.
-    pub async fn hears(&self, event_id: &EventId) -> RoomEvent {
+    pub(crate) async fn hears(&self, event_id: &EventId) -> RoomEvent {
         let mut events = self.events.lock().await;
         let (stream, heard) = &mut *events;
         let wait = async {
@@ -121,7 +108,7 @@ impl Person {
     }
 
     /// An encrypted room with these members.
-    pub async fn room_with(&self, others: &[&Self], new: NewRoom) -> OwnedRoomId {
+    pub(crate) async fn room_with(&self, others: &[&Self], new: NewRoom) -> OwnedRoomId {
         let invite = others.iter().map(|other| other.client.user_id().to_owned()).collect();
         let room = self.client.create_room(NewRoom { invite, ..new }).await.unwrap();
         for other in others {
@@ -133,24 +120,24 @@ impl Person {
     }
 
     /// An event as the server has it.
-    pub async fn raw_event(&self, room: &RoomId, event_id: &EventId) -> Value {
+    pub(crate) async fn raw_event(&self, room: &RoomId, event_id: &EventId) -> Value {
         let path = format!("/rooms/{}/event/{}", encode(room.as_str()), encode(event_id.as_str()));
         self.user.get(&path).await.ok()
     }
 
     /// The session by which an event was encrypted.
-    pub async fn session_of(&self, room: &RoomId, event_id: &EventId) -> String {
+    pub(crate) async fn session_of(&self, room: &RoomId, event_id: &EventId) -> String {
         self.raw_event(room, event_id).await["content"]["session_id"].as_str().expect("an encrypted event").to_owned()
     }
 }
 
 /// An encrypted room with these members.
-pub async fn encrypted_room(owner: &Person, others: &[&Person]) -> OwnedRoomId {
+pub(crate) async fn encrypted_room(owner: &Person, others: &[&Person]) -> OwnedRoomId {
     owner.room_with(others, NewRoom::default()).await
 }
 
 /// The texts of a room, oldest first, as far as they can be read.
-pub async fn texts(person: &Person, room: &RoomId) -> Vec<String> {
+pub(crate) async fn texts(person: &Person, room: &RoomId) -> Vec<String> {
     let events = person.client.history(room, None, None).await.unwrap().events;
     events.iter().rev().filter_map(|event| event.body().map(str::to_owned)).collect()
 }
