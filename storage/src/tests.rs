@@ -12,16 +12,17 @@ use sqlx::{Executor as _, Row as _, SqlSafeStr as _, Statement as _};
 use crate::{
     Commit, CommitError, NewNodes, NewReceipt, StateKey, Storage, account_data, committer, consumers, db, db::Db,
     dehydrated_devices, deployment, destinations, device_lists, devices, directory, erased_users, event_graph, events,
-    filters, group, key_backups, key_claims, keys, listed_events, maintenance, many_rooms, media, numbers,
-    openid_tokens, outgoing, presence, profiles, redactions, relations, relations_fill, remote_devices, reports,
-    room_leases, room_reads, rooms, sender_shares, server_keys, server_outages, state_map, statement::Statement,
-    stream, sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread,
-    user_work, users,
+    filters, group, key_backups, key_claims, listed_events, maintenance, many_rooms, media, numbers, openid_tokens,
+    outgoing, presence, profiles, redactions, relations, relations_fill, remote_devices, reports, room_leases,
+    room_reads, rooms, sender_shares, server_keys, server_outages, state_map, statement::Statement, stream,
+    sync_connections, testing::TestDatabase, thread_subscriptions, to_device, tokens, uia_sessions, unread, user_work,
+    users,
 };
 
 mod descendants;
 mod devices_elsewhere;
 mod files;
+mod keys;
 mod older_program;
 mod outliers;
 mod people;
@@ -54,7 +55,7 @@ fn all_statements() -> impl Iterator<Item = &'static Statement> {
         group::streams::ALL,
         key_backups::ALL,
         key_claims::ALL,
-        keys::ALL,
+        crate::keys::ALL,
         listed_events::ALL,
         maintenance::ALL,
         many_rooms::ALL,

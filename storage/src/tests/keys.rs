@@ -1,0 +1,135 @@
+//! Keys and messages of devices, with several processes on each database.
+
+use std::collections::BTreeSet;
+
+use model::{Position, UserNr};
+
+use crate::{
+    Commit, DeviceKeyUpload, DeviceKeysOutcome, KeyClaim, KeyRow, NewToDevice, Storage, testing::TestDatabase,
+};
+
+const ALICE: UserNr = UserNr(1);
+const ALGORITHM: &str = "signed_curve25519";
+const DEVICES: [&str; 3] = ["A", "B", "C"];
+
+fn key(key_id: String) -> KeyRow {
+    KeyRow { algorithm: ALGORITHM.to_owned(), key: format!("{{\"key\":\"{key_id}\"}}"), key_id }
+}
+
+/// One key of each device.
+fn claims() -> Vec<KeyClaim> {
+    DEVICES.map(|device| (ALICE, device.to_owned(), ALGORITHM.to_owned())).into()
+}
+
+/// Two sessions with the same one-time key would break forward secrecy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_one_time_key_is_given_once_whichever_process_is_asked() {
+    const KEYS: usize = 60;
+    for database in TestDatabase::each().await {
+        let mut processes: Vec<Storage> = Vec::new();
+        for _ in 0..4 {
+            processes.push(database.open().await);
+        }
+        for device in DEVICES {
+            processes[0].insert_device(ALICE, device, None, 10).await.unwrap();
+            let upload = DeviceKeyUpload {
+                one_time_keys: (0..KEYS).map(|n| key(format!("{device}{n}"))).collect(),
+                fallback_keys: vec![key(format!("{device}-fallback"))],
+                ..DeviceKeyUpload::default()
+            };
+            let done = processes[0].upload_device_keys(ALICE, device, &upload).await.unwrap();
+            assert_eq!(done, DeviceKeysOutcome::Stored);
+        }
+        // As many claims as there are keys, all at once.
+        let tasks: Vec<_> = (0..KEYS)
+            .map(|n| {
+                let process = processes[n % processes.len()].clone();
+                tokio::spawn(async move { process.claim_one_time_keys(claims()).await.unwrap() })
+            })
+            .collect();
+        let mut given = BTreeSet::new();
+        for task in tasks {
+            for ((_, device, _), key) in task.await.unwrap() {
+                assert!(key.key_id.starts_with(&device) && !key.key_id.contains("fallback"), "{key:?} of {device}");
+                assert!(given.insert(key.key_id.clone()), "{} was given twice", key.key_id);
+            }
+        }
+        assert_eq!(given.len(), KEYS * DEVICES.len());
+        // Then there is the fallback key, again and again.
+        for process in &processes {
+            let keys: Vec<String> =
+                process.claim_one_time_keys(claims()).await.unwrap().into_iter().map(|(_, key)| key.key_id).collect();
+            assert_eq!(keys, DEVICES.map(|device| format!("{device}-fallback")));
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_time_keys_are_given_in_the_order_of_their_uploads() {
+    for database in TestDatabase::each().await {
+        let clock = model::Clock::manual(1_000);
+        let random = model::Random::system();
+        let storage = Storage::open(database.options.clone(), clock.clone(), random).await.unwrap();
+        storage.insert_device(ALICE, "A", None, 10).await.unwrap();
+        for id in ["z", "m", "a"] {
+            let upload = DeviceKeyUpload { one_time_keys: vec![key(id.to_owned())], ..DeviceKeyUpload::default() };
+            storage.upload_device_keys(ALICE, "A", &upload).await.unwrap();
+            clock.advance_ms(1);
+        }
+        for id in ["z", "m", "a"] {
+            let claimed = storage.claim_one_time_keys(claims()).await.unwrap();
+            assert_eq!(claimed, [(claims()[0].clone(), key(id.to_owned()))]);
+        }
+    }
+}
+
+/// Whoever has many messages waiting reads more at once than others, and none is lost or out of order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn devices_that_wait_together_each_have_their_own_messages() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let message = |device: usize, n: usize| NewToDevice {
+            user_nr: UserNr(device as i64 + 1),
+            device_id: format!("D{device}"),
+            message: format!("{n}").into(),
+        };
+        // The first device has none, the next one has one, and so on.
+        let to_device = (0..8).flat_map(|n| (n + 1..9).map(move |device| message(device, n))).collect();
+        let end = storage.commit(Commit { to_device, ..Commit::default() }).await.unwrap().position;
+        let read = async |after: Position, limit: u32| {
+            let tasks: Vec<_> = (0..9)
+                .map(|device| {
+                    let storage = storage.clone();
+                    tokio::spawn(async move {
+                        let (user_nr, id) = (UserNr(device + 1), format!("D{device}"));
+                        let found = storage.list_new_to_device(user_nr, &id, after, end, limit).await.unwrap();
+                        found.into_iter().map(|(_, message)| message.parse().unwrap()).collect::<Vec<usize>>()
+                    })
+                })
+                .collect();
+            let mut all = Vec::new();
+            for task in tasks {
+                all.push(task.await.unwrap());
+            }
+            all
+        };
+        for limit in [1, 3, 4, 100] {
+            let expected: Vec<Vec<usize>> = (0..9).map(|device| (0..device.min(limit)).collect()).collect();
+            assert_eq!(read(Position(0), limit as u32).await, expected, "{limit}");
+        }
+        // Seen together: of each its own, up to where it says.
+        let tasks: Vec<_> = (0..9)
+            .map(|device| {
+                let (storage, to) = (storage.clone(), if device == 8 { Position(0) } else { end });
+                tokio::spawn(async move {
+                    storage.delete_to_device(UserNr(device + 1), &format!("D{device}"), to).await.unwrap();
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let left: Vec<usize> = read(Position(0), 100).await.iter().map(Vec::len).collect();
+        assert_eq!(left, [0, 0, 0, 0, 0, 0, 0, 0, 8]);
+    }
+}
