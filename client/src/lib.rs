@@ -42,6 +42,8 @@ mod client;
 mod devices;
 mod error;
 mod events;
+#[cfg(test)]
+mod hostile_input;
 mod machine;
 mod megolm;
 mod olm;
