@@ -1,0 +1,68 @@
+//! What happened in a room while the client was away for longer than one answer of `/sync` tells.
+//! Client-Server API, "Syncing": a timeline may be *limited*.
+
+use std::collections::BTreeMap;
+
+use ruma::{
+    OwnedRoomId, RoomId,
+    api::{
+        Direction,
+        client::{message::get_message_events, sync::sync_events::v3::Response},
+    },
+};
+use serde_json::Value;
+
+use super::Client;
+use crate::{Error, Membership};
+
+/// Most events of one gap that are fetched; what is older is in the room's history.
+const EVENTS_MAX: usize = 1_000;
+/// Events of one request.
+const PAGE_EVENTS: u32 = 100;
+
+impl Client {
+    /// Fetches what happened between `since` and the timelines of an answer, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Unreachable`] and other temporary ones: the answer is to be asked for again.
+    pub(super) async fn fill_gaps(
+        &self,
+        since: Option<&str>,
+        answer: &Response,
+    ) -> Result<BTreeMap<OwnedRoomId, Vec<Value>>, Error> {
+        let mut gaps = BTreeMap::new();
+        let Some(since) = since else { return Ok(gaps) };
+        for (room_id, joined) in &answer.rooms.join {
+            let (true, Some(begin)) = (joined.timeline.limited, &joined.timeline.prev_batch) else { continue };
+            // What was said before the user came is history.
+            if self.room(room_id).await.is_ok_and(|room| room.membership == Membership::Join) {
+                match self.between(room_id, since, begin).await {
+                    Ok(events) => drop(gaps.insert(room_id.clone(), events)),
+                    Err(error) if error.is_temporary() => return Err(error),
+                    Err(error) => tracing::warn!(room.id = %room_id, %error, "a gap stays"),
+                }
+            }
+        }
+        Ok(gaps)
+    }
+
+    async fn between(&self, room_id: &RoomId, since: &str, before: &str) -> Result<Vec<Value>, Error> {
+        let mut events = Vec::new();
+        let mut from = Some(before.to_owned());
+        while let Some(token) = from.take()
+            && events.len() < EVENTS_MAX
+        {
+            let mut request = get_message_events::v3::Request::new(room_id.to_owned(), Direction::Backward);
+            request.from = Some(token.clone());
+            request.to = Some(since.to_owned());
+            request.limit = PAGE_EVENTS.into();
+            let page = self.0.api.send(request).await?;
+            events.extend(page.chunk.iter().filter_map(|event| serde_json::from_str(event.json().get()).ok()));
+            from = page.end.filter(|end| !page.chunk.is_empty() && *end != token);
+        }
+        events.truncate(EVENTS_MAX);
+        events.reverse();
+        Ok(events)
+    }
+}
