@@ -17,7 +17,14 @@ pub(crate) fn make(path: &Path) -> Result<PathBuf, Error> {
 
 /// Keeps other servers away from the folder for as long as it lives: two processes on one SQLite file would each believe to be alone.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "the lock lasts as long as the file is open")] File);
+pub(crate) struct Lock(File);
+
+impl Drop for Lock {
+    /// A process that is being started has a copy of the open file for a moment, which would hold the lock too.
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}
 
 /// Takes the folder's lock.
 pub(crate) fn lock(folder: &Path) -> Result<Lock, Error> {
@@ -44,7 +51,9 @@ mod tests {
         assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o700);
         let held = lock(&folder).unwrap();
         assert!(matches!(lock(&folder), Err(Error::DataFolderInUse(_))));
+        let copy = held.0.try_clone().unwrap();
         drop(held);
         lock(&folder).unwrap();
+        drop(copy);
     }
 }
