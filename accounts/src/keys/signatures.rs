@@ -117,16 +117,14 @@ impl Accounts {
             if signed_text(master) != signed_text(object) {
                 return Ok(Err(other_key()));
             }
-            // Devices sign the master key.
-            let by = object.get("signatures").and_then(|all| all.get(user_id)).and_then(Value::as_object);
+            // Devices sign the master key; however many are named, those that there are are looked at.
             let mut rows = Rows::new();
-            for key_id in by.into_iter().flat_map(Map::keys) {
-                let Some(device_id) = key_id.strip_prefix("ed25519:") else { continue };
-                let keys = self.0.storage.get_device_keys(user_nr, device_id).await?;
-                let keys = keys.map(|keys| stored(&keys)).unwrap_or_default();
-                let public = keys.get("keys").and_then(|keys| keys.get(key_id)).and_then(Value::as_str);
-                if public.is_some_and(|public| is_signed(object, user_id, key_id, public)) {
-                    rows.push(row(requester, user_nr, target, key_id, object));
+            for device in self.0.storage.list_device_keys(&[user_nr]).await? {
+                let key_id = format!("ed25519:{}", device.device_id);
+                let keys = stored(&device.keys);
+                let public = keys.get("keys").and_then(|keys| keys.get(&key_id)).and_then(Value::as_str);
+                if public.is_some_and(|public| is_signed(object, user_id, &key_id, public)) {
+                    rows.push(row(requester, user_nr, target, &key_id, object));
                 }
             }
             return Ok(if rows.is_empty() { Err(bad_signature()) } else { Ok(rows) });

@@ -309,6 +309,20 @@ async fn cross_signing_keys_hang_together_and_signatures_are_seen_by_whom_they_c
         let shown = only_device(&seen, &alice.user_id);
         assert!(shown["signatures"]["@alice:one.test"][&own_id].is_string());
 
+        // Her device signs her master key, as a device that is not there cannot.
+        let master_id = master.public_key().to_base64();
+        let device_id = format!("ed25519:{}", alice.device());
+        let mut by_device = keys.master_key.clone().unwrap();
+        sign(&mut by_device, alice.user_id.as_str(), "ed25519:GONE", &device_key);
+        let failures = accounts.upload_signatures(&alice, &signed(&alice, &master_id, &by_device)).await.unwrap();
+        assert_eq!(failures[&alice.user_id][&master_id]["errcode"], "M_INVALID_SIGNATURE");
+        sign(&mut by_device, alice.user_id.as_str(), &device_id, &device_key);
+        let failures = accounts.upload_signatures(&alice, &signed(&alice, &master_id, &by_device)).await.unwrap();
+        assert!(failures.is_empty(), "{failures:?}");
+        let seen = query(&world, &bob, &alice.user_id).await.master_keys[&alice.user_id]["signatures"].clone();
+        let signature = &by_device["signatures"]["@alice:one.test"][&device_id];
+        assert_eq!(seen, json!({"@alice:one.test": {&device_id: signature}}));
+
         // 4. Alice signs Bob's master key: she sees it, Carol does not.
         let bobs = make(&bob, &Ed25519SecretKey::new(), &Ed25519SecretKey::new(), &Ed25519SecretKey::new());
         accounts.upload_cross_signing_keys(&bob, &bobs).await.unwrap();
