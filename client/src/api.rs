@@ -3,11 +3,18 @@
 use std::{borrow::Cow, sync::RwLock, time::Duration};
 
 use rand::RngExt as _;
-use ruma::api::{
-    IncomingResponseExt as _, MatrixVersion, OutgoingRequest, OutgoingRequestExt as _, SupportedVersions,
-    auth_scheme::{AuthScheme, SendAccessToken},
-    error::FromHttpResponseError,
-    path_builder::{PathBuilder, SinglePath, VersionHistory},
+use ruma::{
+    ServerName,
+    api::{
+        IncomingResponseExt as _, MatrixVersion, OutgoingRequest, OutgoingRequestExt as _, SupportedVersions,
+        auth_scheme::{
+            AccessToken, AccessTokenOptional, AppserviceTokenOptional, AuthScheme, NoAccessToken, NoAuthentication,
+            SendAccessToken,
+        },
+        client::discovery::discover_homeserver,
+        error::FromHttpResponseError,
+        path_builder::{PathBuilder, SinglePath, VersionHistory},
+    },
 };
 use tokio::time::Instant;
 use url::Url;
@@ -79,6 +86,28 @@ impl Path for SinglePath {
     fn input(_: &SupportedVersions) {}
 }
 
+/// What the kinds of authentication that `ruma` knows want to be told.
+pub trait Authentication: AuthScheme {
+    /// With which token, if with any.
+    fn input(token: Option<&str>) -> Self::Input<'_>;
+}
+
+macro_rules! with_token {
+    ($($scheme:ty),+) => {$(
+        impl Authentication for $scheme {
+            fn input(token: Option<&str>) -> SendAccessToken<'_> {
+                token.map_or(SendAccessToken::None, SendAccessToken::IfRequired)
+            }
+        }
+    )+};
+}
+
+with_token!(NoAccessToken, AccessToken, AccessTokenOptional, AppserviceTokenOptional);
+
+impl Authentication for NoAuthentication {
+    fn input(_: Option<&str>) {}
+}
+
 /// A request that this client can send.
 pub trait Request: OutgoingRequest<EndpointError: Into<Error>, PathBuilder: Path> + Send {
     /// The request as HTTP.
@@ -92,10 +121,10 @@ pub trait Request: OutgoingRequest<EndpointError: Into<Error>, PathBuilder: Path
 impl<R> Request for R
 where
     R: OutgoingRequest<EndpointError: Into<Error>, PathBuilder: Path> + Send,
-    for<'a> R::Authentication: AuthScheme<Input<'a> = SendAccessToken<'a>>,
+    R::Authentication: Authentication,
 {
     fn write(self, api: &Api, token: Option<&str>) -> Result<http::Request<Vec<u8>>, Error> {
-        let token = token.map_or(SendAccessToken::None, SendAccessToken::IfRequired);
+        let token = R::Authentication::input(token);
         let base = api.homeserver.as_str().trim_end_matches('/');
         self.try_into_http_request(base, token, R::PathBuilder::input(&api.versions))
             .map_err(|error| Error::Unreadable(error.into()))
@@ -114,6 +143,26 @@ impl Api {
         let versions = [MatrixVersion::V1_1, MatrixVersion::V1_11].into();
         let versions = SupportedVersions { versions, features: Default::default() };
         Ok(Self { http, homeserver, token: RwLock::new(None), versions })
+    }
+
+    /// Finds the server of a server name, such as `example.org`. Client-Server API, "Server discovery".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotAServer`] when the name says of no server where it is; [`Error::Unreachable`].
+    pub async fn discover(server_name: &ServerName) -> Result<Url, Error> {
+        let not_a_server = || Error::NotAServer(server_name.to_string());
+        let base = Url::parse(&format!("https://{server_name}")).map_err(|_| not_a_server())?;
+        match Self::new(base.clone())?.send(discover_homeserver::Request::new()).await {
+            Ok(found) => {
+                let url = Url::parse(&found.homeserver.base_url).map_err(|_| not_a_server())?;
+                if matches!(url.scheme(), "https" | "http") { Ok(url) } else { Err(not_a_server()) }
+            }
+            // It is where its name says.
+            Err(Error::Refused { status: 404, .. }) => Ok(base),
+            Err(Error::Refused { .. } | Error::Unreadable(_)) => Err(not_a_server()),
+            Err(error) => Err(error),
+        }
     }
 
     /// Where the server is.

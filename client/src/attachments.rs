@@ -4,7 +4,10 @@
 //! that a file of any size needs the memory of one. What was decrypted is whole only once [`Decryptor::finish`] has compared the hash;
 //! [`save`] shows a file under its name only then.
 
-use std::path::Path;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use aes::cipher::{KeyIvInit as _, StreamCipher as _};
 use bytes::Bytes;
@@ -17,10 +20,7 @@ use ruma::{
 };
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tokio::{
-    io::{AsyncRead, AsyncWriteExt as _},
-    sync::oneshot,
-};
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio_util::io::ReaderStream;
 use zeroize::Zeroizing;
 
@@ -140,29 +140,30 @@ pub fn read<R: AsyncRead + Unpin + Send + 'static>(file: R) -> ReaderStream<R> {
     ReaderStream::with_capacity(file, PIECE_BYTES)
 }
 
-/// Encrypts what `file` holds as it is asked for; the receiver gets what belongs into the event when the last piece was taken.
+/// Encrypts what `file` holds as it is asked for. What belongs into the event is known when the last piece was taken.
 pub fn encrypt(
     file: impl AsyncRead + Unpin + Send + 'static,
-) -> (impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, oneshot::Receiver<Encrypted>) {
-    let (done, encrypted) = oneshot::channel();
-    let start = Some((read(file), Encryptor::new(), done));
-    let pieces = futures_util::stream::unfold(start, async |state| {
-        let (mut pieces, mut encryptor, done) = state?;
-        match pieces.next().await {
-            Some(Ok(piece)) => {
-                let mut piece = Vec::from(piece);
-                encryptor.apply(&mut piece);
-                Some((Ok(piece.into()), Some((pieces, encryptor, done))))
-            }
-            Some(Err(error)) => Some((Err(error), None)),
-            None => {
-                // Who does not wait for it does not want it.
-                let _ = done.send(encryptor.finish());
-                None
-            }
-        }
+) -> (impl Stream<Item = std::io::Result<Bytes>> + Send + 'static, Encrypting) {
+    let encrypting = Encrypting(Arc::new(Mutex::new(Encryptor::new())));
+    let encryptor = encrypting.0.clone();
+    let pieces = read(file).map(move |piece| {
+        let mut piece = Vec::from(piece?);
+        encryptor.lock().expect("encryption does not panic").apply(&mut piece);
+        Ok(piece.into())
     });
-    (pieces, encrypted)
+    (pieces, encrypting)
+}
+
+/// A file on its way.
+pub struct Encrypting(Arc<Mutex<Encryptor>>);
+
+impl Encrypting {
+    /// What belongs into the event, for all pieces that were taken. A server that has a file of another length has another file.
+    #[must_use]
+    pub fn finish(self) -> Encrypted {
+        let encryptor = self.0.lock().expect("encryption does not panic");
+        Encrypted { info: encryptor.info.clone(), sha256: encryptor.hash.clone().finalize().into() }
+    }
 }
 
 /// Writes what the server gives into the file at `path`, decrypted if there is a `decryptor`. The file exists only when everything is there and
@@ -214,8 +215,8 @@ mod tests {
 
     async fn encrypted(plaintext: Vec<u8>) -> (Vec<Bytes>, EncryptedFile) {
         let (pieces, file) = encrypt(std::io::Cursor::new(plaintext));
-        let pieces = pieces.map(|piece| piece.expect("memory can be read")).collect().await;
-        (pieces, event_of(file.await.expect("the file has an end")))
+        let pieces: Vec<Bytes> = pieces.map(|piece| piece.expect("memory can be read")).collect().await;
+        (pieces, event_of(file.finish()))
     }
 
     fn stream(pieces: Vec<Bytes>) -> impl Stream<Item = Result<Bytes, Error>> {

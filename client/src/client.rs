@@ -24,7 +24,7 @@ use ruma::{
             room::create_room,
             session::{login, logout},
             sync::sync_events,
-            uiaa::UserIdentifier,
+            uiaa::{MatrixUserIdentifier, UserIdentifier},
         },
     },
     presence::PresenceState,
@@ -179,9 +179,7 @@ impl Client {
             return Err(Error::StoreTaken(session.user_id.clone()));
         }
         let api = Api::new(who.homeserver.clone())?;
-        let user = UserIdentifier::Matrix(ruma::api::client::uiaa::MatrixUserIdentifier::new(who.user.to_owned()));
-        let password = login::v3::Password::new(user, who.password.to_owned());
-        let mut request = login::v3::Request::new(login::v3::LoginInfo::Password(password));
+        let mut request = password_login(who.user, who.password);
         request.initial_device_display_name = Some(who.device_name.to_owned());
         // Twice would make two devices.
         let answer = api.send_once(request).await?;
@@ -233,6 +231,29 @@ impl Client {
             syncing: tokio::sync::Mutex::default(),
             events: Mutex::new(broadcast::Sender::new(EVENTS_MAX)),
         })))
+    }
+
+    /// Logs the same device in again, whose session has ended without the user's doing ([`Error::LoggedOut`]): its keys stay.
+    /// Client-Server API, "Soft logout".
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Refused`] when the password is wrong.
+    pub async fn login_again(&self, password: &str) -> Result<(), Error> {
+        let mut session: Session = self.0.store.get(SESSION, OWN).await?.ok_or(Error::NotLoggedIn)?;
+        let mut request = password_login(self.0.user_id.as_str(), password);
+        request.device_id = Some(self.0.device_id.clone());
+        let answer = self.0.api.send(request).await?;
+        if (&answer.user_id, &answer.device_id) != (&self.0.user_id, &self.0.device_id) {
+            return Err(Error::ServerMisbehaved("logging in as a certain device"));
+        }
+        session.access_token.zeroize();
+        session.access_token = answer.access_token;
+        let mut batch = Batch::new();
+        batch.put(SESSION, OWN, &session);
+        self.0.store.commit(batch).await?;
+        self.0.api.set_token(Some(&session.access_token));
+        Ok(())
     }
 
     /// Logs out, and forgets everything, keys included: what only this device could decrypt nobody can any more.
@@ -383,13 +404,12 @@ impl Client {
     /// the server did not answer; [`Error::NotSentYet`] when it could not be sent for the same reason: then it is kept and will be sent.
     pub async fn send(&self, room_id: &RoomId, event_type: &str, content: &Value) -> Result<OwnedEventId, Error> {
         self.meet_readers(room_id).await?;
-        let answer = self.machine().await.post(room_id, event_type, content).await?;
+        let mut answer = self.machine().await.post(room_id, event_type, content).await?;
         let flushed = self.flush().await;
-        // Perhaps somebody else has sent it, and failed only behind it.
-        let mut answer = answer;
         match (answer.try_recv(), flushed) {
+            // Whatever became of what waits behind it.
             (Ok(answer), _) => answer,
-            (Err(_), Err(error)) => Err(Error::NotSentYet(Box::new(error))),
+            (Err(_), Err(error)) => Err(not_sent_yet(error)),
             (Err(_), Ok(())) => answer.await.unwrap_or(Err(Error::ServerMisbehaved("a message that is gone"))),
         }
     }
@@ -414,7 +434,7 @@ impl Client {
     /// [`Error::NotSentYet`] when the server does not answer: it is kept and will be sent.
     pub async fn send_to_devices(&self, devices: &[Device], event_type: &str, content: &Value) -> Result<(), Error> {
         self.machine().await.post_clear(event_type, devices, content).await?;
-        self.flush().await.map_err(|error| Error::NotSentYet(Box::new(error)))
+        self.flush().await.map_err(not_sent_yet)
     }
 
     /// Sends a message to devices, encrypted for each. Returns how many it was for: a device that has no keys left cannot be reached.
@@ -434,7 +454,7 @@ impl Client {
             self.begin_sessions(&lacking).await?;
         }
         let count = self.machine().await.post_to(devices, event_type, content).await?;
-        self.flush().await.map_err(|error| Error::NotSentYet(Box::new(error)))?;
+        self.flush().await.map_err(not_sent_yet)?;
         Ok(count)
     }
 
@@ -518,14 +538,13 @@ impl Client {
         loop {
             // What was heard is worked off while the server waits for more.
             let (synced, tended) = tokio::join!(self.poll(SYNC_WAIT), self.tend());
-            for error in [tended.err(), synced.err()].into_iter().flatten() {
-                match error {
-                    error @ (Error::LoggedOut | Error::Store(_) | Error::StoreDamaged(_)) => return Err(error),
-                    error => {
-                        tracing::debug!(%error, ?wait, "syncing again");
-                        tokio::time::sleep(wait).await;
-                        wait = (wait * 2).min(RETRY_MAX);
-                    }
+            match synced.and(tended) {
+                Ok(()) => wait = RETRY_MIN,
+                Err(error @ (Error::LoggedOut | Error::Store(_) | Error::StoreDamaged(_))) => return Err(error),
+                Err(error) => {
+                    tracing::debug!(%error, ?wait, "syncing again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
                 }
             }
         }
@@ -640,4 +659,15 @@ impl Client {
     async fn machine(&self) -> tokio::sync::MutexGuard<'_, Machine> {
         self.0.machine.lock().await
     }
+}
+
+fn password_login(user: &str, password: &str) -> login::v3::Request {
+    let user = UserIdentifier::Matrix(MatrixUserIdentifier::new(user.to_owned()));
+    let password = login::v3::Password::new(user, password.to_owned());
+    login::v3::Request::new(login::v3::LoginInfo::Password(password))
+}
+
+/// What is to be sent is kept.
+fn not_sent_yet(error: Error) -> Error {
+    if error.is_temporary() { Error::NotSentYet(Box::new(error)) } else { error }
 }

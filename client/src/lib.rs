@@ -49,6 +49,8 @@ pub mod cross_signing;
 mod devices;
 mod error;
 mod events;
+#[cfg(test)]
+mod hostile_input;
 mod machine;
 mod media;
 mod megolm;

@@ -214,6 +214,19 @@ impl Store {
         Ok(found)
     }
 
+    /// How many values of a kind there are.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Store`].
+    pub async fn count(&self, kind: Kind) -> Result<u64, Error> {
+        let count: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM sealed WHERE kind = $1")
+            .bind(kind.0)
+            .fetch_one(&self.pool)
+            .await?;
+        Ok(count.unsigned_abs())
+    }
+
     /// All values of a kind, by key.
     ///
     /// # Errors
@@ -332,6 +345,7 @@ mod tests {
         assert_eq!(store.get::<String>(NOTES, "c").await.unwrap(), None);
         let all = BTreeMap::from([("a".to_owned(), "one".to_owned()), ("b".to_owned(), "two".to_owned())]);
         assert_eq!(store.list::<String>(NOTES).await.unwrap(), all);
+        assert_eq!((store.count(NOTES).await.unwrap(), store.count(OTHERS).await.unwrap()), (2, 1));
         assert_eq!(store.get_many::<String>(NOTES, &["a", "b", "c"]).await.unwrap(), all);
         let mut batch = Batch::new();
         batch.delete(NOTES, "a");

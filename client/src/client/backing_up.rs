@@ -31,9 +31,10 @@ impl Client {
         let present = self.backup_version().await?;
         let known = self.machine().await.backup().await?.filter(|backup| backup.private_key.is_some());
         match (&present, &known) {
+            _ if replace => {}
             (Some((version, _)), Some(known)) if *version == known.version => return Ok(()),
-            (Some(_), _) if !replace => return Err(Error::BackupExists),
-            _ => {}
+            (Some(_), _) => return Err(Error::BackupExists),
+            (None, _) => {}
         }
         let key = BackupKey::generate();
         let mut auth_data = key.auth_data();

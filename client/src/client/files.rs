@@ -53,8 +53,7 @@ impl Client {
             let (pieces, encrypted) = attachments::encrypt(opened);
             // What it is is nobody's business but the room's.
             let uri = self.api().upload("application/octet-stream", bytes, pieces.inspect(count)).await?;
-            let encrypted = encrypted.await.map_err(|error| Error::Unreachable(error.into()))?;
-            content["file"] = serde_json::to_value(encrypted.at(uri)).expect("a file can be described");
+            content["file"] = serde_json::to_value(encrypted.finish().at(uri)).expect("a file can be described");
         } else {
             let uri = self.api().upload(file.content_type, bytes, attachments::read(opened).inspect(count)).await?;
             content["url"] = uri.as_str().into();

@@ -25,6 +25,8 @@ const REQUESTED: Kind = Kind("requested room keys");
 const ASKED: Kind = Kind("asked room keys");
 /// Requests of our own devices that wait for an answer.
 const ASKED_MAX: usize = 1_000;
+/// Sessions of which we keep why we have no key.
+const WITHHELD_MAX: u64 = 10_000;
 /// Longest text of others that is kept, in characters.
 const TEXT_MAX: usize = 255;
 
@@ -62,6 +64,10 @@ impl Machine {
             return Err(Error::Malformed("withheld room key"));
         };
         let room_id = RoomId::parse(room_id).map_err(|_| Error::Malformed("withheld room key"))?;
+        // Anybody may say so of any session; that must not fill the disk.
+        if self.store.count(WITHHELD).await? >= WITHHELD_MAX {
+            return Ok(());
+        }
         let reason = text(content, "reason").unwrap_or("no reason given");
         let short = |text: &str| text.chars().take(TEXT_MAX).collect();
         let withheld = Withheld { sender: sender.to_owned(), code: short(code), reason: short(reason) };

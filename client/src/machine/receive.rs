@@ -119,7 +119,7 @@ impl Machine {
         let mut room = self.stored_room(work, &room_id).await?;
         let was_invited = room.membership == Membership::Invite;
         room.membership = Membership::Invite;
-        for event in invited.invite_state.events.iter().filter_map(|event| object(event)) {
+        for event in invited.invite_state.events.iter().filter_map(object) {
             let is_own = text(&event, "state_key") == Some(self.user_id.as_str());
             if is_own && text(&event, "type") == Some("m.room.member") {
                 room.inviter = text(&event, "sender").and_then(|sender| UserId::parse(sender).ok());
@@ -146,12 +146,12 @@ impl Machine {
             _ => return Err(Error::ServerMisbehaved("the state of a room in /sync")),
         };
         let mut everybody = false;
-        for event in state.iter().filter_map(|event| object(event)) {
+        for event in state.iter().filter_map(object) {
             let change = apply(room, &event);
             everybody |= self.receive_change(work, room, change, timeline.limited).await?;
         }
         let mut seen = Seen::default();
-        for event in timeline.events.iter().filter_map(|event| object(event)) {
+        for event in timeline.events.iter().filter_map(object) {
             let change = apply(room, &event);
             everybody |= self.receive_change(work, room, change, timeline.limited).await?;
             if let Some(event) = self.read_event(work, &mut seen, &room.room_id, &event).await? {

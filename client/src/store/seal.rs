@@ -131,7 +131,7 @@ impl Seal {
             hkdf.expand(purpose, key.as_mut()).expect("32 bytes are not too many");
             key.clone()
         };
-        let values = cipher(&*expand(b"values"));
+        let values = cipher(&expand(b"values"));
         let rows = Hmac::new_from_slice(expand(b"rows").as_ref()).expect("HMAC takes keys of any length");
         Self { values, rows }
     }

@@ -261,11 +261,9 @@ async fn who_was_away_for_long_hears_everything_in_order() {
     }
     bob.sync().await;
     let mut heard = Vec::new();
-    while heard.len() < said.len() {
-        if let Event::Room(event) = events.next().await.unwrap()
-            && let Some(body) = event.body()
-        {
-            heard.push(body.to_owned());
+    while heard.last() != said.last() {
+        if let Event::Room(event) = events.next().await.unwrap() {
+            heard.extend(event.body().map(str::to_owned));
         }
     }
     assert_eq!(heard, said);

@@ -171,6 +171,25 @@ async fn a_client_that_syncs_outlives_the_restart_of_its_server() {
     syncing.abort();
 }
 
+/// A session may end without the user's doing; the device's keys are worth more than its token.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_whose_session_ended_goes_on_after_it_logged_in_again() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (Person::new(&server, "alice").await, Person::new(&server, "bob").await);
+    let room = encrypted_room(&alice, &[&bob]).await;
+    let first = alice.client.send_text(&room, "before").await.unwrap();
+    bob.hears(&first).await;
+    let device = bob.client.device_id().to_owned();
+
+    assert!(matches!(bob.client.login_again("wrong").await, Err(Error::Refused { status: 403, .. })));
+    bob.client.login_again("bob's password").await.unwrap();
+    let bob = bob.restarted().await;
+    assert_eq!(bob.client.device_id(), device);
+    let second = alice.client.send_text(&room, "after").await.unwrap();
+    assert_eq!(bob.hears(&second).await.body(), Some("after"));
+    assert_eq!(texts(&bob, &room).await, ["before", "after"]);
+}
+
 /// Who was logged out elsewhere is told so, by everything that asks the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_was_logged_out_elsewhere_stops() {

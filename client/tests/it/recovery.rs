@@ -48,14 +48,13 @@ async fn a_new_device_reads_the_history_by_the_recovery_key() {
     })
     .await;
     // What the new device says goes into the same backup.
-    let said = phone.client.send_text(&room, "said on the new device").await.unwrap();
+    phone.client.send_text(&room, "said on the new device").await.unwrap();
     backed_up(&phone).await;
     let tablet = alice.another_device().await;
     tablet.sync().await;
     tablet.client.recover(&recovery).await.unwrap();
     tablet.client.restore_backup().await.unwrap();
     assert_eq!(texts(&tablet, &room).await.last().map(String::as_str), Some("said on the new device"));
-    let _ = said;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,7 +127,6 @@ async fn a_backup_that_a_device_of_ours_made_anew_is_gone_on_with() {
     let phone = alice.another_device().await;
     phone.sync().await;
     phone.client.recover(&recovery).await.unwrap();
-    assert!(matches!(bob.client.restore_backup().await, Err(Error::Absent(_))));
     phone.client.enable_backup(true).await.unwrap();
     let laptop = bob.another_device().await;
     laptop.sync().await;
