@@ -4,6 +4,7 @@ mod backing_up;
 mod files;
 mod gaps;
 mod identity;
+mod listening;
 mod recovery;
 mod verifying;
 

@@ -68,6 +68,15 @@ impl Client {
         Ok(self.machine().await.identity_trust(user_id))
     }
 
+    /// Whether the private keys of the user's own identity are on this device.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn has_identity_keys(&self) -> Result<bool, Error> {
+        Ok(self.machine().await.private_keys().await?.secrets().count() == 3)
+    }
+
     /// Whether a device is verified: by itself, or by its verified owner.
     ///
     /// # Errors
