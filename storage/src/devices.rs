@@ -45,6 +45,7 @@ statements! {
     DELETE_REFRESH_TOKENS = ["DELETE FROM refresh_tokens WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_DEVICE_KEYS = ["DELETE FROM device_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_CLAIMED_KEYS = ["DELETE FROM claimed_one_time_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_TO_DEVICE = ["DELETE FROM to_device WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1 AND target", (in_list 2)];
@@ -134,6 +135,7 @@ pub(crate) async fn delete_devices(
         &DELETE_REFRESH_TOKENS,
         &DELETE_DEVICE_KEYS,
         &DELETE_ONE_TIME_KEYS,
+        &DELETE_CLAIMED_KEYS,
         &DELETE_FALLBACK_KEYS,
         &DELETE_TO_DEVICE,
         &DELETE_SIGNATURES,

@@ -44,9 +44,13 @@ statements! {
     LOCK_DEVICE = ["SELECT device_id FROM devices WHERE user_nr = $1 AND device_id = $2", (for_update)];
     DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id = $2"];
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id = $2"];
-    FORGET_CLAIMED = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND claimed_at_ms <= $3"];
+    DELETE_CLAIMED_KEYS = ["DELETE FROM claimed_one_time_keys WHERE user_nr = $1 AND device_id = $2"];
+    /// Those that were claimed too.
     LIST_ONE_TIME_KEYS = ["
         SELECT algorithm, key_id, key FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND key_id", (in_list 3), "
+         UNION ALL
+        SELECT algorithm, key_id, key FROM claimed_one_time_keys
+         WHERE user_nr = $1 AND device_id = $2 AND key_id", (in_list 3), "
          ORDER BY algorithm, key_id"];
     INSERT_ONE_TIME_KEYS = ["
         INSERT INTO one_time_keys (user_nr, device_id, algorithm, key_id, key, uploaded_at_ms)
@@ -55,7 +59,7 @@ statements! {
                         6 uploaded_at_ms bigint]), "
          WHERE TRUE ON CONFLICT DO NOTHING"];
     COUNT_ONE_TIME_KEYS = ["
-        SELECT algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND claimed_at_ms IS NULL
+        SELECT algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2
          GROUP BY algorithm ORDER BY algorithm"];
     UPSERT_FALLBACK_KEY = ["
         INSERT INTO fallback_keys (user_nr, device_id, algorithm, key_id, key, used) VALUES ($1, $2, $3, $4, $5, FALSE)
@@ -142,8 +146,6 @@ fn numbers(users: &[UserNr]) -> Vec<i64> {
 
 /// Most devices whose counts are in memory.
 const COUNTS_CACHED: u64 = 50_000;
-/// How long a one-time key is known that was claimed, in milliseconds: whoever uploads it again within that time does no harm.
-const CLAIMED_KEPT_MS: i64 = 90 * 24 * 3_600_000;
 /// How long counts stay in memory.
 const COUNTS_KEPT: Duration = Duration::from_secs(60);
 /// The same where other processes hand out keys too.
@@ -217,6 +219,7 @@ impl Storage {
     ) -> Result<Option<(KeyRow, KeyRow)>, Error> {
         if upload.replaces_identity {
             tx.execute(&DELETE_ONE_TIME_KEYS, args![user_nr, device_id]).await?;
+            tx.execute(&DELETE_CLAIMED_KEYS, args![user_nr, device_id]).await?;
             tx.execute(&DELETE_FALLBACK_KEYS, args![user_nr, device_id]).await?;
         }
         let taken = self.insert_one_time_keys(tx, user_nr, device_id, &upload.one_time_keys).await?;
@@ -249,7 +252,6 @@ impl Storage {
             return Ok(None);
         }
         let now_ms = self.clock().now_ms();
-        tx.execute(&FORGET_CLAIMED, args![user_nr, device_id, now_ms - CLAIMED_KEPT_MS]).await?;
         let ids: Vec<String> = keys.iter().map(|key| key.key_id.clone()).collect();
         let stored: HashMap<(String, String), String> = tx
             .fetch(&LIST_ONE_TIME_KEYS, args![user_nr, device_id, ids])
@@ -263,6 +265,8 @@ impl Storage {
                 return Ok(Some((KeyRow { key, ..new.clone() }, new.clone())));
             }
         }
+        let is_new = |key: &&KeyRow| !stored.contains_key(&(key.algorithm.clone(), key.key_id.clone()));
+        let keys: Vec<&KeyRow> = keys.iter().filter(is_new).collect();
         let rows = Rows::new()
             .bigint(keys.iter().map(|_| user_nr.0))
             .text(keys.iter().map(|_| device_id.to_owned()))
