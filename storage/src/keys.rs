@@ -146,6 +146,9 @@ fn numbers(users: &[UserNr]) -> Vec<i64> {
 
 /// Most devices whose counts are in memory.
 const COUNTS_CACHED: u64 = 50_000;
+/// With fewer one-time keys clients upload more: half of what libolm keeps, and what matrix-rust-sdk, matrix-js-sdk and matrix-nio keep on
+/// the server.
+const ONE_TIME_KEYS_WANTED: u64 = 50;
 /// How long counts stay in memory.
 const COUNTS_KEPT: Duration = Duration::from_secs(60);
 /// The same where other processes hand out keys too.
@@ -160,18 +163,29 @@ pub struct KeyCounts {
     pub unused_fallback: Vec<String>,
 }
 
+impl KeyCounts {
+    /// Whether a device that is told so uploads more keys.
+    fn are_acted_on(&self) -> bool {
+        let is_low = |(_, count): &(String, u64)| *count < ONE_TIME_KEYS_WANTED;
+        self.unused_fallback.is_empty() || self.one_time.is_empty() || self.one_time.iter().any(is_low)
+    }
+}
+
 /// Counts of keys in memory: each answer of `/sync` has them.
 pub(crate) struct KeyCountsCache {
     counts: Cache<(UserNr, String), Arc<KeyCounts>>,
+    /// Whether other processes change them too.
+    is_shared: bool,
     /// Counts what was forgotten: what was read meanwhile is not kept.
     forgotten: AtomicU64,
 }
 
 impl KeyCountsCache {
     pub(crate) fn new(db: &Db) -> Self {
-        let kept = if matches!(db, Db::Postgres { .. }) { COUNTS_KEPT_SHARED } else { COUNTS_KEPT };
+        let is_shared = matches!(db, Db::Postgres { .. });
+        let kept = if is_shared { COUNTS_KEPT_SHARED } else { COUNTS_KEPT };
         let counts = Cache::builder().max_capacity(COUNTS_CACHED).time_to_live(kept).build();
-        Self { counts, forgotten: AtomicU64::new(0) }
+        Self { counts, is_shared, forgotten: AtomicU64::new(0) }
     }
 
     /// Forgets the counts of a device, whose keys have changed.
@@ -393,6 +407,10 @@ impl Storage {
             one_time: self.count_one_time_keys(user_nr, device_id).await?,
             unused_fallback: self.list_unused_fallback_keys(user_nr, device_id).await?,
         });
+        if cache.is_shared && counts.are_acted_on() {
+            // The device may upload more with another process, and is told then what it has, or it uploads them again and again.
+            return Ok(counts);
+        }
         cache.counts.insert(key.clone(), counts.clone());
         if cache.forgotten.load(Ordering::SeqCst) != forgotten {
             // They may have changed since they were read. Looked at last: who forgets counts first.

@@ -6,7 +6,7 @@ use model::{Position, UserNr};
 use sqlx::{Executor as _, Row as _};
 
 use crate::{
-    Commit, DeviceKeyUpload, DeviceKeysOutcome, KeyClaim, KeyRow, NewToDevice, Storage,
+    Commit, DeviceKeyUpload, DeviceKeysOutcome, KeyClaim, KeyCounts, KeyRow, NewToDevice, Storage,
     db::{Db, Tx},
     testing::TestDatabase,
 };
@@ -170,6 +170,39 @@ async fn a_fallback_key_is_written_once_however_often_it_is_given() {
         upload("A", "new").await;
         assert_eq!(given().await, ["new", "b"]);
         assert!(storage.list_unused_fallback_keys(ALICE, "A").await.unwrap().is_empty());
+    }
+}
+
+/// Who is told the number of before uploads again, and libolm forgets the private halves of keys that the server still has.
+#[tokio::test]
+async fn a_device_that_uploads_with_one_process_is_told_what_it_has_by_another() {
+    for database in TestDatabase::each().await {
+        let (here, there) = (database.open().await, database.open().await);
+        if !here.is_shared() {
+            continue;
+        }
+        here.insert_device(ALICE, "A", None, 10).await.unwrap();
+        let counts = async |of: &Storage| of.get_key_counts(ALICE, "A").await.unwrap();
+        let upload = async |count: usize, fallback_keys| {
+            let one_time_keys = (0..count).map(|n| key(format!("{n}"))).collect();
+            let upload = DeviceKeyUpload { one_time_keys, fallback_keys, ..DeviceKeyUpload::default() };
+            here.upload_device_keys(ALICE, "A", &upload).await.unwrap();
+        };
+        let told = |count, unused: &[&str]| KeyCounts {
+            one_time: [(ALGORITHM.to_owned(), count)].into(),
+            unused_fallback: unused.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        assert_eq!(*counts(&there).await, KeyCounts::default());
+        upload(49, Vec::new()).await;
+        assert_eq!(*counts(&there).await, told(49, &[]));
+        upload(50, Vec::new()).await;
+        assert_eq!(*counts(&there).await, told(50, &[]));
+        upload(50, vec![key("fallback".to_owned())]).await;
+        assert_eq!(*counts(&there).await, told(50, &[ALGORITHM]));
+        // Enough is kept for a moment: a claim elsewhere may be told later.
+        here.claim_one_time_keys(claims()).await.unwrap();
+        assert_eq!(*counts(&there).await, told(50, &[ALGORITHM]));
+        assert_eq!(*counts(&here).await, told(49, &[ALGORITHM]));
     }
 }
 
