@@ -34,9 +34,21 @@ statements! {
     DELETE_ALL = ["
         DELETE FROM to_device WHERE position IN (SELECT position FROM to_device WHERE user_nr = $1 LIMIT $2)"];
     LIST_FULL = ["
-        SELECT user_nr, device_id FROM to_device WHERE user_nr", (in_list 1), "
-         GROUP BY user_nr, device_id HAVING count(*) >= $2 OR sum(octet_length(message)) >= $3
-         ORDER BY user_nr, device_id"];
+        SELECT d.user_nr, d.device_id
+          FROM devices d
+         WHERE d.user_nr", (in_list 1), "
+           AND EXISTS (
+               SELECT 1
+                 FROM (SELECT t.number, t.bytes
+                         FROM to_device t WHERE t.user_nr = d.user_nr AND t.device_id = d.device_id
+                        ORDER BY t.position DESC LIMIT 1) l
+                CROSS JOIN
+                      (SELECT t.number, t.bytes - octet_length(t.message) AS bytes
+                         FROM to_device t WHERE t.user_nr = d.user_nr AND t.device_id = d.device_id
+                        ORDER BY t.position LIMIT 1) f
+                WHERE (l.number >= $2 OR l.bytes >= $3)
+                  AND (l.number - f.number + 1 >= $2 OR l.bytes - f.bytes >= $3))
+         ORDER BY d.user_nr, d.device_id"];
     COUNT_WAITING = ["SELECT count(*) FROM to_device WHERE user_nr = $1 AND device_id = $2"];
 }
 
@@ -177,7 +189,7 @@ impl Storage {
         self.db().write(&DELETE_ALL, args![user, i64::from(limit)]).await
     }
 
-    /// The devices of users for which at least `count` messages wait, or `bytes` of them.
+    /// The devices of users for which at least `count` messages wait, or `bytes` of them. Costs the same however many they are.
     ///
     /// # Errors
     ///

@@ -12,20 +12,39 @@ use crate::{
     testing::TestDatabase,
 };
 
+fn message(device: &str, bytes: usize) -> NewToDevice {
+    NewToDevice { user_nr: UserNr(1), device_id: device.to_owned(), message: "x".repeat(bytes).into() }
+}
+
+async fn send(storage: &Storage, to_device: Vec<NewToDevice>) -> Position {
+    storage.commit(Commit { to_device, ..Commit::default() }).await.unwrap().position
+}
+
 /// A device that is switched off for months must not fill the disk, neither with many messages nor with large ones.
 #[tokio::test]
 async fn a_device_is_full_by_the_number_of_its_messages_or_by_their_bytes() {
     for database in TestDatabase::each().await {
         let storage = database.open().await;
-        let message = |device: &str, bytes: usize| NewToDevice {
-            user_nr: UserNr(1),
-            device_id: device.to_owned(),
-            message: "x".repeat(bytes).into(),
+        for device in ["MANY", "LARGE", "FREE", "NONE"] {
+            storage.insert_device(UserNr(1), device, None, 10).await.unwrap();
+        }
+        let full = async || {
+            let full = storage.list_full_devices(&[UserNr(1), UserNr(2)], 2, 100).await.unwrap();
+            full.into_iter().map(|(_, device)| device).collect::<Vec<_>>()
         };
-        let to_device = vec![message("MANY", 1), message("MANY", 1), message("LARGE", 100), message("FREE", 99)];
-        storage.commit(Commit { to_device, ..Commit::default() }).await.unwrap();
-        let full = storage.list_full_devices(&[UserNr(1), UserNr(2)], 2, 100).await.unwrap();
-        assert_eq!(full, [(UserNr(1), "LARGE".to_owned()), (UserNr(1), "MANY".to_owned())]);
+        let together = [message("MANY", 1), message("MANY", 1), message("LARGE", 100), message("FREE", 99)];
+        send(&storage, together.into()).await;
+        assert_eq!(full().await, ["LARGE", "MANY"]);
+        // What was seen does not count, whether some is left or nothing.
+        let first = send(&storage, vec![message("MANY", 49), message("LARGE", 51)]).await;
+        storage.delete_to_device(UserNr(1), "MANY", Position(first.0 - 2)).await.unwrap();
+        storage.delete_to_device(UserNr(1), "LARGE", first).await.unwrap();
+        assert_eq!(full().await, [""; 0]);
+        send(&storage, vec![message("LARGE", 99), message("FREE", 1)]).await;
+        assert_eq!(full().await, ["FREE"]);
+        send(&storage, vec![message("MANY", 50)]).await;
+        assert_eq!(full().await, ["FREE", "MANY"]);
+        assert_eq!(storage.list_full_devices(&[UserNr(1)], 3, 99).await.unwrap().len(), 3, "by bytes alone");
     }
 }
 
