@@ -7,7 +7,7 @@ use ruma::user_id;
 use sqlx::{Executor as _, Row as _};
 
 use crate::{
-    ChangedKeys, Commit, DeviceListChange, DeviceSeen, NewSession, NewToDevice, NewUser, SecretHash, Storage,
+    ChangedKeys, Commit, DeviceListChange, DeviceSeen, NewSession, NewToDevice, NewUser, SecretHash, Storage, UserWork,
     db::{Db, Tx},
     testing::TestDatabase,
 };
@@ -45,6 +45,47 @@ async fn a_device_is_full_by_the_number_of_its_messages_or_by_their_bytes() {
         send(&storage, vec![message("MANY", 50)]).await;
         assert_eq!(full().await, ["FREE", "MANY"]);
         assert_eq!(storage.list_full_devices(&[UserNr(1)], 3, 99).await.unwrap().len(), 3, "by bytes alone");
+    }
+}
+
+/// They were for the keys of before: whoever gets them can read none.
+#[tokio::test]
+async fn a_device_that_is_made_again_gets_nothing_of_what_waited_for_the_one_of_before() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let waiting = async |device| storage.count_to_device(UserNr(1), device).await.unwrap();
+        storage.insert_device(UserNr(1), "PHONE", None, 10).await.unwrap();
+        storage.insert_device(UserNr(1), "TABLET", None, 10).await.unwrap();
+        storage.delete_devices(UserNr(1), &["PHONE".to_owned()]).await.unwrap();
+        // Sent by somebody who found the device before it was deleted.
+        send(&storage, vec![message("PHONE", 1), message("TABLET", 1)]).await;
+        storage.insert_device(UserNr(1), "PHONE", None, 10).await.unwrap();
+        assert_eq!((waiting("PHONE").await, waiting("TABLET").await), (0, 1));
+        send(&storage, vec![message("PHONE", 1)]).await;
+        storage.insert_device(UserNr(1), "PHONE", None, 10).await.unwrap();
+        assert_eq!(waiting("PHONE").await, 1, "a device that is there keeps what waits for it");
+    }
+}
+
+/// A dehydrated device may have very many, and who deletes them all at once keeps all others from writing.
+#[tokio::test]
+async fn what_waits_for_deleted_devices_is_work_that_is_done_in_pieces() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let waiting = async |device| storage.count_to_device(UserNr(1), device).await.unwrap();
+        for device in ["A", "B", "C", "D"] {
+            storage.insert_device(UserNr(1), device, None, 10).await.unwrap();
+            send(&storage, vec![message(device, 1); 1_001]).await;
+        }
+        storage.delete_devices(UserNr(1), &["B".to_owned(), "D".to_owned()]).await.unwrap();
+        assert_eq!(waiting("B").await, 1_001);
+        let work = storage.list_user_work(UserNr(1)).await.unwrap();
+        assert!(work.iter().any(|row| row.work == UserWork::DeleteToDevice));
+        storage.delete_to_gone_devices(UserNr(1)).await.unwrap();
+        assert_eq!(
+            [waiting("A").await, waiting("B").await, waiting("C").await, waiting("D").await],
+            [1_001, 0, 1_001, 0]
+        );
     }
 }
 
@@ -192,8 +233,14 @@ async fn a_new_device_takes_the_place_of_the_one_that_was_heard_of_the_longest_a
         let devices: Vec<_> = storage.list_device_ids(&[UserNr(1), UserNr(2)]).await.unwrap();
         let devices: BTreeSet<_> = devices.into_iter().map(|(_, device)| device).collect();
         assert_eq!(devices, ["A", "C", "D", "OTHER"].map(str::to_owned).into());
+        let work = storage.list_user_work(UserNr(1)).await.unwrap();
+        assert_eq!(
+            work.iter().map(|row| row.work).collect::<Vec<_>>(),
+            [UserWork::TellDevices, UserWork::DeleteToDevice]
+        );
+        storage.delete_to_gone_devices(UserNr(1)).await.unwrap();
         assert_eq!(storage.count_to_device(UserNr(1), "B").await.unwrap(), 0);
-        assert_eq!(storage.list_user_work(UserNr(1)).await.unwrap().len(), 1, "it is to be told");
+        assert_eq!(storage.count_to_device(UserNr(1), "A").await.unwrap(), 1);
         let seen = DeviceSeen { user_nr: UserNr(1), device_id: "C".to_owned(), at_ms: clock.now_ms(), ip: None };
         storage.update_devices_seen(&[seen]).await.unwrap();
         log_in(1, "E").await;
