@@ -35,11 +35,16 @@ statements! {
     UPSERT_CROSS_SIGNING = ["
         INSERT INTO cross_signing_keys (user_nr, usage, key) VALUES ($1, $2, $3)
         ON CONFLICT (user_nr, usage) DO UPDATE SET key = excluded.key"];
+    /// Their own, and those of the one who asks. SQLite is told where to look: by the primary key it would read those of all signers.
     LIST_SIGNATURES = ["
         SELECT s.user_nr, s.target, s.signer_nr, n.user_id, s.key_id, s.signature
-          FROM key_signatures s JOIN user_numbers n ON n.user_nr = s.signer_nr
-         WHERE s.user_nr", (in_list 1), " AND (s.signer_nr = s.user_nr OR s.signer_nr = $2)
-         ORDER BY s.user_nr, s.target, s.signer_nr, s.key_id"];
+          FROM user_numbers n CROSS JOIN key_signatures s", (either " INDEXED BY key_signatures_signer" ""), "
+         WHERE s.user_nr = n.user_nr AND s.signer_nr = n.user_nr AND n.user_nr", (in_list 1), "
+         UNION ALL
+        SELECT s.user_nr, s.target, s.signer_nr, n.user_id, s.key_id, s.signature
+          FROM user_numbers n CROSS JOIN key_signatures s", (either " INDEXED BY key_signatures_signer" ""), "
+         WHERE s.signer_nr = n.user_nr AND n.user_nr = $2 AND s.user_nr", (in_list 1), " AND s.user_nr <> $2
+         ORDER BY 1, 2, 3, 5"];
 
     LOCK_DEVICE = ["SELECT device_id FROM devices WHERE user_nr = $1 AND device_id = $2", (for_update)];
     DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id = $2"];
