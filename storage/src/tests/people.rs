@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use model::{Clock, Position, Random, UserNr};
 use ruma::user_id;
-use sqlx::{Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use crate::{
     ChangedKeys, Commit, DeviceListChange, DeviceSeen, NewSession, NewToDevice, NewUser, SecretHash, Storage, UserWork,
@@ -86,6 +86,45 @@ async fn what_waits_for_deleted_devices_is_work_that_is_done_in_pieces() {
             [waiting("A").await, waiting("B").await, waiting("C").await, waiting("D").await],
             [1_001, 0, 1_001, 0]
         );
+    }
+}
+
+/// Whoever only changes their name or picture is no newcomer: in a busy room each would have the devices of all members asked for again.
+#[tokio::test]
+async fn newcomers_are_those_who_joined_and_all_members_of_rooms_that_the_user_joined() {
+    // Who, the room, and from when they were what in it: 3 is joined, 2 invited, 1 left.
+    const LOG: [(i64, i64, &[(i64, i64)]); 9] = [
+        (1, 1, &[(1, 3), (10, 3)]),
+        (1, 2, &[(9, 3)]),
+        (2, 1, &[(5, 3)]),
+        (3, 1, &[(6, 2)]),
+        (4, 1, &[(2, 3), (7, 3)]),
+        (5, 1, &[(3, 3), (8, 1)]),
+        (6, 2, &[(4, 3)]),
+        (7, 2, &[(2, 3), (5, 1)]),
+        (8, 1, &[(1, 3), (2, 1), (9, 3)]),
+    ];
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let mut text = String::new();
+        for (user, room, log) in LOG {
+            let (last, membership) = log.last().unwrap();
+            text += &format!("INSERT INTO memberships VALUES ({room}, {user}, {membership}, 1, {last}, TRUE, FALSE);");
+            for (position, membership) in log {
+                text += &format!("INSERT INTO membership_log VALUES ({user}, {room}, {position}, {membership});");
+            }
+        }
+        match storage.db() {
+            Db::Sqlite { writer, .. } => drop(writer.execute(AssertSqlSafe(text)).await.unwrap()),
+            Db::Postgres { pool } => drop(pool.execute(AssertSqlSafe(text)).await.unwrap()),
+        }
+        for (after, upto, newcomers) in
+            [(4, 10, &[2, 6, 8][..]), (4, 8, &[2]), (5, 8, &[]), (8, 9, &[6, 8]), (9, 10, &[]), (0, 1, &[2, 4, 8])]
+        {
+            let found = storage.list_newcomers(UserNr(1), Position(after), Position(upto)).await.unwrap();
+            let found: Vec<i64> = found.into_iter().map(|user| user.0).collect();
+            assert_eq!(found, newcomers, "after {after} up to {upto}");
+        }
     }
 }
 
