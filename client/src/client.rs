@@ -36,8 +36,8 @@ use tokio::sync::broadcast;
 use url::Url;
 use zeroize::Zeroize as _;
 
-pub use self::{files::NewFile, recovery::Recovered};
 use self::verifying::Letters;
+pub use self::{files::NewFile, recovery::Recovered};
 use crate::{
     Api, Batch, Error, Kind, Patience, Store,
     account::{Account, MEGOLM},
