@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::check_depth;
 use serde_json::{Map, Value};
 
-use super::verify::{is_signed, only_key, signed_text, stored};
+use super::verify::{ed25519_key, is_signed, only_key, signed_text, stored};
 use crate::{Accounts, Error, Requester};
 
 /// Largest key with its signatures, in bytes of JSON.
@@ -115,8 +115,7 @@ pub(super) fn check(user_id: &str, usage: &str, key: &Value) -> Result<Map<Strin
     {
         return Err(invalid("`usage` is another"));
     }
-    let is_key = |public: &str| vodozemac::Ed25519PublicKey::from_base64(public).is_ok();
-    if !only_key(&key).is_some_and(|(_, public)| is_key(&public)) {
+    if !only_key(&key).is_some_and(|(_, public)| ed25519_key(&public).is_some()) {
         return Err(invalid("`keys` is not one ed25519 key under its own name"));
     }
     if Value::Object(key.clone()).to_string().len() > KEY_BYTES_MAX {

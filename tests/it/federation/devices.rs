@@ -242,6 +242,33 @@ async fn answers_that_say_too_much_or_something_else_are_no_answers() {
     }
 }
 
+/// A key of another server is not to be trusted to be one: at some texts vodozemac panics.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signing_keys_that_are_none_are_left_out_of_the_answer() {
+    for world in worlds().await {
+        let (alice, peer) = (&world.alice, &world.peer);
+        let carol = "@carol:peer.test";
+        for public in ["A".repeat(44), "A".repeat(42) + "==", "A".repeat(42) + "="] {
+            let key = json!({ format!("ed25519:{public}"): public });
+            let master = |user: &str| json!({"user_id": user, "usage": ["master"], "keys": key});
+            let said = json!({"device_keys": {carol: {"C": keys(carol, "C")}}, "master_keys": {carol: master(carol)}});
+            peer.answer(QUERY, 200, &said);
+            let mut of_bob = list(5, &["A"]);
+            of_bob["master_key"] = master(BOB);
+            peer.answer(DEVICES, 200, &of_bob);
+            let found = alice.post("/keys/query", &json!({"device_keys": {carol: [], BOB: []}})).await.ok();
+            assert_eq!((&found["master_keys"], &found["failures"]), (&json!({}), &json!({})), "{found}");
+            assert!(
+                found["device_keys"][carol]["C"].is_object() && found["device_keys"][BOB]["A"].is_object(),
+                "{found}"
+            );
+            world.send(&[("m.signing_key_update", json!({"user_id": BOB, "master_key": master(BOB)}))]).await.ok();
+            let own = json!({"master_key": master(alice.id())});
+            alice.post("/keys/device_signing/upload", &own).await.is_error(400, "M_INVALID_PARAM");
+        }
+    }
+}
+
 /// Who is in no room with us tells us of no changes: nothing of them is kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_strangers_the_keys_are_asked_for_each_time() {
