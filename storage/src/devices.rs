@@ -48,6 +48,7 @@ statements! {
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_TO_DEVICE = ["DELETE FROM to_device WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1 AND target", (in_list 2)];
+    DELETE_SIGNATURES_BY = ["DELETE FROM key_signatures WHERE user_nr = $1 AND signer_nr = $1 AND key_id", (in_list 2)];
 }
 
 /// A device.
@@ -142,6 +143,9 @@ pub(crate) async fn delete_devices(
     ] {
         tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
     }
+    // What they signed, such as the user's master key, would grow with each log-in.
+    let keys: Vec<String> = device_ids.iter().map(|device_id| format!("ed25519:{device_id}")).collect();
+    tx.execute(&DELETE_SIGNATURES_BY, args![user_nr, keys]).await?;
     if count > 0 {
         let each = || device_ids.iter().cloned().map(ChangedKeys::Device).collect();
         let what = if device_ids.len() > TOLD_ONE_BY_ONE_MAX { vec![ChangedKeys::Anything] } else { each() };

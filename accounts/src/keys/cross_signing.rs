@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::verify::{ed25519_key, is_signed, only_key, signed_text, stored};
 use crate::{Accounts, Error, Requester};
 
-/// Largest key with its signatures, in bytes of JSON.
+/// Largest key, in bytes of JSON.
 const KEY_BYTES_MAX: usize = 16_384;
 
 /// What a user uploads, as JSON.
@@ -118,8 +118,46 @@ pub(super) fn check(user_id: &str, usage: &str, key: &Value) -> Result<Map<Strin
     if !only_key(&key).is_some_and(|(_, public)| ed25519_key(&public).is_some()) {
         return Err(invalid("`keys` is not one ed25519 key under its own name"));
     }
-    if Value::Object(key.clone()).to_string().len() > KEY_BYTES_MAX {
+    let is_too_large = |key: &Map<String, Value>| Value::Object(key.clone()).to_string().len() > KEY_BYTES_MAX;
+    if usage == "master" && is_too_large(&key) {
+        // Each device that its user ever had may have signed it, and it is as good without.
+        key.remove("signatures");
+    }
+    if is_too_large(&key) {
         return Err(invalid("too large"));
     }
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const USER: &str = "@alice:one.test";
+
+    /// A user without a master key looks as if somebody had taken their identity away.
+    #[test]
+    fn a_master_key_is_taken_however_many_devices_signed_it() {
+        let public = vodozemac::Ed25519SecretKey::new().public_key().to_base64();
+        let key = |usage: &str, signatures: usize, more: usize| {
+            let signatures: Map<String, Value> =
+                (0..signatures).map(|n| (format!("ed25519:DEVICE{n}"), json!("A".repeat(86)))).collect();
+            json!({
+                "user_id": USER, "usage": [usage], "keys": {format!("ed25519:{public}"): public},
+                "signatures": {USER: signatures}, "more": "x".repeat(more),
+            })
+        };
+        let few = key("master", 100, 1);
+        assert_eq!(Value::Object(check(USER, "master", &few).unwrap()), few);
+        let mut expected = key("master", 1_000, 1);
+        let taken = check(USER, "master", &expected).unwrap();
+        expected.as_object_mut().unwrap().remove("signatures");
+        assert_eq!(Value::Object(taken), expected);
+        // What is too large without them, or of a kind that needs one, is not.
+        for (usage, key) in [("master", key("master", 1, 20_000)), ("self_signing", key("self_signing", 1_000, 1))] {
+            assert!(matches!(check(USER, usage, &key), Err(Error::InvalidParam(_))), "{usage}");
+        }
+    }
 }
