@@ -30,6 +30,7 @@ statements! {
     COUNT_DEVICES = ["SELECT count(*) FROM devices WHERE user_nr = $1"];
     LIST_LONGEST_UNSEEN = ["
         SELECT device_id FROM devices WHERE user_nr = $1 AND device_id <> $2
+           AND NOT device_id IN (SELECT device_id FROM dehydrated_devices WHERE user_nr = $1)
          ORDER BY coalesce(last_seen_at_ms, created_at_ms), created_at_ms, device_id LIMIT $3"];
     LIST_IDS = ["SELECT user_nr, device_id FROM devices WHERE user_nr", (in_list 1), " ORDER BY user_nr, device_id"];
     GET_DEVICE = ["
@@ -89,7 +90,7 @@ fn device(row: &Row) -> Result<DeviceRow, Error> {
     })
 }
 
-/// Makes a device if there is none.
+/// Makes a device if there is none. Whoever uses a dehydrated one has brought it back to life.
 pub(crate) async fn upsert_device(
     tx: &mut Tx,
     user_nr: UserNr,
@@ -98,11 +99,12 @@ pub(crate) async fn upsert_device(
     now_ms: i64,
     ip: Option<String>,
 ) -> Result<(), Error> {
-    tx.execute(&UPSERT_DEVICE, args![user_nr, device_id, display_name, now_ms, ip]).await.map(drop)
+    tx.execute(&UPSERT_DEVICE, args![user_nr, device_id, display_name, now_ms, ip]).await?;
+    tx.execute(DELETE_DEHYDRATED, args![user_nr, vec![device_id.to_owned()]]).await.map(drop)
 }
 
-/// Deletes devices that were heard of the longest ago, beyond `count_max` and never `but`, at most some at once; tells whether there
-/// were any.
+/// Deletes devices that were heard of the longest ago, beyond `count_max`, never `but` nor a dehydrated one, at most some at once; tells
+/// whether there were any.
 pub(crate) async fn delete_longest_unseen(
     tx: &mut Tx,
     random: &Random,

@@ -21,9 +21,10 @@ async fn a_change_is_told_though_its_process_ended_before_that() {
             // 1. All that such a process has done.
             match change {
                 "keys" => storage.upload_device_keys(user_nr, device, &keys).await.map(drop),
-                "cross-signing" => {
-                    storage.upsert_cross_signing_keys(user_nr, &[("master", "{}".to_owned())], false).await
-                }
+                "cross-signing" => storage
+                    .upsert_cross_signing_keys(user_nr, &[], &[("master", "{}".to_owned())], false)
+                    .await
+                    .map(drop),
                 "name" => storage.update_device_name(user_nr, device, Some("desk".to_owned())).await,
                 "field" => storage.upsert_profile_field(user_nr, "m.tz", "\"UTC\"", 1_000).await.map(drop),
                 "no field" => storage.delete_profile_field(user_nr, "m.tz").await,
