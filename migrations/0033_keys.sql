@@ -1,8 +1,16 @@
--- A one-time key that was claimed stays for a while: it is not given out again when its device, which got no answer, uploads it again.
-ALTER TABLE one_time_keys ADD COLUMN claimed_at_ms BIGINT;
-CREATE INDEX one_time_keys_unclaimed ON one_time_keys (user_nr, device_id, algorithm, uploaded_at_ms, key_id)
- WHERE claimed_at_ms IS NULL;
-CREATE INDEX one_time_keys_claimed ON one_time_keys (user_nr, device_id, claimed_at_ms) WHERE claimed_at_ms IS NOT NULL;
+-- One-time keys that were claimed stay known for a while: they are not given out again when their device, which got no answer, uploads them
+-- again. In a table of their own: programs of before, which may still be running, give out whatever they find in the other.
+CREATE TABLE claimed_one_time_keys (
+    user_nr BIGINT NOT NULL,
+    device_id TEXT NOT NULL,
+    algorithm TEXT NOT NULL,
+    key_id TEXT NOT NULL,
+    key TEXT NOT NULL,
+    claimed_at_ms BIGINT NOT NULL,
+    PRIMARY KEY (user_nr, device_id, algorithm, key_id)
+) CLUSTERED;
+CREATE INDEX claimed_one_time_keys_age ON claimed_one_time_keys (claimed_at_ms);
+CREATE INDEX one_time_keys_age ON one_time_keys (user_nr, device_id, algorithm, uploaded_at_ms, key_id);
 
 -- The device of a user that takes messages while nobody is logged in with it; it is one of their devices too. device_data is a JSON object
 -- that only the user's clients understand.

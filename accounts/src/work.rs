@@ -17,8 +17,6 @@ pub(crate) const TAKEN_UP_EVERY: Duration = Duration::from_secs(60);
 const USERS_AT_ONCE: u32 = 100;
 /// When more of a user's devices and keys changed, it is told that anything may have.
 const CHANGES_MAX: usize = 20;
-/// Messages to devices that are deleted at once.
-const DELETED_AT_ONCE: u32 = 500;
 
 impl Accounts {
     /// Does what a change of a user's caused. The change has been made: what cannot be done now is done later, by
@@ -71,9 +69,7 @@ impl Accounts {
         for row in work {
             match row.work {
                 UserWork::TellDevices | UserWork::TellProfile | UserWork::TellNameOrPicture => {}
-                UserWork::DeleteToDevice => {
-                    while storage.delete_all_to_device(user_nr, DELETED_AT_ONCE).await? == u64::from(DELETED_AT_ONCE) {}
-                }
+                UserWork::DeleteToDevice => storage.delete_to_gone_devices(user_nr).await?,
                 UserWork::LeaveRooms => continue,
             }
             storage.delete_user_work(user_nr, row).await?;

@@ -153,7 +153,8 @@ impl Api {
     pub async fn discover(server_name: &ServerName) -> Result<Url, Error> {
         let not_a_server = || Error::NotAServer(server_name.to_string());
         let base = Url::parse(&format!("https://{server_name}")).map_err(|_| not_a_server())?;
-        match Self::new(base.clone())?.send(discover_homeserver::Request::new()).await {
+        // Who mistyped the name is told at once.
+        match Self::new(base.clone())?.send_once(discover_homeserver::Request::new()).await {
             Ok(found) => {
                 let url = Url::parse(&found.homeserver.base_url).map_err(|_| not_a_server())?;
                 if matches!(url.scheme(), "https" | "http") { Ok(url) } else { Err(not_a_server()) }

@@ -4,6 +4,7 @@ mod backing_up;
 mod files;
 mod gaps;
 mod identity;
+mod listening;
 mod recovery;
 mod verifying;
 
@@ -36,8 +37,8 @@ use tokio::sync::broadcast;
 use url::Url;
 use zeroize::Zeroize as _;
 
-pub use self::{files::NewFile, recovery::Recovered};
 use self::verifying::Letters;
+pub use self::{files::NewFile, recovery::Recovered};
 use crate::{
     Api, Batch, Error, Kind, Patience, Store,
     account::{Account, MEGOLM},

@@ -91,6 +91,35 @@ pub enum Secrecy {
     Undecryptable(Undecryptable),
 }
 
+impl Secrecy {
+    /// Whether it was encrypted.
+    #[must_use]
+    pub fn is_encrypted(&self) -> bool {
+        *self != Self::Clear
+    }
+
+    /// Whether it is by a device of its sender's that the user of this client made sure of.
+    #[must_use]
+    pub fn is_trusted(&self) -> bool {
+        matches!(self, Self::Encrypted(Trust::Verified { .. }))
+    }
+
+    /// Why it is not to be trusted or cannot be read, for people.
+    #[must_use]
+    pub fn doubt(&self) -> Option<String> {
+        Some(match self {
+            Self::Encrypted(Trust::Verified { .. }) => return None,
+            Self::Encrypted(Trust::Unverified { device_id }) => format!("nobody has verified the device {device_id}"),
+            Self::Encrypted(Trust::UnknownDevice) => "it comes from none of the sender's devices".to_owned(),
+            Self::Encrypted(Trust::Imported) => {
+                "its key came from a backup or another device: who wrote it is only the server's word".to_owned()
+            }
+            Self::Clear => "it was not encrypted: servers can read it, and could have written it".to_owned(),
+            Self::Undecryptable(reason) => reason.to_string(),
+        })
+    }
+}
+
 /// What is known of the device that wrote an encrypted event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Trust {

@@ -36,7 +36,7 @@
 //! | people compare pictures | [`verification`], `client/verifying.rs` |
 //! | a new device gets the keys | [`secret_storage`], [`secret_sharing`], [`backup`], `client/recovery.rs`, `client/backing_up.rs` |
 //! | files | [`attachments`], `client/files.rs` |
-//! | what is on disk; what waits to be sent | [`Store`], `store.rs`; `outbox.rs` |
+//! | what is on disk; what waits to be sent, or to be heard | [`Store`], `store.rs`; `outbox.rs`, `inbox.rs` |
 //!
 //! Whatever a ratchet gave is durable before it leaves the machine, together with what it is for: a client that is killed goes on where it was.
 
@@ -51,6 +51,7 @@ mod error;
 mod events;
 #[cfg(test)]
 mod hostile_input;
+mod inbox;
 mod machine;
 mod media;
 mod megolm;
@@ -71,6 +72,7 @@ pub use self::{
     devices::{Device, LocalTrust},
     error::Error,
     events::{Event, Events, RoomEvent, Secrecy, ToDeviceEvent, Trust, VerificationChange},
+    inbox::{KeptEvent, News},
     megolm::{ExportedRoomKey, Inbound, Origin, Undecryptable},
     rooms::{Encryption, Member, Membership, Room},
     store::{Batch, Kind, Store, StoreKey},

@@ -33,7 +33,8 @@ use crate::{
     cross_signing::Identity,
     devices::{DEVICES, Device, DeviceList, LocalTrust},
     events::Event,
-    outbox::{Outbox, Posted},
+    inbox::{Inbox, KeptEvent},
+    outbox::Outbox,
     rooms::{ROOMS, Room},
 };
 
@@ -42,6 +43,7 @@ use crate::{
 pub(crate) struct Machine {
     store: Store,
     outbox: Arc<Outbox>,
+    inbox: Inbox,
     user_id: OwnedUserId,
     device_id: OwnedDeviceId,
     curve25519: Curve25519PublicKey,
@@ -71,7 +73,6 @@ pub(crate) struct Machine {
 #[derive(Debug, Default)]
 struct Work {
     batch: Batch,
-    posted: Posted,
     account: Option<Account>,
     /// Sessions whose key came, or got better.
     imported: BTreeSet<String>,
@@ -98,6 +99,7 @@ impl Machine {
         let outdated = lists.iter().filter(|(_, list)| list.is_tracked && list.is_outdated());
         Ok(Self {
             outdated: outdated.filter_map(|(user_id, _)| user_id.as_str().try_into().ok()).collect(),
+            inbox: Inbox::load(&store).await?,
             outbox,
             user_id: account.user_id().to_owned(),
             device_id: account.device_id().to_owned(),
@@ -154,6 +156,21 @@ impl Machine {
         Ok(())
     }
 
+    /// Keeps what happens in rooms from now on until its listener has worked it off.
+    pub(crate) async fn inbox_open(&mut self) -> Result<(), Error> {
+        self.inbox.open(&self.store).await
+    }
+
+    /// The oldest events that are kept, with their numbers.
+    pub(crate) async fn kept_events(&self, max: usize) -> Result<Vec<(u64, KeptEvent)>, Error> {
+        self.inbox.oldest(&self.store, max).await
+    }
+
+    /// Forgets what is kept up to this number.
+    pub(crate) async fn forget_kept(&mut self, number: u64) -> Result<(), Error> {
+        self.inbox.forget(&self.store, number).await
+    }
+
     /// What is known of somebody's devices.
     async fn devices(&self, work: &Work, user_id: &ruma::UserId) -> Result<DeviceList, Error> {
         Ok(self.store.get_with(&work.batch, DEVICES, user_id.as_str()).await?.unwrap_or_default())
@@ -192,14 +209,15 @@ impl Machine {
         device.user_id == self.user_id && device.device_id == self.device_id
     }
 
-    /// Makes what was done durable, and lets go what is to be sent. Returns what there is to tell.
+    /// Makes what was done durable, what is to be sent included. Returns what there is to tell.
     async fn commit(&mut self, work: Work) -> Result<Vec<Event>, Error> {
-        let Work { mut batch, posted, account, identities, events, .. } = work;
+        let Work { mut batch, account, identities, events, .. } = work;
         if let Some(account) = account {
             account.save(&mut batch);
         }
+        let delivered = self.inbox.deliver(&mut batch, &events);
         self.store.commit(batch).await?;
-        self.outbox.committed(posted);
+        self.inbox.committed(delivered);
         self.identities.committed(identities);
         Ok(events)
     }

@@ -37,6 +37,9 @@ pub struct Room {
     pub encryption: Option<Encryption>,
     /// `m.room.history_visibility`.
     pub history_visibility: String,
+    /// Messages that the user should look at, as the server counts them by the user's push rules. Client-Server API, "Receiving notifications".
+    #[serde(default)]
+    pub unread: u64,
     /// Members of every kind, those who left included.
     pub members: BTreeMap<OwnedUserId, Member>,
 }
@@ -100,6 +103,7 @@ impl Room {
             encryption: None,
             // Client-Server API, "m.room.history_visibility": this is what holds where there is none.
             history_visibility: "shared".to_owned(),
+            unread: 0,
             members: BTreeMap::new(),
         }
     }

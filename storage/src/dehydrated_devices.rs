@@ -41,7 +41,8 @@ impl Storage {
         row.map(|row| Ok(DehydratedDeviceRow { device_id: row.get(0)?, device_data: row.get(1)? })).transpose()
     }
 
-    /// Gives a user another dehydrated device: the one of before is deleted with its keys and messages, which is to be told. Does nothing,
+    /// Gives a user another dehydrated device: the one of before is deleted with its keys, which is to be told, as its
+    /// messages are to be deleted. Does nothing,
     /// and says `false`, when a device of that id is there that is not dehydrated.
     ///
     /// # Errors

@@ -24,13 +24,28 @@ statements! {
     LIST_AT = ["
         SELECT position, user_nr, device_id, follows FROM device_list_changes WHERE position", (in_list 1), "
          ORDER BY position"];
-    /// Users who came to share a room: they joined, or the user did (membership 3).
+    /// Users who came to share a room: they joined, or the user did (membership 3), who had not been joined before. Only rooms that the
+    /// user joined are read member by member (`CROSS JOIN`: SQLite takes what is on the left first).
     LIST_NEWCOMERS = ["
-        SELECT DISTINCT theirs.user_nr
-          FROM memberships mine JOIN memberships theirs ON theirs.room_nr = mine.room_nr
-         WHERE mine.user_nr = $1 AND mine.membership = 3 AND theirs.membership = 3 AND theirs.user_nr <> $1
-           AND ((mine.position > $2 AND mine.position <= $3) OR (theirs.position > $2 AND theirs.position <= $3))
-         ORDER BY theirs.user_nr"];
+        WITH joined AS (
+            SELECT l.room_nr, l.user_nr
+              FROM memberships mine
+              JOIN membership_log l ON l.room_nr = mine.room_nr AND l.position > $2 AND l.position <= $3
+             WHERE mine.user_nr = $1 AND mine.membership = 3 AND l.membership = 3
+               AND 3 <> coalesce((
+                   SELECT b.membership FROM membership_log b
+                    WHERE b.user_nr = l.user_nr AND b.room_nr = l.room_nr AND b.position < l.position
+                    ORDER BY b.position DESC LIMIT 1), 0))
+        SELECT theirs.user_nr
+          FROM joined CROSS JOIN memberships theirs
+         WHERE theirs.room_nr = joined.room_nr AND theirs.user_nr = joined.user_nr AND theirs.membership = 3
+           AND theirs.user_nr <> $1
+         UNION
+        SELECT theirs.user_nr
+          FROM joined CROSS JOIN memberships theirs
+         WHERE theirs.room_nr = joined.room_nr AND joined.user_nr = $1 AND theirs.membership = 3
+           AND theirs.user_nr <> $1
+         ORDER BY 1"];
     /// Users who shared an encrypted room at the first position and share none now: they left or the user did (3 is joined).
     LIST_LEFT = ["
         WITH mine AS (

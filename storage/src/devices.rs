@@ -9,10 +9,11 @@ use crate::{
     rows::Rows,
     statement::statements,
     sync_connections::DELETE_CONNECTIONS_OF_DEVICES,
-    user_work::note_changed,
+    to_device::DELETE_LEFT_OVER_TO_DEVICE,
+    user_work::{UserWork, note, note_changed},
 };
 
-/// Most devices too many that one log-in deletes: their messages may be many rows.
+/// Most devices too many that one log-in deletes: their keys may be many rows.
 const SURPLUS_DELETED_MAX: i64 = 10;
 /// When more devices go at once, it is told that anything may have changed.
 const TOLD_ONE_BY_ONE_MAX: usize = 20;
@@ -46,8 +47,8 @@ statements! {
     DELETE_REFRESH_TOKENS = ["DELETE FROM refresh_tokens WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_DEVICE_KEYS = ["DELETE FROM device_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
+    DELETE_CLAIMED_KEYS = ["DELETE FROM claimed_one_time_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
-    DELETE_TO_DEVICE = ["DELETE FROM to_device WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1 AND target", (in_list 2)];
     DELETE_SIGNATURES_BY = ["DELETE FROM key_signatures WHERE user_nr = $1 AND signer_nr = $1 AND key_id", (in_list 2)];
 }
@@ -90,7 +91,8 @@ fn device(row: &Row) -> Result<DeviceRow, Error> {
     })
 }
 
-/// Makes a device if there is none. Whoever uses a dehydrated one has brought it back to life.
+/// Makes a device if there is none. What still waits for one of before that had its id is not for it. Whoever uses a dehydrated one has
+/// brought it back to life.
 pub(crate) async fn upsert_device(
     tx: &mut Tx,
     user_nr: UserNr,
@@ -99,6 +101,7 @@ pub(crate) async fn upsert_device(
     now_ms: i64,
     ip: Option<String>,
 ) -> Result<(), Error> {
+    tx.execute(DELETE_LEFT_OVER_TO_DEVICE, args![user_nr, device_id]).await?;
     tx.execute(&UPSERT_DEVICE, args![user_nr, device_id, display_name, now_ms, ip]).await?;
     tx.execute(DELETE_DEHYDRATED, args![user_nr, vec![device_id.to_owned()]]).await.map(drop)
 }
@@ -123,7 +126,8 @@ pub(crate) async fn delete_longest_unseen(
     Ok(true)
 }
 
-/// Deletes devices with their tokens, keys and messages, which is to be told if there were any.
+/// Deletes devices with their tokens and keys, which is to be told if there were any. Their messages, which may be very many, are to be
+/// deleted then.
 pub(crate) async fn delete_devices(
     tx: &mut Tx,
     random: &Random,
@@ -137,8 +141,8 @@ pub(crate) async fn delete_devices(
         &DELETE_REFRESH_TOKENS,
         &DELETE_DEVICE_KEYS,
         &DELETE_ONE_TIME_KEYS,
+        &DELETE_CLAIMED_KEYS,
         &DELETE_FALLBACK_KEYS,
-        &DELETE_TO_DEVICE,
         &DELETE_SIGNATURES,
         DELETE_CONNECTIONS_OF_DEVICES,
         DELETE_DEHYDRATED,
@@ -152,6 +156,7 @@ pub(crate) async fn delete_devices(
         let each = || device_ids.iter().cloned().map(ChangedKeys::Device).collect();
         let what = if device_ids.len() > TOLD_ONE_BY_ONE_MAX { vec![ChangedKeys::Anything] } else { each() };
         note_changed(tx, random, user_nr, &what).await?;
+        note(tx, random, user_nr, &[UserWork::DeleteToDevice]).await?;
     }
     Ok(())
 }
@@ -237,7 +242,7 @@ impl Storage {
         self.db().write(&UPDATE_SEEN, rows).await.map(drop)
     }
 
-    /// Deletes devices with their tokens, keys and messages, which is to be told if there were any.
+    /// Deletes devices with their tokens and keys, which is to be told if there were any, as their messages are to be deleted.
     ///
     /// # Errors
     ///

@@ -9,10 +9,10 @@ use model::UserNr;
 
 use crate::{
     Error, KeyRow, Storage,
-    db::Row,
+    db::{Row, Tx},
     gathered::{Gather, Gathered},
     rows::Rows,
-    statement::statements,
+    statement::{Statement, statements},
 };
 
 /// Keys that are claimed in one transaction.
@@ -22,26 +22,45 @@ statements! {
     /// The oldest of each; another claim that is under way is passed by.
     CLAIM_ONE_TIME_KEYS = ["
         WITH picked AS MATERIALIZED (
-            SELECT r.user_nr, r.device_id, r.algorithm, r.now_ms,
+            SELECT r.user_nr, r.device_id, r.algorithm,
                    (SELECT k.key_id FROM one_time_keys k
                      WHERE k.user_nr = r.user_nr AND k.device_id = r.device_id AND k.algorithm = r.algorithm
-                       AND k.claimed_at_ms IS NULL
                      ORDER BY k.uploaded_at_ms, k.key_id LIMIT 1", (either "" " FOR UPDATE SKIP LOCKED"), ") AS key_id
-              FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text, 4 now_ms bigint]), ")
-        UPDATE one_time_keys SET claimed_at_ms = p.now_ms
-          FROM picked p
-         WHERE one_time_keys.user_nr = p.user_nr AND one_time_keys.device_id = p.device_id
-           AND one_time_keys.algorithm = p.algorithm AND one_time_keys.key_id = p.key_id
-        RETURNING one_time_keys.user_nr, one_time_keys.device_id, one_time_keys.algorithm, one_time_keys.key_id,
-                  one_time_keys.key"];
+              FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text]), ")
+        DELETE FROM one_time_keys WHERE (user_nr, device_id, algorithm, key_id) IN
+               (SELECT user_nr, device_id, algorithm, key_id FROM picked)
+        RETURNING user_nr, device_id, algorithm, key_id, key"];
+    INSERT_CLAIMED = ["
+        INSERT INTO claimed_one_time_keys (user_nr, device_id, algorithm, key_id, key, claimed_at_ms)
+        SELECT user_nr, device_id, algorithm, key_id, key, claimed_at_ms
+          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text, 4 key_id text, 5 key text,
+                        6 claimed_at_ms bigint]), "
+         WHERE TRUE ON CONFLICT DO NOTHING"];
+    DELETE_OLD_CLAIMED = ["
+        DELETE FROM claimed_one_time_keys WHERE (user_nr, device_id, algorithm, key_id) IN
+               (SELECT user_nr, device_id, algorithm, key_id FROM claimed_one_time_keys WHERE claimed_at_ms <= $1 LIMIT $2)"];
+    LIST_FALLBACK_KEYS = ["
+        SELECT f.user_nr, f.device_id, f.algorithm, f.key_id, f.key, f.used
+          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text]), "
+          JOIN fallback_keys f ON f.user_nr = r.user_nr AND f.device_id = r.device_id AND f.algorithm = r.algorithm
+         ORDER BY f.user_nr, f.device_id, f.algorithm"];
+    /// The same, held in their order, so that no two claims of different processes wait for each other.
+    LOCK_FALLBACK_KEYS = ["
+        SELECT f.user_nr, f.device_id, f.algorithm, f.key_id, f.key
+          FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text]), "
+          JOIN fallback_keys f ON f.user_nr = r.user_nr AND f.device_id = r.device_id AND f.algorithm = r.algorithm
+         ORDER BY f.user_nr, f.device_id, f.algorithm", (either "" " FOR UPDATE OF f")];
     USE_FALLBACK_KEYS = ["
         UPDATE fallback_keys SET used = TRUE
           FROM", (rows [1 user_nr bigint, 2 device_id text, 3 algorithm text]), "
          WHERE fallback_keys.user_nr = r.user_nr AND fallback_keys.device_id = r.device_id
-           AND fallback_keys.algorithm = r.algorithm
-        RETURNING fallback_keys.user_nr, fallback_keys.device_id, fallback_keys.algorithm, fallback_keys.key_id,
-                  fallback_keys.key"];
+           AND fallback_keys.algorithm = r.algorithm"];
 }
+
+/// How long a one-time key is known that was claimed, in milliseconds: whoever uploads it again within that time does no harm.
+pub(crate) const CLAIMED_KEPT_MS: i64 = 90 * 24 * 3_600_000;
+/// Forgets such keys.
+pub(crate) const DELETE_OLD_CLAIMED_KEYS: &Statement = &DELETE_OLD_CLAIMED;
 
 /// Whose device, which, and the algorithm of the key that is wanted.
 pub type KeyClaim = (UserNr, String, String);
@@ -95,38 +114,64 @@ impl Storage {
         let mut claimed = Vec::with_capacity(wanted.len());
         for wanted in wanted.chunks(CLAIMED_AT_ONCE) {
             let mut tx = self.db().begin().await?;
-            let first = claimed.len();
-            let all: Vec<&KeyClaim> = wanted.iter().collect();
-            let with_time = columns(&all).bigint(all.iter().map(|_| now_ms));
-            take(&mut claimed, tx.fetch(&CLAIM_ONE_TIME_KEYS, with_time).await?)?;
-            let got: HashSet<&KeyClaim> = claimed[first..].iter().map(|(claim, _)| claim).collect();
-            let missing: Vec<&KeyClaim> = wanted.iter().filter(|claim| !got.contains(claim)).collect();
+            let mut given = keys_of(&tx.fetch(&CLAIM_ONE_TIME_KEYS, columns(wanted)).await?)?;
+            if !given.is_empty() {
+                tx.execute(&INSERT_CLAIMED, claimed_rows(&given, now_ms)).await?;
+            }
+            let got: HashSet<&KeyClaim> = given.iter().map(|(claim, _)| claim).collect();
+            let missing: Vec<KeyClaim> = wanted.iter().filter(|claim| !got.contains(claim)).cloned().collect();
             if !missing.is_empty() {
-                take(&mut claimed, tx.fetch(&USE_FALLBACK_KEYS, columns(&missing)).await?)?;
+                given.extend(use_fallback_keys(&mut tx, &missing).await?);
             }
             tx.commit().await?;
             for (user_nr, device_id, _) in wanted {
                 self.0.key_counts.forget(*user_nr, device_id);
             }
+            claimed.extend(given);
         }
         Ok(claimed)
     }
 }
 
-fn columns(claims: &[&KeyClaim]) -> Rows {
+/// Gives fallback keys. Those that were given before are only read: of a device that stays away every claim comes here.
+async fn use_fallback_keys(tx: &mut Tx, wanted: &[KeyClaim]) -> Result<Claimed, Error> {
+    let found = tx.fetch(&LIST_FALLBACK_KEYS, columns(wanted)).await?;
+    let (mut given, mut unused) = (Vec::new(), Vec::new());
+    for (row, key) in found.iter().zip(keys_of(&found)?) {
+        if row.get(5)? { given.push(key) } else { unused.push(key.0) }
+    }
+    if !unused.is_empty() {
+        // Read again: it may have been replaced before it was held.
+        given.extend(keys_of(&tx.fetch(&LOCK_FALLBACK_KEYS, columns(&unused)).await?)?);
+        tx.execute(&USE_FALLBACK_KEYS, columns(&unused)).await?;
+    }
+    Ok(given)
+}
+
+fn columns(claims: &[KeyClaim]) -> Rows {
     Rows::new()
         .bigint(claims.iter().map(|(user_nr, ..)| user_nr.0))
         .text(claims.iter().map(|(_, device_id, _)| device_id.clone()))
         .text(claims.iter().map(|(.., algorithm)| algorithm.clone()))
 }
 
-fn take(claimed: &mut Vec<(KeyClaim, KeyRow)>, rows: Vec<Row>) -> Result<(), Error> {
-    for row in rows {
+fn claimed_rows(claimed: &Claimed, now_ms: i64) -> Rows {
+    Rows::new()
+        .bigint(claimed.iter().map(|((user_nr, ..), _)| user_nr.0))
+        .text(claimed.iter().map(|((_, device_id, _), _)| device_id.clone()))
+        .text(claimed.iter().map(|(_, key)| key.algorithm.clone()))
+        .text(claimed.iter().map(|(_, key)| key.key_id.clone()))
+        .text(claimed.iter().map(|(_, key)| key.key.clone()))
+        .bigint(claimed.iter().map(|_| now_ms))
+}
+
+fn keys_of(rows: &[Row]) -> Result<Claimed, Error> {
+    let key = |row: &Row| {
         let claim: KeyClaim = (row.nr(0)?, row.get(1)?, row.get(2)?);
         let key = KeyRow { algorithm: claim.2.clone(), key_id: row.get(3)?, key: row.get(4)? };
-        claimed.push((claim, key));
-    }
-    Ok(())
+        Ok((claim, key))
+    };
+    rows.iter().map(key).collect()
 }
 
 #[cfg(test)]

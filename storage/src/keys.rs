@@ -36,19 +36,28 @@ statements! {
     UPSERT_CROSS_SIGNING = ["
         INSERT INTO cross_signing_keys (user_nr, usage, key) VALUES ($1, $2, $3)
         ON CONFLICT (user_nr, usage) DO UPDATE SET key = excluded.key"];
+    /// Their own, and those of the one who asks. SQLite is told where to look: by the primary key it would read those of all signers.
     LIST_SIGNATURES = ["
         SELECT s.user_nr, s.target, s.signer_nr, n.user_id, s.key_id, s.signature
-          FROM key_signatures s JOIN user_numbers n ON n.user_nr = s.signer_nr
-         WHERE s.user_nr", (in_list 1), " AND (s.signer_nr = s.user_nr OR s.signer_nr = $2)
-         ORDER BY s.user_nr, s.target, s.signer_nr, s.key_id"];
+          FROM user_numbers n CROSS JOIN key_signatures s", (either " INDEXED BY key_signatures_signer" ""), "
+         WHERE s.user_nr = n.user_nr AND s.signer_nr = n.user_nr AND n.user_nr", (in_list 1), "
+         UNION ALL
+        SELECT s.user_nr, s.target, s.signer_nr, n.user_id, s.key_id, s.signature
+          FROM user_numbers n CROSS JOIN key_signatures s", (either " INDEXED BY key_signatures_signer" ""), "
+         WHERE s.signer_nr = n.user_nr AND n.user_nr = $2 AND s.user_nr", (in_list 1), " AND s.user_nr <> $2
+         ORDER BY 1, 2, 3, 5"];
 
     LOCK_USER = ["SELECT user_nr FROM users WHERE user_nr = $1", (for_update)];
     LOCK_DEVICE = ["SELECT device_id FROM devices WHERE user_nr = $1 AND device_id = $2", (for_update)];
     DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id = $2"];
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id = $2"];
-    FORGET_CLAIMED = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND claimed_at_ms <= $3"];
+    DELETE_CLAIMED_KEYS = ["DELETE FROM claimed_one_time_keys WHERE user_nr = $1 AND device_id = $2"];
+    /// Those that were claimed too.
     LIST_ONE_TIME_KEYS = ["
         SELECT algorithm, key_id, key FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND key_id", (in_list 3), "
+         UNION ALL
+        SELECT algorithm, key_id, key FROM claimed_one_time_keys
+         WHERE user_nr = $1 AND device_id = $2 AND key_id", (in_list 3), "
          ORDER BY algorithm, key_id"];
     INSERT_ONE_TIME_KEYS = ["
         INSERT INTO one_time_keys (user_nr, device_id, algorithm, key_id, key, uploaded_at_ms)
@@ -57,7 +66,7 @@ statements! {
                         6 uploaded_at_ms bigint]), "
          WHERE TRUE ON CONFLICT DO NOTHING"];
     COUNT_ONE_TIME_KEYS = ["
-        SELECT algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 AND claimed_at_ms IS NULL
+        SELECT algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2
          GROUP BY algorithm ORDER BY algorithm"];
     UPSERT_FALLBACK_KEY = ["
         INSERT INTO fallback_keys (user_nr, device_id, algorithm, key_id, key, used) VALUES ($1, $2, $3, $4, $5, FALSE)
@@ -172,8 +181,9 @@ fn key_counts(rows: &[Row]) -> Result<Vec<(String, u64)>, Error> {
 pub const ONE_TIME_KEYS_MAX: u64 = 2_000;
 /// Most devices whose counts are in memory.
 const COUNTS_CACHED: u64 = 50_000;
-/// How long a one-time key is known that was claimed, in milliseconds: whoever uploads it again within that time does no harm.
-const CLAIMED_KEPT_MS: i64 = 90 * 24 * 3_600_000;
+/// With fewer one-time keys clients upload more: half of what libolm keeps, and what matrix-rust-sdk, matrix-js-sdk and matrix-nio keep on
+/// the server.
+const ONE_TIME_KEYS_WANTED: u64 = 50;
 /// How long counts stay in memory.
 const COUNTS_KEPT: Duration = Duration::from_secs(60);
 /// The same where other processes hand out keys too.
@@ -188,18 +198,29 @@ pub struct KeyCounts {
     pub unused_fallback: Vec<String>,
 }
 
+impl KeyCounts {
+    /// Whether a device that is told so uploads more keys.
+    fn are_acted_on(&self) -> bool {
+        let is_low = |(_, count): &(String, u64)| *count < ONE_TIME_KEYS_WANTED;
+        self.unused_fallback.is_empty() || self.one_time.is_empty() || self.one_time.iter().any(is_low)
+    }
+}
+
 /// Counts of keys in memory: each answer of `/sync` has them.
 pub(crate) struct KeyCountsCache {
     counts: Cache<(UserNr, String), Arc<KeyCounts>>,
+    /// Whether other processes change them too.
+    is_shared: bool,
     /// Counts what was forgotten: what was read meanwhile is not kept.
     forgotten: AtomicU64,
 }
 
 impl KeyCountsCache {
     pub(crate) fn new(db: &Db) -> Self {
-        let kept = if matches!(db, Db::Postgres { .. }) { COUNTS_KEPT_SHARED } else { COUNTS_KEPT };
+        let is_shared = matches!(db, Db::Postgres { .. });
+        let kept = if is_shared { COUNTS_KEPT_SHARED } else { COUNTS_KEPT };
         let counts = Cache::builder().max_capacity(COUNTS_CACHED).time_to_live(kept).build();
-        Self { counts, forgotten: AtomicU64::new(0) }
+        Self { counts, is_shared, forgotten: AtomicU64::new(0) }
     }
 
     /// Forgets the counts of a device, whose keys have changed.
@@ -252,6 +273,7 @@ impl Storage {
     ) -> Result<DeviceKeysOutcome, Error> {
         if upload.replaces_identity {
             tx.execute(&DELETE_ONE_TIME_KEYS, args![user_nr, device_id]).await?;
+            tx.execute(&DELETE_CLAIMED_KEYS, args![user_nr, device_id]).await?;
             tx.execute(&DELETE_FALLBACK_KEYS, args![user_nr, device_id]).await?;
         }
         let outcome = self.insert_one_time_keys(tx, user_nr, device_id, &upload.one_time_keys).await?;
@@ -285,7 +307,6 @@ impl Storage {
             return Ok(DeviceKeysOutcome::Stored);
         }
         let now_ms = self.clock().now_ms();
-        tx.execute(&FORGET_CLAIMED, args![user_nr, device_id, now_ms - CLAIMED_KEPT_MS]).await?;
         let ids: Vec<String> = keys.iter().map(|key| key.key_id.clone()).collect();
         let stored: HashMap<(String, String), String> = tx
             .fetch(&LIST_ONE_TIME_KEYS, args![user_nr, device_id, ids])
@@ -299,6 +320,8 @@ impl Storage {
                 return Ok(DeviceKeysOutcome::Taken { old: KeyRow { key, ..new.clone() }, new: new.clone() });
             }
         }
+        let is_new = |key: &&KeyRow| !stored.contains_key(&(key.algorithm.clone(), key.key_id.clone()));
+        let keys: Vec<&KeyRow> = keys.iter().filter(is_new).collect();
         let rows = Rows::new()
             .bigint(keys.iter().map(|_| user_nr.0))
             .text(keys.iter().map(|_| device_id.to_owned()))
@@ -434,6 +457,10 @@ impl Storage {
             one_time: self.count_one_time_keys(user_nr, device_id).await?,
             unused_fallback: self.list_unused_fallback_keys(user_nr, device_id).await?,
         });
+        if cache.is_shared && counts.are_acted_on() {
+            // The device may upload more with another process, and is told then what it has, or it uploads them again and again.
+            return Ok(counts);
+        }
         cache.counts.insert(key.clone(), counts.clone());
         if cache.forgotten.load(Ordering::SeqCst) != forgotten {
             // They may have changed since they were read. Looked at last: who forgets counts first.

@@ -10,6 +10,7 @@ use crate::{
     Error, Storage,
     db::{Db, args},
     events::body_month,
+    key_claims::{CLAIMED_KEPT_MS, DELETE_OLD_CLAIMED_KEYS},
     media::DELETE_OLD_PENDING_MEDIA,
     received_transactions::{self, DELETE_OLD_RECEIVED},
     relations_fill,
@@ -106,6 +107,7 @@ impl Storage {
             (DELETE_OLD_CONNECTIONS, sync_connections::KEPT_MS),
             (DELETE_OLD_RECEIVED, received_transactions::KEPT_MS),
             (DELETE_OLD_PENDING_MEDIA, 0),
+            (DELETE_OLD_CLAIMED_KEYS, CLAIMED_KEPT_MS),
         ] {
             let before = now_ms - kept_ms;
             while self.db().write(statement, args![before, CLEANED_AT_ONCE]).await? == CLEANED_AT_ONCE as u64 {

@@ -63,6 +63,7 @@ const MIGRATIONS: &[Migration] = &[
     migration!(30, "0030_media"),
     migration!(32, "0032_following_devices"),
     migration!(33, "0033_keys"),
+    migration!(34, "0034_to_device_queues"),
 ];
 
 /// Guards the migrations of a PostgreSQL database against a second process; the number means nothing.

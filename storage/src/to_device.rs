@@ -7,7 +7,7 @@ use crate::{
     db::args,
     gathered::{Gather, Gathered},
     rows::Rows,
-    statement::statements,
+    statement::{Statement, statements},
 };
 
 statements! {
@@ -31,12 +31,46 @@ statements! {
                   FROM", (rows [1 user_nr bigint, 2 device_id text, 3 upto bigint]), "
                   JOIN to_device t ON t.user_nr = r.user_nr AND t.device_id = r.device_id AND t.position <= r.upto
                  ORDER BY t.position LIMIT 500)"];
-    DELETE_ALL = ["
-        DELETE FROM to_device WHERE position IN (SELECT position FROM to_device WHERE user_nr = $1 LIMIT $2)"];
+    /// Of the devices for which messages wait those that are gone, looked up one by one: nothing is read but where each begins.
+    LIST_GONE = ["
+        WITH RECURSIVE waiting (device_id) AS (
+            SELECT min(device_id) FROM to_device WHERE user_nr = $1
+             UNION ALL
+            SELECT (SELECT min(t.device_id) FROM to_device t WHERE t.user_nr = $1 AND t.device_id > waiting.device_id)
+              FROM waiting WHERE waiting.device_id IS NOT NULL)
+        SELECT w.device_id
+          FROM waiting w
+         WHERE w.device_id IS NOT NULL
+           AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.user_nr = $1 AND d.device_id = w.device_id)
+         ORDER BY w.device_id"];
+    DELETE_GONE = ["
+        DELETE FROM to_device WHERE position IN
+               (SELECT t.position FROM to_device t
+                 WHERE t.user_nr = $1 AND t.device_id = $2
+                   AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.user_nr = $1 AND d.device_id = $2)
+                 ORDER BY t.position LIMIT 500)"];
+    DELETE_LEFT_OVER = ["
+        DELETE FROM to_device
+         WHERE user_nr = $1 AND device_id = $2
+           AND NOT EXISTS (SELECT 1 FROM devices d WHERE d.user_nr = $1 AND d.device_id = $2)"];
+    /// Told by the last and the first message of each, and mostly by the last alone: the numbers and bytes of a queue go on while any of it
+    /// is left.
     LIST_FULL = ["
-        SELECT user_nr, device_id FROM to_device WHERE user_nr", (in_list 1), "
-         GROUP BY user_nr, device_id HAVING count(*) >= $2 OR sum(octet_length(message)) >= $3
-         ORDER BY user_nr, device_id"];
+        SELECT d.user_nr, d.device_id
+          FROM devices d
+         WHERE d.user_nr", (in_list 1), "
+           AND EXISTS (
+               SELECT 1
+                 FROM (SELECT t.number, t.bytes
+                         FROM to_device t WHERE t.user_nr = d.user_nr AND t.device_id = d.device_id
+                        ORDER BY t.position DESC LIMIT 1) l
+                CROSS JOIN
+                      (SELECT t.number, t.bytes - octet_length(t.message) AS bytes
+                         FROM to_device t WHERE t.user_nr = d.user_nr AND t.device_id = d.device_id
+                        ORDER BY t.position LIMIT 1) f
+                WHERE (l.number >= $2 OR l.bytes >= $3)
+                  AND (l.number - f.number + 1 >= $2 OR l.bytes - f.bytes >= $3))
+         ORDER BY d.user_nr, d.device_id"];
     COUNT_WAITING = ["SELECT count(*) FROM to_device WHERE user_nr = $1 AND device_id = $2"];
 }
 
@@ -48,6 +82,9 @@ const READ_AT_ONCE: usize = 100;
 const SEEN_AT_ONCE: usize = 500;
 /// Most messages that a transaction deletes: the `LIMIT` in the statement.
 const DELETED_AT_ONCE: u64 = 500;
+
+/// Deletes what waited for a device of that id before, in the transaction that makes it, and before it does: it was for other keys.
+pub(crate) const DELETE_LEFT_OVER_TO_DEVICE: &Statement = &DELETE_LEFT_OVER;
 
 /// What a device waits for.
 pub(crate) struct ToDeviceRead {
@@ -168,16 +205,20 @@ impl Storage {
         self.gather(ToDeviceSeen { user_nr, device_id: device_id.to_owned(), to }).await
     }
 
-    /// Deletes at most `limit` messages to any device of a user; tells how many there were.
+    /// Deletes what waits for devices of a user that are gone, some at a time.
     ///
     /// # Errors
     ///
-    /// When the database fails.
-    pub async fn delete_all_to_device(&self, user: UserNr, limit: u32) -> Result<u64, Error> {
-        self.db().write(&DELETE_ALL, args![user, i64::from(limit)]).await
+    /// When the database fails; some may be deleted then.
+    pub async fn delete_to_gone_devices(&self, user_nr: UserNr) -> Result<(), Error> {
+        for row in self.db().read(&LIST_GONE, args![user_nr]).await? {
+            let device_id: String = row.get(0)?;
+            while self.db().write(&DELETE_GONE, args![user_nr, &device_id]).await? == DELETED_AT_ONCE {}
+        }
+        Ok(())
     }
 
-    /// The devices of users for which at least `count` messages wait, or `bytes` of them.
+    /// The devices of users for which at least `count` messages wait, or `bytes` of them. Costs the same however many they are.
     ///
     /// # Errors
     ///

@@ -41,7 +41,7 @@ pub enum UserWork {
     TellProfile,
     /// Commit that the user's name or picture changed, which rooms show.
     TellNameOrPicture,
-    /// Delete what waits for the devices of a user who has gone.
+    /// Delete what waits for devices of the user that are gone.
     DeleteToDevice,
     /// Leave the rooms of a user who has gone.
     LeaveRooms,

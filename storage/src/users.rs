@@ -41,6 +41,7 @@ statements! {
     DELETE_FILTERS = ["DELETE FROM filters WHERE user_nr = $1"];
     DELETE_DEVICE_KEYS = ["DELETE FROM device_keys WHERE user_nr = $1"];
     DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1"];
+    DELETE_CLAIMED_KEYS = ["DELETE FROM claimed_one_time_keys WHERE user_nr = $1"];
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1"];
     DELETE_CROSS_SIGNING_KEYS = ["DELETE FROM cross_signing_keys WHERE user_nr = $1"];
     DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1"];
@@ -177,6 +178,7 @@ impl Storage {
             &DELETE_FILTERS,
             &DELETE_DEVICE_KEYS,
             &DELETE_ONE_TIME_KEYS,
+            &DELETE_CLAIMED_KEYS,
             &DELETE_FALLBACK_KEYS,
             &DELETE_CROSS_SIGNING_KEYS,
             &DELETE_SIGNATURES,

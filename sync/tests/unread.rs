@@ -545,8 +545,11 @@ fn servers() -> LocalServers {
 
 /// Rooms and sync of a process, which looks often at what others wrote.
 fn process(storage: &Storage, thread_subscriptions: bool) -> (Rooms, Sync) {
-    let rooms =
-        Rooms::new(storage.clone(), servers(), Options { default_version: RoomVersionId::V11, thread_subscriptions });
+    let rooms = Rooms::new(
+        storage.clone(),
+        servers(),
+        Options { default_version: RoomVersionId::V11, thread_subscriptions, ..Options::default() },
+    );
     let (typing, bus) = (Typing::new(Clock::system(), &Random::system()), Bus::memory());
     let every = Duration::from_millis(5);
     let sync = Sync::start_asking(every, storage.clone(), rooms.clone(), typing, bus, CancellationToken::new());

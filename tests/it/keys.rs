@@ -204,10 +204,33 @@ on_each_database! {
             "user_id": alice.id(), "usage": ["master"], "keys": { format!("ed25519:{public}"): public },
         });
         let upload = json!({ "master_key": key });
-        // The first keys need no further proof (Client-Server API, "POST /keys/device_signing/upload").
-        alice.post("/keys/device_signing/upload", &upload).await.ok();
+        // The first keys need no further proof, nor do the same again (Client-Server API, "POST /keys/device_signing/upload").
+        for _ in 0..2 {
+            alice.post("/keys/device_signing/upload", &upload).await.ok();
+        }
         let query = bob.post("/keys/query", &json!({ "device_keys": { alice.id(): [] } })).await.ok();
         assert_eq!(query["master_keys"][alice.id()]["keys"], key["keys"], "{query}");
+        // Others do.
+        let generated = Ed25519KeyPair::from_der(&Ed25519KeyPair::generate(), "x".to_owned()).unwrap();
+        let other: Base64 = Base64::new(generated.public_key().to_vec());
+        let other = json!({
+            "user_id": alice.id(), "usage": ["master"], "keys": { format!("ed25519:{}", other.encode()): other.encode() },
+        });
+        let mut replacing = json!({ "master_key": other });
+        let asked = alice.post("/keys/device_signing/upload", &replacing).await;
+        assert_eq!(asked.status, 401, "{asked}");
+        let session = asked.json()["session"].clone();
+        let auth = |password: &str| {
+            let identifier = json!({ "type": "m.id.user", "user": alice.localpart() });
+            json!({ "type": "m.login.password", "identifier": identifier, "password": password, "session": session })
+        };
+        replacing["auth"] = auth("guessed");
+        assert_eq!(alice.post("/keys/device_signing/upload", &replacing).await.status, 401);
+        let query = async || bob.post("/keys/query", &json!({ "device_keys": { alice.id(): [] } })).await.ok();
+        assert_eq!(query().await["master_keys"][alice.id()]["keys"], key["keys"], "nothing was replaced");
+        replacing["auth"] = auth(&format!("{}'s password", alice.localpart()));
+        alice.post("/keys/device_signing/upload", &replacing).await.ok();
+        assert_eq!(query().await["master_keys"][alice.id()]["keys"], other["keys"]);
         let wrong = json!({ alice.id(): { "NOBODY": key } });
         let answer = alice.post("/keys/signatures/upload", &wrong).await.ok();
         assert!(answer["failures"][alice.id()]["NOBODY"]["errcode"].is_string(), "{answer}");

@@ -1,12 +1,12 @@
 //! Signatures that are added to keys. Client-Server API, "Cross-signing", "POST /keys/signatures/upload".
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::Duration,
 };
 
 use model::UserNr;
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, UserId};
 use serde_json::{Map, Value, json};
 use storage::{ChangedKeys, Commit, DeviceListChange, KeySignatureRow};
 
@@ -22,11 +22,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What was wrong with which key, as JSON errors.
 pub type SignatureFailures = BTreeMap<OwnedUserId, BTreeMap<String, Value>>;
 
-/// The requester's own keys that can sign.
-struct OwnKeys {
+/// The keys that signatures are checked against, read once for all of an upload.
+#[derive(Default)]
+struct Known {
+    /// The requester's own.
     master: Option<Map<String, Value>>,
     self_signing: Option<(String, String)>,
     user_signing: Option<(String, String)>,
+    /// Of the requester's devices.
+    devices: HashMap<String, Map<String, Value>>,
+    /// The master keys of others.
+    others: HashMap<OwnedUserId, (UserNr, Map<String, Value>)>,
 }
 
 type Rows = Vec<KeySignatureRow>;
@@ -46,20 +52,14 @@ impl Accounts {
         if signed.values().map(BTreeMap::len).sum::<usize>() > KEYS_MAX {
             return Err(Error::InvalidParam(format!("at most {KEYS_MAX} keys at once")));
         }
-        let own = self.own_keys(requester.user_nr).await?;
-        let elsewhere = self.master_keys_elsewhere(requester, signed).await?;
+        let known = self.known_keys(requester, signed).await?;
         let mut failures = SignatureFailures::new();
         let mut rows = Rows::new();
         for (user_id, keys) in signed {
             for (target, object) in keys {
                 let checked = match object {
-                    Value::Object(object) if *user_id == requester.user_id => {
-                        self.sign_own(requester, &own, target, object).await?
-                    }
-                    Value::Object(object) => {
-                        let master = elsewhere.get(user_id);
-                        self.sign_other(requester, &own, (user_id, master), target, object).await?
-                    }
+                    Value::Object(object) if *user_id == requester.user_id => known.sign_own(requester, target, object),
+                    Value::Object(object) => known.sign_other(requester, user_id, target, object),
                     _ => Err(json!({"errcode": "M_BAD_JSON", "error": "not an object"})),
                 };
                 match checked {
@@ -69,7 +69,7 @@ impl Accounts {
             }
         }
         if !rows.is_empty() {
-            let device_lists = changes_by(requester.user_nr, &own, &rows);
+            let device_lists = changes_by(requester.user_nr, &known, &rows);
             self.0.storage.commit(Commit { key_signatures: rows, device_lists, ..Commit::default() }).await?;
         }
         Ok(failures)
@@ -89,87 +89,94 @@ impl Accounts {
         Ok(self.query_keys(requester, &wanted, PATIENCE).await?.master_keys)
     }
 
-    async fn own_keys(&self, user_nr: UserNr) -> Result<OwnKeys, Error> {
-        let mut own = OwnKeys { master: None, self_signing: None, user_signing: None };
-        for (_, usage, key) in self.0.storage.list_cross_signing_keys(&[user_nr]).await? {
-            let key = stored(&key);
-            match &*usage {
-                "master" => own.master = Some(key),
-                "self_signing" => own.self_signing = only_key(&key),
-                "user_signing" => own.user_signing = only_key(&key),
+    async fn known_keys(
+        &self,
+        requester: &Requester,
+        signed: &BTreeMap<OwnedUserId, BTreeMap<String, Value>>,
+    ) -> Result<Known, Error> {
+        let storage = &self.0.storage;
+        let mut known = Known::default();
+        for (user_id, master) in self.master_keys_elsewhere(requester, signed).await? {
+            if let Value::Object(master) = master {
+                let user_nr = storage.user_nr(&user_id).await?;
+                known.others.insert(user_id, (user_nr, master));
+            }
+        }
+        let local = signed.keys().filter(|user_id| self.0.servers.has_user(user_id));
+        let local: Vec<&UserId> = local.map(|user_id| &**user_id).filter(|id| *id != requester.user_id).collect();
+        let found = storage.find_user_nrs(&local).await?;
+        let found: HashMap<UserNr, &UserId> = found.into_iter().map(|(user_id, user_nr)| (user_nr, user_id)).collect();
+        let users: Vec<UserNr> = found.keys().copied().chain([requester.user_nr]).collect();
+        for (user_nr, usage, key) in storage.list_cross_signing_keys(&users).await? {
+            match (&*usage, found.get(&user_nr)) {
+                ("master", None) => known.master = Some(stored(&key)),
+                ("self_signing", None) => known.self_signing = only_key(&stored(&key)),
+                ("user_signing", None) => known.user_signing = only_key(&stored(&key)),
+                ("master", Some(user_id)) => {
+                    known.others.insert((*user_id).to_owned(), (user_nr, stored(&key)));
+                }
                 _ => {}
             }
         }
-        Ok(own)
+        if signed.contains_key(&requester.user_id) {
+            let devices = storage.list_device_keys(&[requester.user_nr]).await?;
+            known.devices = devices.into_iter().map(|row| (row.device_id, stored(&row.keys))).collect();
+        }
+        Ok(known)
     }
+}
 
-    async fn sign_own(
-        &self,
-        requester: &Requester,
-        own: &OwnKeys,
-        target: &str,
-        object: &Map<String, Value>,
-    ) -> Result<Result<Rows, Value>, Error> {
+impl Known {
+    fn sign_own(&self, requester: &Requester, target: &str, object: &Map<String, Value>) -> Result<Rows, Value> {
         let (user_id, user_nr) = (requester.user_id.as_str(), requester.user_nr);
-        if let Some(master) =
-            own.master.as_ref().filter(|key| only_key(key).is_some_and(|(_, public)| public == target))
-        {
+        let is_target = |key: &&Map<String, Value>| only_key(key).is_some_and(|(_, public)| public == target);
+        if let Some(master) = self.master.as_ref().filter(is_target) {
             if signed_text(master) != signed_text(object) {
-                return Ok(Err(other_key()));
+                return Err(other_key());
             }
-            // Devices sign the master key.
-            let by = object.get("signatures").and_then(|all| all.get(user_id)).and_then(Value::as_object);
+            // Devices sign the master key; however many are named, those that there are are looked at.
             let mut rows = Rows::new();
-            for key_id in by.into_iter().flat_map(Map::keys) {
-                let Some(device_id) = key_id.strip_prefix("ed25519:") else { continue };
-                let keys = self.0.storage.get_device_keys(user_nr, device_id).await?;
-                let keys = keys.map(|keys| stored(&keys)).unwrap_or_default();
-                let public = keys.get("keys").and_then(|keys| keys.get(key_id)).and_then(Value::as_str);
-                if public.is_some_and(|public| is_signed(object, user_id, key_id, public)) {
-                    rows.push(row(requester, user_nr, target, key_id, object));
+            for (device_id, keys) in &self.devices {
+                let key_id = format!("ed25519:{device_id}");
+                let public = keys.get("keys").and_then(|keys| keys.get(&key_id)).and_then(Value::as_str);
+                if public.is_some_and(|public| is_signed(object, user_id, &key_id, public)) {
+                    rows.push(row(requester, user_nr, target, &key_id, object));
                 }
             }
-            return Ok(if rows.is_empty() { Err(bad_signature()) } else { Ok(rows) });
+            return if rows.is_empty() { Err(bad_signature()) } else { Ok(rows) };
         }
-        let Some(keys) = self.0.storage.get_device_keys(user_nr, target).await? else { return Ok(Err(no_key())) };
-        if signed_text(&stored(&keys)) != signed_text(object) {
-            return Ok(Err(other_key()));
+        let Some(keys) = self.devices.get(target) else { return Err(no_key()) };
+        if signed_text(keys) != signed_text(object) {
+            return Err(other_key());
         }
-        Ok(match &own.self_signing {
+        match &self.self_signing {
             Some((key_id, public)) if is_signed(object, user_id, key_id, public) => {
                 Ok(vec![row(requester, user_nr, target, key_id, object)])
             }
             _ => Err(bad_signature()),
-        })
+        }
     }
 
-    async fn sign_other(
+    fn sign_other(
         &self,
         requester: &Requester,
-        own: &OwnKeys,
-        (user_id, master): (&OwnedUserId, Option<&Value>),
+        user_id: &UserId,
         target: &str,
         object: &Map<String, Value>,
-    ) -> Result<Result<Rows, Value>, Error> {
-        let (user_nr, master) = match master.and_then(Value::as_object) {
-            Some(master) => (self.0.storage.user_nr(user_id).await?, Some(master.clone())),
-            None => {
-                let Some(user_nr) = self.0.storage.find_user_nr(user_id).await? else { return Ok(Err(no_key())) };
-                (user_nr, self.own_keys(user_nr).await?.master)
-            }
+    ) -> Result<Rows, Value> {
+        let is_target = |key: &Map<String, Value>| only_key(key).is_some_and(|(_, public)| public == target);
+        let Some((user_nr, master)) = self.others.get(user_id).filter(|(_, master)| is_target(master)) else {
+            return Err(no_key());
         };
-        let Some(master) = master.filter(|key| only_key(key).is_some_and(|(_, public)| public == target)) else {
-            return Ok(Err(no_key()));
-        };
-        if signed_text(&master) != signed_text(object) {
-            return Ok(Err(other_key()));
+        if signed_text(master) != signed_text(object) {
+            return Err(other_key());
         }
-        Ok(match &own.user_signing {
+        match &self.user_signing {
             Some((key_id, public)) if is_signed(object, requester.user_id.as_str(), key_id, public) => {
-                Ok(vec![row(requester, user_nr, target, key_id, object)])
+                Ok(vec![row(requester, *user_nr, target, key_id, object)])
             }
             _ => Err(bad_signature()),
-        })
+        }
     }
 }
 
@@ -191,8 +198,8 @@ fn row(
 }
 
 /// What signatures change of the signer's own devices and keys; those on others' keys are seen by the signer alone.
-fn changes_by(user_nr: UserNr, own: &OwnKeys, signatures: &[KeySignatureRow]) -> Vec<DeviceListChange> {
-    let master = own.master.as_ref().and_then(only_key).map(|(_, public)| public);
+fn changes_by(user_nr: UserNr, known: &Known, signatures: &[KeySignatureRow]) -> Vec<DeviceListChange> {
+    let master = known.master.as_ref().and_then(only_key).map(|(_, public)| public);
     let signed = signatures.iter().filter(|row| row.user_nr == user_nr).map(|row| &row.target);
     let what = |target: &String| match master.as_ref() == Some(target) {
         true => ChangedKeys::CrossSigning,

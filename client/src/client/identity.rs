@@ -68,6 +68,15 @@ impl Client {
         Ok(self.machine().await.identity_trust(user_id))
     }
 
+    /// Whether the private keys of the user's own identity are on this device.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn has_identity_keys(&self) -> Result<bool, Error> {
+        Ok(self.machine().await.private_keys().await?.secrets().count() == 3)
+    }
+
     /// Whether a device is verified: by itself, or by its verified owner.
     ///
     /// # Errors
@@ -108,7 +117,10 @@ impl Client {
         let mut signed: BTreeMap<_, upload_signatures::v3::SignedKeys> = BTreeMap::new();
         for one in signatures.values() {
             let keys = signed.entry(one.user_id.clone()).or_default();
-            keys.add_cross_signing_keys(one.name.as_str().into(), Raw::from_json(to_raw_value(&one.object).expect("JSON is JSON")));
+            keys.add_cross_signing_keys(
+                one.name.as_str().into(),
+                Raw::from_json(to_raw_value(&one.object).expect("JSON is JSON")),
+            );
         }
         match self.api().send(upload_signatures::v3::Request::new(signed)).await {
             Ok(answer) => {

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use ruma::{OwnedRoomId, OwnedUserId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId};
 use serde_json::Value;
 
 use super::Client;
@@ -170,7 +170,9 @@ impl Client {
             let next = self.0.letters.lock().await.outgoing.front().cloned();
             let Some(Outgoing { flow, user_id, devices, event_type, content }) = next else { return Ok(()) };
             let sent = match &flow {
-                Flow::ToDevice { .. } => self.machine().await.post_to_ids(&user_id, &devices, event_type, &Value::Object(content)).await,
+                Flow::ToDevice { .. } => {
+                    self.machine().await.post_to_ids(&user_id, &devices, event_type, &Value::Object(content)).await
+                }
                 Flow::InRoom { room_id, .. } => self.send(room_id, event_type, &Value::Object(content)).await.map(drop),
             };
             match sent {
@@ -190,15 +192,32 @@ impl Client {
     ///
     /// [`Error::NotNow`] when there is no room with that user alone, or no other device; [`Error::Unreachable`].
     pub async fn request_verification(&self, user_id: &UserId) -> Result<String, Error> {
+        self.request(user_id, None).await
+    }
+
+    /// The same of one device, which may be another user's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::UnknownDevice`]; [`Error::Unreachable`].
+    pub async fn request_device_verification(&self, user_id: &UserId, device_id: &DeviceId) -> Result<String, Error> {
+        self.request(user_id, Some(device_id)).await
+    }
+
+    async fn request(&self, user_id: &UserId, of: Option<&DeviceId>) -> Result<String, Error> {
         self.learn(user_id).await?;
         // Nobody reads an answer before it is known what it answers.
         let turn = self.0.reading.lock().await;
         let ours = self.machine().await.own_party();
-        let (verification, outgoing) = if *user_id == *self.user_id() {
+        let (verification, outgoing) = if of.is_some() || *user_id == *self.user_id() {
             let devices = self.machine().await.known_devices(user_id).await?.into_iter().map(|device| device.device_id);
-            let devices: Vec<_> = devices.filter(|device_id| device_id != self.device_id()).collect();
+            let is_own = |device_id: &DeviceId| *user_id == *self.user_id() && *device_id == *self.device_id();
+            let wanted = |device_id: &OwnedDeviceId| !is_own(device_id) && of.is_none_or(|of| *of == **device_id);
+            let devices: Vec<_> = devices.filter(wanted).collect();
             if devices.is_empty() {
-                return Err(Error::NotNow("the user has no other device"));
+                let unknown =
+                    |of: &DeviceId| Error::UnknownDevice { user_id: user_id.to_owned(), device_id: of.to_owned() };
+                return Err(of.map_or(Error::NotNow("the user has no other device"), unknown));
             }
             let transaction_id = format!("{:032x}", rand::random::<u128>());
             Verification::request_devices(transaction_id, ours, user_id.to_owned(), devices, now_ms())
@@ -298,7 +317,8 @@ impl Client {
     ) -> Result<(), Error> {
         let outgoing = {
             let mut letters = self.0.letters.lock().await;
-            let one = letters.ongoing.get_mut(user_id, flow_id).ok_or(Error::NotNow("there is no such verification"))?;
+            let one =
+                letters.ongoing.get_mut(user_id, flow_id).ok_or(Error::NotNow("there is no such verification"))?;
             decision(one)?
         };
         self.settle(outgoing).await?;

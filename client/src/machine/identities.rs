@@ -198,6 +198,15 @@ impl Machine {
         work.batch.delete(PRIVATE_KEYS, NEXT);
         self.keep_identity(&mut work, own);
         self.sign_own_device(&mut work, &private).await?;
+        // Whom this device verified before it vouches for again.
+        let verified: Vec<_> = self.identities.known.values().filter_map(Identity::verified_here).collect();
+        for (user_id, master) in verified {
+            if user_id == self.user_id {
+                continue;
+            }
+            let object = private.sign_user(&self.user_id, &master.object)?;
+            self.keep_signature(&mut work, Signed { user_id, name: master.name(), object });
+        }
         self.commit(work).await.map(drop)
     }
 
@@ -321,9 +330,10 @@ impl Machine {
             }
         }
         let mut list = self.devices(&work, user_id).await?;
-        let is_device = list.devices.get(device_id).is_some_and(|device| {
-            keys.get(&format!("ed25519:{device_id}")) == Some(&device.ed25519.to_base64())
-        });
+        let is_device = list
+            .devices
+            .get(device_id)
+            .is_some_and(|device| keys.get(&format!("ed25519:{device_id}")) == Some(&device.ed25519.to_base64()));
         if master.is_none() && !is_device {
             return Err(Error::Forged("the keys changed during their verification"));
         }
@@ -332,7 +342,10 @@ impl Machine {
         {
             device.local_trust = LocalTrust::Verified;
             if let Some(object) = is_own.then(|| private.sign_device(user_id, &device.keys)).and_then(Result::ok) {
-                self.keep_signature(&mut work, Signed { user_id: user_id.to_owned(), name: device_id.to_string(), object });
+                self.keep_signature(
+                    &mut work,
+                    Signed { user_id: user_id.to_owned(), name: device_id.to_string(), object },
+                );
             }
             work.batch.put(DEVICES, user_id.as_str(), &list);
         }

@@ -60,6 +60,7 @@ impl Machine {
         }
         self.read_late_events(&mut work).await?;
         work.batch.put(SYNC, TOKEN, &answer.next_batch);
+        work.events.retain(|event| !is_first || !matches!(event, Event::Room(_)));
         let events = self.commit(work).await?;
         let one_time = answer.device_one_time_keys_count.get(&OneTimeKeyAlgorithm::SignedCurve25519);
         let unused = answer.device_unused_fallback_key_types;
@@ -68,8 +69,7 @@ impl Machine {
             one_time: one_time.copied().map(u64::from).unwrap_or_default(),
             is_fallback_unused: unused.map(|types| types.contains(&OneTimeKeyAlgorithm::SignedCurve25519)),
         });
-        let is_news = |event: &Event| !is_first || !matches!(event, Event::Room(_));
-        Ok(events.into_iter().filter(is_news).collect())
+        Ok(events)
     }
 
     async fn receive_joined(&mut self, work: &mut Work, room_id: OwnedRoomId, joined: JoinedRoom) -> Result<(), Error> {
@@ -77,6 +77,9 @@ impl Machine {
         let was_joined = room.membership == Membership::Join;
         room.membership = Membership::Join;
         room.inviter = None;
+        if let Some(count) = joined.unread_notifications.notification_count {
+            room.unread = count.into();
+        }
         let everybody = self.receive_events(work, &mut room, &joined.state, joined.timeline).await?;
         if room.encryption.is_some() && (everybody || !was_joined) {
             let readers: Vec<OwnedUserId> = room.readers().cloned().collect();

@@ -1,5 +1,6 @@
 //! Whole verifications, by two sides that hand each other their messages as JSON.
 
+use proptest::prelude::*;
 use ruma::{UserId, device_id, event_id, owned_event_id, owned_room_id, user_id};
 use serde_json::{Value, json};
 
@@ -42,7 +43,10 @@ impl Side {
 
     /// Takes what the other side sends, as it is read from the network.
     fn take(&mut self, outgoing: Vec<Outgoing>) -> Vec<Outgoing> {
-        outgoing.into_iter().flat_map(|message| self.take_json(&message.flow, message.event_type, &message.content)).collect()
+        outgoing
+            .into_iter()
+            .flat_map(|message| self.take_json(&message.flow, message.event_type, &message.content))
+            .collect()
     }
 
     fn take_json(&mut self, flow: &Flow, event_type: &str, content: &Object) -> Vec<Outgoing> {
@@ -157,13 +161,22 @@ fn two_users_verify_each_other_in_a_room() {
     let request = room_request(&alice.ours.device_id, &bob.ours.user_id);
     let receive = |side: &mut Side, request: &Object| {
         let message = Message::parse("m.room.message", request).expect("it is a request");
-        let incoming = Incoming { flow: room(), sender: side.theirs.user_id.clone(), message, theirs: Some(side.theirs.clone()), made_at: Some(NOW) };
+        let incoming = Incoming {
+            flow: room(),
+            sender: side.theirs.user_id.clone(),
+            message,
+            theirs: Some(side.theirs.clone()),
+            made_at: Some(NOW),
+        };
         side.ongoing.receive(incoming, side.ours.clone(), NOW)
     };
     alice.ongoing.insert(Verification::requested_in_room(room(), alice.ours.clone(), bob.ours.user_id.clone(), NOW));
     assert!(receive(&mut bob, &request).is_empty());
     let agreed = bob.verification().accept().expect("it waits for it");
-    assert_eq!(agreed[0].content["m.relates_to"], json!({ "rel_type": "m.reference", "event_id": event_id!("$request") }));
+    assert_eq!(
+        agreed[0].content["m.relates_to"],
+        json!({ "rel_type": "m.reference", "event_id": event_id!("$request") })
+    );
     alice.take(agreed);
     let start = alice.verification().start().expect("it is ready");
     exchange(&mut bob, &mut alice, start);
@@ -182,7 +195,8 @@ fn an_old_client_that_begins_without_a_request_is_verified() {
     let mut offer = sas::offer();
     offer.message_authentication_codes.remove(0);
     let start = Start::sas(bob.ours.device_id.clone(), offer, &flow);
-    let mut verification = Verification::requested_in_room(flow.clone(), bob.ours.clone(), alice.ours.user_id.clone(), NOW);
+    let mut verification =
+        Verification::requested_in_room(flow.clone(), bob.ours.clone(), alice.ours.user_id.clone(), NOW);
     verification.theirs = Some(alice.ours.clone());
     verification.requested = false;
     verification.state = State::Started { sas: Sas::new(), start: start.clone() };
@@ -196,7 +210,10 @@ fn an_old_client_that_begins_without_a_request_is_verified() {
     let macs = bob.verification().confirm().expect("there is something to compare");
     exchange(&mut alice, &mut bob, macs);
     let macs = alice.verification().confirm().expect("there is something to compare");
-    assert!(macs.iter().all(|message| message.event_type == "m.key.verification.mac"), "it would not know what is done");
+    assert!(
+        macs.iter().all(|message| message.event_type == "m.key.verification.mac"),
+        "it would not know what is done"
+    );
     exchange(&mut bob, &mut alice, macs);
     assert_eq!(alice.stage(), Stage::Done { verified: bob.ours.keys.clone() });
     assert_eq!(bob.stage(), Stage::Done { verified: alice.ours.keys.clone() });
@@ -225,7 +242,8 @@ fn when_both_begin_in_different_ways_it_is_cancelled() {
     let (mut alice, _) = ready();
     alice.verification().start().expect("it is ready");
     let flow = alice.verification().flow().clone();
-    let content = json!({ "from_device": "BOB", "method": "m.reciprocate.v1", "secret": "aaaa", "transaction_id": "txn" });
+    let content =
+        json!({ "from_device": "BOB", "method": "m.reciprocate.v1", "secret": "aaaa", "transaction_id": "txn" });
     alice.take_json(&flow, "m.key.verification.start", content.as_object().expect("an object"));
     assert_eq!(alice.code(), Some(CancelCode::UnexpectedMessage));
 }
@@ -234,8 +252,13 @@ fn when_both_begin_in_different_ways_it_is_cancelled() {
 fn the_first_device_that_is_ready_takes_part_and_the_others_are_told() {
     let mut alice = Side::new(alice(), bob());
     let devices = ["BOB", "TABLET", "OLD"].map(OwnedDeviceId::from);
-    let (verification, request) =
-        Verification::request_devices("txn".to_owned(), alice.ours.clone(), alice.theirs.user_id.clone(), devices.to_vec(), NOW);
+    let (verification, request) = Verification::request_devices(
+        "txn".to_owned(),
+        alice.ours.clone(),
+        alice.theirs.user_id.clone(),
+        devices.to_vec(),
+        NOW,
+    );
     assert_eq!(request[0].devices, devices);
     alice.ongoing.insert(verification);
     let mut bob = Side::new(alice.theirs.clone(), alice.ours.clone());
@@ -261,8 +284,13 @@ fn the_first_device_that_is_ready_takes_part_and_the_others_are_told() {
 fn a_request_that_one_device_declines_is_withdrawn_from_the_others() {
     let mut alice = Side::new(alice(), bob());
     let devices = ["BOB", "TABLET"].map(OwnedDeviceId::from).to_vec();
-    let (verification, request) =
-        Verification::request_devices("txn".to_owned(), alice.ours.clone(), alice.theirs.user_id.clone(), devices.clone(), NOW);
+    let (verification, request) = Verification::request_devices(
+        "txn".to_owned(),
+        alice.ours.clone(),
+        alice.theirs.user_id.clone(),
+        devices.clone(),
+        NOW,
+    );
     alice.ongoing.insert(verification);
     let mut bob = Side::new(alice.theirs.clone(), alice.ours.clone());
     bob.take(request);
@@ -280,8 +308,13 @@ fn another_device_of_ours_that_answers_in_the_room_ends_it_here() {
     bob.ongoing.insert(asked.expect("it is new"));
     let mut see = |device: &str| {
         let message = Message::Ready { from_device: device.into(), methods: vec![VerificationMethod::SasV1] };
-        let incoming =
-            Incoming { flow: room(), sender: bob.ours.user_id.clone(), message: Ok(message), theirs: None, made_at: Some(NOW) };
+        let incoming = Incoming {
+            flow: room(),
+            sender: bob.ours.user_id.clone(),
+            message: Ok(message),
+            theirs: None,
+            made_at: Some(NOW),
+        };
         assert!(bob.ongoing.receive(incoming, bob.ours.clone(), NOW).is_empty());
         bob.stage()
     };
@@ -293,8 +326,10 @@ fn another_device_of_ours_that_answers_in_the_room_ends_it_here() {
 #[test]
 fn a_message_out_of_its_turn_cancels_the_verification() {
     let flow = Flow::ToDevice { transaction_id: "txn".to_owned() };
-    let choice = || json!({ "method": "m.sas.v1", "key_agreement_protocol": "curve25519-hkdf-sha256", "hash": "sha256",
-        "message_authentication_code": "hkdf-hmac-sha256.v2", "short_authentication_string": ["decimal"], "commitment": "aaaa" });
+    let choice = || {
+        json!({ "method": "m.sas.v1", "key_agreement_protocol": "curve25519-hkdf-sha256", "hash": "sha256",
+        "message_authentication_code": "hkdf-hmac-sha256.v2", "short_authentication_string": ["decimal"], "commitment": "aaaa" })
+    };
     let messages = [
         ("request", json!({ "from_device": "BOB", "methods": [], "timestamp": NOW })),
         ("ready", json!({ "from_device": "BOB", "methods": ["m.sas.v1"] })),
@@ -330,7 +365,10 @@ fn a_message_out_of_its_turn_cancels_the_verification() {
             let answer = alice.take_json(&flow, &format!("m.key.verification.{name}"), &content);
             assert_eq!(alice.code(), Some(CancelCode::UnexpectedMessage), "{name} at stage {stage}");
             assert_eq!(answer[0].content["code"], "m.unexpected_message", "{name} at stage {stage}");
-            assert!(alice.take_json(&flow, &format!("m.key.verification.{name}"), &content).is_empty(), "one answer is enough");
+            assert!(
+                alice.take_json(&flow, &format!("m.key.verification.{name}"), &content).is_empty(),
+                "one answer is enough"
+            );
         }
     }
 }
@@ -434,7 +472,9 @@ fn keys_that_are_not_known_here_are_left_out_and_none_at_all_is_an_error() {
         alice.take(macs);
         if known {
             alice.verification().confirm().expect("there is something to compare");
-            let Some(State::Concluding { verified }) = alice.ongoing.0.last().map(|one| &one.state) else { panic!("it is concluding") };
+            let Some(State::Concluding { verified }) = alice.ongoing.0.last().map(|one| &one.state) else {
+                panic!("it is concluding")
+            };
             assert_eq!(verified.keys().collect::<Vec<_>>(), ["ed25519:BOB"]);
         } else {
             assert_eq!(alice.code(), Some(CancelCode::KeyMismatch));
@@ -540,4 +580,92 @@ fn a_flood_of_requests_is_bounded() {
 fn the_table_of_pictures_is_the_specifications() {
     assert_eq!(emoji::EMOJI.map(|emoji| emoji.symbol).iter().collect::<std::collections::HashSet<_>>().len(), 64);
     assert_eq!((emoji::EMOJI[0].description, emoji::EMOJI[63].description), ("Dog", "Pin"));
+}
+
+/// What happens next, in a world in which messages come late, twice or never, and users press what they like.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Deliver(prop::sample::Index),
+    Repeat(prop::sample::Index),
+    Lose(prop::sample::Index),
+    Press { alice: bool, button: u8 },
+    Wait { minutes: u64 },
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        8 => any::<prop::sample::Index>().prop_map(Turn::Deliver),
+        1 => any::<prop::sample::Index>().prop_map(Turn::Repeat),
+        1 => any::<prop::sample::Index>().prop_map(Turn::Lose),
+        6 => (any::<bool>(), 0_u8..6).prop_map(|(alice, button)| Turn::Press { alice, button }),
+        1 => (0_u64..4).prop_map(|minutes| Turn::Wait { minutes }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, nobody panics, nobody is verified whose user did not look, and what is over stays so.
+    #[test]
+    fn nobody_is_verified_unless_both_users_confirmed(turns in prop::collection::vec(turn(), 0..80)) {
+        let (mut alice, mut bob) = ready();
+        let (mut way, mut confirmed) = (Vec::<(bool, Outgoing)>::new(), [false, false]);
+        let mut now = NOW;
+        for turn in turns {
+            match turn {
+                Turn::Deliver(index) | Turn::Repeat(index) if !way.is_empty() => {
+                    let at = index.index(way.len());
+                    let (to_alice, message): (bool, Outgoing) = way[at].clone();
+                    if matches!(turn, Turn::Deliver(_)) {
+                        way.remove(at);
+                    }
+                    let side = if to_alice { &mut alice } else { &mut bob };
+                    way.extend(side.take(vec![message]).into_iter().map(|answer| (!to_alice, answer)));
+                    // Two devices that answer each other's errors would go on for ever.
+                    way.truncate(50);
+                }
+                Turn::Lose(index) if !way.is_empty() => drop(way.remove(index.index(way.len()))),
+                Turn::Press { alice: is_alice, button } => {
+                    let side = if is_alice { &mut alice } else { &mut bob };
+                    let Some(one) = side.ongoing.0.last_mut() else { continue };
+                    let pressed = match button {
+                        0 | 1 => one.start(),
+                        2 | 3 => one.confirm().inspect(|_| confirmed[usize::from(is_alice)] = true),
+                        4 => one.accept(),
+                        _ => one.mismatch(),
+                    };
+                    way.extend(pressed.into_iter().flatten().map(|message| (!is_alice, message)));
+                }
+                Turn::Wait { minutes } => {
+                    now += minutes * 60 * 1000;
+                    way.extend(alice.ongoing.check_time(now).into_iter().map(|message| (false, message)));
+                    way.extend(bob.ongoing.check_time(now).into_iter().map(|message| (true, message)));
+                }
+                _ => {}
+            }
+            for side in [&alice, &bob] {
+                if side.ongoing.iter().any(|one| matches!(one.stage(), Stage::Done { .. })) {
+                    prop_assert_eq!(confirmed, [true, true]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_content_is_read_or_refused(
+        name in prop::sample::select(vec!["request", "ready", "start", "accept", "key", "mac", "done", "cancel", "other"]),
+        field in prop::sample::select(vec!["from_device", "methods", "method", "key", "mac", "keys", "code", "commitment", "hash", "timestamp"]),
+        value in prop_oneof![".{0,60}".prop_map(Value::from), any::<u64>().prop_map(Value::from), Just(json!([])), Just(json!({ "a": [1.5] }))],
+    ) {
+        let (mut alice, _) = comparing();
+        let mut content = json!({ "transaction_id": "txn", "from_device": "BOB", "methods": ["m.sas.v1"], "method": "m.sas.v1", "code": "m.user",
+            "timestamp": NOW, "key": "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08", "mac": {}, "keys": "" });
+        content[field] = value;
+        let content = content.as_object().expect("an object");
+        let flow = Flow::ToDevice { transaction_id: "txn".to_owned() };
+        let event_type = format!("m.key.verification.{name}");
+        if Message::parse(&event_type, content).is_some() {
+            alice.take_json(&flow, &event_type, content);
+            let is_done = matches!(alice.stage(), Stage::Done { .. });
+            prop_assert!(!is_done);
+        }
+    }
 }

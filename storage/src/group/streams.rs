@@ -37,10 +37,19 @@ statements! {
          WHERE TRUE
             ON CONFLICT (user_nr, room_nr, type) DO UPDATE
            SET content = excluded.content, position = excluded.position"];
+    /// Each with how many messages of its device there were with it, and their bytes, since nothing waited: what waits is told by the first
+    /// and the last.
     INSERT_TO_DEVICE = ["
-        INSERT INTO to_device (position, user_nr, device_id, message)
-        SELECT position, user_nr, device_id, message
-          FROM", (rows [1 position bigint, 2 user_nr bigint, 3 device_id text, 4 message text])];
+        INSERT INTO to_device (position, user_nr, device_id, message, number, bytes)
+        SELECT r.position, r.user_nr, r.device_id, r.message,
+               row_number() OVER device + coalesce((
+                   SELECT t.number FROM to_device t WHERE t.user_nr = r.user_nr AND t.device_id = r.device_id
+                    ORDER BY t.position DESC LIMIT 1), 0),
+               sum(octet_length(r.message)) OVER device + coalesce((
+                   SELECT t.bytes FROM to_device t WHERE t.user_nr = r.user_nr AND t.device_id = r.device_id
+                    ORDER BY t.position DESC LIMIT 1), 0)
+          FROM", (rows [1 position bigint, 2 user_nr bigint, 3 device_id text, 4 message text]), "
+        WINDOW device AS (PARTITION BY r.user_nr, r.device_id ORDER BY r.position)"];
     INSERT_OUTGOING_EDUS = ["
         INSERT INTO outgoing_edus (position, origin, destination, edu)
         SELECT position, origin, destination, edu

@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use model::{Position, UserNr};
+use sqlx::{Executor as _, Row as _};
 
 use crate::{
-    Commit, DeviceKeyUpload, DeviceKeysOutcome, KeyClaim, KeyRow, NewToDevice, Storage, testing::TestDatabase,
+    Commit, DeviceKeyUpload, DeviceKeysOutcome, KeyClaim, KeyCounts, KeyRow, NewToDevice, Storage,
+    db::{Db, Tx},
+    testing::TestDatabase,
 };
 
 const ALICE: UserNr = UserNr(1);
@@ -80,6 +83,126 @@ async fn one_time_keys_are_given_in_the_order_of_their_uploads() {
             let claimed = storage.claim_one_time_keys(claims()).await.unwrap();
             assert_eq!(claimed, [(claims()[0].clone(), key(id.to_owned()))]);
         }
+    }
+}
+
+/// A device that got no answer uploads again what was claimed meanwhile; one that is away for months is not waited for.
+#[tokio::test]
+async fn a_claimed_key_is_known_for_ninety_days() {
+    for database in TestDatabase::each().await {
+        let clock = model::Clock::manual(1_000);
+        let storage = Storage::open(database.options.clone(), clock.clone(), model::Random::system()).await.unwrap();
+        storage.insert_device(ALICE, "A", None, 10).await.unwrap();
+        let upload = async |key: KeyRow| {
+            let upload = DeviceKeyUpload { one_time_keys: vec![key], ..DeviceKeyUpload::default() };
+            let done = storage.upload_device_keys(ALICE, "A", &upload).await.unwrap();
+            (done, storage.count_one_time_keys(ALICE, "A").await.unwrap().first().map_or(0, |(_, count)| *count))
+        };
+        let other = KeyRow { key: "{}".to_owned(), ..key("a".to_owned()) };
+        assert_eq!(upload(key("a".to_owned())).await, (DeviceKeysOutcome::Stored, 1));
+        assert_eq!(storage.claim_one_time_keys(claims()).await.unwrap().len(), 1);
+        for days in [0, 89] {
+            clock.advance_ms(days * 24 * 3_600_000);
+            storage.clean().await.unwrap();
+            assert_eq!(upload(key("a".to_owned())).await, (DeviceKeysOutcome::Stored, 0));
+            let taken = DeviceKeysOutcome::Taken { old: key("a".to_owned()), new: other.clone() };
+            assert_eq!(upload(other.clone()).await, (taken, 0));
+        }
+        clock.advance_ms(24 * 3_600_000);
+        storage.clean().await.unwrap();
+        assert_eq!(upload(other).await, (DeviceKeysOutcome::Stored, 1));
+    }
+}
+
+/// While a cluster is upgraded, programs of before run too: they give whatever is in the table that they know.
+#[tokio::test]
+async fn a_claimed_key_is_gone_from_where_older_programs_look() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        storage.insert_device(ALICE, "A", None, 10).await.unwrap();
+        let one_time_keys = vec![key("a".to_owned()), key("b".to_owned())];
+        let upload = DeviceKeyUpload { one_time_keys, ..DeviceKeyUpload::default() };
+        storage.upload_device_keys(ALICE, "A", &upload).await.unwrap();
+        storage.claim_one_time_keys(claims()).await.unwrap();
+        let mut tx = storage.db().begin().await.unwrap();
+        let rows = match &mut tx {
+            Tx::Sqlite(tx) => tx.fetch_all("SELECT key_id FROM one_time_keys").await.unwrap().len(),
+            Tx::Postgres(tx) => tx.fetch_all("SELECT key_id FROM one_time_keys").await.unwrap().len(),
+        };
+        assert_eq!(rows, 1);
+    }
+}
+
+/// Whoever is away for weeks has only that one, and each claim of it would write.
+#[tokio::test]
+async fn a_fallback_key_is_written_once_however_often_it_is_given() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        for device in ["A", "B"] {
+            storage.insert_device(ALICE, device, None, 10).await.unwrap();
+        }
+        let upload = async |device: &str, id: &str| {
+            let upload = DeviceKeyUpload { fallback_keys: vec![key(id.to_owned())], ..DeviceKeyUpload::default() };
+            storage.upload_device_keys(ALICE, device, &upload).await.unwrap();
+        };
+        // Where PostgreSQL has put the row: somewhere else with each write.
+        let place = async || match storage.db() {
+            Db::Postgres { pool } => {
+                let row = pool.fetch_one("SELECT string_agg(ctid::text, ' ' ORDER BY device_id) FROM fallback_keys");
+                row.await.unwrap().get::<String, _>(0)
+            }
+            Db::Sqlite { .. } => String::new(),
+        };
+        let given = async || {
+            let mut given = storage.claim_one_time_keys(claims()).await.unwrap();
+            given.sort_by(|(one, _), (other, _)| one.cmp(other));
+            given.into_iter().map(|(_, key)| key.key_id).collect::<Vec<_>>()
+        };
+        upload("A", "a").await;
+        assert_eq!(given().await, ["a"]);
+        assert!(storage.list_unused_fallback_keys(ALICE, "A").await.unwrap().is_empty());
+        upload("B", "b").await;
+        assert_eq!(given().await, ["a", "b"]);
+        assert!(storage.list_unused_fallback_keys(ALICE, "B").await.unwrap().is_empty());
+        let before = place().await;
+        assert_eq!(given().await, ["a", "b"]);
+        assert_eq!(place().await, before);
+        upload("A", "new").await;
+        assert_eq!(given().await, ["new", "b"]);
+        assert!(storage.list_unused_fallback_keys(ALICE, "A").await.unwrap().is_empty());
+    }
+}
+
+/// Who is told the number of before uploads again, and libolm forgets the private halves of keys that the server still has.
+#[tokio::test]
+async fn a_device_that_uploads_with_one_process_is_told_what_it_has_by_another() {
+    for database in TestDatabase::each().await {
+        let (here, there) = (database.open().await, database.open().await);
+        if !here.is_shared() {
+            continue;
+        }
+        here.insert_device(ALICE, "A", None, 10).await.unwrap();
+        let counts = async |of: &Storage| of.get_key_counts(ALICE, "A").await.unwrap();
+        let upload = async |count: usize, fallback_keys| {
+            let one_time_keys = (0..count).map(|n| key(format!("{n}"))).collect();
+            let upload = DeviceKeyUpload { one_time_keys, fallback_keys, ..DeviceKeyUpload::default() };
+            here.upload_device_keys(ALICE, "A", &upload).await.unwrap();
+        };
+        let told = |count, unused: &[&str]| KeyCounts {
+            one_time: [(ALGORITHM.to_owned(), count)].into(),
+            unused_fallback: unused.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        assert_eq!(*counts(&there).await, KeyCounts::default());
+        upload(49, Vec::new()).await;
+        assert_eq!(*counts(&there).await, told(49, &[]));
+        upload(50, Vec::new()).await;
+        assert_eq!(*counts(&there).await, told(50, &[]));
+        upload(50, vec![key("fallback".to_owned())]).await;
+        assert_eq!(*counts(&there).await, told(50, &[ALGORITHM]));
+        // Enough is kept for a moment: a claim elsewhere may be told later.
+        here.claim_one_time_keys(claims()).await.unwrap();
+        assert_eq!(*counts(&there).await, told(50, &[ALGORITHM]));
+        assert_eq!(*counts(&here).await, told(49, &[ALGORITHM]));
     }
 }
 

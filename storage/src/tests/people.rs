@@ -4,28 +4,127 @@ use std::collections::{BTreeSet, HashMap};
 
 use model::{Clock, Position, Random, UserNr};
 use ruma::user_id;
-use sqlx::{Executor as _, Row as _};
+use sqlx::{AssertSqlSafe, Executor as _, Row as _};
 
 use crate::{
-    ChangedKeys, Commit, DeviceListChange, DeviceSeen, NewSession, NewToDevice, NewUser, SecretHash, Storage,
+    ChangedKeys, Commit, DeviceListChange, DeviceSeen, NewSession, NewToDevice, NewUser, SecretHash, Storage, UserWork,
     db::{Db, Tx},
     testing::TestDatabase,
 };
+
+fn message(device: &str, bytes: usize) -> NewToDevice {
+    NewToDevice { user_nr: UserNr(1), device_id: device.to_owned(), message: "x".repeat(bytes).into() }
+}
+
+async fn send(storage: &Storage, to_device: Vec<NewToDevice>) -> Position {
+    storage.commit(Commit { to_device, ..Commit::default() }).await.unwrap().position
+}
 
 /// A device that is switched off for months must not fill the disk, neither with many messages nor with large ones.
 #[tokio::test]
 async fn a_device_is_full_by_the_number_of_its_messages_or_by_their_bytes() {
     for database in TestDatabase::each().await {
         let storage = database.open().await;
-        let message = |device: &str, bytes: usize| NewToDevice {
-            user_nr: UserNr(1),
-            device_id: device.to_owned(),
-            message: "x".repeat(bytes).into(),
+        for device in ["MANY", "LARGE", "FREE", "NONE"] {
+            storage.insert_device(UserNr(1), device, None, 10).await.unwrap();
+        }
+        let full = async || {
+            let full = storage.list_full_devices(&[UserNr(1), UserNr(2)], 2, 100).await.unwrap();
+            full.into_iter().map(|(_, device)| device).collect::<Vec<_>>()
         };
-        let to_device = vec![message("MANY", 1), message("MANY", 1), message("LARGE", 100), message("FREE", 99)];
-        storage.commit(Commit { to_device, ..Commit::default() }).await.unwrap();
-        let full = storage.list_full_devices(&[UserNr(1), UserNr(2)], 2, 100).await.unwrap();
-        assert_eq!(full, [(UserNr(1), "LARGE".to_owned()), (UserNr(1), "MANY".to_owned())]);
+        let together = [message("MANY", 1), message("MANY", 1), message("LARGE", 100), message("FREE", 99)];
+        send(&storage, together.into()).await;
+        assert_eq!(full().await, ["LARGE", "MANY"]);
+        // What was seen does not count, whether some is left or nothing.
+        let first = send(&storage, vec![message("MANY", 49), message("LARGE", 51)]).await;
+        storage.delete_to_device(UserNr(1), "MANY", Position(first.0 - 2)).await.unwrap();
+        storage.delete_to_device(UserNr(1), "LARGE", first).await.unwrap();
+        assert_eq!(full().await, [""; 0]);
+        send(&storage, vec![message("LARGE", 99), message("FREE", 1)]).await;
+        assert_eq!(full().await, ["FREE"]);
+        send(&storage, vec![message("MANY", 50)]).await;
+        assert_eq!(full().await, ["FREE", "MANY"]);
+        assert_eq!(storage.list_full_devices(&[UserNr(1)], 3, 99).await.unwrap().len(), 3, "by bytes alone");
+    }
+}
+
+/// They were for the keys of before: whoever gets them can read none.
+#[tokio::test]
+async fn a_device_that_is_made_again_gets_nothing_of_what_waited_for_the_one_of_before() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let waiting = async |device| storage.count_to_device(UserNr(1), device).await.unwrap();
+        storage.insert_device(UserNr(1), "PHONE", None, 10).await.unwrap();
+        storage.insert_device(UserNr(1), "TABLET", None, 10).await.unwrap();
+        storage.delete_devices(UserNr(1), &["PHONE".to_owned()]).await.unwrap();
+        // Sent by somebody who found the device before it was deleted.
+        send(&storage, vec![message("PHONE", 1), message("TABLET", 1)]).await;
+        storage.insert_device(UserNr(1), "PHONE", None, 10).await.unwrap();
+        assert_eq!((waiting("PHONE").await, waiting("TABLET").await), (0, 1));
+        send(&storage, vec![message("PHONE", 1)]).await;
+        storage.insert_device(UserNr(1), "PHONE", None, 10).await.unwrap();
+        assert_eq!(waiting("PHONE").await, 1, "a device that is there keeps what waits for it");
+    }
+}
+
+/// A dehydrated device may have very many, and who deletes them all at once keeps all others from writing.
+#[tokio::test]
+async fn what_waits_for_deleted_devices_is_work_that_is_done_in_pieces() {
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let waiting = async |device| storage.count_to_device(UserNr(1), device).await.unwrap();
+        for device in ["A", "B", "C", "D"] {
+            storage.insert_device(UserNr(1), device, None, 10).await.unwrap();
+            send(&storage, vec![message(device, 1); 1_001]).await;
+        }
+        storage.delete_devices(UserNr(1), &["B".to_owned(), "D".to_owned()]).await.unwrap();
+        assert_eq!(waiting("B").await, 1_001);
+        let work = storage.list_user_work(UserNr(1)).await.unwrap();
+        assert!(work.iter().any(|row| row.work == UserWork::DeleteToDevice));
+        storage.delete_to_gone_devices(UserNr(1)).await.unwrap();
+        assert_eq!(
+            [waiting("A").await, waiting("B").await, waiting("C").await, waiting("D").await],
+            [1_001, 0, 1_001, 0]
+        );
+    }
+}
+
+/// Whoever only changes their name or picture is no newcomer: in a busy room each would have the devices of all members asked for again.
+#[tokio::test]
+async fn newcomers_are_those_who_joined_and_all_members_of_rooms_that_the_user_joined() {
+    // Who, the room, and from when they were what in it: 3 is joined, 2 invited, 1 left.
+    const LOG: [(i64, i64, &[(i64, i64)]); 9] = [
+        (1, 1, &[(1, 3), (10, 3)]),
+        (1, 2, &[(9, 3)]),
+        (2, 1, &[(5, 3)]),
+        (3, 1, &[(6, 2)]),
+        (4, 1, &[(2, 3), (7, 3)]),
+        (5, 1, &[(3, 3), (8, 1)]),
+        (6, 2, &[(4, 3)]),
+        (7, 2, &[(2, 3), (5, 1)]),
+        (8, 1, &[(1, 3), (2, 1), (9, 3)]),
+    ];
+    for database in TestDatabase::each().await {
+        let storage = database.open().await;
+        let mut text = String::new();
+        for (user, room, log) in LOG {
+            let (last, membership) = log.last().unwrap();
+            text += &format!("INSERT INTO memberships VALUES ({room}, {user}, {membership}, 1, {last}, TRUE, FALSE);");
+            for (position, membership) in log {
+                text += &format!("INSERT INTO membership_log VALUES ({user}, {room}, {position}, {membership});");
+            }
+        }
+        match storage.db() {
+            Db::Sqlite { writer, .. } => drop(writer.execute(AssertSqlSafe(text)).await.unwrap()),
+            Db::Postgres { pool } => drop(pool.execute(AssertSqlSafe(text)).await.unwrap()),
+        }
+        for (after, upto, newcomers) in
+            [(4, 10, &[2, 6, 8][..]), (4, 8, &[2]), (5, 8, &[]), (8, 9, &[6, 8]), (9, 10, &[]), (0, 1, &[2, 4, 8])]
+        {
+            let found = storage.list_newcomers(UserNr(1), Position(after), Position(upto)).await.unwrap();
+            let found: Vec<i64> = found.into_iter().map(|user| user.0).collect();
+            assert_eq!(found, newcomers, "after {after} up to {upto}");
+        }
     }
 }
 
@@ -173,8 +272,14 @@ async fn a_new_device_takes_the_place_of_the_one_that_was_heard_of_the_longest_a
         let devices: Vec<_> = storage.list_device_ids(&[UserNr(1), UserNr(2)]).await.unwrap();
         let devices: BTreeSet<_> = devices.into_iter().map(|(_, device)| device).collect();
         assert_eq!(devices, ["A", "C", "D", "OTHER"].map(str::to_owned).into());
+        let work = storage.list_user_work(UserNr(1)).await.unwrap();
+        assert_eq!(
+            work.iter().map(|row| row.work).collect::<Vec<_>>(),
+            [UserWork::TellDevices, UserWork::DeleteToDevice]
+        );
+        storage.delete_to_gone_devices(UserNr(1)).await.unwrap();
         assert_eq!(storage.count_to_device(UserNr(1), "B").await.unwrap(), 0);
-        assert_eq!(storage.list_user_work(UserNr(1)).await.unwrap().len(), 1, "it is to be told");
+        assert_eq!(storage.count_to_device(UserNr(1), "A").await.unwrap(), 1);
         let seen = DeviceSeen { user_nr: UserNr(1), device_id: "C".to_owned(), at_ms: clock.now_ms(), ip: None };
         storage.update_devices_seen(&[seen]).await.unwrap();
         log_in(1, "E").await;

@@ -280,8 +280,12 @@ async fn restart(stage: &mut Stage) -> Step<()> {
         return failed("the room key was sent before a key was claimed");
     }
     stage.world.restart().await;
+    // A Synapse that restarted keeps what it had not sent yet to another server until there is more for that one.
+    let later_body = stage.secret("and so on");
+    let later = first.says(&room, &later_body).await?;
     second.offline(false);
     second.hears(&room, &event, &first, &body).await?;
+    second.hears(&room, &later, &first, &later_body).await?;
     say_and_hear(stage, &room, &mut second, &mut first).await?;
     Ok(())
 }

@@ -10,7 +10,7 @@ const NOTES: &str = "## Notes";
 const HEAD: &str = "\
 # End-to-end encryption with other people's clients
 
-What was tried with each pair of client libraries on each topology, and how it went. Written by `tests/run encryption --write`; a run of
+What was tried with each pair of client libraries on each topology, and how it went. Written by `tests/run encryption -- --all --write`; a run of
 `tests/run encryption` plays a part of it, another topology for each case and pair in turn, `tests/run long` all, and both fail when
 something is worse than this page says. How it is played is in `test_kit/src/bin/encryption`.
 

@@ -29,7 +29,7 @@ use matrix_sdk::{
                 MediaSource,
                 encryption::RoomEncryptionEventContent,
                 member::MembershipState,
-                message::{MessageType, RoomMessageEventContent},
+                message::{MessageType, OriginalSyncRoomMessageEvent, RoomMessageEventContent},
             },
         },
         serde::{Base64, base64::Standard},
@@ -163,6 +163,13 @@ impl Actor {
         client.add_event_handler(async move |event: ToDeviceKeyVerificationRequestEvent| {
             let request = (event.sender, event.content.transaction_id.to_string());
             heard.lock().expect("no panic").requests.push(request);
+        });
+        // Other libraries ask other users in a room, as the specification has it.
+        let heard = self.heard.clone();
+        client.add_event_handler(async move |event: OriginalSyncRoomMessageEvent| {
+            if let MessageType::VerificationRequest(_) = event.content.msgtype {
+                heard.lock().expect("no panic").requests.push((event.sender, event.event_id.to_string()));
+            }
         });
         let (syncing, heard) = (client.clone(), self.heard.clone());
         tokio::spawn(async move {
