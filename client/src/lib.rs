@@ -71,7 +71,8 @@ pub use self::{
     devices::{Device, LocalTrust},
     error::Error,
     events::{Event, Events, RoomEvent, Secrecy, ToDeviceEvent, Trust, VerificationChange},
-    megolm::{ExportedRoomKey, Inbound, Origin, Undecryptable},
+    machine::ShareWith,
+    megolm::{Claim, ExportedRoomKey, Inbound, Origin, Undecryptable},
     rooms::{Encryption, Member, Membership, Room},
     store::{Batch, Kind, Store, StoreKey},
 };

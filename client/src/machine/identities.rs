@@ -53,6 +53,12 @@ impl Identities {
         self.known.extend(changed);
     }
 
+    /// Whether the device's owner says that it is theirs, by an identity that did not change.
+    pub(super) fn vouch_for(&self, device: &Device) -> bool {
+        let owner = self.known.get(&device.user_id);
+        owner.is_some_and(|identity| identity.vouches_for(&device.keys, self.own()))
+    }
+
     /// Whether the device's owner is verified and says that it is theirs.
     pub(super) fn verify(&self, device: &Device) -> bool {
         self.known.get(&device.user_id).is_some_and(|identity| {
@@ -321,9 +327,10 @@ impl Machine {
             }
         }
         let mut list = self.devices(&work, user_id).await?;
-        let is_device = list.devices.get(device_id).is_some_and(|device| {
-            keys.get(&format!("ed25519:{device_id}")) == Some(&device.ed25519.to_base64())
-        });
+        let is_device = list
+            .devices
+            .get(device_id)
+            .is_some_and(|device| keys.get(&format!("ed25519:{device_id}")) == Some(&device.ed25519.to_base64()));
         if master.is_none() && !is_device {
             return Err(Error::Forged("the keys changed during their verification"));
         }
@@ -332,11 +339,20 @@ impl Machine {
         {
             device.local_trust = LocalTrust::Verified;
             if let Some(object) = is_own.then(|| private.sign_device(user_id, &device.keys)).and_then(Result::ok) {
-                self.keep_signature(&mut work, Signed { user_id: user_id.to_owned(), name: device_id.to_string(), object });
+                self.keep_signature(
+                    &mut work,
+                    Signed { user_id: user_id.to_owned(), name: device_id.to_string(), object },
+                );
             }
             work.batch.put(DEVICES, user_id.as_str(), &list);
         }
         self.commit(work).await?;
+        if is_own {
+            // There is somebody now who may have the keys that are lacking.
+            let mut work = Work::default();
+            self.request_pending(&mut work).await?;
+            self.commit(work).await?;
+        }
         Ok(lacks_keys)
     }
 
