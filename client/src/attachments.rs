@@ -15,7 +15,8 @@ use futures_util::{Stream, StreamExt as _};
 use ruma::{
     OwnedMxcUri,
     events::room::{
-        EncryptedFile, EncryptedFileHash, EncryptedFileHashAlgorithm, EncryptedFileHashes, EncryptedFileInfo, V2EncryptedFileInfo,
+        EncryptedFile, EncryptedFileHash, EncryptedFileHashAlgorithm, EncryptedFileHashes, EncryptedFileInfo,
+        V2EncryptedFileInfo,
     },
 };
 use sha2::{Digest as _, Sha256};
@@ -255,7 +256,8 @@ mod tests {
             let (pieces, file) = encrypted(plaintext.clone()).await;
             assert!(length < 16 || pieces.concat() != plaintext, "{length}: it is encrypted");
             let path = folder.path().join(length.to_string());
-            let bytes = save(stream(pieces), Decryptor::new(&file).ok(), &path, 1 << 30).await.expect("it is decrypted");
+            let bytes =
+                save(stream(pieces), Decryptor::new(&file).ok(), &path, 1 << 30).await.expect("it is decrypted");
             assert_eq!(bytes, length as u64);
             assert_eq!(std::fs::read(&path).expect("the file is there"), plaintext);
         }

@@ -126,8 +126,11 @@ impl BackupKey {
         }
         let unreadable = || Error::Forged("a room key in the backup is not encrypted for it");
         let ephemeral_key = Curve25519PublicKey::from_slice(session.ephemeral.as_bytes()).map_err(|_| unreadable())?;
-        let message =
-            Message { ciphertext: session.ciphertext.as_bytes().to_vec(), mac: session.mac.as_bytes().to_vec(), ephemeral_key };
+        let message = Message {
+            ciphertext: session.ciphertext.as_bytes().to_vec(),
+            mac: session.mac.as_bytes().to_vec(),
+            ephemeral_key,
+        };
         let text = Zeroizing::new(self.0.decrypt(&message).map_err(|_| unreadable())?);
         let session: BackedUpSessionData<'_> =
             serde_json::from_slice(&text).map_err(|_| Error::Malformed("room key in the backup"))?;
@@ -173,7 +176,11 @@ pub struct Standing {
 /// # Errors
 ///
 /// [`Error::Forged`] when `public_key` is one that gives no secrets.
-pub fn encrypt(public_key: Curve25519PublicKey, key: &ExportedRoomKey, standing: Standing) -> Result<KeyBackupData, Error> {
+pub fn encrypt(
+    public_key: Curve25519PublicKey,
+    key: &ExportedRoomKey,
+    standing: Standing,
+) -> Result<KeyBackupData, Error> {
     let session = BackedUpSessionData {
         algorithm: Cow::Borrowed(&key.algorithm),
         forwarding_curve25519_key_chain: Cow::Borrowed(&key.forwarding_curve25519_key_chain),
@@ -260,9 +267,13 @@ mod tests {
         let data = encrypt(key.public_key(), &room_key, STANDING).expect("it is encrypted");
         // As it travels: written into a request, and read from an answer.
         let data = serde_json::to_value(&data).expect("it is written");
-        assert_eq!((&data["first_message_index"], &data["forwarded_count"], &data["is_verified"]), (&json!(3), &json!(1), &json!(true)));
+        assert_eq!(
+            (&data["first_message_index"], &data["forwarded_count"], &data["is_verified"]),
+            (&json!(3), &json!(1), &json!(true))
+        );
         let data: KeyBackupData = serde_json::from_value(data).expect("it is read");
-        let restored = decrypt(&BackupKey::from_base64(&key.to_base64()).expect("it is a key"), &data).expect("it is decrypted");
+        let restored =
+            decrypt(&BackupKey::from_base64(&key.to_base64()).expect("it is a key"), &data).expect("it is decrypted");
         assert_eq!(restored.session_key, room_key.session_key);
         assert_eq!(restored.sender_claimed_keys, room_key.sender_claimed_keys);
         assert_eq!((restored.room_id.as_str(), restored.session_id.as_str()), ("!room:x", "session"));
@@ -291,7 +302,8 @@ mod tests {
         let read = BackupKey::from_recovery_key(&key.recovery_key()).expect("it is read");
         assert_eq!(read.public_key(), key.public_key());
         assert!(BackupKey::from_recovery_key("EsTc").is_err());
-        let stored: BackupKey = serde_json::from_value(serde_json::to_value(&key).expect("it is written")).expect("it is read");
+        let stored: BackupKey =
+            serde_json::from_value(serde_json::to_value(&key).expect("it is written")).expect("it is read");
         assert_eq!(stored.public_key(), key.public_key());
         assert!(!format!("{key:?}").contains(&*key.to_base64()));
     }
@@ -313,9 +325,12 @@ mod tests {
     #[test]
     fn what_is_no_room_key_is_refused_without_a_panic() {
         let key = BackupKey::generate();
-        let good = serde_json::to_value(encrypt(key.public_key(), &room_key(), STANDING).expect("it is encrypted")).expect("it is written");
+        let good = serde_json::to_value(encrypt(key.public_key(), &room_key(), STANDING).expect("it is encrypted"))
+            .expect("it is written");
         let zero = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
-        for (field, value) in [("ephemeral", "AAAA"), ("ephemeral", zero), ("ciphertext", ""), ("ciphertext", "AAAA"), ("mac", "")] {
+        for (field, value) in
+            [("ephemeral", "AAAA"), ("ephemeral", zero), ("ciphertext", ""), ("ciphertext", "AAAA"), ("mac", "")]
+        {
             let mut bad = good.clone();
             bad["session_data"][field] = value.into();
             let result = decrypt(&key, &serde_json::from_value(bad).expect("it has the form"));

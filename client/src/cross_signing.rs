@@ -122,8 +122,11 @@ impl PublicKeys {
     /// verified. "Key and signature security".
     #[must_use]
     pub fn collide_with<'a>(&self, mut device_ids: impl Iterator<Item = &'a str>) -> bool {
-        let names: Vec<_> =
-            [Some(&self.master), self.self_signing.as_ref(), self.user_signing.as_ref()].into_iter().flatten().map(PublicKey::name).collect();
+        let names: Vec<_> = [Some(&self.master), self.self_signing.as_ref(), self.user_signing.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(PublicKey::name)
+            .collect();
         device_ids.any(|device_id| names.iter().any(|name| name == device_id))
     }
 }
@@ -305,9 +308,13 @@ impl PrivateKeys {
 
     /// The private keys that are here by the names of their secrets, for secret storage and the user's other devices.
     pub fn secrets(&self) -> impl Iterator<Item = (&'static str, Zeroizing<String>)> {
-        [(names::MASTER, &self.master), (names::SELF_SIGNING, &self.self_signing), (names::USER_SIGNING, &self.user_signing)]
-            .into_iter()
-            .filter_map(|(name, key)| Some((name, Zeroizing::new(key.as_ref()?.to_base64()))))
+        [
+            (names::MASTER, &self.master),
+            (names::SELF_SIGNING, &self.self_signing),
+            (names::USER_SIGNING, &self.user_signing),
+        ]
+        .into_iter()
+        .filter_map(|(name, key)| Some((name, Zeroizing::new(key.as_ref()?.to_base64()))))
     }
 
     /// Takes a private key over that another device or secret storage gave. It counts only when it belongs to the public key of that
@@ -323,8 +330,8 @@ impl PrivateKeys {
             names::USER_SIGNING => (&mut self.user_signing, keys.user_signing.as_ref()),
             _ => return Err(Error::Forged("a secret of this name is no cross-signing key")),
         };
-        let bytes: ruma::serde::Base64<ruma::serde::base64::Standard, [u8; 32]> =
-            ruma::serde::Base64::parse(secret).map_err(|_| Error::Forged("a private cross-signing key has another form"))?;
+        let bytes: ruma::serde::Base64<ruma::serde::base64::Standard, [u8; 32]> = ruma::serde::Base64::parse(secret)
+            .map_err(|_| Error::Forged("a private cross-signing key has another form"))?;
         let key = Ed25519SecretKey::from_slice(&Zeroizing::new(bytes.into_inner()));
         if public.map(|public| public.key) != Some(key.public_key()) {
             return Err(Error::Forged("a private cross-signing key does not belong to the public one"));
@@ -336,9 +343,7 @@ impl PrivateKeys {
     /// Whether the private keys of `keys` are here, as far as they are needed to sign devices and users.
     #[must_use]
     pub fn belong_to(&self, keys: &PublicKeys) -> bool {
-        let same = |private: &Option<Ed25519SecretKey>, public: Option<&PublicKey>| {
-            matches!((private, public), (Some(private), Some(public)) if private.public_key() == public.key)
-        };
+        let same = |private: &Option<Ed25519SecretKey>, public: Option<&PublicKey>| matches!((private, public), (Some(private), Some(public)) if private.public_key() == public.key);
         same(&self.self_signing, keys.self_signing.as_ref()) && same(&self.user_signing, keys.user_signing.as_ref())
     }
 
@@ -417,11 +422,19 @@ mod tests {
     /// As keys come from a server.
     fn shown(keys: &PublicKeys) -> Result<PublicKeys, Error> {
         let object = |key: &Option<PublicKey>| key.as_ref().map(|key| key.object.clone());
-        PublicKeys::check(keys.user_id(), keys.master.object.clone(), object(&keys.self_signing), object(&keys.user_signing))
+        PublicKeys::check(
+            keys.user_id(),
+            keys.master.object.clone(),
+            object(&keys.self_signing),
+            object(&keys.user_signing),
+        )
     }
 
     fn device_keys(user_id: &UserId) -> Object {
-        json!({ "user_id": user_id, "device_id": "D", "keys": { "ed25519:D": "key" } }).as_object().expect("an object").clone()
+        json!({ "user_id": user_id, "device_id": "D", "keys": { "ed25519:D": "key" } })
+            .as_object()
+            .expect("an object")
+            .clone()
     }
 
     #[test]
@@ -492,7 +505,8 @@ mod tests {
         assert_eq!(others.trust(None), IdentityTrust::Changed { was_verified: false });
         assert!(others.keys.sign_device(&device) && !others.vouches_for(&device, None));
         // As after a restart.
-        let mut others: Identity = serde_json::from_value(serde_json::to_value(&others).expect("it is written")).expect("it is read");
+        let mut others: Identity =
+            serde_json::from_value(serde_json::to_value(&others).expect("it is written")).expect("it is read");
         assert_eq!(others.trust(None), IdentityTrust::Changed { was_verified: false });
         others.accept();
         assert_eq!(others.trust(None), IdentityTrust::Pinned);
@@ -543,7 +557,10 @@ mod tests {
         assert!(!others.vouches_for(&device, None));
         assert!(others.vouches_for(&private.sign_device(bob(), &device).expect("the key is here"), None));
         assert!(!others.vouches_for(&stranger.sign_device(bob(), &device).expect("the key is here"), None));
-        assert!(!others.vouches_for(&private.sign_user(bob(), &device).expect("the key is here"), None), "the user-signing key signs no devices");
+        assert!(
+            !others.vouches_for(&private.sign_user(bob(), &device).expect("the key is here"), None),
+            "the user-signing key signs no devices"
+        );
         let mut changed = private.sign_device(bob(), &device).expect("the key is here");
         changed["keys"]["ed25519:D"] = "another".into();
         assert!(!others.vouches_for(&changed, None));
@@ -582,7 +599,12 @@ mod tests {
         device.insert("signatures".to_owned(), json!({ "@alice:x": { "ed25519:D": "other" } }));
         device.insert("unsigned".to_owned(), json!({ "device_display_name": "phone" }));
         let signed = private.sign_device(alice(), &device).expect("the key is here");
-        let names: Vec<_> = signed["signatures"].as_object().and_then(|all| all["@alice:x"].as_object()).into_iter().flat_map(Object::keys).collect();
+        let names: Vec<_> = signed["signatures"]
+            .as_object()
+            .and_then(|all| all["@alice:x"].as_object())
+            .into_iter()
+            .flat_map(Object::keys)
+            .collect();
         let name = own.keys.self_signing.as_ref().expect("it was made").name();
         assert_eq!(names, [&format!("ed25519:{name}")]);
         assert_eq!(signed.get("unsigned"), None::<&Value>);

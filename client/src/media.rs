@@ -34,8 +34,9 @@ impl Api {
         let mut request = create_content::v3::Request::new(Vec::new());
         request.content_type = Some(content_type.to_owned());
         let (parts, _) = self.written(request)?.into_parts();
-        let mut request = reqwest::Request::try_from(http::Request::from_parts(parts, reqwest::Body::wrap_stream(pieces)))
-            .map_err(|error| Error::Unreadable(error.into()))?;
+        let mut request =
+            reqwest::Request::try_from(http::Request::from_parts(parts, reqwest::Body::wrap_stream(pieces)))
+                .map_err(|error| Error::Unreadable(error.into()))?;
         request.headers_mut().insert(http::header::CONTENT_LENGTH, bytes.into());
         let answer = self.http().execute(request).await.map_err(unreachable)?;
         let (parts, body) = read(answer).await?.into_parts();
@@ -49,14 +50,19 @@ impl Api {
     /// # Errors
     ///
     /// [`Error::Forged`] when `uri` names no file, [`Error::Unreachable`] when no answer or no next piece came; else what the server says.
-    pub async fn download(&self, uri: &MxcUri) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + use<>, Error> {
+    pub async fn download(
+        &self,
+        uri: &MxcUri,
+    ) -> Result<impl Stream<Item = Result<Bytes, Error>> + Send + use<>, Error> {
         let request = get_content::v1::Request::from_uri(uri).map_err(|_| Error::Malformed("address of a file"))?;
-        let request = reqwest::Request::try_from(self.written(request)?).map_err(|error| Error::Unreadable(error.into()))?;
+        let request =
+            reqwest::Request::try_from(self.written(request)?).map_err(|error| Error::Unreadable(error.into()))?;
         let answer = tokio::time::timeout(PIECE_WAIT, self.http().execute(request)).await;
         let answer = answer.map_err(|elapsed| Error::Unreachable(elapsed.into()))?.map_err(unreachable)?;
         if !answer.status().is_success() {
             let (parts, body) = read(answer).await?.into_parts();
-            let refusal = get_content::v1::Response::try_from_http_response(http::Response::from_parts(parts, body.as_slice()));
+            let refusal =
+                get_content::v1::Response::try_from_http_response(http::Response::from_parts(parts, body.as_slice()));
             return Err(refusal.map_or_else(crate::api::failed, |_| Error::ServerMisbehaved("the status of an answer")));
         }
         Ok(futures_util::stream::unfold(Some(answer), async |answer| {

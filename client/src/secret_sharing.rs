@@ -89,7 +89,11 @@ impl Request {
     pub fn parse(content: &Object) -> Option<Self> {
         let text = |name: &str| content.get(name)?.as_str().filter(|text| text.len() <= 255).map(ToOwned::to_owned);
         (text("action")? == "request").then_some(())?;
-        Some(Self { name: text("name")?, device_id: text("requesting_device_id")?.into(), request_id: text("request_id")? })
+        Some(Self {
+            name: text("name")?,
+            device_id: text("requesting_device_id")?.into(),
+            request_id: text("request_id")?,
+        })
     }
 
     /// The content of the `m.secret.send` that answers it, to be encrypted by Olm.
@@ -119,7 +123,10 @@ mod tests {
         assert_eq!((request.name.as_str(), &*request.device_id), (names::MASTER, phone));
         let answer = object(request.answer("secret"));
         let received = requests.receive(laptop, &answer, phone).expect("it was asked");
-        assert_eq!((received.name.as_str(), received.secret.as_str(), &received.others), (names::MASTER, "secret", &vec![tablet.to_owned()]));
+        assert_eq!(
+            (received.name.as_str(), received.secret.as_str(), &received.others),
+            (names::MASTER, "secret", &vec![tablet.to_owned()])
+        );
         assert_eq!(Request::parse(&object(received.cancellation.clone())), None);
         assert_eq!(received.cancellation["request_id"], asked["request_id"]);
         assert!(!format!("{received:?}").contains("secret\""));
@@ -133,13 +140,19 @@ mod tests {
         let asked = object(requests.ask(names::MASTER, phone, vec![laptop.to_owned()]));
         let answer = object(Request::parse(&asked).expect("it asks for something").answer("secret"));
         assert!(requests.receive(stranger, &answer, phone).is_none());
-        for (field, value) in [("request_id", json!("other")), ("request_id", json!(1)), ("secret", json!(1)), ("secret", json!("s".repeat(70_000)))] {
+        for (field, value) in [
+            ("request_id", json!("other")),
+            ("request_id", json!(1)),
+            ("secret", json!(1)),
+            ("secret", json!("s".repeat(70_000))),
+        ] {
             let mut wrong = answer.clone();
             wrong.insert(field.to_owned(), value);
             assert!(requests.receive(laptop, &wrong, phone).is_none(), "{field}");
         }
         // As after a restart.
-        let mut requests: Requests = serde_json::from_value(serde_json::to_value(&requests).expect("it is written")).expect("it is read");
+        let mut requests: Requests =
+            serde_json::from_value(serde_json::to_value(&requests).expect("it is written")).expect("it is read");
         assert!(requests.receive(laptop, &answer, phone).is_some(), "what was wrong did not spoil it");
         let again = object(requests.ask(names::MASTER, phone, vec![laptop.to_owned()]));
         let _ = requests.ask(names::MASTER, phone, vec![laptop.to_owned()]);

@@ -8,11 +8,12 @@ use hkdf::Hkdf;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use ruma::{
     KeyDerivationAlgorithm,
-    events::{
-        secret_storage::{
-            key::{PassPhrase, SecretStorageEncryptionAlgorithm, SecretStorageKeyEventContent, SecretStorageV1AesHmacSha2Properties},
-            secret::AesHmacSha2EncryptedData,
+    events::secret_storage::{
+        key::{
+            PassPhrase, SecretStorageEncryptionAlgorithm, SecretStorageKeyEventContent,
+            SecretStorageV1AesHmacSha2Properties,
         },
+        secret::AesHmacSha2EncryptedData,
     },
     serde::Base64,
     uint,
@@ -75,7 +76,10 @@ impl SecretStorageKey {
         let id: [u8; 24] = rand::random();
         let id = Base64::<ruma::serde::base64::UrlSafe, _>::new(id).encode();
         let iv = random_iv();
-        let properties = SecretStorageV1AesHmacSha2Properties::new(Some(Base64::new(iv.to_vec())), Some(Base64::new(check(&key, iv))));
+        let properties = SecretStorageV1AesHmacSha2Properties::new(
+            Some(Base64::new(iv.to_vec())),
+            Some(Base64::new(check(&key, iv))),
+        );
         let mut description =
             SecretStorageKeyEventContent::new(id.clone(), SecretStorageEncryptionAlgorithm::V1AesHmacSha2(properties));
         description.passphrase = passphrase;
@@ -99,7 +103,10 @@ impl SecretStorageKey {
         };
         // A description without both has to be believed. A secret that is decrypted is checked anyway.
         if let (Some(iv), Some(mac)) = (&properties.iv, &properties.mac) {
-            let iv = iv.as_bytes().try_into().map_err(|_| Error::Forged("the secret storage has a wrong initialization vector"))?;
+            let iv = iv
+                .as_bytes()
+                .try_into()
+                .map_err(|_| Error::Forged("the secret storage has a wrong initialization vector"))?;
             let [aes_key, mac_key] = derive(&key, "");
             let mut zeros = [0; 32];
             Aes256Ctr::new((&*aes_key).into(), &<[u8; 16]>::into(iv)).apply_keystream(&mut zeros);
@@ -140,7 +147,8 @@ impl SecretStorageKey {
     ///
     /// [`Error::WrongSecretStorageKey`] when it was encrypted with another key or under another name, or changed since.
     pub fn decrypt(&self, name: &str, data: &AesHmacSha2EncryptedData) -> Result<Zeroizing<String>, Error> {
-        let iv: [u8; 16] = data.iv.as_bytes().try_into().map_err(|_| Error::Forged("a secret has a wrong initialization vector"))?;
+        let iv: [u8; 16] =
+            data.iv.as_bytes().try_into().map_err(|_| Error::Forged("a secret has a wrong initialization vector"))?;
         if data.ciphertext.as_bytes().len() > SECRET_BYTES_MAX {
             return Err(Error::TooLarge { bytes_max: SECRET_BYTES_MAX as u64 });
         }
@@ -158,8 +166,13 @@ impl SecretStorageKey {
 /// "Deriving keys from passphrases".
 fn from_passphrase(typed: &str, passphrase: &PassPhrase) -> Result<Zeroizing<[u8; 32]>, Error> {
     let rounds = u64::from(passphrase.iterations);
-    if passphrase.algorithm != KeyDerivationAlgorithm::Pbkfd2 || passphrase.bits != uint!(256) || !(1..=ROUNDS_MAX).contains(&rounds) {
-        return Err(Error::Forged("the secret storage makes its key from a passphrase in an unknown or unreasonable way"));
+    if passphrase.algorithm != KeyDerivationAlgorithm::Pbkfd2
+        || passphrase.bits != uint!(256)
+        || !(1..=ROUNDS_MAX).contains(&rounds)
+    {
+        return Err(Error::Forged(
+            "the secret storage makes its key from a passphrase in an unknown or unreasonable way",
+        ));
     }
     let mut key = Zeroizing::new([0; 32]);
     let rounds = u32::try_from(rounds).expect("it was compared above");
@@ -221,8 +234,14 @@ mod tests {
         let data = known_key().encrypt_with(names::BACKUP, "a secret of some length, say 43 characters.", iv);
         assert_eq!(data.ciphertext.encode(), "uhAu1ognX0GbaFgoOqtbdCmL1LSSquWjMKtvcrbYBfrrvlrQsgUtLw1qkw");
         assert_eq!(data.mac.encode(), "ckgBSU/97Kk93WuQBFxvXRdNam+jEjurz/Cl33bGwxU");
-        assert_eq!(Base64::<ruma::serde::base64::Standard, _>::new(check(&known_key().key, iv)).encode(), "6wZcvPeJyzu0rdcRNFiaNirMeTi9UBsn6QtStDkwHTg");
-        assert_eq!(*known_key().decrypt(names::BACKUP, &data).expect("it is read"), "a secret of some length, say 43 characters.");
+        assert_eq!(
+            Base64::<ruma::serde::base64::Standard, _>::new(check(&known_key().key, iv)).encode(),
+            "6wZcvPeJyzu0rdcRNFiaNirMeTi9UBsn6QtStDkwHTg"
+        );
+        assert_eq!(
+            *known_key().decrypt(names::BACKUP, &data).expect("it is read"),
+            "a secret of some length, say 43 characters."
+        );
     }
 
     #[test]
@@ -268,13 +287,21 @@ mod tests {
 
     #[test]
     fn a_server_cannot_keep_us_busy_with_a_passphrase() {
-        for (field, value) in [("iterations", json!(10_000_001)), ("iterations", json!(0)), ("bits", json!(1_u64 << 40)), ("algorithm", json!("m.other"))] {
+        for (field, value) in [
+            ("iterations", json!(10_000_001)),
+            ("iterations", json!(0)),
+            ("bits", json!(1_u64 << 40)),
+            ("algorithm", json!("m.other")),
+        ] {
             let mut content = json!({
                 "algorithm": "m.secret_storage.v1.aes-hmac-sha2",
                 "passphrase": { "algorithm": "m.pbkdf2", "salt": "salt", "iterations": 1000 },
             });
             content["passphrase"][field] = value;
-            assert!(matches!(SecretStorageKey::open(&description(content), "a passphrase"), Err(Error::Forged(_))), "{field}");
+            assert!(
+                matches!(SecretStorageKey::open(&description(content), "a passphrase"), Err(Error::Forged(_))),
+                "{field}"
+            );
         }
     }
 

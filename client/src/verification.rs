@@ -22,17 +22,19 @@ use std::collections::BTreeMap;
 
 use ruma::{
     DeviceId, OwnedDeviceId, OwnedUserId,
-    events::key::verification::{REQUEST_RECEIVED_TIMEOUT, REQUEST_TIMESTAMP_TIMEOUT, VerificationMethod, accept, cancel::CancelCode},
+    events::key::verification::{
+        REQUEST_RECEIVED_TIMEOUT, REQUEST_TIMESTAMP_TIMEOUT, VerificationMethod, accept, cancel::CancelCode,
+    },
 };
 use vodozemac::sas::{EstablishedSas, Sas};
 
+use self::sas::Agreement;
 pub use self::{
     emoji::Emoji,
     messages::{Flow, Message, Start, room_request},
     ongoing::{Incoming, Ongoing},
     sas::{Party, ShortCode},
 };
-use self::sas::Agreement;
 use crate::{Error, signatures::Object};
 
 /// Within which a verification has to come to its end, in milliseconds.
@@ -192,7 +194,8 @@ impl Verification {
         if deadline <= now || made_at > now + FUTURE_MS_MAX {
             return None;
         }
-        let mut verification = Self::new(flow, ours, theirs.user_id.clone(), deadline, State::Requested { by_us: false });
+        let mut verification =
+            Self::new(flow, ours, theirs.user_id.clone(), deadline, State::Requested { by_us: false });
         verification.theirs = Some(theirs);
         verification.prompt_until = now + PROMPT_MS_MAX;
         Some(verification)
@@ -414,7 +417,9 @@ impl Verification {
                 Ok(Vec::new())
             }
             // Another of the devices that were asked; it is told by the cancellation that is on its way.
-            (state, Message::Ready { from_device, .. }) if self.their_device().is_some_and(|device| device != from_device) => {
+            (state, Message::Ready { from_device, .. })
+                if self.their_device().is_some_and(|device| device != from_device) =>
+            {
                 self.state = state;
                 Ok(Vec::new())
             }
@@ -426,10 +431,12 @@ impl Verification {
     fn ready(&mut self, methods: &[VerificationMethod], theirs: Option<Party>) -> Result<Vec<Outgoing>, CancelCode> {
         self.fix(theirs)?;
         let device = self.their_device().map(ToOwned::to_owned);
-        let others: Vec<_> = std::mem::take(&mut self.asked).into_iter().filter(|asked| Some(asked) != device.as_ref()).collect();
+        let others: Vec<_> =
+            std::mem::take(&mut self.asked).into_iter().filter(|asked| Some(asked) != device.as_ref()).collect();
         let mut outgoing = Vec::new();
         if !others.is_empty() {
-            let message = Message::Cancel { code: CancelCode::Accepted, reason: reason_of(&CancelCode::Accepted).to_owned() };
+            let message =
+                Message::Cancel { code: CancelCode::Accepted, reason: reason_of(&CancelCode::Accepted).to_owned() };
             outgoing.push(self.outgoing(&message, others));
         }
         self.state = State::Ready;
@@ -496,7 +503,12 @@ impl Verification {
         Some((&self.ours.user_id, &self.ours.device_id)) < theirs
     }
 
-    fn agreement<'a>(&'a self, secret: &'a EstablishedSas, choice: &'a accept::SasV1Content, we_started: bool) -> Agreement<'a> {
+    fn agreement<'a>(
+        &'a self,
+        secret: &'a EstablishedSas,
+        choice: &'a accept::SasV1Content,
+        we_started: bool,
+    ) -> Agreement<'a> {
         let theirs = self.theirs.as_ref().expect("a device that sent a key has shown itself");
         Agreement { secret, choice, flow_id: self.flow.id(), ours: &self.ours, theirs, we_started }
     }
@@ -512,7 +524,11 @@ impl Verification {
         self.state = if code == CancelCode::Accepted {
             State::TakenElsewhere
         } else {
-            State::Cancelled { code: code.clone(), reason: reason.chars().take(REASON_CHARS_MAX).collect(), by_us: false }
+            State::Cancelled {
+                code: code.clone(),
+                reason: reason.chars().take(REASON_CHARS_MAX).collect(),
+                by_us: false,
+            }
         };
         // One of several devices that were asked says no: the others need not ask their user any more.
         if self.theirs.is_none() && !self.asked.is_empty() {

@@ -125,7 +125,9 @@ impl Client {
             match self.api().send(request).await {
                 Ok(_) => self.machine().await.uploaded(upload).await?,
                 // Somebody made another version, or deleted ours. Client-Server API, `PUT /room_keys/keys`.
-                Err(Error::Refused { status: 403, code, .. }) if code == "M_WRONG_ROOM_KEYS_VERSION" => self.follow_backup().await?,
+                Err(Error::Refused { status: 403, code, .. }) if code == "M_WRONG_ROOM_KEYS_VERSION" => {
+                    self.follow_backup().await?
+                }
                 Err(Error::Refused { status: 404, .. }) => self.follow_backup().await?,
                 Err(error @ Error::Refused { .. }) if !error.is_temporary() => {
                     tracing::warn!(%error, "the server takes no room keys into the backup");

@@ -108,7 +108,10 @@ impl Client {
         let mut signed: BTreeMap<_, upload_signatures::v3::SignedKeys> = BTreeMap::new();
         for one in signatures.values() {
             let keys = signed.entry(one.user_id.clone()).or_default();
-            keys.add_cross_signing_keys(one.name.as_str().into(), Raw::from_json(to_raw_value(&one.object).expect("JSON is JSON")));
+            keys.add_cross_signing_keys(
+                one.name.as_str().into(),
+                Raw::from_json(to_raw_value(&one.object).expect("JSON is JSON")),
+            );
         }
         match self.api().send(upload_signatures::v3::Request::new(signed)).await {
             Ok(answer) => {

@@ -61,7 +61,8 @@ impl Client {
         secrets.extend(backup.and_then(|backup| backup.private_key).map(|key| (names::BACKUP, key.to_base64())));
         let passphrase = passphrase.map(|passphrase| Zeroizing::new(passphrase.to_owned()));
         // Making a key of a passphrase takes a second of work.
-        let made = tokio::task::spawn_blocking(move || SecretStorageKey::generate(passphrase.as_deref().map(String::as_str)));
+        let made =
+            tokio::task::spawn_blocking(move || SecretStorageKey::generate(passphrase.as_deref().map(String::as_str)));
         let (key, description) = made.await.expect("making a key does not panic");
         self.set_account_data(&format!("m.secret_storage.key.{}", key.id()), &description).await?;
         for (name, secret) in &secrets {
@@ -124,7 +125,8 @@ impl Client {
             (devices, machine.secret_requests().await?, machine.private_keys().await?, machine.backup().await?)
         };
         let has_backup = backup.is_some_and(|backup| backup.private_key.is_some());
-        let present: Vec<&str> = private.secrets().map(|(name, _)| name).chain(has_backup.then_some(names::BACKUP)).collect();
+        let present: Vec<&str> =
+            private.secrets().map(|(name, _)| name).chain(has_backup.then_some(names::BACKUP)).collect();
         let ids: Vec<_> = devices.iter().map(|device| device.device_id.clone()).collect();
         let mut contents = Vec::new();
         for name in [names::MASTER, names::SELF_SIGNING, names::USER_SIGNING, names::BACKUP] {

@@ -170,7 +170,9 @@ impl Client {
             let next = self.0.letters.lock().await.outgoing.front().cloned();
             let Some(Outgoing { flow, user_id, devices, event_type, content }) = next else { return Ok(()) };
             let sent = match &flow {
-                Flow::ToDevice { .. } => self.machine().await.post_to_ids(&user_id, &devices, event_type, &Value::Object(content)).await,
+                Flow::ToDevice { .. } => {
+                    self.machine().await.post_to_ids(&user_id, &devices, event_type, &Value::Object(content)).await
+                }
                 Flow::InRoom { room_id, .. } => self.send(room_id, event_type, &Value::Object(content)).await.map(drop),
             };
             match sent {
@@ -298,7 +300,8 @@ impl Client {
     ) -> Result<(), Error> {
         let outgoing = {
             let mut letters = self.0.letters.lock().await;
-            let one = letters.ongoing.get_mut(user_id, flow_id).ok_or(Error::NotNow("there is no such verification"))?;
+            let one =
+                letters.ongoing.get_mut(user_id, flow_id).ok_or(Error::NotNow("there is no such verification"))?;
             decision(one)?
         };
         self.settle(outgoing).await?;

@@ -221,7 +221,7 @@ impl Machine {
             _ => (event_type, content.clone()),
         };
         let outgoing = Outgoing::Room { room_id: room_id.to_owned(), event_type: event_type.to_owned(), content };
-        let number = self.outbox.post(&mut work.batch, &mut work.posted, outgoing);
+        let number = self.outbox.post(&mut work.batch, outgoing);
         let answer = self.outbox.answer_to(number);
         self.commit(work).await?;
         Ok(Some(answer))
@@ -358,7 +358,7 @@ impl Machine {
                 devices.insert(DeviceIdOrAllDevices::DeviceId(device.device_id), content);
             }
             let outgoing = Outgoing::ToDevice { event_type: event_type.to_owned(), messages: of_users };
-            self.outbox.post(&mut work.batch, &mut work.posted, outgoing);
+            self.outbox.post(&mut work.batch, outgoing);
         }
     }
 
@@ -378,7 +378,7 @@ impl Machine {
             Messages::from([(user_id.to_owned(), devices.map(|device| (device, content.clone())).collect())]);
         let outgoing = Outgoing::ToDevice { event_type: event_type.to_owned(), messages };
         let mut work = Work::default();
-        self.outbox.post(&mut work.batch, &mut work.posted, outgoing);
+        self.outbox.post(&mut work.batch, outgoing);
         self.commit(work).await.map(drop)
     }
 
@@ -432,3 +432,6 @@ impl Machine {
         self.commit(work).await.map(drop)
     }
 }
+
+#[cfg(test)]
+mod tests;

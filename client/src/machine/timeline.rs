@@ -246,3 +246,124 @@ impl Machine {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ruma::{RoomId, room_id, user_id};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        Batch, Store, StoreKey,
+        account::Account,
+        megolm::Outbound,
+        outbox::Outbox,
+        rooms::Room,
+    };
+
+    fn room_id() -> &'static RoomId {
+        room_id!("!room:example.org")
+    }
+
+    fn alice() -> &'static UserId {
+        user_id!("@alice:example.org")
+    }
+
+    fn mallory() -> &'static UserId {
+        user_id!("@mallory:example.org")
+    }
+
+    /// Bob's machine, in a room with Alice and Mallory, and Alice's device.
+    async fn machine(folder: &tempfile::TempDir) -> (Machine, Account) {
+        let store = Store::open(&folder.path().join("store"), &StoreKey::raw([1; 32])).await.unwrap();
+        let mut batch = Batch::new();
+        Account::new(user_id!("@bob:example.org").to_owned(), "PHONE".into()).save(&mut batch);
+        let alices = Account::new(alice().to_owned(), "PHONE".into());
+        let mut list = DeviceList::default();
+        list.update(alice(), BTreeMap::from([("PHONE".into(), Value::Object(alices.device_keys()))]), 0);
+        batch.put(DEVICES, alice().as_str(), &list);
+        let mut room = Room::new(room_id().to_owned());
+        for user in [alice(), mallory()] {
+            room.apply("m.room.member", user.as_str(), json!({ "membership": "join" }).as_object().unwrap());
+        }
+        batch.put(ROOMS, room_id().as_str(), &room);
+        store.commit(batch).await.unwrap();
+        let outbox = Arc::new(Outbox::load(&store).await.unwrap());
+        (Machine::load(store, outbox).await.unwrap(), alices)
+    }
+
+    /// A session of Alice's device, and what she says by it.
+    fn said(alices: &Account) -> (Inbound, Value) {
+        let mut outbound = Outbound::new(&Room::new(room_id().to_owned()), 0);
+        let (curve25519, ed25519) = (alices.curve25519().to_base64(), alices.ed25519().to_base64());
+        let key = outbound.room_key(room_id());
+        let inbound = Inbound::from_room_key(key.as_object().unwrap(), alice(), &curve25519, &ed25519).unwrap();
+        let device = (curve25519.as_str(), alices.device_id());
+        let content = outbound.encrypt(room_id(), "m.room.message", &json!({ "body": "deploy now" }), device);
+        let event = json!({ "type": "m.room.encrypted", "event_id": "$1", "sender": alice(), "content": content });
+        (inbound, event)
+    }
+
+    async fn read(machine: &mut Machine, mut seen: Seen, event: &Value) -> Option<Secrecy> {
+        let mut work = Work::default();
+        let event = event.as_object().unwrap();
+        let read = machine.read_event(&mut work, &mut seen, room_id(), event).await.unwrap();
+        machine.commit(work).await.unwrap();
+        read.map(|read| read.secrecy)
+    }
+
+    /// Client-Server API, "m.megolm.v1.aes-sha2", on replay attacks: a bot must not do the same twice because a server says it twice.
+    #[tokio::test]
+    async fn an_event_is_told_as_news_once_and_read_in_the_history_however_often() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut machine, alices) = machine(&folder).await;
+        let (inbound, event) = said(&alices);
+        let mut work = Work::default();
+        machine.import(&mut work, inbound).await.unwrap();
+        machine.commit(work).await.unwrap();
+        let known = Some(Secrecy::Encrypted(Trust::Unverified { device_id: "PHONE".into() }));
+        assert_eq!(read(&mut machine, Seen::default(), &event).await, known);
+        assert_eq!(read(&mut machine, Seen::news(), &event).await, known, "it was only looked at before");
+        assert_eq!(read(&mut machine, Seen::news(), &event).await, None);
+        assert_eq!(read(&mut machine, Seen::default(), &event).await, known);
+    }
+
+    /// A backup does not say whose a session is, but by which device it was made.
+    #[tokio::test]
+    async fn with_a_restored_key_nobody_passes_anothers_message_off_as_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut machine, alices) = machine(&folder).await;
+        let (inbound, event) = said(&alices);
+        machine.import_backed_up(vec![inbound.export()]).await.unwrap();
+        let mut copy = event.clone();
+        (copy["sender"], copy["event_id"]) = (json!(mallory()), json!("$2"));
+        let forged = Some(Secrecy::Undecryptable(Undecryptable::Forged("its key is another user's")));
+        assert_eq!(read(&mut machine, Seen::default(), &copy).await, forged);
+        let imported = Some(Secrecy::Encrypted(Trust::Imported));
+        assert_eq!(read(&mut machine, Seen::default(), &event).await, imported, "the copy did not take its place");
+    }
+
+    /// Anybody can say that there are sessions: they must not fill the outbox in front of the user's next message.
+    #[tokio::test]
+    async fn made_up_sessions_are_asked_for_a_few_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut machine, alices) = machine(&folder).await;
+        let own = user_id!("@bob:example.org");
+        let laptop = Account::new(own.to_owned(), "LAPTOP".into());
+        let mut list = DeviceList::default();
+        list.update(own, BTreeMap::from([("LAPTOP".into(), Value::Object(laptop.device_keys()))]), 0);
+        let mut batch = Batch::new();
+        batch.put(DEVICES, own.as_str(), &list);
+        machine.store.commit(batch).await.unwrap();
+        let events: Vec<Value> = (0..100).map(|_| said(&alices).1).collect();
+        machine.read_history(room_id(), &events).await.unwrap();
+        let requests = async |machine: &Machine| machine.store.count(crate::Kind("outbox")).await.unwrap();
+        assert_eq!(requests(&machine).await, 0, "there is nobody to ask");
+        // Now there is: what was shown as undecryptable before is asked for.
+        let keys = BTreeMap::from([("ed25519:LAPTOP".to_owned(), laptop.ed25519().to_base64())]);
+        machine.verified(own, "LAPTOP".into(), &keys).await.unwrap();
+        assert_eq!(requests(&machine).await, 20);
+    }
+}

@@ -68,7 +68,9 @@ impl Flow {
     fn write_into(&self, content: &mut Object) {
         let (name, value) = match self {
             Self::ToDevice { transaction_id } => ("transaction_id", json!(transaction_id)),
-            Self::InRoom { event_id, .. } => ("m.relates_to", json!({ "rel_type": "m.reference", "event_id": event_id })),
+            Self::InRoom { event_id, .. } => {
+                ("m.relates_to", json!({ "rel_type": "m.reference", "event_id": event_id }))
+            }
         };
         content.insert(name.to_owned(), value);
     }
@@ -151,9 +153,9 @@ impl Message {
                 .and_then(|from_device| Some(Self::Ready { from_device, methods: field(content, "methods")? })),
             "m.key.verification.start" => Start::parse(content).map(Self::Start),
             "m.key.verification.accept" => whole(content).map(Self::Accept),
-            "m.key.verification.key" => {
-                content.get("key").and_then(|key| Some(Self::Key(Curve25519PublicKey::from_base64(key.as_str()?).ok()?)))
-            }
+            "m.key.verification.key" => content
+                .get("key")
+                .and_then(|key| Some(Self::Key(Curve25519PublicKey::from_base64(key.as_str()?).ok()?))),
             "m.key.verification.mac" => Macs::parse(content).map(Self::Mac),
             "m.key.verification.done" => Some(Self::Done),
             "m.key.verification.cancel" => field(content, "code")
@@ -242,7 +244,9 @@ pub fn room_request(from_device: &DeviceId, to: &UserId) -> Object {
 impl Start {
     /// Begins a SAS.
     pub(super) fn sas(from_device: OwnedDeviceId, offer: start::SasV1Content, flow: &Flow) -> Self {
-        let Ok(Value::Object(mut content)) = serde_json::to_value(&offer) else { unreachable!("it is written as an object") };
+        let Ok(Value::Object(mut content)) = serde_json::to_value(&offer) else {
+            unreachable!("it is written as an object")
+        };
         content.insert("from_device".to_owned(), from_device.as_str().into());
         flow.write_into(&mut content);
         Self { from_device, sas: Some(offer), content }

@@ -81,7 +81,13 @@ impl Ongoing {
                 let code = CancelCode::UnknownTransaction;
                 let cancel = Message::Cancel { reason: reason_of(&code).to_owned(), code };
                 let content = cancel.content(&flow);
-                vec![Outgoing { flow, user_id: sender, devices: vec![device], event_type: cancel.event_type(), content }]
+                vec![Outgoing {
+                    flow,
+                    user_id: sender,
+                    devices: vec![device],
+                    event_type: cancel.event_type(),
+                    content,
+                }]
             }
             _ => Vec::new(),
         }
@@ -98,7 +104,9 @@ impl Ongoing {
     fn take_in(&mut self, mut verification: Verification, mut outgoing: Vec<Outgoing>) -> Vec<Outgoing> {
         let mut twice = false;
         for other in self.0.iter_mut().filter(|other| {
-            !other.is_over() && other.their_user == verification.their_user && other.their_device() == verification.their_device()
+            !other.is_over()
+                && other.their_user == verification.their_user
+                && other.their_device() == verification.their_device()
         }) {
             twice = true;
             outgoing.extend(other.fail(CancelCode::UnexpectedMessage));

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use ruma::{
     OwnedDeviceId, OwnedUserId,
     events::key::verification::{
-        HashAlgorithm, KeyAgreementProtocol, MessageAuthenticationCode, ShortAuthenticationString, accept, cancel::CancelCode,
-        start,
+        HashAlgorithm, KeyAgreementProtocol, MessageAuthenticationCode, ShortAuthenticationString, accept,
+        cancel::CancelCode, start,
     },
     serde::Base64,
 };
@@ -51,7 +51,10 @@ pub(super) fn offer() -> start::SasV1Content {
     start::SasV1ContentInit {
         key_agreement_protocols: vec![KeyAgreementProtocol::Curve25519HkdfSha256],
         hashes: vec![HashAlgorithm::Sha256],
-        message_authentication_codes: vec![MessageAuthenticationCode::HkdfHmacSha256V2, MessageAuthenticationCode::HkdfHmacSha256],
+        message_authentication_codes: vec![
+            MessageAuthenticationCode::HkdfHmacSha256V2,
+            MessageAuthenticationCode::HkdfHmacSha256,
+        ],
         short_authentication_string: vec![ShortAuthenticationString::Emoji, ShortAuthenticationString::Decimal],
     }
     .into()
@@ -114,7 +117,11 @@ pub(super) fn check_choice(choice: &accept::SasV1Content) -> Result<(), CancelCo
 /// # Errors
 ///
 /// [`CancelCode::MismatchedCommitment`] when it is another one.
-pub(super) fn check_commitment(choice: &accept::SasV1Content, start: &Object, their_key: Curve25519PublicKey) -> Result<(), CancelCode> {
+pub(super) fn check_commitment(
+    choice: &accept::SasV1Content,
+    start: &Object,
+    their_key: Curve25519PublicKey,
+) -> Result<(), CancelCode> {
     let same = commitment(their_key, start)?.ct_eq(choice.commitment.as_bytes());
     if bool::from(same) { Ok(()) } else { Err(CancelCode::MismatchedCommitment) }
 }
@@ -140,7 +147,8 @@ impl Agreement<'_> {
     pub(super) fn short_code(&self) -> ShortCode {
         let ours = (self.ours, self.secret.our_public_key());
         let theirs = (self.theirs, self.secret.their_public_key());
-        let [(starter, starter_key), (accepter, accepter_key)] = if self.we_started { [ours, theirs] } else { [theirs, ours] };
+        let [(starter, starter_key), (accepter, accepter_key)] =
+            if self.we_started { [ours, theirs] } else { [theirs, ours] };
         let bytes = self.secret.bytes(&format!(
             "MATRIX_KEY_VERIFICATION_SAS|{}|{}|{}|{}|{}|{}|{}",
             starter.user_id,

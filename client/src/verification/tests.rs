@@ -42,7 +42,10 @@ impl Side {
 
     /// Takes what the other side sends, as it is read from the network.
     fn take(&mut self, outgoing: Vec<Outgoing>) -> Vec<Outgoing> {
-        outgoing.into_iter().flat_map(|message| self.take_json(&message.flow, message.event_type, &message.content)).collect()
+        outgoing
+            .into_iter()
+            .flat_map(|message| self.take_json(&message.flow, message.event_type, &message.content))
+            .collect()
     }
 
     fn take_json(&mut self, flow: &Flow, event_type: &str, content: &Object) -> Vec<Outgoing> {
@@ -157,13 +160,22 @@ fn two_users_verify_each_other_in_a_room() {
     let request = room_request(&alice.ours.device_id, &bob.ours.user_id);
     let receive = |side: &mut Side, request: &Object| {
         let message = Message::parse("m.room.message", request).expect("it is a request");
-        let incoming = Incoming { flow: room(), sender: side.theirs.user_id.clone(), message, theirs: Some(side.theirs.clone()), made_at: Some(NOW) };
+        let incoming = Incoming {
+            flow: room(),
+            sender: side.theirs.user_id.clone(),
+            message,
+            theirs: Some(side.theirs.clone()),
+            made_at: Some(NOW),
+        };
         side.ongoing.receive(incoming, side.ours.clone(), NOW)
     };
     alice.ongoing.insert(Verification::requested_in_room(room(), alice.ours.clone(), bob.ours.user_id.clone(), NOW));
     assert!(receive(&mut bob, &request).is_empty());
     let agreed = bob.verification().accept().expect("it waits for it");
-    assert_eq!(agreed[0].content["m.relates_to"], json!({ "rel_type": "m.reference", "event_id": event_id!("$request") }));
+    assert_eq!(
+        agreed[0].content["m.relates_to"],
+        json!({ "rel_type": "m.reference", "event_id": event_id!("$request") })
+    );
     alice.take(agreed);
     let start = alice.verification().start().expect("it is ready");
     exchange(&mut bob, &mut alice, start);
@@ -182,7 +194,8 @@ fn an_old_client_that_begins_without_a_request_is_verified() {
     let mut offer = sas::offer();
     offer.message_authentication_codes.remove(0);
     let start = Start::sas(bob.ours.device_id.clone(), offer, &flow);
-    let mut verification = Verification::requested_in_room(flow.clone(), bob.ours.clone(), alice.ours.user_id.clone(), NOW);
+    let mut verification =
+        Verification::requested_in_room(flow.clone(), bob.ours.clone(), alice.ours.user_id.clone(), NOW);
     verification.theirs = Some(alice.ours.clone());
     verification.requested = false;
     verification.state = State::Started { sas: Sas::new(), start: start.clone() };
@@ -196,7 +209,10 @@ fn an_old_client_that_begins_without_a_request_is_verified() {
     let macs = bob.verification().confirm().expect("there is something to compare");
     exchange(&mut alice, &mut bob, macs);
     let macs = alice.verification().confirm().expect("there is something to compare");
-    assert!(macs.iter().all(|message| message.event_type == "m.key.verification.mac"), "it would not know what is done");
+    assert!(
+        macs.iter().all(|message| message.event_type == "m.key.verification.mac"),
+        "it would not know what is done"
+    );
     exchange(&mut bob, &mut alice, macs);
     assert_eq!(alice.stage(), Stage::Done { verified: bob.ours.keys.clone() });
     assert_eq!(bob.stage(), Stage::Done { verified: alice.ours.keys.clone() });
@@ -225,7 +241,8 @@ fn when_both_begin_in_different_ways_it_is_cancelled() {
     let (mut alice, _) = ready();
     alice.verification().start().expect("it is ready");
     let flow = alice.verification().flow().clone();
-    let content = json!({ "from_device": "BOB", "method": "m.reciprocate.v1", "secret": "aaaa", "transaction_id": "txn" });
+    let content =
+        json!({ "from_device": "BOB", "method": "m.reciprocate.v1", "secret": "aaaa", "transaction_id": "txn" });
     alice.take_json(&flow, "m.key.verification.start", content.as_object().expect("an object"));
     assert_eq!(alice.code(), Some(CancelCode::UnexpectedMessage));
 }
@@ -234,8 +251,13 @@ fn when_both_begin_in_different_ways_it_is_cancelled() {
 fn the_first_device_that_is_ready_takes_part_and_the_others_are_told() {
     let mut alice = Side::new(alice(), bob());
     let devices = ["BOB", "TABLET", "OLD"].map(OwnedDeviceId::from);
-    let (verification, request) =
-        Verification::request_devices("txn".to_owned(), alice.ours.clone(), alice.theirs.user_id.clone(), devices.to_vec(), NOW);
+    let (verification, request) = Verification::request_devices(
+        "txn".to_owned(),
+        alice.ours.clone(),
+        alice.theirs.user_id.clone(),
+        devices.to_vec(),
+        NOW,
+    );
     assert_eq!(request[0].devices, devices);
     alice.ongoing.insert(verification);
     let mut bob = Side::new(alice.theirs.clone(), alice.ours.clone());
@@ -261,8 +283,13 @@ fn the_first_device_that_is_ready_takes_part_and_the_others_are_told() {
 fn a_request_that_one_device_declines_is_withdrawn_from_the_others() {
     let mut alice = Side::new(alice(), bob());
     let devices = ["BOB", "TABLET"].map(OwnedDeviceId::from).to_vec();
-    let (verification, request) =
-        Verification::request_devices("txn".to_owned(), alice.ours.clone(), alice.theirs.user_id.clone(), devices.clone(), NOW);
+    let (verification, request) = Verification::request_devices(
+        "txn".to_owned(),
+        alice.ours.clone(),
+        alice.theirs.user_id.clone(),
+        devices.clone(),
+        NOW,
+    );
     alice.ongoing.insert(verification);
     let mut bob = Side::new(alice.theirs.clone(), alice.ours.clone());
     bob.take(request);
@@ -280,8 +307,13 @@ fn another_device_of_ours_that_answers_in_the_room_ends_it_here() {
     bob.ongoing.insert(asked.expect("it is new"));
     let mut see = |device: &str| {
         let message = Message::Ready { from_device: device.into(), methods: vec![VerificationMethod::SasV1] };
-        let incoming =
-            Incoming { flow: room(), sender: bob.ours.user_id.clone(), message: Ok(message), theirs: None, made_at: Some(NOW) };
+        let incoming = Incoming {
+            flow: room(),
+            sender: bob.ours.user_id.clone(),
+            message: Ok(message),
+            theirs: None,
+            made_at: Some(NOW),
+        };
         assert!(bob.ongoing.receive(incoming, bob.ours.clone(), NOW).is_empty());
         bob.stage()
     };
@@ -293,8 +325,10 @@ fn another_device_of_ours_that_answers_in_the_room_ends_it_here() {
 #[test]
 fn a_message_out_of_its_turn_cancels_the_verification() {
     let flow = Flow::ToDevice { transaction_id: "txn".to_owned() };
-    let choice = || json!({ "method": "m.sas.v1", "key_agreement_protocol": "curve25519-hkdf-sha256", "hash": "sha256",
-        "message_authentication_code": "hkdf-hmac-sha256.v2", "short_authentication_string": ["decimal"], "commitment": "aaaa" });
+    let choice = || {
+        json!({ "method": "m.sas.v1", "key_agreement_protocol": "curve25519-hkdf-sha256", "hash": "sha256",
+        "message_authentication_code": "hkdf-hmac-sha256.v2", "short_authentication_string": ["decimal"], "commitment": "aaaa" })
+    };
     let messages = [
         ("request", json!({ "from_device": "BOB", "methods": [], "timestamp": NOW })),
         ("ready", json!({ "from_device": "BOB", "methods": ["m.sas.v1"] })),
@@ -330,7 +364,10 @@ fn a_message_out_of_its_turn_cancels_the_verification() {
             let answer = alice.take_json(&flow, &format!("m.key.verification.{name}"), &content);
             assert_eq!(alice.code(), Some(CancelCode::UnexpectedMessage), "{name} at stage {stage}");
             assert_eq!(answer[0].content["code"], "m.unexpected_message", "{name} at stage {stage}");
-            assert!(alice.take_json(&flow, &format!("m.key.verification.{name}"), &content).is_empty(), "one answer is enough");
+            assert!(
+                alice.take_json(&flow, &format!("m.key.verification.{name}"), &content).is_empty(),
+                "one answer is enough"
+            );
         }
     }
 }
@@ -434,7 +471,9 @@ fn keys_that_are_not_known_here_are_left_out_and_none_at_all_is_an_error() {
         alice.take(macs);
         if known {
             alice.verification().confirm().expect("there is something to compare");
-            let Some(State::Concluding { verified }) = alice.ongoing.0.last().map(|one| &one.state) else { panic!("it is concluding") };
+            let Some(State::Concluding { verified }) = alice.ongoing.0.last().map(|one| &one.state) else {
+                panic!("it is concluding")
+            };
             assert_eq!(verified.keys().collect::<Vec<_>>(), ["ed25519:BOB"]);
         } else {
             assert_eq!(alice.code(), Some(CancelCode::KeyMismatch));

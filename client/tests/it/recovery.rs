@@ -44,7 +44,12 @@ async fn a_new_device_reads_the_history_by_the_recovery_key() {
     assert_eq!(phone.client.identity_trust(alice.client.user_id()).await.unwrap(), Some(IdentityTrust::Verified));
     until(&[&alice], async || {
         alice.client.devices(alice.client.user_id()).await.unwrap();
-        alice.client.is_verified(phone.client.user_id(), phone.client.device_id()).await.is_ok_and(|it| it).then_some(())
+        alice
+            .client
+            .is_verified(phone.client.user_id(), phone.client.device_id())
+            .await
+            .is_ok_and(|it| it)
+            .then_some(())
     })
     .await;
     // What the new device says goes into the same backup.

@@ -82,7 +82,10 @@ async fn two_users_verify_each_other_in_their_room_and_trust_each_others_devices
         person.client.make_identity(None, false).await.unwrap();
     }
     encrypted_room(&alice, &[&bob]).await;
-    until(&[&alice, &bob], async || (trust(&alice, bob.client.user_id()).await?, trust(&bob, alice.client.user_id()).await?).into()).await;
+    until(&[&alice, &bob], async || {
+        (trust(&alice, bob.client.user_id()).await?, trust(&bob, alice.client.user_id()).await?).into()
+    })
+    .await;
     assert_eq!(trust(&alice, bob.client.user_id()).await, Some(IdentityTrust::Pinned));
     assert!(!is_verified(&alice, &bob).await);
 
