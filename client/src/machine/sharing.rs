@@ -23,6 +23,14 @@ use crate::{
     signatures::Object,
 };
 
+/// Whether an event is there to verify devices. Where these get no room keys before, it goes in clear: they could not read it.
+/// Client-Server API, "Key verification framework".
+fn is_of_verification(event_type: &str, content: &Value) -> bool {
+    event_type.starts_with("m.key.verification.")
+        || (event_type == "m.room.message"
+            && content.get("msgtype").is_some_and(|kind| kind == "m.key.verification.request"))
+}
+
 /// Devices in one request: some 600 kB.
 const DEVICES_MAX: usize = 250;
 
@@ -46,14 +54,6 @@ impl ShareWith {
     pub(super) async fn load(store: &Store) -> Result<Self, Error> {
         Ok(store.get(SHARE_WITH, OWN).await?.unwrap_or_default())
     }
-}
-
-/// Whether an event is there to verify devices. Where these get no room keys before, it goes in clear: they could not read it.
-/// Client-Server API, "Key verification framework".
-fn is_of_verification(event_type: &str, content: &Value) -> bool {
-    event_type.starts_with("m.key.verification.")
-        || (event_type == "m.room.message"
-            && content.get("msgtype").is_some_and(|kind| kind == "m.key.verification.request"))
 }
 
 /// The devices of a room's readers: who gets its key, and who does not and why.
