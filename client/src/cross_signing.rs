@@ -189,6 +189,13 @@ impl Identity {
         }
     }
 
+    /// The user and master key, if people compared it on this device.
+    #[must_use]
+    pub fn verified_here(&self) -> Option<(OwnedUserId, PublicKey)> {
+        let master = &self.keys.master;
+        (self.verified == Some(master.key)).then(|| (self.keys.user_id.clone(), master.clone()))
+    }
+
     fn is_verified(&self, own: Option<&Self>) -> bool {
         if self.verified == Some(self.keys.master.key) {
             return true;

@@ -198,6 +198,15 @@ impl Machine {
         work.batch.delete(PRIVATE_KEYS, NEXT);
         self.keep_identity(&mut work, own);
         self.sign_own_device(&mut work, &private).await?;
+        // Whom this device verified before it vouches for again.
+        let verified: Vec<_> = self.identities.known.values().filter_map(Identity::verified_here).collect();
+        for (user_id, master) in verified {
+            if user_id == self.user_id {
+                continue;
+            }
+            let object = private.sign_user(&self.user_id, &master.object)?;
+            self.keep_signature(&mut work, Signed { user_id, name: master.name(), object });
+        }
         self.commit(work).await.map(drop)
     }
 

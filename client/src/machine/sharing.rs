@@ -21,6 +21,14 @@ use crate::{
     signatures::Object,
 };
 
+/// Whether an event is there to verify devices. Where these get no room keys before, it goes in clear: they could not read it.
+/// Client-Server API, "Key verification framework".
+fn is_of_verification(event_type: &str, content: &Value) -> bool {
+    event_type.starts_with("m.key.verification.")
+        || (event_type == "m.room.message"
+            && content.get("msgtype").is_some_and(|kind| kind == "m.key.verification.request"))
+}
+
 /// Devices in one request: some 600 kB.
 const DEVICES_MAX: usize = 250;
 
@@ -145,8 +153,10 @@ impl Machine {
         }
         let mut work = Work::default();
         let (event_type, content) = match room.encryption()? {
-            Some(_) => ("m.room.encrypted", self.encrypt(&mut work, &room, event_type, content).await?),
-            None => (event_type, content.clone()),
+            Some(_) if !(self.only_verified && is_of_verification(event_type, content)) => {
+                ("m.room.encrypted", self.encrypt(&mut work, &room, event_type, content).await?)
+            }
+            _ => (event_type, content.clone()),
         };
         let outgoing = Outgoing::Room { room_id: room_id.to_owned(), event_type: event_type.to_owned(), content };
         let number = self.outbox.post(&mut work.batch, outgoing);

@@ -1,5 +1,6 @@
 //! Whole verifications, by two sides that hand each other their messages as JSON.
 
+use proptest::prelude::*;
 use ruma::{UserId, device_id, event_id, owned_event_id, owned_room_id, user_id};
 use serde_json::{Value, json};
 
@@ -579,4 +580,92 @@ fn a_flood_of_requests_is_bounded() {
 fn the_table_of_pictures_is_the_specifications() {
     assert_eq!(emoji::EMOJI.map(|emoji| emoji.symbol).iter().collect::<std::collections::HashSet<_>>().len(), 64);
     assert_eq!((emoji::EMOJI[0].description, emoji::EMOJI[63].description), ("Dog", "Pin"));
+}
+
+/// What happens next, in a world in which messages come late, twice or never, and users press what they like.
+#[derive(Debug, Clone, Copy)]
+enum Turn {
+    Deliver(prop::sample::Index),
+    Repeat(prop::sample::Index),
+    Lose(prop::sample::Index),
+    Press { alice: bool, button: u8 },
+    Wait { minutes: u64 },
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    prop_oneof![
+        8 => any::<prop::sample::Index>().prop_map(Turn::Deliver),
+        1 => any::<prop::sample::Index>().prop_map(Turn::Repeat),
+        1 => any::<prop::sample::Index>().prop_map(Turn::Lose),
+        6 => (any::<bool>(), 0_u8..6).prop_map(|(alice, button)| Turn::Press { alice, button }),
+        1 => (0_u64..4).prop_map(|minutes| Turn::Wait { minutes }),
+    ]
+}
+
+proptest! {
+    /// Whatever happens, nobody panics, nobody is verified whose user did not look, and what is over stays so.
+    #[test]
+    fn nobody_is_verified_unless_both_users_confirmed(turns in prop::collection::vec(turn(), 0..80)) {
+        let (mut alice, mut bob) = ready();
+        let (mut way, mut confirmed) = (Vec::<(bool, Outgoing)>::new(), [false, false]);
+        let mut now = NOW;
+        for turn in turns {
+            match turn {
+                Turn::Deliver(index) | Turn::Repeat(index) if !way.is_empty() => {
+                    let at = index.index(way.len());
+                    let (to_alice, message): (bool, Outgoing) = way[at].clone();
+                    if matches!(turn, Turn::Deliver(_)) {
+                        way.remove(at);
+                    }
+                    let side = if to_alice { &mut alice } else { &mut bob };
+                    way.extend(side.take(vec![message]).into_iter().map(|answer| (!to_alice, answer)));
+                    // Two devices that answer each other's errors would go on for ever.
+                    way.truncate(50);
+                }
+                Turn::Lose(index) if !way.is_empty() => drop(way.remove(index.index(way.len()))),
+                Turn::Press { alice: is_alice, button } => {
+                    let side = if is_alice { &mut alice } else { &mut bob };
+                    let Some(one) = side.ongoing.0.last_mut() else { continue };
+                    let pressed = match button {
+                        0 | 1 => one.start(),
+                        2 | 3 => one.confirm().inspect(|_| confirmed[usize::from(is_alice)] = true),
+                        4 => one.accept(),
+                        _ => one.mismatch(),
+                    };
+                    way.extend(pressed.into_iter().flatten().map(|message| (!is_alice, message)));
+                }
+                Turn::Wait { minutes } => {
+                    now += minutes * 60 * 1000;
+                    way.extend(alice.ongoing.check_time(now).into_iter().map(|message| (false, message)));
+                    way.extend(bob.ongoing.check_time(now).into_iter().map(|message| (true, message)));
+                }
+                _ => {}
+            }
+            for side in [&alice, &bob] {
+                if side.ongoing.iter().any(|one| matches!(one.stage(), Stage::Done { .. })) {
+                    prop_assert_eq!(confirmed, [true, true]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_content_is_read_or_refused(
+        name in prop::sample::select(vec!["request", "ready", "start", "accept", "key", "mac", "done", "cancel", "other"]),
+        field in prop::sample::select(vec!["from_device", "methods", "method", "key", "mac", "keys", "code", "commitment", "hash", "timestamp"]),
+        value in prop_oneof![".{0,60}".prop_map(Value::from), any::<u64>().prop_map(Value::from), Just(json!([])), Just(json!({ "a": [1.5] }))],
+    ) {
+        let (mut alice, _) = comparing();
+        let mut content = json!({ "transaction_id": "txn", "from_device": "BOB", "methods": ["m.sas.v1"], "method": "m.sas.v1", "code": "m.user",
+            "timestamp": NOW, "key": "3p7bfXt9wbTTW2HC7OQ1Nz+DQ8hbeGdNrfx+FG+IK08", "mac": {}, "keys": "" });
+        content[field] = value;
+        let content = content.as_object().expect("an object");
+        let flow = Flow::ToDevice { transaction_id: "txn".to_owned() };
+        let event_type = format!("m.key.verification.{name}");
+        if Message::parse(&event_type, content).is_some() {
+            alice.take_json(&flow, &event_type, content);
+            let is_done = matches!(alice.stage(), Stage::Done { .. });
+            prop_assert!(!is_done);
+        }
+    }
 }
