@@ -34,7 +34,7 @@ use crate::{
     devices::{DEVICES, Device, DeviceList, LocalTrust},
     events::Event,
     inbox::{Inbox, KeptEvent},
-    outbox::{Outbox, Posted},
+    outbox::Outbox,
     rooms::{ROOMS, Room},
 };
 
@@ -73,7 +73,6 @@ pub(crate) struct Machine {
 #[derive(Debug, Default)]
 struct Work {
     batch: Batch,
-    posted: Posted,
     account: Option<Account>,
     /// Sessions whose key came, or got better.
     imported: BTreeSet<String>,
@@ -210,16 +209,14 @@ impl Machine {
         device.user_id == self.user_id && device.device_id == self.device_id
     }
 
-    /// Makes what was done durable, and lets go what is to be sent. Returns what there is to tell.
+    /// Makes what was done durable, what is to be sent included. Returns what there is to tell.
     async fn commit(&mut self, work: Work) -> Result<Vec<Event>, Error> {
-        let Work { mut batch, posted, account, identities, events, .. } = work;
+        let Work { mut batch, account, identities, events, .. } = work;
         if let Some(account) = account {
             account.save(&mut batch);
         }
-        let delivered = self.inbox.deliver(&mut batch, &events);
+        self.inbox.deliver(&mut batch, &events);
         self.store.commit(batch).await?;
-        self.outbox.committed(posted);
-        self.inbox.committed(delivered);
         self.identities.committed(identities);
         Ok(events)
     }

@@ -397,9 +397,11 @@ impl Inbound {
         if order != SessionOrdering::Worse && !is_proof {
             return Ok(None);
         }
-        // The same key from another user's device is not a proof of anything but that it was passed on.
-        if self.origin == Origin::Direct && later.origin == Origin::Direct && self.sender != later.sender {
-            return Err(Error::Forged("a room key of another user"));
+        // Whoever was given a key can pass it on as if it were their own: that takes nobody's messages from them.
+        if later.origin == Origin::Direct
+            && (self.sender_key != later.sender_key || (!is_proof && self.sender != later.sender))
+        {
+            return Err(Error::Forged("a room key of another device"));
         }
         let session = self.session.merge(&mut later.session).expect("what was compared can be merged");
         let better = if is_proof { later } else { self };
@@ -600,6 +602,15 @@ mod tests {
         let merged = forwarded.merge(late()).unwrap().unwrap();
         assert_eq!((merged.origin, merged.first_known_index()), (Origin::Direct, 0));
         assert_eq!(merged.sender.as_deref(), Some(alice()));
+
+        let passed_on = outbound.room_key(&room().room_id);
+        let passed_on = || {
+            let mallory = user_id!("@mallory:example.org");
+            Inbound::from_room_key(passed_on.as_object().unwrap(), mallory, "mallory's", "mallory's").unwrap()
+        };
+        let known = Inbound::from_forwarded(early.forwarded().as_object().unwrap()).unwrap();
+        assert!(known.merge(passed_on()).is_err(), "a key that somebody else passes on as theirs");
+        assert!(late().merge(passed_on()).is_ok_and(|merged| merged.is_none()));
 
         let mut other = Outbound::new(&room(), 0).room_key(&room().room_id);
         other["session_id"] = json!(outbound.session_id());

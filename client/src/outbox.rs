@@ -54,10 +54,6 @@ struct Queue {
     answers: BTreeMap<u64, oneshot::Sender<Answer>>,
 }
 
-/// Entries that become durable with a batch, and then have to be handed to [`Outbox::committed`].
-#[derive(Debug, Default)]
-pub(crate) struct Posted(Vec<u64>);
-
 impl Outbox {
     /// That of this store.
     pub(crate) async fn load(store: &Store) -> Result<Self, Error> {
@@ -68,22 +64,18 @@ impl Outbox {
         Ok(Self { queue: Mutex::new(queue), turn: tokio::sync::Mutex::default() })
     }
 
-    /// Puts something at the end, as part of `batch`.
-    pub(crate) fn post(&self, batch: &mut Batch, posted: &mut Posted, outgoing: Outgoing) -> u64 {
+    /// Puts something at the end, as part of `batch`: it is sent once that is durable, even if whoever makes it so does not hear of it.
+    pub(crate) fn post(&self, batch: &mut Batch, outgoing: Outgoing) -> u64 {
         let number = {
             let mut queue = self.queue();
+            let number = queue.next;
             queue.next += 1;
-            queue.next - 1
+            queue.waiting.insert(number);
+            number
         };
         let transaction_id = format!("{:032x}", rand::rng().random::<u128>()).into();
         batch.put(OUTBOX, number.to_string(), &Entry { transaction_id, outgoing });
-        posted.0.push(number);
         number
-    }
-
-    /// The batch that they were posted in is durable: they may be sent.
-    pub(crate) fn committed(&self, posted: Posted) {
-        self.queue().waiting.extend(posted.0);
     }
 
     /// Hears what becomes of an entry that was posted and not committed yet.
@@ -101,13 +93,13 @@ impl Outbox {
     /// waits for it is told.
     pub(crate) async fn flush(&self, api: &Api, store: &Store) -> Result<(), Error> {
         let _turn = self.turn.lock().await;
+        let mut begin = 0;
         loop {
-            let Some(number) = self.queue().waiting.first().copied() else { return Ok(()) };
+            let Some(number) = self.queue().waiting.range(begin..).next().copied() else { return Ok(()) };
+            begin = number + 1;
             let key = number.to_string();
-            let Some(entry) = store.get::<Entry>(OUTBOX, &key).await? else {
-                self.queue().waiting.remove(&number);
-                continue;
-            };
+            // What is not durable yet may become so, and is sent the next time.
+            let Some(entry) = store.get::<Entry>(OUTBOX, &key).await? else { continue };
             let answer = send(api, entry).await;
             if let Err(error) = &answer
                 && (error.is_temporary() || matches!(error, Error::LoggedOut))
@@ -150,5 +142,51 @@ async fn send(api: &Api, Entry { transaction_id, outgoing }: Entry) -> Result<Op
             let request = send_message_event::v3::Request::new_raw(room_id, transaction_id, event_type.into(), content);
             Ok(Some(api.send(request).await?.event_id))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::room_id;
+    use serde_json::json;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::StoreKey;
+
+    /// A server that refuses everything.
+    async fn refusing_server() -> Api {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                stream.read(&mut request).await.unwrap();
+                let answer = "HTTP/1.1 403 Forbidden\r\nConnection: close\r\nContent-Length: 2\r\n\r\n{}";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        });
+        let api = Api::new(url).unwrap();
+        api.set_token(Some("token"));
+        api
+    }
+
+    /// A call may be dropped while it makes something durable, and what is durable has to leave.
+    #[tokio::test]
+    async fn an_entry_is_sent_from_when_it_is_durable_and_not_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store"), &StoreKey::raw([1; 32])).await.unwrap();
+        let (api, outbox) = (refusing_server().await, Outbox::load(&store).await.unwrap());
+        let mut batch = Batch::new();
+        let (room_id, event_type) = (room_id!("!room:example.org").to_owned(), "m.room.message".to_owned());
+        let number = outbox.post(&mut batch, Outgoing::Room { room_id, event_type, content: json!({}) });
+        let mut answer = outbox.answer_to(number);
+        outbox.flush(&api, &store).await.unwrap();
+        assert!(answer.try_recv().is_err(), "it is not durable yet");
+        store.commit(batch).await.unwrap();
+        outbox.flush(&api, &store).await.unwrap();
+        let answer = answer.await.unwrap();
+        assert!(matches!(answer, Err(Error::Refused { status: 403, .. })), "{answer:?}");
+        assert_eq!(store.count(OUTBOX).await.unwrap(), 0);
     }
 }

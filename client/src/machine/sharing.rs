@@ -159,7 +159,7 @@ impl Machine {
             _ => (event_type, content.clone()),
         };
         let outgoing = Outgoing::Room { room_id: room_id.to_owned(), event_type: event_type.to_owned(), content };
-        let number = self.outbox.post(&mut work.batch, &mut work.posted, outgoing);
+        let number = self.outbox.post(&mut work.batch, outgoing);
         let answer = self.outbox.answer_to(number);
         self.commit(work).await?;
         Ok(answer)
@@ -282,7 +282,7 @@ impl Machine {
                 devices.insert(DeviceIdOrAllDevices::DeviceId(device.device_id), content);
             }
             let outgoing = Outgoing::ToDevice { event_type: event_type.to_owned(), messages: of_users };
-            self.outbox.post(&mut work.batch, &mut work.posted, outgoing);
+            self.outbox.post(&mut work.batch, outgoing);
         }
     }
 
@@ -302,7 +302,7 @@ impl Machine {
             Messages::from([(user_id.to_owned(), devices.map(|device| (device, content.clone())).collect())]);
         let outgoing = Outgoing::ToDevice { event_type: event_type.to_owned(), messages };
         let mut work = Work::default();
-        self.outbox.post(&mut work.batch, &mut work.posted, outgoing);
+        self.outbox.post(&mut work.batch, outgoing);
         self.commit(work).await.map(drop)
     }
 
@@ -371,5 +371,155 @@ impl Machine {
         }
         self.commit(work).await?;
         Ok(devices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ruma::{UserId, room_id, serde::Raw, user_id};
+
+    use super::*;
+    use crate::{
+        Kind, Store, StoreKey,
+        account::KeyCounts,
+        olm::{read_encrypted, read_payload},
+        outbox::Outbox,
+        rooms::ROOMS,
+    };
+
+    const OUTBOX: Kind = Kind("outbox");
+
+    fn alice() -> &'static UserId {
+        user_id!("@alice:example.org")
+    }
+
+    fn bob() -> &'static UserId {
+        user_id!("@bob:example.org")
+    }
+
+    fn room() -> Room {
+        let mut room = Room::new(room_id!("!room:example.org").to_owned());
+        room.membership = Membership::Join;
+        for (event_type, state_key, content) in [
+            ("m.room.encryption", "", json!({ "algorithm": MEGOLM })),
+            ("m.room.member", alice().as_str(), json!({ "membership": "join" })),
+            ("m.room.member", bob().as_str(), json!({ "membership": "join" })),
+        ] {
+            room.apply(event_type, state_key, content.as_object().unwrap());
+        }
+        room
+    }
+
+    /// Alice's machine, which knows a room with Bob and his devices and has a session with each.
+    async fn machine(folder: &tempfile::TempDir, bobs: &mut [Account]) -> Machine {
+        let store = Store::open(&folder.path().join("store"), &StoreKey::raw([1; 32])).await.unwrap();
+        let mut batch = Batch::new();
+        Account::new(alice().to_owned(), "PHONE".into()).save(&mut batch);
+        batch.put(ROOMS, room().room_id.as_str(), &room());
+        let mut list = DeviceList::default();
+        let keys = bobs.iter().map(|account| (account.device_id().to_owned(), Value::Object(account.device_keys())));
+        assert!(list.update(bob(), keys.collect(), 0).is_empty());
+        batch.put(DEVICES, bob().as_str(), &list);
+        store.commit(batch).await.unwrap();
+        let outbox = Arc::new(Outbox::load(&store).await.unwrap());
+        let mut machine = Machine::load(store, outbox).await.unwrap();
+
+        let mut claimed = BTreeMap::new();
+        for account in bobs {
+            account.refill(KeyCounts { one_time: 49, is_fallback_unused: None }, 0);
+            let (id, key) = account.to_upload().one_time_keys.remove(0);
+            let key = Raw::new(&key).unwrap().cast_unchecked();
+            claimed.insert(account.device_id().to_owned(), BTreeMap::from([(id.as_str().try_into().unwrap(), key)]));
+        }
+        let answer = claim_keys::v3::Response::new(BTreeMap::from([(bob().to_owned(), claimed)]));
+        let devices = machine.without_session(&room().room_id).await.unwrap();
+        machine.begin_sessions(&devices, &answer).await.unwrap();
+        assert!(machine.without_session(&room().room_id).await.unwrap().is_empty());
+        machine
+    }
+
+    /// What was put into the outbox since this was asked last, in order: to-device messages, and events.
+    async fn posted(machine: &Machine) -> (Vec<Value>, usize) {
+        let mut entries: Vec<(u64, Value)> = machine
+            .store
+            .list::<Value>(OUTBOX)
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|(number, entry)| (number.parse().unwrap(), entry))
+            .collect();
+        entries.sort_by_key(|(number, _)| *number);
+        let mut batch = Batch::new();
+        entries.iter().for_each(|(number, _)| batch.delete(OUTBOX, number.to_string()));
+        machine.store.commit(batch).await.unwrap();
+        let is_event = |entry: &Value| entry["outgoing"].get("Room").is_some();
+        let events = entries.iter().filter(|(_, entry)| is_event(entry)).count();
+        assert!(entries.last().is_some_and(|(_, entry)| is_event(entry)), "keys leave before the message");
+        let messages =
+            entries.iter().map(|(_, entry)| entry["outgoing"]["ToDevice"]["messages"][bob().as_str()].clone());
+        (messages.filter(|messages| !messages.is_null()).collect(), events)
+    }
+
+    fn device_count(requests: &[Value]) -> Vec<usize> {
+        requests.iter().map(|devices| devices.as_object().unwrap().len()).collect()
+    }
+
+    /// Each device gets the key once, many in a request; whoever is gone ends it.
+    #[tokio::test]
+    async fn all_devices_of_a_room_get_its_key_once_until_one_of_them_is_gone() {
+        let mut bobs: Vec<Account> =
+            (0..520).map(|index| Account::new(bob().to_owned(), format!("D{index:03}").into())).collect();
+        let folder = tempfile::tempdir().unwrap();
+        let mut machine = machine(&folder, &mut bobs).await;
+        let (room_id, content) = (room().room_id, json!({ "body": "hello" }));
+        machine.post(&room_id, "m.room.message", &content).await.unwrap();
+        let (requests, events) = posted(&machine).await;
+        assert_eq!((device_count(&requests), events), (vec![250, 250, 20], 1));
+
+        let last = bobs.last_mut().unwrap();
+        let message = requests[2][last.device_id().as_str()].as_object().unwrap().clone();
+        let (sender_key, message) = read_encrypted(last, &message).unwrap();
+        let plaintext = Sessions::default().decrypt(last, sender_key, &message).unwrap();
+        let plaintext = read_payload(last, bob(), alice(), sender_key, &plaintext).unwrap();
+        assert_eq!((plaintext.event_type.as_str(), plaintext.sender_key), ("m.room_key", machine.curve25519));
+        let first_session = plaintext.content["session_id"].clone();
+        Inbound::from_room_key(&plaintext.content, alice(), "", "").unwrap();
+
+        machine.post(&room_id, "m.room.message", &content).await.unwrap();
+        let (requests, events) = posted(&machine).await;
+        assert_eq!((device_count(&requests), events), (vec![], 1), "they have it");
+
+        let mut list: DeviceList = machine.store.get(DEVICES, bob().as_str()).await.unwrap().unwrap();
+        list.devices.remove(bobs[0].device_id());
+        let mut batch = Batch::new();
+        batch.put(DEVICES, bob().as_str(), &list);
+        machine.store.commit(batch).await.unwrap();
+        machine.post(&room_id, "m.room.message", &content).await.unwrap();
+        let (requests, events) = posted(&machine).await;
+        assert_eq!((device_count(&requests), events), (vec![250, 250, 19], 1));
+        let outbound: Outbound = machine.store.get(OUTBOUND, room_id.as_str()).await.unwrap().unwrap();
+        assert_ne!(json!(outbound.session_id()), first_session);
+    }
+
+    /// A device without a session is told so once, and gets the key when there is one.
+    #[tokio::test]
+    async fn a_device_that_cannot_be_reached_is_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut machine = machine(&folder, &mut []).await;
+        let account = Account::new(bob().to_owned(), "LAPTOP".into());
+        let mut list = DeviceList::default();
+        list.update(bob(), BTreeMap::from([("LAPTOP".into(), Value::Object(account.device_keys()))]), 0);
+        let mut batch = Batch::new();
+        batch.put(DEVICES, bob().as_str(), &list);
+        machine.store.commit(batch).await.unwrap();
+        let (room_id, content) = (room().room_id, json!({ "body": "hello" }));
+        machine.post(&room_id, "m.room.message", &content).await.unwrap();
+        let (requests, events) = posted(&machine).await;
+        assert_eq!((requests[0]["LAPTOP"]["code"].as_str(), requests.len(), events), (Some("m.no_olm"), 1, 1));
+        assert_eq!(requests[0]["LAPTOP"].get("session_id"), None, "it is about all sessions");
+        machine.post(&room_id, "m.room.message", &content).await.unwrap();
+        assert_eq!(posted(&machine).await, (vec![], 1));
     }
 }
