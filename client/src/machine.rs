@@ -228,9 +228,8 @@ impl Machine {
         if let Some(account) = account {
             account.save(&mut batch);
         }
-        let delivered = self.inbox.deliver(&mut batch, &events);
+        self.inbox.deliver(&mut batch, &events);
         self.store.commit(batch).await?;
-        self.inbox.committed(delivered);
         self.identities.committed(identities);
         Ok(events)
     }
