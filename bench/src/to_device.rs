@@ -67,11 +67,18 @@ pub(crate) async fn run(target: &Target, options: &Options) -> Result<()> {
     }
     drop(heard);
     let (mut deliveries, mut to_all) = (Samples::default(), Samples::default());
-    for number in options.messages..2 * options.messages {
+    for number in options.messages..=2 * options.messages {
+        // The first one waits until all polls have arrived, and is not measured.
+        let is_first = number == options.messages;
         let body = body(number.into());
         let start = Instant::now();
         matrix::send_to_devices(&mut connection, &world.users[0], &format!("{run}d{number}"), body).await?;
-        to_all.add(hear(&mut hearing, number.into(), users, start, &mut deliveries).await?);
+        let patience = if is_first { 6 * GRACE } else { GRACE };
+        let heard = hear(&mut hearing, number.into(), users, start, patience).await?;
+        if !is_first {
+            to_all.add(heard.iter().copied().max().unwrap_or_default());
+            heard.into_iter().for_each(|latency| deliveries.add(latency));
+        }
     }
     polls.abort_all();
 
@@ -115,23 +122,24 @@ async fn listen(
     }
 }
 
-/// Waits until all have heard a message; gives how long it took to the last.
+/// Waits until all have heard a message, `patience` for each; gives how long it took to each.
 async fn hear(
     hearing: &mut UnboundedReceiver<(u64, Instant)>,
     number: u64,
     listeners: usize,
     start: Instant,
-    deliveries: &mut Samples,
-) -> Result<Duration> {
-    let mut last = Duration::ZERO;
+    patience: Duration,
+) -> Result<Vec<Duration>> {
+    let mut latencies = Vec::with_capacity(listeners);
     for count in 0..listeners {
-        let Ok(heard) = timeout(GRACE, hearing.recv()).await else { bail!("{count} of {listeners} heard the message") };
+        let Ok(heard) = timeout(patience, hearing.recv()).await else {
+            bail!("{count} of {listeners} heard the message")
+        };
         let (heard, at) = heard.context("the listeners have ended")?;
         if heard != number {
             bail!("message {heard} came in place of {number}");
         }
-        deliveries.add(at - start);
-        last = last.max(at - start);
+        latencies.push(at - start);
     }
-    Ok(last)
+    Ok(latencies)
 }

@@ -38,8 +38,11 @@ pub(crate) struct Gathered<W: Gather> {
 
 struct Waiting<W: Gather> {
     work: W,
-    answer: oneshot::Sender<Result<W::Answer, Error>>,
+    answer: Answering<W>,
 }
+
+/// To whom the answer goes.
+type Answering<W> = oneshot::Sender<Result<<W as Gather>::Answer, Error>>;
 
 impl<W: Gather> Default for Gathered<W> {
     fn default() -> Self {
@@ -59,7 +62,7 @@ impl<W: Gather> Gathered<W> {
     }
 
     /// What comes next, in the order in which it came; at least one if any waits.
-    fn next_group(&self) -> (Vec<W>, Vec<oneshot::Sender<Result<W::Answer, Error>>>) {
+    fn next_group(&self) -> (Vec<W>, Vec<Answering<W>>) {
         let mut waiting = self.waiting();
         let (mut group, mut works, mut answers) = (W::Group::default(), Vec::new(), Vec::new());
         while let Some(next) = waiting.front() {

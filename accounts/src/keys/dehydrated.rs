@@ -119,7 +119,7 @@ impl Accounts {
         after: Position,
     ) -> Result<DehydratedMessages, Error> {
         let (user_nr, storage) = (requester.user_nr, &self.0.storage);
-        if !storage.get_dehydrated_device(user_nr).await?.is_some_and(|row| row.device_id == device_id) {
+        if storage.get_dehydrated_device(user_nr).await?.is_none_or(|row| row.device_id != device_id) {
             return Err(Error::Forbidden("this is not your dehydrated device"));
         }
         let to = storage.newest_durable().await?;
