@@ -73,8 +73,12 @@ statements! {
         ON CONFLICT (user_nr, device_id, algorithm) DO UPDATE
            SET used = (fallback_keys.used AND fallback_keys.key_id = excluded.key_id AND fallback_keys.key = excluded.key),
                key_id = excluded.key_id, key = excluded.key"];
-    LIST_UNUSED_FALLBACK = ["
-        SELECT algorithm FROM fallback_keys WHERE user_nr = $1 AND device_id = $2 AND NOT used ORDER BY algorithm"];
+    /// One-time keys, and with `TRUE` the fallback keys that are unused.
+    GET_COUNTS = ["
+        SELECT FALSE, algorithm, count(*) FROM one_time_keys WHERE user_nr = $1 AND device_id = $2 GROUP BY algorithm
+         UNION ALL
+        SELECT TRUE, algorithm, 1 FROM fallback_keys WHERE user_nr = $1 AND device_id = $2 AND NOT used
+         ORDER BY 1, 2"];
 }
 
 /// A key with the words it is known by.
@@ -432,15 +436,6 @@ impl Storage {
         key_counts(&self.db().read(&COUNT_ONE_TIME_KEYS, args![user_nr, device_id]).await?)
     }
 
-    /// The algorithms of a device's fallback keys that nobody has used yet.
-    ///
-    /// # Errors
-    ///
-    /// When the database fails.
-    pub async fn list_unused_fallback_keys(&self, user_nr: UserNr, device_id: &str) -> Result<Vec<String>, Error> {
-        self.db().read(&LIST_UNUSED_FALLBACK, args![user_nr, device_id]).await?.iter().map(|row| row.get(0)).collect()
-    }
-
     /// How many keys a device has left, from memory if they are there.
     ///
     /// # Errors
@@ -453,10 +448,14 @@ impl Storage {
             return Ok(counts);
         }
         let forgotten = cache.forgotten.load(Ordering::SeqCst);
-        let counts = Arc::new(KeyCounts {
-            one_time: self.count_one_time_keys(user_nr, device_id).await?,
-            unused_fallback: self.list_unused_fallback_keys(user_nr, device_id).await?,
-        });
+        let mut counts = KeyCounts::default();
+        for row in self.db().read(&GET_COUNTS, args![user_nr, device_id]).await? {
+            match row.get(0)? {
+                true => counts.unused_fallback.push(row.get(1)?),
+                false => counts.one_time.push((row.get(1)?, row.get::<i64>(2)?.unsigned_abs())),
+            }
+        }
+        let counts = Arc::new(counts);
         if cache.is_shared && counts.are_acted_on() {
             // The device may upload more with another process, and is told then what it has, or it uploads them again and again.
             return Ok(counts);

@@ -160,16 +160,16 @@ async fn a_fallback_key_is_written_once_however_often_it_is_given() {
         };
         upload("A", "a").await;
         assert_eq!(given().await, ["a"]);
-        assert!(storage.list_unused_fallback_keys(ALICE, "A").await.unwrap().is_empty());
+        assert!(storage.get_key_counts(ALICE, "A").await.unwrap().unused_fallback.is_empty());
         upload("B", "b").await;
         assert_eq!(given().await, ["a", "b"]);
-        assert!(storage.list_unused_fallback_keys(ALICE, "B").await.unwrap().is_empty());
+        assert!(storage.get_key_counts(ALICE, "B").await.unwrap().unused_fallback.is_empty());
         let before = place().await;
         assert_eq!(given().await, ["a", "b"]);
         assert_eq!(place().await, before);
         upload("A", "new").await;
         assert_eq!(given().await, ["new", "b"]);
-        assert!(storage.list_unused_fallback_keys(ALICE, "A").await.unwrap().is_empty());
+        assert!(storage.get_key_counts(ALICE, "A").await.unwrap().unused_fallback.is_empty());
     }
 }
 
