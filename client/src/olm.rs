@@ -106,11 +106,6 @@ impl Sessions {
         self.replaced_at_ms = Some(now_ms);
     }
 
-    /// How many there are.
-    pub(crate) fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
     /// Encrypts for the other device, in the session by which it was last heard; nothing when there is none.
     pub(crate) fn encrypt(&mut self, plaintext: &[u8]) -> Option<OlmMessage> {
         self.sessions.last_mut()?.encrypt(plaintext).ok()

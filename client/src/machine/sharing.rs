@@ -160,7 +160,7 @@ impl Machine {
         }
         let repaired = std::mem::take(&mut work.repaired);
         self.commit(work).await?;
-        repaired.iter().for_each(|device| drop(self.broken.remove(device)));
+        self.broken.retain(|device| !repaired.contains(device));
         Ok(())
     }
 
