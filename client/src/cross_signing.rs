@@ -17,6 +17,9 @@ use crate::{
     signatures::{Object, add_signature, check_bounds, ed25519_key, is_signed_by},
 };
 
+/// Largest cross-signing key that is believed, as JSON: a master key has a signature of each device that its owner ever had.
+const KEY_BYTES_MAX: usize = 256 * 1024;
+
 /// A public cross-signing key, as it was published, whose form was checked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicKey {
@@ -31,7 +34,7 @@ impl PublicKey {
     fn check(user_id: &UserId, usage: KeyUsage, mut object: Object) -> Result<Self, Error> {
         // Nobody signed it.
         object.remove("unsigned");
-        check_bounds(&object)?;
+        check_bounds(&object, KEY_BYTES_MAX)?;
         if object.get("user_id").and_then(|value| value.as_str()) != Some(user_id.as_str()) {
             return Err(Error::Forged("a cross-signing key belongs to another user"));
         }

@@ -23,6 +23,8 @@ use crate::{
 pub(crate) const DEVICES: Kind = Kind("devices");
 /// Most devices of one user that are believed: each costs an encryption whenever a room key is shared.
 const DEVICES_MAX: usize = 1_000;
+/// Largest device keys that are believed, as JSON.
+const KEYS_BYTES_MAX: usize = 16 * 1024;
 /// Most devices of one user that are remembered although they are gone.
 const GONE_MAX: usize = 100;
 
@@ -189,7 +191,7 @@ impl Device {
         // Nobody signed it.
         let display_name =
             keys.remove("unsigned").and_then(|mut unsigned| Some(unsigned.get_mut("device_display_name")?.take()));
-        check_bounds(&keys)?;
+        check_bounds(&keys, KEYS_BYTES_MAX)?;
         let text = |key: &str| keys.get(key).and_then(Value::as_str);
         if text("user_id") != Some(user_id.as_str()) || text("device_id") != Some(device_id.as_str()) {
             return Err(Error::Forged("device keys of another device"));

@@ -58,7 +58,7 @@ impl Client {
             request.limit = PAGE_EVENTS.into();
             let page = self.0.api.send(request).await?;
             events.extend(page.chunk.iter().filter_map(|event| serde_json::from_str(event.json().get()).ok()));
-            is_complete = page.end.is_none();
+            is_complete = page.end.as_ref().is_none_or(|end| *end == since || *end == token);
             from = page.end.filter(|end| !page.chunk.is_empty() && *end != token);
         }
         is_complete &= events.len() <= EVENTS_MAX;

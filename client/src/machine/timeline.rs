@@ -255,13 +255,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{
-        Batch, Store, StoreKey,
-        account::Account,
-        megolm::Outbound,
-        outbox::Outbox,
-        rooms::Room,
-    };
+    use crate::{Batch, Store, StoreKey, account::Account, megolm::Outbound, outbox::Outbox, rooms::Room};
 
     fn room_id() -> &'static RoomId {
         room_id!("!room:example.org")

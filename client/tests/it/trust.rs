@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use client::{
-    Event,
+    Error, Event,
     cross_signing::{IdentityTrust, PrivateKeys},
     verification::Stage,
 };
@@ -177,7 +177,7 @@ async fn a_master_key_that_the_server_replaced_is_not_trusted_and_somebody_is_to
         person.client.make_identity(None, false).await.unwrap();
     }
     let bobs = bob.client.user_id().to_owned();
-    encrypted_room(&alice, &[&bob]).await;
+    let room = encrypted_room(&alice, &[&bob]).await;
     verify(&alice, &bob).await;
     assert_eq!(trust(&alice, &bobs).await, Some(IdentityTrust::Verified));
 
@@ -216,8 +216,14 @@ async fn a_master_key_that_the_server_replaced_is_not_trusted_and_somebody_is_to
     // Also not after a restart; and when it is accepted, nobody has compared it.
     let alice = alice.restarted().await;
     assert_eq!(trust(&alice, &bobs).await, Some(IdentityTrust::Changed { was_verified: true }));
+    match alice.client.send_text(&room, "for whom?").await {
+        Err(Error::IdentityChanged(users)) => assert_eq!(users, [bobs.clone()]),
+        other => panic!("{other:?}"),
+    }
     alice.client.accept_identity(&bobs).await.unwrap();
     assert_eq!(trust(&alice, &bobs).await, Some(IdentityTrust::Pinned));
+    let sent = alice.client.send_text(&room, "for the new one").await.unwrap();
+    assert_eq!(laptop.hears(&sent).await.body(), Some("for the new one"));
     assert!(!is_verified(&alice, &bob).await);
 }
 

@@ -81,8 +81,7 @@ async fn posted(machine: &Machine) -> (Vec<Value>, usize) {
     let is_event = |entry: &Value| entry["outgoing"].get("Room").is_some();
     let events = entries.iter().filter(|(_, entry)| is_event(entry)).count();
     assert!(entries.last().is_some_and(|(_, entry)| is_event(entry)), "keys leave before the message");
-    let messages =
-        entries.iter().map(|(_, entry)| entry["outgoing"]["ToDevice"]["messages"][bob().as_str()].clone());
+    let messages = entries.iter().map(|(_, entry)| entry["outgoing"]["ToDevice"]["messages"][bob().as_str()].clone());
     (messages.filter(|messages| !messages.is_null()).collect(), events)
 }
 
@@ -171,9 +170,9 @@ fn with_keys(device_id: &str) -> Account {
 async fn learn(machine: &mut Machine, bobs: &[&Account]) {
     machine.follow(&[alice().to_owned(), bob().to_owned()]).await.unwrap();
     let question = machine.question(None).await.unwrap().expect("Bob's devices are outdated");
-    let keys = bobs.iter().map(|account| {
-        (account.device_id().to_owned(), Raw::new(&account.device_keys()).unwrap().cast_unchecked())
-    });
+    let keys = bobs
+        .iter()
+        .map(|account| (account.device_id().to_owned(), Raw::new(&account.device_keys()).unwrap().cast_unchecked()));
     let mut answer = ruma::api::client::keys::get_keys::v3::Response::new();
     answer.device_keys.insert(bob().to_owned(), keys.collect());
     answer.device_keys.insert(alice().to_owned(), BTreeMap::new());
@@ -256,7 +255,8 @@ async fn a_device_whose_session_was_replaced_gets_the_room_key_again() {
     sessions.begin(&mut phone, own.curve25519(), key).unwrap();
     let dummy = payload(&phone, &phone.device_keys(), &to_alice, "m.dummy", &json!({}));
     let dummy = sessions.encrypt(&dummy).unwrap();
-    let message = json!({ "type": "m.room.encrypted", "sender": bob(), "content": encrypted(&phone, &to_alice, &dummy) });
+    let message =
+        json!({ "type": "m.room.encrypted", "sender": bob(), "content": encrypted(&phone, &to_alice, &dummy) });
     let mut work = Work::default();
     machine.receive_to_device(&mut work, message.as_object().unwrap()).await.unwrap();
     machine.commit(work).await.unwrap();
