@@ -17,6 +17,9 @@ const CHECKED_MAX: usize = 3;
 /// The keys that a user has, by usage.
 type Stored = BTreeMap<String, Map<String, Value>>;
 
+/// Keys as they are written, each after its usage.
+type ByUsage = Vec<(&'static str, String)>;
+
 /// What a user uploads, as JSON.
 #[derive(Clone, Debug, Default)]
 pub struct CrossSigningKeys {
@@ -111,7 +114,7 @@ fn changed_keys(
     keys: &CrossSigningKeys,
     there: &Stored,
     is_device: impl Fn(&str) -> bool,
-) -> Result<(Vec<(&'static str, String)>, bool), Error> {
+) -> Result<(ByUsage, bool), Error> {
     let mut checked: Vec<(&str, Map<String, Value>)> = Vec::new();
     for (usage, key) in keys.by_usage() {
         checked.push((usage, check(user_id, usage, key)?));
@@ -152,7 +155,7 @@ pub(super) fn check(user_id: &str, usage: &str, key: &Value) -> Result<Map<Strin
     {
         return Err(invalid("`usage` is another"));
     }
-    if !only_key(&key).is_some_and(|(_, public)| ed25519_key(&public).is_some()) {
+    if only_key(&key).is_none_or(|(_, public)| ed25519_key(&public).is_none()) {
         return Err(invalid("`keys` is not one ed25519 key under its own name"));
     }
     let is_too_large = |key: &Map<String, Value>| Value::Object(key.clone()).to_string().len() > KEY_BYTES_MAX;
