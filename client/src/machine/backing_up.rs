@@ -84,7 +84,7 @@ impl Machine {
     }
 
     /// At most so many of the room keys that the backup lacks.
-    pub(crate) async fn to_upload(&mut self, keys_max: usize) -> Result<Option<ToUpload>, Error> {
+    pub(crate) async fn next_upload(&mut self, keys_max: usize) -> Result<Option<ToUpload>, Error> {
         if !self.has_keys_to_back_up {
             return Ok(None);
         }
