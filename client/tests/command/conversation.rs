@@ -10,7 +10,7 @@ use crate::program::Device;
 async fn two_people_talk_through_their_programs() {
     let server = TestServer::start().await;
     let (alice, bob) = (Device::new(&server, "alice").await, Device::new(&server, "bob").await);
-    alice.room_with("Lunch", &[&bob]);
+    let room = alice.room_with("Lunch", &[&bob]);
     alice.run(&["send", "--room", "Lunch", "said before"]).ok();
 
     let (mut at_alice, mut at_bob) = (alice.start(&["chat", "Lunch"]), bob.start(&["chat", "Lunch", "--history", "1"]));
@@ -38,8 +38,7 @@ async fn two_people_talk_through_their_programs() {
     at_bob.ends().ok();
     let sent = alice.run(&["chat", "Lunch", "--history", "1"]).ok();
     assert!(sent.ends_with("bob: bye, too"), "what was typed before the end of stdin is sent: {sent}");
-    let texts =
-        alice.user.texts(&alice.run(&["rooms", "--json"]).json_lines()[0][0]["id"].as_str().unwrap().to_owned()).await;
+    let texts = alice.user.texts(&room).await;
     assert_eq!(texts, [""; 0], "the server has seen none of it");
 }
 
