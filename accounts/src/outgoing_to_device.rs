@@ -2,11 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use model::{canonical_object, limits::EVENT_BYTES_MAX};
+use model::canonical_object;
 use ruma::{CanonicalJsonValue, OwnedServerName, UserId, canonical_json::CanonicalJsonObject};
 use storage::NewOutgoingEdu;
 
-use crate::{Accounts, Error, Requester, to_device::Messages};
+use crate::{
+    Accounts, Error, Requester,
+    to_device::{Messages, event_text},
+};
 
 /// Most servers of one request.
 const SERVERS_MAX: usize = 1_000;
@@ -39,10 +42,8 @@ impl Accounts {
         for (user_id, devices) in messages.iter().filter(|(user_id, _)| is_told(user_id)) {
             for (device, content) in devices {
                 let content = content.json();
-                if content.get().len() > EVENT_BYTES_MAX {
-                    return Err(Error::TooLarge(EVENT_BYTES_MAX));
-                }
-                bytes += content.get().len();
+                // The other server bounds what its device gets.
+                bytes += event_text(&requester.user_id, event_type, content.get())?.len();
                 if bytes > REQUEST_BYTES_MAX {
                     return Err(Error::TooLarge(REQUEST_BYTES_MAX));
                 }

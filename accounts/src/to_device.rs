@@ -70,7 +70,7 @@ impl Accounts {
         }
         let local = messages.keys().filter(|user_id| self.0.servers.has_user(user_id));
         let recipients = self.recipients(local).await?;
-        let to_device = recipients.messages(&requester.user_id, event_type, &messages)?;
+        let to_device = recipients.messages(&requester.user_id, event_type, &messages, Err)?;
         let key = TransactionKey {
             user_nr: requester.user_nr,
             device_id: requester.device().to_owned(),
@@ -116,13 +116,11 @@ impl Accounts {
             if !seen.insert(&content.message_id) {
                 continue;
             }
-            let messages = match recipients.messages(&content.sender, &content.ev_type.to_string(), &content.messages) {
-                Ok(messages) => messages,
-                Err(error) => {
-                    debug!(%error, message.id = %content.message_id, "a message of {origin} to devices is passed over");
-                    continue;
-                }
-            };
+            let event_type = content.ev_type.to_string();
+            let messages = recipients.messages(&content.sender, &event_type, &content.messages, |error| {
+                debug!(%error, message.id = %content.message_id, "a message of {origin} to a device is passed over");
+                Ok(())
+            })?;
             if messages.is_empty() {
                 continue;
             }
@@ -193,33 +191,43 @@ impl Accounts {
 struct Recipients(BTreeMap<OwnedUserId, (UserNr, Vec<String>)>);
 
 impl Recipients {
-    /// What each of the devices gets of a request.
-    fn messages(&self, sender: &UserId, event_type: &str, messages: &Messages) -> Result<Vec<NewToDevice>, Error> {
+    /// What each of the devices gets of a request. Of a message that cannot be sent `refused` is told: with `Ok` the others are sent.
+    fn messages(
+        &self,
+        sender: &UserId,
+        event_type: &str,
+        messages: &Messages,
+        refused: impl Fn(Error) -> Result<(), Error>,
+    ) -> Result<Vec<NewToDevice>, Error> {
         let mut to_device = Vec::new();
         let mut bytes = 0;
         for (user_id, messages) in messages {
             let Some((user_nr, devices)) = self.0.get(user_id) else { continue };
-            // One text for all devices that get the same.
-            let mut texts: BTreeMap<&DeviceIdOrAllDevices, Arc<str>> = BTreeMap::new();
+            // One text for all devices that get the same, or none that could be sent.
+            let mut texts: BTreeMap<&DeviceIdOrAllDevices, Option<Arc<str>>> = BTreeMap::new();
             for device_id in devices {
                 let own = DeviceIdOrAllDevices::DeviceId(device_id.as_str().into());
                 for wanted in [&own, &DeviceIdOrAllDevices::AllDevices] {
                     let Some((wanted, content)) = messages.get_key_value(wanted) else { continue };
                     if to_device.len() == MESSAGES_MAX {
-                        return Err(Error::InvalidParam(format!("at most {MESSAGES_MAX} messages at once")));
+                        refused(Error::InvalidParam(format!("at most {MESSAGES_MAX} messages at once")))?;
+                        return Ok(to_device);
                     }
-                    let message = match texts.get(wanted) {
+                    let text = match texts.get(wanted) {
                         Some(text) => text.clone(),
                         None => {
-                            let text = event_text(sender, event_type, content.json().get())?;
+                            let text = event_text(sender, event_type, content.json().get());
+                            let text = text.map(Some).or_else(|error| refused(error).map(|()| None))?;
                             texts.insert(wanted, text.clone());
                             text
                         }
                     };
-                    bytes += message.len();
-                    if bytes > REQUEST_BYTES_MAX {
-                        return Err(Error::TooLarge(REQUEST_BYTES_MAX));
+                    let Some(message) = text else { continue };
+                    if bytes + message.len() > REQUEST_BYTES_MAX {
+                        refused(Error::TooLarge(REQUEST_BYTES_MAX))?;
+                        continue;
                     }
+                    bytes += message.len();
                     to_device.push(NewToDevice { user_nr: *user_nr, device_id: device_id.clone(), message });
                 }
             }
@@ -238,7 +246,8 @@ fn came_before(origin: &ServerName, asked: &ServerName, message_id: &Transaction
     }
 }
 
-fn event_text(sender: &UserId, event_type: &str, content: &str) -> Result<Arc<str>, Error> {
+/// A message as its device gets it, JSON.
+pub(crate) fn event_text(sender: &UserId, event_type: &str, content: &str) -> Result<Arc<str>, Error> {
     let content = content_object(content)?;
     let event = Event { content, sender: sender.as_str(), r#type: event_type };
     let text = serde_json::to_string(&event).map_err(|error| Error::BadJson(error.to_string()))?;

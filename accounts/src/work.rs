@@ -53,11 +53,12 @@ impl Accounts {
         // In two processes at once this is told twice, which is no harm.
         let is_noted = |wanted: UserWork| work.iter().any(|row| row.work == wanted);
         let is_in_rooms = is_noted(UserWork::TellNameOrPicture);
-        let changed = storage.list_changed_keys(user_nr).await?;
-        let device_lists = match is_noted(UserWork::TellDevices) {
-            true => told_changes(user_nr, &changed),
-            false => Vec::new(),
-        };
+        let (mut changed, mut device_lists) = (Vec::new(), Vec::new());
+        // What was noted since the work was read is told by whoever reads that: until then it stays.
+        if is_noted(UserWork::TellDevices) {
+            changed = storage.list_changed_keys(user_nr).await?;
+            device_lists = told_changes(user_nr, &changed);
+        }
         let profiles =
             (is_in_rooms || is_noted(UserWork::TellProfile)).then_some(ChangedProfile { user_nr, is_in_rooms });
         let profiles: Vec<_> = profiles.into_iter().collect();

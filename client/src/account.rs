@@ -63,6 +63,8 @@ pub(crate) struct KeyCounts {
     pub one_time: u64,
     /// Whether the fallback key is unused; nothing when the server does not say so, as those before 1.2.
     pub is_fallback_unused: Option<bool>,
+    /// Whether the answer brought messages to this device: there may be more behind them, from long ago.
+    pub has_messages: bool,
 }
 
 /// Keys that the server is to be given.
@@ -181,11 +183,12 @@ impl Account {
     pub(crate) fn refill(&mut self, counts: KeyCounts, now_ms: u64) -> bool {
         let mut is_changed = false;
         let is_old = |made_at_ms| now_ms.saturating_sub(made_at_ms) >= OLD_FALLBACK_KEPT_MS;
-        if self.fallback_made_at_ms.is_some_and(is_old) {
+        if self.fallback_made_at_ms.is_some_and(is_old) && !counts.has_messages {
             is_changed |= self.olm.forget_fallback_key();
         }
+        // Two are kept, so another one drops the one before, by which messages may be under way.
         if self.olm.fallback_key().is_empty()
-            && (self.fallback_made_at_ms.is_none() || counts.is_fallback_unused == Some(false))
+            && self.fallback_made_at_ms.is_none_or(|at_ms| is_old(at_ms) && counts.is_fallback_unused == Some(false))
         {
             self.olm.generate_fallback_key();
             self.fallback_made_at_ms = Some(now_ms);
@@ -282,12 +285,17 @@ mod tests {
         let mut account = account();
         account.refill(KeyCounts::default(), 0);
         account.mark_uploaded();
-        assert!(!account.refill(KeyCounts { one_time: 50, is_fallback_unused: Some(true) }, 1));
-        assert!(account.refill(KeyCounts { one_time: 47, is_fallback_unused: Some(true) }, 1));
+        let counts = |one_time, is_fallback_unused| KeyCounts {
+            one_time,
+            is_fallback_unused: Some(is_fallback_unused),
+            has_messages: false,
+        };
+        assert!(!account.refill(counts(50, true), 1));
+        assert!(account.refill(counts(47, true), 1));
         let upload = account.to_upload();
         assert_eq!((upload.one_time_keys.len(), upload.fallback_keys.len()), (3, 0));
         account.mark_uploaded();
-        assert!(account.refill(KeyCounts { one_time: 50, is_fallback_unused: Some(false) }, 2));
+        assert!(account.refill(counts(50, false), OLD_FALLBACK_KEPT_MS));
         assert_eq!(account.to_upload().fallback_keys.len(), 1);
     }
 
@@ -297,12 +305,27 @@ mod tests {
         let mut account = account();
         account.refill(KeyCounts::default(), 0);
         account.mark_uploaded();
-        let used = KeyCounts { one_time: 50, is_fallback_unused: Some(false) };
-        let unused = KeyCounts { one_time: 50, is_fallback_unused: Some(true) };
-        account.refill(used, 1_000);
+        let used = KeyCounts { one_time: 50, is_fallback_unused: Some(false), has_messages: false };
+        let unused = KeyCounts { is_fallback_unused: Some(true), ..used };
+        account.refill(used, OLD_FALLBACK_KEPT_MS);
         account.mark_uploaded();
-        assert!(!account.refill(unused, 1_000 + OLD_FALLBACK_KEPT_MS - 1));
-        assert!(account.refill(unused, 1_000 + OLD_FALLBACK_KEPT_MS));
-        assert!(!account.refill(unused, 1_001 + OLD_FALLBACK_KEPT_MS));
+        assert!(!account.refill(unused, 2 * OLD_FALLBACK_KEPT_MS - 1));
+        let busy = KeyCounts { has_messages: true, ..unused };
+        assert!(!account.refill(busy, 2 * OLD_FALLBACK_KEPT_MS), "there may be messages that used it");
+        assert!(account.refill(unused, 2 * OLD_FALLBACK_KEPT_MS));
+        assert!(!account.refill(unused, 2 * OLD_FALLBACK_KEPT_MS + 1));
+    }
+
+    /// Client-Server API, "Uploading keys", the warning: a third key would drop the first, which may have been used a moment ago.
+    #[test]
+    fn a_fallback_key_serves_for_an_hour_however_often_it_is_used() {
+        let mut account = account();
+        account.refill(KeyCounts::default(), 0);
+        account.mark_uploaded();
+        let used = KeyCounts { one_time: 50, is_fallback_unused: Some(false), has_messages: false };
+        assert!(!account.refill(used, OLD_FALLBACK_KEPT_MS - 1));
+        assert!(account.refill(used, OLD_FALLBACK_KEPT_MS));
+        account.mark_uploaded();
+        assert!(!account.refill(used, OLD_FALLBACK_KEPT_MS + 1));
     }
 }

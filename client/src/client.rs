@@ -44,7 +44,7 @@ use crate::{
     account::{Account, MEGOLM},
     devices::{Device, LocalTrust},
     events::{Event, Events, RoomEvent},
-    machine::Machine,
+    machine::{Machine, ShareWith},
     outbox::Outbox,
     rooms::{Membership, ROOMS, Room},
 };
@@ -61,6 +61,8 @@ const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// Events that wait for whoever listens.
 const EVENTS_MAX: usize = 1_024;
+/// How often devices are met that came while others were, before a message goes out without them.
+const MEETINGS_MAX: u32 = 5;
 /// Devices in one claim of keys.
 const CLAIM_MAX: usize = 500;
 /// Longest a server is given to ask another one.
@@ -401,11 +403,10 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownRoom`]; [`Error::UnknownAlgorithm`]; [`Error::Refused`]; [`Error::Unreachable`] when it could not be encrypted since
+    /// [`Error::UnknownRoom`]; [`Error::UnknownAlgorithm`]; [`Error::IdentityChanged`]; [`Error::Refused`]; [`Error::Unreachable`] when it could not be encrypted since
     /// the server did not answer; [`Error::NotSentYet`] when it could not be sent for the same reason: then it is kept and will be sent.
     pub async fn send(&self, room_id: &RoomId, event_type: &str, content: &Value) -> Result<OwnedEventId, Error> {
-        self.meet_readers(room_id).await?;
-        let mut answer = self.machine().await.post(room_id, event_type, content).await?;
+        let mut answer = self.post(room_id, event_type, content).await?;
         let flushed = self.flush().await;
         match (answer.try_recv(), flushed) {
             // Whatever became of what waits behind it.
@@ -413,6 +414,23 @@ impl Client {
             (Err(_), Err(error)) => Err(not_sent_yet(error)),
             (Err(_), Ok(())) => answer.await.unwrap_or(Err(Error::ServerMisbehaved("a message that is gone"))),
         }
+    }
+
+    /// Puts an event into the outbox, once all devices of the room's readers are met: those, too, that came while others were asked for keys.
+    async fn post(
+        &self,
+        room_id: &RoomId,
+        event_type: &str,
+        content: &Value,
+    ) -> Result<tokio::sync::oneshot::Receiver<Result<OwnedEventId, Error>>, Error> {
+        for round in 1.. {
+            self.meet_readers(room_id).await?;
+            let is_last = round >= MEETINGS_MAX;
+            if let Some(answer) = self.machine().await.post(room_id, event_type, content, is_last).await? {
+                return Ok(answer);
+            }
+        }
+        unreachable!("the last round posts")
     }
 
     /// Learns the devices of the room's readers, and begins a session with each that lacks one.
@@ -522,9 +540,13 @@ impl Client {
         self.machine().await.set_local_trust(user_id, device_id, trust).await
     }
 
-    /// Whether devices that are not verified get no room keys from now on. Client-Server API, "Recommended client behaviour".
-    pub async fn set_only_verified(&self, only_verified: bool) {
-        self.machine().await.only_verified = only_verified;
+    /// Which devices get room keys from now on, also after a restart; until this is called all do.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn share_with(&self, share_with: ShareWith) -> Result<(), Error> {
+        self.machine().await.set_share_with(share_with).await
     }
 
     /// Follows what happens, for ever: bad networks and servers that are away are waited for.
@@ -564,7 +586,7 @@ impl Client {
     async fn poll(&self, wait: Duration) -> Result<(), Error> {
         let _turn = self.0.syncing.lock().await;
         let mut request = sync_events::v3::Request::new();
-        let since = self.machine().await.sync_token().await?;
+        let since = self.machine().await.begin_sync().await?;
         request.since = since.clone();
         request.timeout = Some(wait);
         request.set_presence = PresenceState::Offline;
@@ -593,8 +615,6 @@ impl Client {
             let _turn = self.0.claiming.lock().await;
             let broken = self.machine().await.broken_devices().await?;
             self.begin_sessions(&broken).await?;
-            // It tells them of the new session. Client-Server API, "Recovering from undecryptable messages".
-            self.machine().await.post_to(&broken, "m.dummy", &json!({})).await?;
             let mut machine = self.machine().await;
             let asking = machine.asking_devices().await?;
             let lacking = machine.lacking(asking).await?;

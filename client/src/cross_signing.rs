@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 use crate::{
     Error,
     secret_storage::names,
-    signatures::{Object, add_signature, ed25519_key, is_signed_by},
+    signatures::{Object, add_signature, check_bounds, ed25519_key, is_signed_by},
 };
 
 /// A public cross-signing key, as it was published, whose form was checked.
@@ -28,7 +28,10 @@ pub struct PublicKey {
 
 impl PublicKey {
     /// Checks that the object is `user_id`'s key for `usage`, and that it goes by its own name.
-    fn check(user_id: &UserId, usage: KeyUsage, object: Object) -> Result<Self, Error> {
+    fn check(user_id: &UserId, usage: KeyUsage, mut object: Object) -> Result<Self, Error> {
+        // Nobody signed it.
+        object.remove("unsigned");
+        check_bounds(&object)?;
         if object.get("user_id").and_then(|value| value.as_str()) != Some(user_id.as_str()) {
             return Err(Error::Forged("a cross-signing key belongs to another user"));
         }

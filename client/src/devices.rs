@@ -5,7 +5,7 @@
 //! loses it; `wanted` and `known` number the changes, so that an answer that was asked for before a change does not count as knowing it.
 //! Client-Server API, "Tracking the device list for a user".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use serde::{Deserialize, Serialize};
@@ -15,13 +15,16 @@ use vodozemac::{Curve25519PublicKey, Ed25519PublicKey};
 use crate::{
     Error, Kind,
     account::{MEGOLM, OLM},
-    signatures::{Object, ed25519_key, is_signed_by},
+    olm::peer,
+    signatures::{Object, check_bounds, ed25519_key, is_signed_by},
 };
 
 /// [`DeviceList`]s by user.
 pub(crate) const DEVICES: Kind = Kind("devices");
 /// Most devices of one user that are believed: each costs an encryption whenever a room key is shared.
 const DEVICES_MAX: usize = 1_000;
+/// Most devices of one user that are remembered although they are gone.
+const GONE_MAX: usize = 100;
 
 /// A device whose keys were checked: they name their owner and device, and the device signed them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,6 +67,19 @@ pub(crate) struct DeviceList {
     /// How many of them the devices below include.
     known: u64,
     pub devices: BTreeMap<OwnedDeviceId, Device>,
+    /// Devices that are gone. A server that leaves one out for once must not make us forget its keys, nor that it is blocked.
+    gone: BTreeMap<OwnedDeviceId, Pinned>,
+}
+
+/// What is kept of a device for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pinned {
+    /// The key that it is known by in Olm.
+    pub curve25519: Curve25519PublicKey,
+    /// The key that it signs by.
+    pub ed25519: Ed25519PublicKey,
+    /// What the user of this client said of it.
+    pub local_trust: LocalTrust,
 }
 
 impl DeviceList {
@@ -89,7 +105,8 @@ impl DeviceList {
 
     /// Takes over what the server answered to a question that was asked when `wanted` was this.
     ///
-    /// Keys that are not to be believed are left out, and keys of a known device are never replaced. Returns the devices that were refused.
+    /// Keys that are not to be believed are left out, and keys of a known device are never replaced, also when it had been gone. Nor does a
+    /// device get a key that another one of the user has. Returns the devices that were refused.
     pub(crate) fn update(
         &mut self,
         user_id: &UserId,
@@ -98,25 +115,52 @@ impl DeviceList {
     ) -> Vec<(OwnedDeviceId, Error)> {
         let mut refused = Vec::new();
         let mut devices = BTreeMap::new();
-        for (device_id, keys) in answer {
+        let (mut curve25519, mut ed25519) = (BTreeSet::new(), BTreeSet::new());
+        // Those that are known come first, so that no new one takes their keys.
+        let (known, new): (Vec<_>, Vec<_>) = answer.into_iter().partition(|(id, _)| self.devices.contains_key(id));
+        for (device_id, keys) in known.into_iter().chain(new) {
             let known = self.devices.remove(&device_id);
             if devices.len() == DEVICES_MAX {
                 refused.push((device_id, Error::ServerMisbehaved("the number of devices")));
                 continue;
             }
-            match Device::check(user_id, &device_id, keys, known.as_ref()) {
-                Ok(device) => drop(devices.insert(device_id, device)),
+            let pinned = known.as_ref().map(Device::pinned).or_else(|| self.gone.get(&device_id).copied());
+            let checked = Device::check(user_id, &device_id, keys, pinned.as_ref()).and_then(|device| {
+                let is_taken =
+                    curve25519.contains(&device.curve25519.to_bytes()) || ed25519.contains(device.ed25519.as_bytes());
+                if is_taken { Err(Error::Forged("device keys of another device")) } else { Ok(device) }
+            });
+            let device = match checked {
+                Ok(device) => Some(device),
                 Err(error) => {
                     refused.push((device_id.clone(), error));
-                    if let Some(known) = known {
-                        devices.insert(device_id, known);
-                    }
+                    known
                 }
+            };
+            if let Some(device) = device {
+                curve25519.insert(device.curve25519.to_bytes());
+                ed25519.insert(*device.ed25519.as_bytes());
+                self.gone.remove(&device_id);
+                devices.insert(device_id, device);
             }
         }
-        self.devices = devices;
+        for (device_id, device) in std::mem::replace(&mut self.devices, devices) {
+            self.remember(device_id, device.pinned());
+        }
         self.known = self.known.max(wanted);
         refused
+    }
+
+    /// Remembers a device that is gone; of too many first those that nobody said anything of are forgotten.
+    fn remember(&mut self, device_id: OwnedDeviceId, pinned: Pinned) {
+        if self.gone.len() >= GONE_MAX {
+            let is_unset = |pinned: &Pinned| pinned.local_trust == LocalTrust::Unset;
+            let Some(least) = self.gone.iter().find(|(_, pinned)| is_unset(pinned)).map(|(id, _)| id.clone()) else {
+                return;
+            };
+            self.gone.remove(&least);
+        }
+        self.gone.insert(device_id, pinned);
     }
 
     /// The device with this Olm key.
@@ -126,13 +170,26 @@ impl DeviceList {
 }
 
 impl Device {
+    /// What it is known by in Olm.
+    pub(crate) fn peer(&self) -> String {
+        peer(&self.user_id, &self.curve25519)
+    }
+
+    fn pinned(&self) -> Pinned {
+        Pinned { curve25519: self.curve25519, ed25519: self.ed25519, local_trust: self.local_trust }
+    }
+
     /// Checks the keys that somebody says are those of this device; `known` is what is known of it.
     ///
     /// # Errors
     ///
     /// [`Error::Malformed`] and [`Error::Forged`].
-    pub fn check(user_id: &UserId, device_id: &DeviceId, keys: Value, known: Option<&Self>) -> Result<Self, Error> {
-        let Value::Object(keys) = keys else { return Err(Error::Malformed("device keys")) };
+    pub fn check(user_id: &UserId, device_id: &DeviceId, keys: Value, known: Option<&Pinned>) -> Result<Self, Error> {
+        let Value::Object(mut keys) = keys else { return Err(Error::Malformed("device keys")) };
+        // Nobody signed it.
+        let display_name =
+            keys.remove("unsigned").and_then(|mut unsigned| Some(unsigned.get_mut("device_display_name")?.take()));
+        check_bounds(&keys)?;
         let text = |key: &str| keys.get(key).and_then(Value::as_str);
         if text("user_id") != Some(user_id.as_str()) || text("device_id") != Some(device_id.as_str()) {
             return Err(Error::Forged("device keys of another device"));
@@ -154,13 +211,12 @@ impl Device {
         if known.is_some_and(|known| known.ed25519 != ed25519 || known.curve25519 != curve25519) {
             return Err(Error::Forged("a device whose keys were replaced"));
         }
-        let display_name = keys.get("unsigned").and_then(|unsigned| unsigned.get("device_display_name"));
         Ok(Self {
             user_id: user_id.to_owned(),
             device_id: device_id.to_owned(),
             curve25519,
             ed25519,
-            display_name: display_name.and_then(Value::as_str).map(|name| name.chars().take(100).collect()),
+            display_name: display_name.as_ref().and_then(Value::as_str).map(|name| name.chars().take(100).collect()),
             keys,
             local_trust: known.map(|known| known.local_trust).unwrap_or_default(),
         })
@@ -183,7 +239,7 @@ mod tests {
         Value::Object(account.device_keys())
     }
 
-    fn check(keys: Value, known: Option<&Device>) -> Result<Device, Error> {
+    fn check(keys: Value, known: Option<&Pinned>) -> Result<Device, Error> {
         Device::check(user_id!("@bob:example.org"), device_id!("PHONE"), keys, known)
     }
 
@@ -248,6 +304,69 @@ mod tests {
         assert_eq!(list.with_key(&account.curve25519()).unwrap().local_trust, LocalTrust::Blocked);
         list.update(bob, BTreeMap::new(), 0);
         assert!(list.devices.is_empty());
+    }
+
+    /// A server that leaves a device out for once would have it unblocked, or put keys of its own in place of the device's.
+    #[test]
+    fn a_device_that_comes_back_is_the_one_that_it_was() {
+        let (account, other) = (account("PHONE"), account("PHONE"));
+        let bob = user_id!("@bob:example.org");
+        let answer = |account: &Account| BTreeMap::from([(OwnedDeviceId::from("PHONE"), keys(account))]);
+        let mut list = DeviceList::default();
+        list.update(bob, answer(&account), 0);
+        list.devices.values_mut().next().unwrap().local_trust = LocalTrust::Blocked;
+        list.update(bob, BTreeMap::new(), 0);
+        let mut list: DeviceList = serde_json::from_value(serde_json::to_value(list).unwrap()).unwrap();
+        assert!(matches!(list.update(bob, answer(&other), 0).as_slice(), [(_, Error::Forged(_))]));
+        assert!(list.devices.is_empty());
+        assert!(list.update(bob, answer(&account), 0).is_empty());
+        assert_eq!(list.devices.values().next().unwrap().local_trust, LocalTrust::Blocked);
+    }
+
+    /// Device keys with another device's Curve25519 key, signed by a key of its own.
+    fn with_key_of(device: &str, other: &Account) -> Value {
+        let account = account(device);
+        let mut keys = account.device_keys();
+        keys.remove("signatures");
+        keys["keys"][format!("curve25519:{device}")] = other.curve25519().to_base64().into();
+        account.sign(&mut keys).unwrap();
+        Value::Object(keys)
+    }
+
+    /// A planted device with the key of a genuine one would be found in its place.
+    #[test]
+    fn a_device_with_another_ones_key_is_refused() {
+        let genuine = account("PHONE");
+        let bob = user_id!("@bob:example.org");
+        let mut list = DeviceList::default();
+        let mut answer = BTreeMap::from([(OwnedDeviceId::from("PHONE"), keys(&genuine))]);
+        list.update(bob, answer.clone(), 0);
+        answer.insert("A".into(), with_key_of("A", &genuine));
+        let refused = list.update(bob, answer, 0);
+        assert!(matches!(refused.as_slice(), [(id, Error::Forged(_))] if id == "A"), "{refused:?}");
+        assert_eq!(list.with_key(&genuine.curve25519()).unwrap().device_id, "PHONE");
+    }
+
+    /// JSON can be written deeper than it can be read: a store with such a value in it would be lost.
+    #[test]
+    fn device_keys_that_could_not_be_read_again_are_refused() {
+        let account = account("PHONE");
+        let signed = |extra: Value| {
+            let mut keys = account.device_keys();
+            keys.remove("signatures");
+            keys.insert("x".to_owned(), extra);
+            account.sign(&mut keys).unwrap();
+            Value::Object(keys)
+        };
+        let nested = |levels: usize| (0..levels).fold(json!(1), |value, _| json!([value]));
+        assert!(check(signed(nested(10)), None).is_ok());
+        for extra in [nested(100), json!("x".repeat(100_000))] {
+            assert!(matches!(check(signed(extra), None), Err(Error::Malformed(_))));
+        }
+        let mut deep = keys(&account);
+        deep["unsigned"] = json!({ "x": nested(100) });
+        let device = check(deep, None).unwrap();
+        assert_eq!(serde_json::from_slice::<Device>(&serde_json::to_vec(&device).unwrap()).unwrap(), device);
     }
 
     /// Client-Server API, "Tracking the device list for a user", the warning about two questions at once.

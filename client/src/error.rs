@@ -53,6 +53,10 @@ pub enum Error {
     /// The room asks for an encryption that this client does not know. It does not send in clear instead.
     #[error("the room is encrypted by `{0}`, which this client does not know")]
     UnknownAlgorithm(String),
+    /// The server shows other identities of these users than the ones that were verified. Nothing is encrypted for them until somebody
+    /// verifies or accepts the new ones. Client-Server API, "Recommended client behaviour".
+    #[error("the identity of {} is not the one that was verified: verify or accept it", list(.0))]
+    IdentityChanged(Vec<OwnedUserId>),
     /// There is no such device, or its keys are not to be believed.
     #[error("{user_id} has no device {device_id} with keys that can be believed")]
     UnknownDevice {
@@ -138,6 +142,10 @@ impl Error {
             _ => false,
         }
     }
+}
+
+fn list(users: &[OwnedUserId]) -> String {
+    users.iter().map(|user_id| user_id.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 impl From<ruma::api::error::Error> for Error {

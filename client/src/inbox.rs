@@ -101,12 +101,6 @@ pub(crate) struct Inbox {
     waiting: BTreeSet<u64>,
 }
 
-/// What a batch adds and drops, once it is durable.
-pub(crate) struct Delivered {
-    new: Vec<u64>,
-    dropped: Vec<u64>,
-}
-
 impl Inbox {
     /// That of this store.
     pub(crate) async fn load(store: &Store) -> Result<Self, Error> {
@@ -127,42 +121,33 @@ impl Inbox {
         Ok(())
     }
 
-    /// Adds what happened to `batch`, if somebody listens.
-    pub(crate) fn deliver(&mut self, batch: &mut Batch, events: &[Event]) -> Delivered {
-        let mut delivered = Delivered { new: Vec::new(), dropped: Vec::new() };
+    /// Adds what happened to `batch`, if somebody listens: it is there once that is durable, even if whoever makes it so does not hear of it.
+    pub(crate) fn deliver(&mut self, batch: &mut Batch, events: &[Event]) {
         if !self.is_open {
-            return delivered;
+            return;
         }
         for kept in events.iter().filter_map(KeptEvent::of) {
             batch.put(INBOX, self.next.to_string(), &kept);
-            delivered.new.push(self.next);
+            self.waiting.insert(self.next);
             self.next += 1;
         }
-        let surplus = (self.waiting.len() + delivered.new.len()).saturating_sub(EVENTS_MAX);
-        for number in self.waiting.iter().take(surplus) {
-            batch.delete(INBOX, number.to_string());
-            delivered.dropped.push(*number);
-        }
-        if surplus > 0 {
-            tracing::warn!(count = surplus, "nobody takes the events that are kept: the oldest are dropped");
-        }
-        delivered
-    }
-
-    /// The batch is durable.
-    pub(crate) fn committed(&mut self, delivered: Delivered) {
-        self.waiting.extend(delivered.new);
-        for number in delivered.dropped {
-            self.waiting.remove(&number);
+        while self.waiting.len() > EVENTS_MAX
+            && let Some(oldest) = self.waiting.pop_first()
+        {
+            tracing::warn!("nobody takes the events that are kept: the oldest is dropped");
+            batch.delete(INBOX, oldest.to_string());
         }
     }
 
     /// The oldest events, with their numbers.
     pub(crate) async fn oldest(&self, store: &Store, max: usize) -> Result<Vec<(u64, KeptEvent)>, Error> {
         let mut oldest = Vec::new();
-        for number in self.waiting.iter().take(max) {
-            let kept = store.get(INBOX, &number.to_string()).await?;
-            oldest.push((*number, kept.ok_or(Error::StoreDamaged("an event that was kept is gone"))?));
+        for number in &self.waiting {
+            if oldest.len() == max {
+                break;
+            }
+            // What did not become durable will be told again by the server.
+            oldest.extend(store.get(INBOX, &number.to_string()).await?.map(|kept| (*number, kept)));
         }
         Ok(oldest)
     }
@@ -176,5 +161,55 @@ impl Inbox {
         store.commit(batch).await?;
         self.waiting.retain(|waiting| *waiting > number);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::room_id;
+
+    use super::*;
+    use crate::StoreKey;
+
+    fn invitation() -> Event {
+        Event::Invite { room_id: room_id!("!room:example.org").to_owned(), inviter: None }
+    }
+
+    async fn numbers(inbox: &Inbox, store: &Store) -> Vec<u64> {
+        inbox.oldest(store, 100).await.unwrap().into_iter().map(|(number, _)| number).collect()
+    }
+
+    /// A call may be dropped while it makes something durable, and a program may be killed.
+    #[tokio::test]
+    async fn an_event_waits_from_when_it_is_durable_until_it_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&folder.path().join("store"), &StoreKey::raw([1; 32])).await.unwrap();
+        let mut inbox = Inbox::load(&store).await.unwrap();
+        let mut batch = Batch::new();
+        inbox.deliver(&mut batch, &[invitation()]);
+        assert!(batch.is_empty(), "nobody listens");
+        inbox.open(&store).await.unwrap();
+        inbox.deliver(&mut batch, &vec![invitation(); 12]);
+        assert_eq!(numbers(&inbox, &store).await, [0; 0], "it is not durable yet");
+        store.commit(batch).await.unwrap();
+        assert_eq!(numbers(&inbox, &store).await, (0..12).collect::<Vec<_>>());
+        inbox.forget(&store, 9).await.unwrap();
+
+        let mut inbox = Inbox::load(&store).await.unwrap();
+        assert_eq!(numbers(&inbox, &store).await, [10, 11], "in the order in which they came");
+        let mut batch = Batch::new();
+        inbox.deliver(&mut batch, &[invitation(), Event::BackupReplaced]);
+        store.commit(batch).await.unwrap();
+        assert_eq!(numbers(&inbox, &store).await, [10, 11, 12], "it is still open, and keeps what happens in rooms");
+    }
+
+    #[test]
+    fn what_nobody_takes_is_bounded_and_the_newest_stay() {
+        let mut inbox = Inbox { is_open: true, next: 0, waiting: BTreeSet::new() };
+        for _ in 0..=EVENTS_MAX / 1_000 {
+            inbox.deliver(&mut Batch::new(), &vec![invitation(); 1_000]);
+        }
+        assert_eq!(inbox.waiting.len(), EVENTS_MAX);
+        assert_eq!(inbox.waiting.last(), Some(&(EVENTS_MAX as u64 + 999)));
     }
 }

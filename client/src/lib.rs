@@ -73,7 +73,8 @@ pub use self::{
     error::Error,
     events::{Event, Events, RoomEvent, Secrecy, ToDeviceEvent, Trust, VerificationChange},
     inbox::{KeptEvent, News},
-    megolm::{ExportedRoomKey, Inbound, Origin, Undecryptable},
+    machine::ShareWith,
+    megolm::{Claim, ExportedRoomKey, Inbound, Origin, Undecryptable},
     rooms::{Encryption, Member, Membership, Room},
     store::{Batch, Kind, Store, StoreKey},
 };

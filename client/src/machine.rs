@@ -9,8 +9,11 @@
 mod backing_up;
 mod identities;
 mod key_requests;
+mod pending;
 mod receive;
+mod repair;
 mod sharing;
+mod strays;
 mod timeline;
 mod to_device;
 mod tracking;
@@ -21,12 +24,13 @@ use std::{
     time::SystemTime,
 };
 
-use ruma::{OwnedDeviceId, OwnedUserId, RoomId};
+use ruma::{OwnedDeviceId, OwnedRoomId, OwnedUserId, RoomId};
 use serde_json::Value;
 use vodozemac::{Curve25519PublicKey, Ed25519PublicKey};
 
-pub(crate) use self::backing_up::Backup;
-use self::{identities::Identities, timeline::Pending};
+pub use self::sharing::ShareWith;
+pub(crate) use self::{backing_up::Backup, receive::Gap};
+use self::{identities::Identities, pending::PendingEvents};
 use crate::{
     Batch, Error, Store,
     account::{Account, KeyCounts, Upload},
@@ -48,16 +52,18 @@ pub(crate) struct Machine {
     device_id: OwnedDeviceId,
     curve25519: Curve25519PublicKey,
     ed25519: Ed25519PublicKey,
-    /// Whether devices that are not verified get no room keys.
-    pub(crate) only_verified: bool,
+    /// Which devices get room keys.
+    share_with: ShareWith,
     /// Users whose devices may have changed; perhaps some more.
     outdated: BTreeSet<OwnedUserId>,
     /// Until when it is no use to ask for a user's devices or a device's keys: their server did not answer.
     in_vain_until_ms: BTreeMap<(OwnedUserId, Option<OwnedDeviceId>), u64>,
     /// What the server last said it has of our keys.
     key_counts: Option<KeyCounts>,
-    /// Devices whose session seems broken.
-    broken: BTreeSet<(OwnedUserId, OwnedDeviceId)>,
+    /// How often keys were uploaded; and how often when the present `/sync` began, whose counts are of that time.
+    uploads: (u64, u64),
+    /// Devices whose session seems broken, by their Olm keys: as in the store.
+    broken: BTreeSet<(OwnedUserId, String)>,
     identities: Identities,
     /// Whether the server may lack signatures of ours.
     has_signatures: bool,
@@ -66,7 +72,7 @@ pub(crate) struct Machine {
     /// Whether devices of ours may wait for keys.
     has_key_requests: bool,
     /// Events whose key may come.
-    pending: BTreeMap<String, Vec<Pending>>,
+    pending: PendingEvents,
 }
 
 /// What a call changes, until it is durable.
@@ -76,6 +82,10 @@ struct Work {
     account: Option<Account>,
     /// Sessions whose key came, or got better.
     imported: BTreeSet<String>,
+    /// How many keys were asked for, by room.
+    requested: BTreeMap<OwnedRoomId, usize>,
+    /// Devices with which there is a new session in place of one that seemed broken.
+    repaired: Vec<(OwnedUserId, String)>,
     /// Identities that changed.
     identities: BTreeMap<OwnedUserId, Identity>,
     events: Vec<Event>,
@@ -105,15 +115,16 @@ impl Machine {
             device_id: account.device_id().to_owned(),
             curve25519: account.curve25519(),
             ed25519: account.ed25519(),
-            only_verified: false,
+            share_with: ShareWith::load(&store).await?,
             in_vain_until_ms: BTreeMap::new(),
             key_counts: None,
-            broken: BTreeSet::new(),
+            uploads: (0, 0),
+            broken: repair::load(&store).await?,
             identities,
             has_signatures: true,
             has_keys_to_back_up: true,
             has_key_requests: true,
-            pending: BTreeMap::new(),
+            pending: PendingEvents::default(),
             store,
         })
     }
@@ -152,7 +163,9 @@ impl Machine {
         let mut batch = Batch::new();
         account.save(&mut batch);
         self.store.commit(batch).await?;
-        self.key_counts = Some(KeyCounts { one_time, is_fallback_unused: None });
+        self.uploads.0 += 1;
+        // Of messages to this device an upload says nothing, so there may be some.
+        self.key_counts = Some(KeyCounts { one_time, is_fallback_unused: None, has_messages: true });
         Ok(())
     }
 
@@ -215,9 +228,8 @@ impl Machine {
         if let Some(account) = account {
             account.save(&mut batch);
         }
-        let delivered = self.inbox.deliver(&mut batch, &events);
+        self.inbox.deliver(&mut batch, &events);
         self.store.commit(batch).await?;
-        self.inbox.committed(delivered);
         self.identities.committed(identities);
         Ok(events)
     }

@@ -27,6 +27,11 @@ pub(crate) const INBOUND: Kind = Kind("inbound room sessions");
 /// The event that a message index of a session decrypted to, by [`index_key`].
 pub(crate) const INDICES: Kind = Kind("message indices");
 
+/// Longest id of a session: it is an Ed25519 key in base64.
+const SESSION_ID_BYTES_MAX: usize = 64;
+/// Most who may claim to have made one session.
+const CLAIMS_MAX: usize = 20;
+
 /// The key of a room's session.
 pub(crate) fn session_key(room_id: &RoomId, session_id: &str) -> String {
     format!("{room_id} {session_id}")
@@ -45,10 +50,19 @@ pub(crate) struct Outbound {
     created_at_ms: u64,
     /// Whether those who come later may be given the key, as the history visibility was when it was made.
     is_history_shared: bool,
-    /// The Olm keys of the devices that have it.
-    pub shared_with: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>,
+    /// The devices that have it.
+    pub shared_with: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, Holder>>,
     /// The devices that were told that they do not get it.
     pub withheld_from: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>,
+}
+
+/// A device that was given a room key.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct Holder {
+    /// Its Olm key.
+    pub key: String,
+    /// How often the Olm session with it had been replaced: what it was given in an older one may be lost.
+    pub renewals: u32,
 }
 
 impl Outbound {
@@ -72,17 +86,17 @@ impl Outbound {
         readers: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>,
         now_ms: u64,
     ) -> bool {
-        let is_reader = |user: &OwnedUserId, device: &OwnedDeviceId, key: &String| {
-            readers.get(user).and_then(|devices| devices.get(device)) == Some(key)
+        let is_reader = |user: &OwnedUserId, device: &OwnedDeviceId, holder: &Holder| {
+            readers.get(user).and_then(|devices| devices.get(device)) == Some(&holder.key)
         };
         let mut holders = self
             .shared_with
             .iter()
-            .flat_map(|(user, devices)| devices.iter().map(move |(device, key)| (user, device, key)));
+            .flat_map(|(user, devices)| devices.iter().map(move |(device, holder)| (user, device, holder)));
         now_ms.saturating_sub(self.created_at_ms) >= encryption.rotation_period_ms
             || u64::from(self.session.message_index()) >= encryption.rotation_period_msgs
             || self.is_history_shared != room.is_history_shared()
-            || !holders.all(|(user, device, key)| is_reader(user, device, key))
+            || !holders.all(|(user, device, holder)| is_reader(user, device, holder))
     }
 
     pub(crate) fn session_id(&self) -> String {
@@ -108,8 +122,12 @@ impl Outbound {
         content: &Value,
         sender: (&str, &ruma::DeviceId),
     ) -> Value {
-        let plaintext =
-            Zeroizing::new(json!({ "type": event_type, "content": content, "room_id": room_id }).to_string());
+        let mut inner = content.clone();
+        // A verification is bound to its content as it was sent.
+        if let Some(content) = inner.as_object_mut().filter(|_| !event_type.starts_with("m.key.verification.")) {
+            content.remove("m.relates_to");
+        }
+        let plaintext = Zeroizing::new(json!({ "type": event_type, "content": inner, "room_id": room_id }).to_string());
         let (sender_key, device_id) = sender;
         let mut encrypted = json!({
             "algorithm": MEGOLM,
@@ -132,16 +150,24 @@ pub struct Inbound {
     session: InboundGroupSession,
     /// Where it decrypts.
     pub room_id: OwnedRoomId,
+    /// Who may have made it, the one heard of first in front; there is one at least.
+    pub claims: Vec<Claim>,
+    /// Whether those who come later may be given it. Client-Server API, "Shareable encryption sessions".
+    pub is_history_shared: bool,
+}
+
+/// That a device made a session. A room key is signed by its session and not by a device, so whoever was given it can pass it on as their own:
+/// such a claim says something of the claimant's messages, and takes nothing from others.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Claim {
     /// Whose messages it decrypts; not known of a session that came from a backup.
     pub sender: Option<OwnedUserId>,
     /// The Olm key of the device that made it.
     pub sender_key: String,
     /// The key by which that device signs, as far as it said so.
     pub signing_key: Option<String>,
-    /// How it came here.
+    /// How the key came here.
     pub origin: Origin,
-    /// Whether those who come later may be given it. Client-Server API, "Shareable encryption sessions".
-    pub is_history_shared: bool,
 }
 
 /// How a room key came here: how much it proves.
@@ -248,6 +274,8 @@ pub(crate) struct Decrypted {
 /// `m.room.encrypted` of Megolm.
 pub(crate) struct EncryptedContent {
     pub session_id: String,
+    /// The Olm key of the sending device, which some clients still want to hear in a request for its key. Nothing is believed by it.
+    pub sender_key: Option<String>,
     message: MegolmMessage,
     relation: Option<Value>,
 }
@@ -263,8 +291,13 @@ impl EncryptedContent {
         let (Some(session_id), Some(ciphertext)) = (text("session_id"), text("ciphertext")) else {
             return Err(Undecryptable::Malformed);
         };
+        if session_id.len() > SESSION_ID_BYTES_MAX {
+            return Err(Undecryptable::Malformed);
+        }
         let message = MegolmMessage::from_base64(ciphertext).map_err(|_| Undecryptable::Malformed)?;
-        Ok(Self { session_id: session_id.to_owned(), message, relation: content.get("m.relates_to").cloned() })
+        let sender_key = text("sender_key").filter(|key| key.len() <= SESSION_ID_BYTES_MAX).map(str::to_owned);
+        let relation = content.get("m.relates_to").cloned();
+        Ok(Self { session_id: session_id.to_owned(), sender_key, message, relation })
     }
 }
 
@@ -283,18 +316,14 @@ impl Inbound {
         let key = RoomKey::read(content)?;
         let session = SessionKey::from_base64(&key.session_key).map_err(|_| Error::Malformed("room key"))?;
         let session = InboundGroupSession::new(&session, SessionConfig::version_1());
-        let (sender_key, signing_key) = (sender_key.to_owned(), Some(signing_key.to_owned()));
-        let (room_id, is_history_shared) = (key.room_id.clone(), key.shared_history);
-        Self {
-            session,
-            room_id,
+        let claim = Claim {
             sender: Some(sender.to_owned()),
-            sender_key,
-            signing_key,
+            sender_key: sender_key.to_owned(),
+            signing_key: Some(signing_key.to_owned()),
             origin: Origin::Direct,
-            is_history_shared,
-        }
-        .named(&key.session_id)
+        };
+        let (room_id, is_history_shared) = (key.room_id.clone(), key.shared_history);
+        Self { session, room_id, claims: vec![claim], is_history_shared }.named(&key.session_id)
     }
 
     /// The session of an `m.forwarded_room_key`, which came over Olm from a device of ours that is trusted.
@@ -307,17 +336,9 @@ impl Inbound {
         let sender_key = key.sender_key.clone().ok_or(Error::Malformed("forwarded room key"))?;
         let session = import(&key.session_key)?;
         let (room_id, signing_key) = (key.room_id.clone(), key.sender_claimed_ed25519_key.clone());
+        let claim = Claim { sender: None, sender_key, signing_key, origin: Origin::Forwarded };
         // Whether the key may be given to others cannot be known of one that was passed on.
-        Self {
-            session,
-            room_id,
-            sender: None,
-            sender_key,
-            signing_key,
-            origin: Origin::Forwarded,
-            is_history_shared: false,
-        }
-        .named(&key.session_id)
+        Self { session, room_id, claims: vec![claim], is_history_shared: false }.named(&key.session_id)
     }
 
     /// The session of a backup or an export.
@@ -329,13 +350,16 @@ impl Inbound {
         if key.algorithm != MEGOLM {
             return Err(Error::Malformed("room key: it is of an unknown algorithm"));
         }
-        Self {
-            session: import(&key.session_key)?,
-            room_id: key.room_id.clone(),
+        let claim = Claim {
             sender: None,
             sender_key: key.sender_key.clone(),
             signing_key: key.sender_claimed_keys.get("ed25519").cloned(),
             origin: Origin::Imported,
+        };
+        Self {
+            session: import(&key.session_key)?,
+            room_id: key.room_id.clone(),
+            claims: vec![claim],
             is_history_shared: key.shared_history,
         }
         .named(&key.session_id)
@@ -344,14 +368,15 @@ impl Inbound {
     /// The session as backups and exports hold it, from the first message that it decrypts.
     #[must_use]
     pub fn export(&self) -> ExportedRoomKey {
-        let claimed = self.signing_key.iter().map(|key| ("ed25519".to_owned(), key.clone()));
+        let first = self.claims.first();
+        let claimed = first.and_then(|claim| claim.signing_key.clone()).map(|key| ("ed25519".to_owned(), key));
         ExportedRoomKey {
             algorithm: MEGOLM.to_owned(),
             room_id: self.room_id.clone(),
             session_id: self.session_id(),
             session_key: self.session.export_at_first_known_index().to_base64(),
-            sender_key: self.sender_key.clone(),
-            sender_claimed_keys: claimed.collect(),
+            sender_key: first.map(|claim| claim.sender_key.clone()).unwrap_or_default(),
+            sender_claimed_keys: claimed.into_iter().collect(),
             forwarding_curve25519_key_chain: Vec::new(),
             shared_history: self.is_history_shared,
         }
@@ -359,13 +384,14 @@ impl Inbound {
 
     /// The content of `m.forwarded_room_key`.
     pub(crate) fn forwarded(&self) -> Value {
+        let exported = self.export();
         json!({
             "algorithm": MEGOLM,
-            "room_id": self.room_id,
-            "session_id": self.session_id(),
-            "session_key": self.session.export_at_first_known_index().to_base64(),
-            "sender_key": self.sender_key,
-            "sender_claimed_ed25519_key": self.signing_key.clone().unwrap_or_default(),
+            "room_id": exported.room_id,
+            "session_id": exported.session_id,
+            "session_key": exported.session_key,
+            "sender_key": exported.sender_key,
+            "sender_claimed_ed25519_key": exported.sender_claimed_keys.get("ed25519").cloned().unwrap_or_default(),
             "forwarding_curve25519_key_chain": [],
         })
     }
@@ -382,8 +408,8 @@ impl Inbound {
         self.session.first_known_index()
     }
 
-    /// Joins what came later to what is known: the earliest message that can be decrypted, and the best proof of who wrote them.
-    /// Nothing when `later` adds nothing.
+    /// Joins what came later to what is known: the earliest message that can be decrypted, and all who claim to have made the session.
+    /// Nothing when `later` adds nothing. Client-Server API, "m.megolm.v1.aes-sha2", on updating a session.
     ///
     /// # Errors
     ///
@@ -391,21 +417,45 @@ impl Inbound {
     pub(crate) fn merge(mut self, mut later: Self) -> Result<Option<Self>, Error> {
         let order = self.session.compare(&mut later.session);
         if order == SessionOrdering::Unconnected {
-            return Err(Error::Forged("a room key under the id of another"));
+            // An `m.room_key` is signed by its session. What a backup or an export holds is not: anybody could have made it.
+            return match (self.is_proven(), later.is_proven()) {
+                (false, true) => Ok(Some(later)),
+                _ => Err(Error::Forged("a room key under the id of another")),
+            };
         }
-        let is_proof = later.origin == Origin::Direct && self.origin != Origin::Direct;
-        if order != SessionOrdering::Worse && !is_proof {
+        let mut is_better = order == SessionOrdering::Worse;
+        for claim in std::mem::take(&mut later.claims) {
+            is_better |= self.add_claim(claim);
+        }
+        if !is_better {
             return Ok(None);
         }
-        // Whoever was given a key can pass it on as if it were their own: that takes nobody's messages from them.
-        if later.origin == Origin::Direct
-            && (self.sender_key != later.sender_key || (!is_proof && self.sender != later.sender))
-        {
-            return Err(Error::Forged("a room key of another device"));
-        }
         let session = self.session.merge(&mut later.session).expect("what was compared can be merged");
-        let better = if is_proof { later } else { self };
-        Ok(Some(Self { session, ..better }))
+        Ok(Some(Self { session, ..self }))
+    }
+
+    fn is_proven(&self) -> bool {
+        self.claims.iter().any(|claim| claim.origin == Origin::Direct)
+    }
+
+    /// Notes who says to have made it; true when that is news.
+    fn add_claim(&mut self, later: Claim) -> bool {
+        let is_same = |claim: &&mut Claim| {
+            claim.sender_key == later.sender_key
+                && (claim.sender == later.sender || claim.sender.is_none() || later.sender.is_none())
+        };
+        let count = self.claims.len();
+        match self.claims.iter_mut().find(is_same) {
+            Some(claim) if claim.origin != Origin::Direct && later.origin == Origin::Direct => *claim = later,
+            None if count < CLAIMS_MAX => self.claims.push(later),
+            _ => return false,
+        }
+        true
+    }
+
+    /// Who may have made it, if `sender` sent what it decrypts.
+    pub(crate) fn claims_of<'a>(&'a self, sender: &'a UserId) -> impl Iterator<Item = &'a Claim> {
+        self.claims.iter().filter(move |claim| claim.sender.as_ref().is_none_or(|claimant| claimant == sender))
     }
 
     /// Decrypts a message of the room.
@@ -418,7 +468,7 @@ impl Inbound {
         if self.room_id != room_id {
             return Err(Undecryptable::Forged("its key is another room's"));
         }
-        if self.sender.as_ref().is_some_and(|owner| owner != sender) {
+        if self.claims_of(sender).next().is_none() {
             return Err(Undecryptable::Forged("its key is another user's"));
         }
         let decrypted = self.session.decrypt(&encrypted.message).map_err(|error| match error {
@@ -438,9 +488,9 @@ impl Inbound {
             return Err(Undecryptable::Forged("it was said in another room"));
         }
         let mut content = payload.content;
-        // Servers aggregate by the relation outside, so that is where senders put it.
+        // Servers aggregate by the relation outside, so that is the one that counts. Client-Server API, "Editing encrypted events".
         if let Some(relation) = &encrypted.relation {
-            content.entry("m.relates_to").or_insert_with(|| relation.clone());
+            content.insert("m.relates_to".to_owned(), relation.clone());
         }
         Ok(Decrypted { event_type: payload.event_type, content, index: decrypted.message_index })
     }
@@ -454,7 +504,7 @@ impl std::fmt::Debug for Inbound {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Inbound")
             .field("session_id", &self.session_id())
-            .field("origin", &self.origin)
+            .field("claims", &self.claims)
             .finish_non_exhaustive()
     }
 }
@@ -562,8 +612,12 @@ mod tests {
     fn a_session_is_replaced_by_age_by_count_and_when_somebody_may_not_read_on() {
         let device = |key: &str| BTreeMap::from([(OwnedDeviceId::from("PHONE"), key.to_owned())]);
         let readers = BTreeMap::from([(alice().to_owned(), device("key"))]);
+        let holders = || {
+            let holder = Holder { key: "key".to_owned(), renewals: 0 };
+            BTreeMap::from([(alice().to_owned(), BTreeMap::from([(OwnedDeviceId::from("PHONE"), holder)]))])
+        };
         let mut outbound = Outbound::new(&room(), 5_000);
-        outbound.shared_with = readers.clone();
+        outbound.shared_with = holders();
         let rotates =
             |outbound: &Outbound, readers: &_, now_ms| outbound.must_rotate(&encryption(), &room(), readers, now_ms);
         assert!(!rotates(&outbound, &readers, 5_999));
@@ -583,7 +637,7 @@ mod tests {
 
         let mut closed = room();
         closed.history_visibility = "joined".to_owned();
-        let fresh = Outbound { shared_with: readers.clone(), ..Outbound::new(&room(), 5_000) };
+        let fresh = Outbound { shared_with: holders(), ..Outbound::new(&room(), 5_000) };
         assert!(fresh.must_rotate(&encryption(), &closed, &readers, 5_000), "history that is not shared any more");
     }
 
@@ -598,24 +652,72 @@ mod tests {
         assert!(inbound_again(&early).merge(late()).unwrap().is_none());
 
         let forwarded = Inbound::from_forwarded(early.forwarded().as_object().unwrap()).unwrap();
-        assert_eq!((forwarded.origin, forwarded.sender.as_ref()), (Origin::Forwarded, None));
+        assert_eq!((forwarded.claims[0].origin, forwarded.claims[0].sender.as_ref()), (Origin::Forwarded, None));
         let merged = forwarded.merge(late()).unwrap().unwrap();
-        assert_eq!((merged.origin, merged.first_known_index()), (Origin::Direct, 0));
-        assert_eq!(merged.sender.as_deref(), Some(alice()));
-
-        let passed_on = outbound.room_key(&room().room_id);
-        let passed_on = || {
-            let mallory = user_id!("@mallory:example.org");
-            Inbound::from_room_key(passed_on.as_object().unwrap(), mallory, "mallory's", "mallory's").unwrap()
-        };
-        let known = Inbound::from_forwarded(early.forwarded().as_object().unwrap()).unwrap();
-        assert!(known.merge(passed_on()).is_err(), "a key that somebody else passes on as theirs");
-        assert!(late().merge(passed_on()).is_ok_and(|merged| merged.is_none()));
+        assert_eq!((merged.claims[0].origin, merged.first_known_index()), (Origin::Direct, 0));
+        assert_eq!((merged.claims[0].sender.as_deref(), merged.claims.len()), (Some(alice()), 1));
 
         let mut other = Outbound::new(&room(), 0).room_key(&room().room_id);
         other["session_id"] = json!(outbound.session_id());
         assert!(Inbound::from_room_key(other.as_object().unwrap(), alice(), "curve", "ed").is_err());
         assert!(inbound_again(&early).merge(inbound(&Outbound::new(&room(), 0), alice())).is_err());
+    }
+
+    /// A room key is signed by its session, not by a device: who was given it can pass it on as their own, before its maker or after.
+    #[test]
+    fn who_passes_a_key_on_as_their_own_takes_the_makers_messages_from_nobody() {
+        let mallory = user_id!("@mallory:example.org");
+        let mut outbound = Outbound::new(&room(), 0);
+        let makers = || inbound(&outbound, alice());
+        let passed_on =
+            || Inbound::from_room_key(outbound.room_key(&room().room_id).as_object().unwrap(), mallory, "m", "m");
+        let imported = || Inbound::import(&makers().export()).unwrap();
+        let joined = [
+            makers().merge(passed_on().unwrap()),
+            passed_on().unwrap().merge(makers()),
+            imported().merge(passed_on().unwrap()),
+            passed_on().unwrap().merge(imported()),
+        ];
+        let mut joined = joined.map(|joined| joined.unwrap().expect("it is news"));
+        let again = inbound_again(&joined[2]).merge(makers()).unwrap().expect("the maker's word is better");
+        assert_eq!(again.claims_of(alice()).map(|claim| claim.origin).collect::<Vec<_>>(), [Origin::Direct]);
+        let message = say(&mut outbound, "one");
+        for inbound in &mut joined {
+            let decrypted = inbound.decrypt(&room().room_id, alice(), &message).unwrap();
+            assert_eq!(decrypted.content["body"], "one");
+            assert!(inbound.claims_of(alice()).all(|claim| claim.sender_key == "curve"), "{inbound:?}");
+        }
+    }
+
+    /// Whoever has the backup's public key can write into it, and session ids stand in every message.
+    #[test]
+    fn a_made_up_key_of_a_backup_gives_way_to_the_true_one() {
+        let mut outbound = Outbound::new(&room(), 0);
+        let exported = inbound(&outbound, alice()).export();
+        let other = inbound(&Outbound::new(&room(), 0), alice()).export();
+        // The ratchet of another session, under this one's signing key, which is its id.
+        let mut forged = vodozemac::base64_decode(&other.session_key).unwrap();
+        let good = vodozemac::base64_decode(&exported.session_key).unwrap();
+        let at = forged.len() - 32;
+        forged[at..].copy_from_slice(&good[at..]);
+        let forged_key = vodozemac::base64_encode(forged);
+        let mut forged = exported.clone();
+        forged.session_key = forged_key;
+        let forged = || Inbound::import(&forged).unwrap();
+        let message = say(&mut outbound, "one");
+        assert!(forged().decrypt(&room().room_id, alice(), &message).is_err());
+        let genuine = || direct(&exported);
+        let mut joined = forged().merge(genuine()).unwrap().expect("it is better");
+        assert_eq!(joined.decrypt(&room().room_id, alice(), &message).unwrap().content["body"], "one");
+        assert!(matches!(genuine().merge(forged()), Err(Error::Forged(_))));
+    }
+
+    /// The session of an exported key, as if it had come from its maker.
+    fn direct(exported: &ExportedRoomKey) -> Inbound {
+        let mut inbound = Inbound::import(exported).unwrap();
+        inbound.claims[0].origin = Origin::Direct;
+        inbound.claims[0].sender = Some(alice().to_owned());
+        inbound
     }
 
     fn inbound_again(inbound: &Inbound) -> Inbound {
@@ -630,7 +732,7 @@ mod tests {
         let exported = inbound(&outbound, alice()).export();
         let message_of_it = say(&mut outbound, "two");
         let mut imported = Inbound::import(&exported).unwrap();
-        assert_eq!(imported.origin, Origin::Imported);
+        assert_eq!(imported.claims[0].origin, Origin::Imported);
         assert_eq!(imported.decrypt(&room().room_id, alice(), &message_of_it).unwrap().content["body"], "two");
         assert!(imported.decrypt(&room().room_id, alice(), &message).is_err());
     }

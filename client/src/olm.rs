@@ -16,12 +16,20 @@ use crate::{
     signatures::{Object, ed25519_key, is_signed_by},
 };
 
-/// [`Sessions`] by the other device's Curve25519 key.
+/// [`Sessions`] by [`peer`].
 pub(crate) const OLM_SESSIONS: Kind = Kind("olm sessions");
+/// How often the session with a device was replaced, by [`peer`]; no row if never.
+pub(crate) const RENEWALS: Kind = Kind("olm session renewals");
 /// Most sessions that are kept with one device; the specification wants at least 4.
 const SESSIONS_MAX: usize = 5;
 /// A session that seems broken is replaced no more often. Client-Server API, "Recovering from undecryptable messages".
 const REPLACED_EVERY_MS: u64 = 60 * 60 * 1000;
+
+/// What another device is known by in Olm. A device signs its Curve25519 key but does not prove that it has it, so that anybody can claim
+/// somebody else's: with its owner the name is theirs alone. Client-Server API, "Verification of the sending user for incoming events".
+pub(crate) fn peer(user_id: &UserId, key: &Curve25519PublicKey) -> String {
+    format!("{user_id} {}", key.to_base64())
+}
 
 /// The sessions with one other device, the one used last at the end.
 #[derive(Default, Deserialize, Serialize)]
@@ -88,13 +96,19 @@ impl Sessions {
         Ok(())
     }
 
-    /// Whether a session that seems broken may be replaced now, which is then noted.
-    pub(crate) fn may_replace(&mut self, now_ms: u64) -> bool {
-        let may = self.replaced_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= REPLACED_EVERY_MS);
-        if may {
-            self.replaced_at_ms = Some(now_ms);
-        }
-        may
+    /// Whether a session that seems broken may be replaced now.
+    pub(crate) fn may_replace(&self, now_ms: u64) -> bool {
+        self.replaced_at_ms.is_none_or(|at_ms| now_ms.saturating_sub(at_ms) >= REPLACED_EVERY_MS)
+    }
+
+    /// Notes that a session that seemed broken was replaced.
+    pub(crate) fn mark_replaced(&mut self, now_ms: u64) {
+        self.replaced_at_ms = Some(now_ms);
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.sessions.len()
     }
 
     /// Encrypts for the other device, in the session by which it was last heard; nothing when there is none.
@@ -102,7 +116,8 @@ impl Sessions {
         self.sessions.last_mut()?.encrypt(plaintext).ok()
     }
 
-    /// Decrypts what the device with `identity_key` sent: in the session that it belongs to, or in a new one, which is kept only if it decrypts.
+    /// Decrypts what the device with `identity_key` sent: in the session that it belongs to, or in a new one, which is kept only if it
+    /// decrypts. Also returns whether it is in a new one in place of others: what was sent to the device in those may be lost.
     ///
     /// # Errors
     ///
@@ -112,7 +127,7 @@ impl Sessions {
         account: &mut Account,
         identity_key: Curve25519PublicKey,
         message: &OlmMessage,
-    ) -> Result<Vec<u8>, Error> {
+    ) -> Result<(Vec<u8>, bool), Error> {
         // The newest first: it is the likeliest.
         for index in (0..self.sessions.len()).rev() {
             let session = &mut self.sessions[index];
@@ -124,7 +139,7 @@ impl Sessions {
             if let Ok(plaintext) = session.decrypt(message) {
                 let session = self.sessions.remove(index);
                 self.keep(session);
-                return Ok(plaintext);
+                return Ok((plaintext, false));
             }
             if is_its_own {
                 return Err(Error::Forged("a message that its session does not decrypt"));
@@ -135,9 +150,10 @@ impl Sessions {
         };
         let created = account.olm().create_inbound_session(SessionConfig::version_1(), identity_key, message);
         let created = created.map_err(|_| Error::Forged("a message that begins no session"))?;
+        let is_renewed = !self.sessions.is_empty();
         self.keep(created.session);
         self.is_told_of_none = false;
-        Ok(created.plaintext)
+        Ok((created.plaintext, is_renewed))
     }
 
     fn keep(&mut self, session: Session) {
@@ -300,7 +316,7 @@ mod tests {
 
     fn hear(to: &mut Person, users: (&UserId, &UserId), content: &Object) -> Result<Plaintext, Error> {
         let (sender_key, message) = read_encrypted(&to.account, content)?;
-        let plaintext = to.sessions.decrypt(&mut to.account, sender_key, &message)?;
+        let (plaintext, _) = to.sessions.decrypt(&mut to.account, sender_key, &message)?;
         read_payload(&to.account, users.1, users.0, sender_key, &plaintext)
     }
 
@@ -368,6 +384,7 @@ mod tests {
     fn a_broken_session_is_replaced_once_an_hour() {
         let mut sessions = Sessions::default();
         assert!(sessions.may_replace(5));
+        sessions.mark_replaced(5);
         assert!(!sessions.may_replace(5 + REPLACED_EVERY_MS - 1));
         assert!(sessions.may_replace(5 + REPLACED_EVERY_MS));
     }

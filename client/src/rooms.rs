@@ -11,10 +11,15 @@ use crate::{Error, Kind, account::MEGOLM, signatures::Object};
 /// [`Room`]s by id.
 pub(crate) const ROOMS: Kind = Kind("rooms");
 
-/// A key for longer than this is not used whatever the room says, in messages. Client-Server API, "m.room.encryption".
+/// For how many messages a key is used unless the room says otherwise, and the most whatever it says. Client-Server API, "m.room.encryption".
 const ROTATION_MESSAGES: u64 = 100;
-/// The same, in milliseconds: a week.
+const ROTATION_MESSAGES_MAX: u64 = 10_000;
+/// How long a key is used at most, and unless the room says less, in milliseconds: a week.
 const ROTATION_MS: u64 = 604_800_000;
+/// Longest name, topic or other text that is kept, in characters.
+const TEXT_MAX: usize = 255;
+/// Most who left that are kept.
+const LEFT_MAX: usize = 5;
 /// Room keys are not made anew more often, whatever the room says: each costs a message to every device.
 const ROTATION_MS_MIN: u64 = 60_000;
 
@@ -40,7 +45,7 @@ pub struct Room {
     /// Messages that the user should look at, as the server counts them by the user's push rules. Client-Server API, "Receiving notifications".
     #[serde(default)]
     pub unread: u64,
-    /// Members of every kind, those who left included.
+    /// Members of every kind, and a few of those who left, by whom a room may be called.
     pub members: BTreeMap<OwnedUserId, Member>,
 }
 
@@ -163,8 +168,10 @@ impl Room {
 
     /// Takes over a piece of state. What cannot be read changes nothing.
     pub(crate) fn apply(&mut self, event_type: &str, state_key: &str, content: &Object) -> Change {
-        let text =
-            |key: &str| content.get(key).and_then(Value::as_str).filter(|text| !text.is_empty()).map(str::to_owned);
+        let text = |key: &str| {
+            let text = content.get(key).and_then(Value::as_str).filter(|text| !text.is_empty());
+            text.map(|text| text.chars().take(TEXT_MAX).collect::<String>())
+        };
         match (event_type, state_key) {
             ("m.room.name", "") => self.name = text("name"),
             ("m.room.topic", "") => self.topic = text("topic"),
@@ -178,8 +185,12 @@ impl Room {
                 let number = |key: &str| content.get(key).and_then(Value::as_u64);
                 self.encryption = Some(Encryption {
                     algorithm,
-                    rotation_period_ms: number("rotation_period_ms").unwrap_or(ROTATION_MS).max(ROTATION_MS_MIN),
-                    rotation_period_msgs: number("rotation_period_msgs").unwrap_or(ROTATION_MESSAGES).max(1),
+                    rotation_period_ms: number("rotation_period_ms")
+                        .unwrap_or(ROTATION_MS)
+                        .clamp(ROTATION_MS_MIN, ROTATION_MS),
+                    rotation_period_msgs: number("rotation_period_msgs")
+                        .unwrap_or(ROTATION_MESSAGES)
+                        .clamp(1, ROTATION_MESSAGES_MAX),
                 });
                 return Change::Everybody;
             }
@@ -190,6 +201,13 @@ impl Room {
                 };
                 let member = Member { membership, display_name: text("displayname") };
                 let before = self.members.insert(user_id.clone(), member);
+                let has_left = |member: &Member| member.membership == Membership::Leave;
+                // Anybody can come and go under any number of names.
+                if membership == Membership::Leave
+                    && self.members.values().filter(|member| has_left(member)).count() > LEFT_MAX
+                {
+                    self.members.remove(&user_id);
+                }
                 if before.is_none_or(|before| before.membership != membership) {
                     return Change::Members(user_id);
                 }
@@ -225,6 +243,34 @@ mod tests {
         ]);
         let encryption = room.encryption().unwrap().unwrap();
         assert_eq!((encryption.rotation_period_ms, encryption.rotation_period_msgs), (ROTATION_MS, ROTATION_MESSAGES));
+    }
+
+    #[test]
+    fn a_room_cannot_have_its_key_used_for_ever() {
+        let forever =
+            json!({ "algorithm": MEGOLM, "rotation_period_msgs": 1_u64 << 53, "rotation_period_ms": 1_u64 << 53 });
+        let room = room(&[("m.room.encryption", "", forever)]);
+        let encryption = room.encryption().unwrap().unwrap();
+        assert_eq!(
+            (encryption.rotation_period_ms, encryption.rotation_period_msgs),
+            (ROTATION_MS, ROTATION_MESSAGES_MAX)
+        );
+    }
+
+    /// All of a room is one value of the store, which is written whenever something happens in it.
+    #[test]
+    fn those_who_come_and_go_leave_little_behind() {
+        let mut room = room(&[]);
+        for index in 0..100 {
+            let user = format!("@{index}:x");
+            for membership in ["join", "leave"] {
+                let content = json!({ "membership": membership, "displayname": "x".repeat(60_000) });
+                let changed = Change::Members(UserId::parse(&user).unwrap());
+                assert_eq!(room.apply("m.room.member", &user, content.as_object().unwrap()), changed);
+            }
+        }
+        assert_eq!(room.members.len(), LEFT_MAX);
+        assert!(serde_json::to_vec(&room).unwrap().len() < 10_000);
     }
 
     #[test]

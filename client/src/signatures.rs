@@ -68,6 +68,31 @@ pub fn is_signed_by(object: &Object, user_id: &str, key_name: &str, key: &Ed2551
     }
 }
 
+/// Largest object of somebody else that is kept, as JSON, and the most levels in it.
+const BYTES_MAX: usize = 16 * 1024;
+const DEPTH_MAX: usize = 32;
+
+/// Checks that an object of somebody else is small enough to be kept: JSON can be written deeper than it can be read again.
+///
+/// # Errors
+///
+/// [`Error::Malformed`] when it is not.
+pub fn check_bounds(object: &Object) -> Result<(), Error> {
+    fn is_flat(value: &Value, levels: usize) -> bool {
+        match value {
+            Value::Array(values) => levels > 0 && values.iter().all(|value| is_flat(value, levels - 1)),
+            Value::Object(values) => levels > 0 && values.values().all(|value| is_flat(value, levels - 1)),
+            _ => true,
+        }
+    }
+    let is_small = || serde_json::to_vec(object).is_ok_and(|json| json.len() <= BYTES_MAX);
+    if object.values().all(|value| is_flat(value, DEPTH_MAX)) && is_small() {
+        Ok(())
+    } else {
+        Err(Error::Malformed("keys: they are too large"))
+    }
+}
+
 /// Reads a public Ed25519 key of somebody else.
 ///
 /// Not with `Ed25519PublicKey::from_base64`: that one panics at 44 characters which stand for 33 bytes.

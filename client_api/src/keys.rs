@@ -111,11 +111,11 @@ async fn upload_signing_keys(
         self_signing_key: request.self_signing_key.as_ref().map(value).transpose()?,
         user_signing_key: request.user_signing_key.as_ref().map(value).transpose()?,
     };
-    if accounts.needs_confirmation(&requester, &keys).await? {
+    if !accounts.upload_exempt_cross_signing_keys(&requester, &keys).await? {
         let body = json!([keys.master_key, keys.self_signing_key, keys.user_signing_key]);
         uiaa::confirm(&accounts, &requester, "upload_signing_keys", body, request.auth.as_ref()).await?;
+        accounts.upload_cross_signing_keys(&requester, &keys).await?;
     }
-    accounts.upload_cross_signing_keys(&requester, &keys).await?;
     Ok(Ruma(upload_signing_keys::v3::Response::new()))
 }
 

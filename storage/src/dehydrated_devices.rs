@@ -3,7 +3,7 @@
 use model::UserNr;
 
 use crate::{
-    DeviceKeyUpload, Error, Storage,
+    DeviceKeyUpload, DeviceKeysOutcome, Error, Storage,
     db::args,
     devices::{delete_devices, upsert_device},
     statement::{Statement, statements},
@@ -18,7 +18,7 @@ statements! {
     DELETE = ["DELETE FROM dehydrated_devices WHERE user_nr = $1 AND device_id", (in_list 2)];
 }
 
-/// Forgets that devices are dehydrated, in the transaction that deletes them.
+/// Forgets that devices are dehydrated, in the transaction that deletes them or logs them in.
 pub(crate) const DELETE_DEHYDRATED: &Statement = &DELETE;
 
 /// A dehydrated device.
@@ -67,8 +67,8 @@ impl Storage {
             return Ok(false);
         }
         upsert_device(&mut tx, user_nr, device_id, display_name, self.clock().now_ms(), None).await?;
-        let taken = self.write_device_keys(&mut tx, user_nr, device_id, keys).await?;
-        assert!(taken.is_none(), "a device that was just made has no keys of before");
+        let outcome = self.write_device_keys(&mut tx, user_nr, device_id, keys).await?;
+        assert!(outcome == DeviceKeysOutcome::Stored, "a device that was just made has no keys of before: {outcome:?}");
         tx.execute(&INSERT, args![user_nr, device_id, &new.device_data]).await?;
         tx.commit().await?;
         for device_id in old.iter().chain([device_id]) {

@@ -31,6 +31,7 @@ statements! {
     COUNT_DEVICES = ["SELECT count(*) FROM devices WHERE user_nr = $1"];
     LIST_LONGEST_UNSEEN = ["
         SELECT device_id FROM devices WHERE user_nr = $1 AND device_id <> $2
+           AND NOT device_id IN (SELECT device_id FROM dehydrated_devices WHERE user_nr = $1)
          ORDER BY coalesce(last_seen_at_ms, created_at_ms), created_at_ms, device_id LIMIT $3"];
     LIST_IDS = ["SELECT user_nr, device_id FROM devices WHERE user_nr", (in_list 1), " ORDER BY user_nr, device_id"];
     GET_DEVICE = ["
@@ -49,6 +50,7 @@ statements! {
     DELETE_CLAIMED_KEYS = ["DELETE FROM claimed_one_time_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_SIGNATURES = ["DELETE FROM key_signatures WHERE user_nr = $1 AND target", (in_list 2)];
+    DELETE_SIGNATURES_BY = ["DELETE FROM key_signatures WHERE user_nr = $1 AND signer_nr = $1 AND key_id", (in_list 2)];
 }
 
 /// A device.
@@ -89,7 +91,8 @@ fn device(row: &Row) -> Result<DeviceRow, Error> {
     })
 }
 
-/// Makes a device if there is none. What still waits for one of before that had its id is not for it.
+/// Makes a device if there is none. What still waits for one of before that had its id is not for it. Whoever uses a dehydrated one has
+/// brought it back to life.
 pub(crate) async fn upsert_device(
     tx: &mut Tx,
     user_nr: UserNr,
@@ -99,11 +102,12 @@ pub(crate) async fn upsert_device(
     ip: Option<String>,
 ) -> Result<(), Error> {
     tx.execute(DELETE_LEFT_OVER_TO_DEVICE, args![user_nr, device_id]).await?;
-    tx.execute(&UPSERT_DEVICE, args![user_nr, device_id, display_name, now_ms, ip]).await.map(drop)
+    tx.execute(&UPSERT_DEVICE, args![user_nr, device_id, display_name, now_ms, ip]).await?;
+    tx.execute(DELETE_DEHYDRATED, args![user_nr, vec![device_id.to_owned()]]).await.map(drop)
 }
 
-/// Deletes devices that were heard of the longest ago, beyond `count_max` and never `but`, at most some at once; tells whether there
-/// were any.
+/// Deletes devices that were heard of the longest ago, beyond `count_max`, never `but` nor a dehydrated one, at most some at once; tells
+/// whether there were any.
 pub(crate) async fn delete_longest_unseen(
     tx: &mut Tx,
     random: &Random,
@@ -145,6 +149,9 @@ pub(crate) async fn delete_devices(
     ] {
         tx.execute(statement, args![user_nr, device_ids.to_vec()]).await?;
     }
+    // What they signed, such as the user's master key, would grow with each log-in.
+    let keys: Vec<String> = device_ids.iter().map(|device_id| format!("ed25519:{device_id}")).collect();
+    tx.execute(&DELETE_SIGNATURES_BY, args![user_nr, keys]).await?;
     if count > 0 {
         let each = || device_ids.iter().cloned().map(ChangedKeys::Device).collect();
         let what = if device_ids.len() > TOLD_ONE_BY_ONE_MAX { vec![ChangedKeys::Anything] } else { each() };

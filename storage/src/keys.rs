@@ -11,10 +11,11 @@ use std::{
 
 use model::UserNr;
 use moka::sync::Cache;
+use serde_json::{Map, Value};
 
 use crate::{
     ChangedKeys, Error, Storage,
-    db::{Db, Tx, args},
+    db::{Db, Row, Tx, args},
     remote_devices::DELETE_OTHER_CROSS_SIGNING,
     rows::Rows,
     statement::statements,
@@ -46,6 +47,7 @@ statements! {
          WHERE s.signer_nr = n.user_nr AND n.user_nr = $2 AND s.user_nr", (in_list 1), " AND s.user_nr <> $2
          ORDER BY 1, 2, 3, 5"];
 
+    LOCK_USER = ["SELECT user_nr FROM users WHERE user_nr = $1", (for_update)];
     LOCK_DEVICE = ["SELECT device_id FROM devices WHERE user_nr = $1 AND device_id = $2", (for_update)];
     DELETE_ONE_TIME_KEYS = ["DELETE FROM one_time_keys WHERE user_nr = $1 AND device_id = $2"];
     DELETE_FALLBACK_KEYS = ["DELETE FROM fallback_keys WHERE user_nr = $1 AND device_id = $2"];
@@ -93,6 +95,8 @@ pub struct KeyRow {
 /// What a device uploads.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DeviceKeyUpload {
+    /// The identity that the device had when this was checked.
+    pub known: Option<String>,
     /// Its identity, a JSON object.
     pub device_keys: Option<String>,
     /// Whether the identity is another than before: what the old one signed is of no use any more.
@@ -110,6 +114,10 @@ pub enum DeviceKeysOutcome {
     Stored,
     /// The device is gone; nothing is written.
     NoDevice,
+    /// The device has another identity than when the upload was checked; nothing is written.
+    Changed,
+    /// The device would have more than [`ONE_TIME_KEYS_MAX`] one-time keys; nothing is written.
+    TooMany,
     /// A one-time key has the name of another one, which was uploaded before and may have been claimed since; nothing is written.
     Taken {
         /// The key of before.
@@ -149,10 +157,32 @@ pub struct KeySignatureRow {
     pub signature: String,
 }
 
+/// Whether two objects are the same but for their signatures and what servers add: then a signature of one is one of the other.
+/// Appendices, "Checking for a Signature".
+fn signs_same(one: &str, other: &str) -> bool {
+    let signed = |text: &str| {
+        let mut object: Map<String, Value> = serde_json::from_str(text).ok()?;
+        object.remove("signatures");
+        object.remove("unsigned");
+        Some(object)
+    };
+    one == other || signed(one).is_some_and(|one| signed(other) == Some(one))
+}
+
 fn numbers(users: &[UserNr]) -> Vec<i64> {
     users.iter().map(|user| user.0).collect()
 }
 
+fn cross_signing_keys(rows: &[Row]) -> Result<Vec<(UserNr, String, String)>, Error> {
+    rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?, row.get(2)?))).collect()
+}
+
+fn key_counts(rows: &[Row]) -> Result<Vec<(String, u64)>, Error> {
+    rows.iter().map(|row| Ok((row.get(0)?, row.get::<i64>(1)?.unsigned_abs()))).collect()
+}
+
+/// Most one-time keys that a device may have.
+pub const ONE_TIME_KEYS_MAX: u64 = 2_000;
 /// Most devices whose counts are in memory.
 const COUNTS_CACHED: u64 = 50_000;
 /// With fewer one-time keys clients upload more: half of what libolm keeps, and what matrix-rust-sdk, matrix-js-sdk and matrix-nio keep on
@@ -222,32 +252,37 @@ impl Storage {
             tx.rollback().await?;
             return Ok(DeviceKeysOutcome::NoDevice);
         }
-        if let Some((old, new)) = self.write_device_keys(&mut tx, user_nr, device_id, upload).await? {
+        let known: Option<String> =
+            tx.fetch_one(&GET_DEVICE_KEYS, args![user_nr, device_id]).await?.map(|row| row.get(0)).transpose()?;
+        let outcome = match known == upload.known {
+            true => self.write_device_keys(&mut tx, user_nr, device_id, upload).await?,
+            false => DeviceKeysOutcome::Changed,
+        };
+        if outcome != DeviceKeysOutcome::Stored {
             tx.rollback().await?;
-            return Ok(DeviceKeysOutcome::Taken { old, new });
+            return Ok(outcome);
         }
         tx.commit().await?;
         self.0.key_counts.forget(user_nr, device_id);
-        Ok(DeviceKeysOutcome::Stored)
+        Ok(outcome)
     }
 
-    /// Writes the keys of a device whose row is held; gives a one-time key whose name is another's, with that one, and is to be rolled
-    /// back then.
+    /// Writes the keys of a device whose row is held. If not all of them can be written, it is to be rolled back.
     pub(crate) async fn write_device_keys(
         &self,
         tx: &mut Tx,
         user_nr: UserNr,
         device_id: &str,
         upload: &DeviceKeyUpload,
-    ) -> Result<Option<(KeyRow, KeyRow)>, Error> {
+    ) -> Result<DeviceKeysOutcome, Error> {
         if upload.replaces_identity {
             tx.execute(&DELETE_ONE_TIME_KEYS, args![user_nr, device_id]).await?;
             tx.execute(&DELETE_CLAIMED_KEYS, args![user_nr, device_id]).await?;
             tx.execute(&DELETE_FALLBACK_KEYS, args![user_nr, device_id]).await?;
         }
-        let taken = self.insert_one_time_keys(tx, user_nr, device_id, &upload.one_time_keys).await?;
-        if taken.is_some() {
-            return Ok(taken);
+        let outcome = self.insert_one_time_keys(tx, user_nr, device_id, &upload.one_time_keys).await?;
+        if outcome != DeviceKeysOutcome::Stored {
+            return Ok(outcome);
         }
         for KeyRow { algorithm, key_id, key } in &upload.fallback_keys {
             tx.execute(&UPSERT_FALLBACK_KEY, args![user_nr, device_id, algorithm, key_id, key]).await?;
@@ -255,24 +290,25 @@ impl Storage {
         if let Some(keys) = &upload.device_keys
             && tx.execute(&UPSERT_DEVICE_KEYS, args![user_nr, device_id, keys]).await? == 1
         {
-            tx.execute(&DELETE_SIGNATURES, args![user_nr, device_id]).await?;
+            if !upload.known.as_ref().is_some_and(|known| signs_same(known, keys)) {
+                tx.execute(&DELETE_SIGNATURES, args![user_nr, device_id]).await?;
+            }
             let what = ChangedKeys::Device(device_id.to_owned());
             note_changed(tx, self.random(), user_nr, &[what]).await?;
         }
-        Ok(None)
+        Ok(outcome)
     }
 
-    /// Adds one-time keys; those that are there already, or were claimed since, stay as they are. Gives the first whose name is another's,
-    /// after that one.
+    /// Adds one-time keys; those that are there already, or were claimed since, stay as they are, whatever other signatures they have.
     async fn insert_one_time_keys(
         &self,
         tx: &mut Tx,
         user_nr: UserNr,
         device_id: &str,
         keys: &[KeyRow],
-    ) -> Result<Option<(KeyRow, KeyRow)>, Error> {
+    ) -> Result<DeviceKeysOutcome, Error> {
         if keys.is_empty() {
-            return Ok(None);
+            return Ok(DeviceKeysOutcome::Stored);
         }
         let now_ms = self.clock().now_ms();
         let ids: Vec<String> = keys.iter().map(|key| key.key_id.clone()).collect();
@@ -283,9 +319,9 @@ impl Storage {
             .map(|row| Ok(((row.get(0)?, row.get(1)?), row.get(2)?)))
             .collect::<Result<_, Error>>()?;
         for new in keys {
-            let old = stored.get(&(new.algorithm.clone(), new.key_id.clone())).filter(|old| **old != new.key);
-            if let Some(key) = old.cloned() {
-                return Ok(Some((KeyRow { key, ..new.clone() }, new.clone())));
+            let old = stored.get(&(new.algorithm.clone(), new.key_id.clone()));
+            if let Some(key) = old.filter(|old| !signs_same(old, &new.key)).cloned() {
+                return Ok(DeviceKeysOutcome::Taken { old: KeyRow { key, ..new.clone() }, new: new.clone() });
             }
         }
         let is_new = |key: &&KeyRow| !stored.contains_key(&(key.algorithm.clone(), key.key_id.clone()));
@@ -298,7 +334,9 @@ impl Storage {
             .text(keys.iter().map(|key| key.key.clone()))
             .bigint(keys.iter().map(|_| now_ms));
         tx.execute(&INSERT_ONE_TIME_KEYS, rows).await?;
-        Ok(None)
+        let counts = key_counts(&tx.fetch(&COUNT_ONE_TIME_KEYS, args![user_nr, device_id]).await?)?;
+        let is_within = counts.iter().map(|(_, count)| count).sum::<u64>() <= ONE_TIME_KEYS_MAX;
+        Ok(if is_within { DeviceKeysOutcome::Stored } else { DeviceKeysOutcome::TooMany })
     }
 
     /// A device's keys.
@@ -333,11 +371,11 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn list_cross_signing_keys(&self, users: &[UserNr]) -> Result<Vec<(UserNr, String, String)>, Error> {
-        let rows = self.db().read(&LIST_CROSS_SIGNING, args![numbers(users)]).await?;
-        rows.iter().map(|row| Ok((row.nr(0)?, row.get(1)?, row.get(2)?))).collect()
+        cross_signing_keys(&self.db().read(&LIST_CROSS_SIGNING, args![numbers(users)]).await?)
     }
 
-    /// Writes cross-signing keys of a user, pairs of usage and key, which is to be told; `only_these` stay, or others too.
+    /// Writes cross-signing keys of a user, pairs of usage and key, which is to be told; `only_these` stay, or others too. Does nothing,
+    /// and says `false`, when the user's keys are not as they were listed `before`.
     ///
     /// # Errors
     ///
@@ -345,10 +383,17 @@ impl Storage {
     pub async fn upsert_cross_signing_keys(
         &self,
         user_nr: UserNr,
+        before: &[(UserNr, String, String)],
         keys: &[(&str, String)],
         only_these: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<bool, Error> {
         let mut tx = self.db().begin().await?;
+        // Two uploads of a user wait for each other here.
+        tx.fetch(&LOCK_USER, args![user_nr]).await?;
+        if cross_signing_keys(&tx.fetch(&LIST_CROSS_SIGNING, args![numbers(&[user_nr])]).await?)? != before {
+            tx.rollback().await?;
+            return Ok(false);
+        }
         if only_these {
             let usages: Vec<String> = keys.iter().map(|(usage, _)| (*usage).to_owned()).collect();
             tx.execute(DELETE_OTHER_CROSS_SIGNING, args![user_nr, usages]).await?;
@@ -357,7 +402,8 @@ impl Storage {
             tx.execute(&UPSERT_CROSS_SIGNING, args![user_nr, *usage, key]).await?;
         }
         note_changed(&mut tx, self.random(), user_nr, &[ChangedKeys::CrossSigning]).await?;
-        tx.commit().await
+        tx.commit().await?;
+        Ok(true)
     }
 
     /// The signatures that were added to keys of users by themselves, and by `viewer`: those of others are nobody else's business.
@@ -387,8 +433,7 @@ impl Storage {
     ///
     /// When the database fails.
     pub async fn count_one_time_keys(&self, user_nr: UserNr, device_id: &str) -> Result<Vec<(String, u64)>, Error> {
-        let rows = self.db().read(&COUNT_ONE_TIME_KEYS, args![user_nr, device_id]).await?;
-        rows.iter().map(|row| Ok((row.get(0)?, row.get::<i64>(1)?.unsigned_abs()))).collect()
+        key_counts(&self.db().read(&COUNT_ONE_TIME_KEYS, args![user_nr, device_id]).await?)
     }
 
     /// How many keys a device has left, from memory if they are there.

@@ -93,7 +93,7 @@ pub use self::{
     events::StoredEvent,
     key_backups::{BackedUpKeyRow, BackedUpKeys, BackupOutcome, KeyBackupContents, KeyBackupRow},
     key_claims::KeyClaim,
-    keys::{DeviceKeyUpload, DeviceKeysOutcome, DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow},
+    keys::{DeviceKeyUpload, DeviceKeysOutcome, DeviceKeysRow, KeyCounts, KeyRow, KeySignatureRow, ONE_TIME_KEYS_MAX},
     listed_events::{EventBody, ListedEvent},
     media::{ContentHash, MediaContent, MediaDescription, MediaRow},
     outgoing::{ArrearsRow, ReadRow},

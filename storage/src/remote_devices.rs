@@ -64,6 +64,9 @@ statements! {
     DELETE_DEVICES = ["DELETE FROM remote_devices WHERE user_nr = $1 AND device_id", (in_list 2)];
     DELETE_OTHER_DEVICES = ["DELETE FROM remote_devices WHERE user_nr = $1 AND NOT (device_id", (in_list 2), ")"];
     COUNT_DEVICES = ["SELECT count(*) FROM remote_devices WHERE user_nr = $1"];
+    DELETE_SURPLUS = ["
+        DELETE FROM remote_devices WHERE user_nr = $1 AND NOT device_id IN (
+               SELECT device_id FROM remote_devices WHERE user_nr = $1 ORDER BY device_id LIMIT $2)"];
     LIST_DEVICES = ["
         SELECT user_nr, device_id, keys, display_name FROM remote_devices
          WHERE user_nr", (in_list 1), " ORDER BY user_nr, device_id"];
@@ -253,7 +256,7 @@ impl Storage {
     }
 
     /// Adds updates to a complete list, which names the last of them then; what differs is to be told. Does nothing, and says `false`,
-    /// when the list is not as it was `before`, or would have more than `devices_max`.
+    /// when the list is not as it was `before`. Of more than `devices_max` devices some are kept.
     ///
     /// # Errors
     ///
@@ -275,8 +278,7 @@ impl Storage {
         changed += upsert(&mut tx, user_nr, updates).await?;
         let count: i64 = tx.fetch_one(&COUNT_DEVICES, args![user_nr]).await?.map_or(Ok(0), |row| row.get(0))?;
         if count.unsigned_abs() as usize > devices_max {
-            tx.rollback().await?;
-            return Ok(false);
+            tx.execute(&DELETE_SURPLUS, args![user_nr, devices_max as i64]).await?;
         }
         if changed > 0 {
             note(&mut tx, self.random(), user_nr, &[UserWork::TellDevices]).await?;

@@ -6,7 +6,7 @@
 use model::{Position, content_object, limits::is_name};
 use ruma::OwnedDeviceId;
 use serde_json::{Value, value::RawValue};
-use storage::DehydratedDeviceRow;
+use storage::{DehydratedDeviceRow, ONE_TIME_KEYS_MAX};
 
 use super::uploaded::KeyUpload;
 use crate::{
@@ -18,8 +18,6 @@ use crate::{
 const DEVICE_DATA_BYTES_MAX: usize = 131_072;
 /// Longest name of an algorithm, in bytes.
 const ALGORITHM_BYTES_MAX: usize = 255;
-/// Most one-time keys that it is uploaded with.
-const ONE_TIME_KEYS_MAX: usize = 2_000;
 /// Most messages of one page.
 const MESSAGES_MAX: u32 = 100;
 
@@ -66,7 +64,7 @@ impl Accounts {
         if !algorithm.as_ref().and_then(Value::as_str).is_some_and(|name| is_name(name, ALGORITHM_BYTES_MAX)) {
             return Err(Error::InvalidParam("`device_data` names no `algorithm`".to_owned()));
         }
-        if new.keys.one_time_keys.len() > ONE_TIME_KEYS_MAX {
+        if new.keys.one_time_keys.len() as u64 > ONE_TIME_KEYS_MAX {
             return Err(Error::InvalidParam(format!("a device has at most {ONE_TIME_KEYS_MAX} one-time keys")));
         }
         let keys = new.keys.checked(requester.user_id.as_str(), device_id, None)?;

@@ -38,8 +38,8 @@ pub(super) type Wanted<'a> = BTreeMap<&'a OwnedUserId, &'a Vec<OwnedDeviceId>>;
 pub(super) struct Elsewhere {
     /// Those whose devices are kept here.
     pub(super) kept: Vec<UserNr>,
-    /// What servers said now of others.
-    pub(super) said: Vec<get_keys::v1::Response>,
+    /// What each server said now of others.
+    pub(super) said: Vec<(OwnedServerName, get_keys::v1::Response)>,
     /// Servers that did not answer.
     pub(super) failures: BTreeMap<String, Value>,
 }
@@ -99,7 +99,10 @@ impl Accounts {
         }
         let as_server = requester.user_id.server_name();
         let asking = self.ask_servers(asked, patience, |server, wanted| {
-            Box::pin(async move { self.0.remote.query_keys(as_server, &server, wanted).await })
+            Box::pin(async move {
+                let answer = self.0.remote.query_keys(as_server, &server, wanted).await?;
+                Ok((server, answer))
+            })
         });
         let (completed, (said, failures)) = tokio::join!(join_all(completing), asking);
         for (server, user_nr, is_complete) in completed {
@@ -148,10 +151,11 @@ impl Accounts {
 }
 
 impl QueriedKeys {
-    /// Adds what servers said of users whom they were asked for.
-    pub(super) fn add_said(&mut self, wanted: &Wanted<'_>, said: Vec<get_keys::v1::Response>) {
-        for mut answer in said {
-            for (user_id, devices) in wanted {
+    /// Adds what servers said of users whom they were asked for. A server speaks of its own users only.
+    pub(super) fn add_said(&mut self, wanted: &Wanted<'_>, said: Vec<(OwnedServerName, get_keys::v1::Response)>) {
+        for (server, mut answer) in said {
+            let of_server = |user_id: &UserId| user_id.server_name() == server;
+            for (user_id, devices) in wanted.iter().filter(|(user_id, _)| of_server(user_id)) {
                 let Some(said) = answer.device_keys.remove(*user_id) else { continue };
                 let is_wanted = |id: &OwnedDeviceId| devices.is_empty() || devices.contains(id);
                 let of_user = self.device_keys.entry((*user_id).clone()).or_default();
@@ -166,8 +170,10 @@ impl QueriedKeys {
                 ("self_signing", answer.self_signing_keys, &mut self.self_signing_keys),
             ] {
                 for (user_id, key) in said {
-                    let key = wanted.contains_key(&user_id).then(|| signing_key(&user_id, usage, &key)).flatten();
-                    if let Some(key) = key {
+                    if of_server(&user_id)
+                        && wanted.contains_key(&user_id)
+                        && let Some(key) = signing_key(&user_id, usage, &key)
+                    {
                         into.insert(user_id, Value::Object(stored(&key)));
                     }
                 }
@@ -180,4 +186,56 @@ fn name_in(keys: &str) -> Option<String> {
     let keys = content_object(keys).ok()?;
     let name = keys.get("unsigned")?.get("device_display_name")?.as_str()?;
     (name.len() <= DEVICE_NAME_BYTES_MAX).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{owned_user_id, serde::Raw};
+    use serde::de::DeserializeOwned;
+    use vodozemac::Ed25519SecretKey;
+
+    use super::*;
+
+    fn map<K: DeserializeOwned + Ord, T>(json: Value) -> BTreeMap<K, Raw<T>> {
+        serde_json::from_str(&json.to_string()).unwrap()
+    }
+
+    /// Clients would pin the master key that they see first, and give room keys to devices that are not the user's.
+    #[test]
+    fn a_server_speaks_of_its_own_users_only() {
+        let (victor, eve) = (owned_user_id!("@victor:good.test"), owned_user_id!("@eve:bad.test"));
+        let said = |device: &str| {
+            let of_user = |user_id: &OwnedUserId| {
+                let keys = json!({"user_id": user_id, "device_id": device, "keys": {}});
+                (user_id.clone(), map(json!({ device: keys })))
+            };
+            let public = Ed25519SecretKey::new().public_key().to_base64();
+            let signing = |usage: &str| {
+                let keys = json!({ format!("ed25519:{public}"): public });
+                let key = |user_id: &OwnedUserId| json!({"user_id": user_id, "usage": [usage], "keys": keys});
+                json!({ victor.as_str(): key(&victor), eve.as_str(): key(&eve) })
+            };
+            let mut answer = get_keys::v1::Response::new([&victor, &eve].map(of_user).into());
+            answer.master_keys = map(signing("master"));
+            answer.self_signing_keys = map(signing("self_signing"));
+            (answer, public)
+        };
+        let ((good, of_victor), (bad, of_eve)) = (said("GOOD"), said("BAD"));
+        let all = Vec::new();
+        let wanted = BTreeMap::from([(&victor, &all), (&eve, &all)]);
+        let mut answer = QueriedKeys::default();
+        answer.add_said(&wanted, vec![("good.test".try_into().unwrap(), good), ("bad.test".try_into().unwrap(), bad)]);
+        for (user_id, device, public) in [(&victor, "GOOD", of_victor), (&eve, "BAD", of_eve)] {
+            let devices: Vec<&str> = answer.device_keys[user_id].keys().map(|id| id.as_str()).collect();
+            assert_eq!(devices, [device]);
+            for keys in [&answer.master_keys, &answer.self_signing_keys] {
+                assert_eq!(keys[user_id]["keys"][format!("ed25519:{public}")], public);
+            }
+        }
+        // Nor when nobody else speaks of them.
+        let mut answer = QueriedKeys::default();
+        answer.add_said(&wanted, vec![("bad.test".try_into().unwrap(), said("BAD").0)]);
+        assert!(!answer.device_keys.contains_key(&victor) && answer.device_keys.contains_key(&eve));
+        assert!(!answer.master_keys.contains_key(&victor) && !answer.self_signing_keys.contains_key(&victor));
+    }
 }

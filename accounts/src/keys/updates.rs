@@ -30,7 +30,8 @@ use crate::{
     sessions::{DEVICE_NAME_BYTES_MAX, DEVICES_MAX},
 };
 
-/// Most devices of a user of another server: who says more is not believed.
+/// Most devices that are kept of a user of another server. Of more, as of a program that logs in anew each time it runs, it is some of
+/// them: the user's server is no less to be trusted, and its other users need their keys.
 pub(super) const REMOTE_DEVICES_MAX: usize = DEVICES_MAX as usize;
 /// The shortest time between two questions for the same list, whatever comes meanwhile.
 pub(super) const PAUSE: Duration = Duration::from_secs(5);
@@ -196,10 +197,10 @@ fn effect_of(mut newest: i64, updates: &[DeviceListUpdateContent]) -> Effect {
     Effect::Changes(newest, effect)
 }
 
-/// What a server says of all devices of a user, with the name of that state; nothing when it speaks of somebody else, or says too much.
-/// Devices whose keys are not theirs are left out.
+/// What a server says of all devices of a user, with the name of that state; nothing when it speaks of somebody else. Devices whose keys
+/// are not theirs are left out, and those beyond [`REMOTE_DEVICES_MAX`].
 pub(super) fn devices_of(user_id: &UserId, answer: get_devices::v1::Response) -> Option<(i64, RemoteDevices)> {
-    if answer.user_id != user_id || answer.devices.len() > REMOTE_DEVICES_MAX {
+    if answer.user_id != user_id {
         return None;
     }
     let devices = answer.devices.into_iter().filter_map(|device| {
@@ -209,10 +210,13 @@ pub(super) fn devices_of(user_id: &UserId, answer: get_devices::v1::Response) ->
     });
     // A device that is named twice is one.
     let devices: BTreeMap<String, RemoteDevice> = devices.collect();
+    if devices.len() > REMOTE_DEVICES_MAX {
+        debug!(user.id = %user_id, "{user_id} has {} devices, of which {REMOTE_DEVICES_MAX} are kept", devices.len());
+    }
     let keys = [("master", answer.master_key.as_ref()), ("self_signing", answer.self_signing_key.as_ref())];
     let keys = keys.into_iter().filter_map(|(usage, key)| Some((usage, signing_key(user_id, usage, key?)?)));
     let all = RemoteDevices {
-        devices: devices.into_values().collect(),
+        devices: devices.into_values().take(REMOTE_DEVICES_MAX).collect(),
         gone: Vec::new(),
         cross_signing_keys: keys.collect(),
     };
@@ -340,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_answer_that_says_too_much_or_speaks_of_another_nothing_is_taken() {
+    fn an_answer_counts_up_to_a_bound_if_it_speaks_of_the_user() {
         let user_id = user_id!("@a:peer.test");
         let answer = |count: usize| {
             let mut answer = get_devices::v1::Response::new(user_id.to_owned(), UInt::from(3_u32));
@@ -354,7 +358,8 @@ mod tests {
         };
         let (stream_id, all) = devices_of(user_id, answer(REMOTE_DEVICES_MAX)).unwrap();
         assert_eq!((stream_id, all.devices.len()), (3, REMOTE_DEVICES_MAX));
-        assert_eq!(devices_of(user_id, answer(REMOTE_DEVICES_MAX + 1)), None);
+        let (_, all) = devices_of(user_id, answer(REMOTE_DEVICES_MAX + 1)).unwrap();
+        assert_eq!(all.devices.len(), REMOTE_DEVICES_MAX);
         assert_eq!(devices_of(user_id!("@b:peer.test"), answer(1)), None);
     }
 }

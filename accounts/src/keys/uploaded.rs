@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use model::{check_depth, limits::is_name};
 use serde_json::{Map, Value};
 use storage::{DeviceKeyUpload, KeyRow};
-use vodozemac::{Curve25519PublicKey, Ed25519PublicKey};
+use vodozemac::Curve25519PublicKey;
 
-use super::verify::is_signed;
+use super::verify::{ed25519_key, is_signed};
 use crate::Error;
 
 /// Largest key, in bytes of JSON.
@@ -57,6 +57,7 @@ impl KeyUpload {
             return Err(Error::InvalidParam("a device has one fallback key of an algorithm".to_owned()));
         }
         Ok(DeviceKeyUpload {
+            known: None,
             one_time_keys: check(self.one_time_keys)?,
             fallback_keys,
             replaces_identity: matches!((known, new), (Some(known), Some(new)) if known != new),
@@ -97,7 +98,7 @@ fn checked_device_keys(keys: Value, user_id: &str, device_id: &str) -> Result<Ma
         }
         let key = key.as_str().unwrap_or_default();
         let is_key = match algorithm {
-            "ed25519" => Ed25519PublicKey::from_base64(key).is_ok(),
+            "ed25519" => ed25519_key(key).is_some(),
             "curve25519" => is_curve25519(key),
             _ => return Err(invalid(&format!("the algorithm of the key `{name}` is unknown"))),
         };
@@ -151,8 +152,9 @@ fn checked_keys(
     Ok(rows)
 }
 
-fn is_curve25519(key: &str) -> bool {
-    Curve25519PublicKey::from_base64(key).is_ok()
+/// Whether this is a key in unpadded Base64.
+fn is_curve25519(text: &str) -> bool {
+    Curve25519PublicKey::from_base64(text).is_ok_and(|key| key.to_base64() == text)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! Signatures of JSON by ed25519 keys. Appendices, "Checking for a Signature".
 
-use ruma::canonical_json::CanonicalJsonValue;
+use ruma::{
+    canonical_json::CanonicalJsonValue,
+    serde::{Base64, base64::Standard},
+};
 use serde_json::{Map, Value};
 use vodozemac::{Ed25519PublicKey, Ed25519Signature};
 
@@ -22,10 +25,18 @@ pub(crate) fn signature<'a>(object: &'a Map<String, Value>, user_id: &str, key_i
 pub(crate) fn is_signed(object: &Map<String, Value>, user_id: &str, key_id: &str, public_key: &str) -> bool {
     let verify = || {
         let signature = Ed25519Signature::from_base64(signature(object, user_id, key_id)?).ok()?;
-        let key = Ed25519PublicKey::from_base64(public_key).ok()?;
+        let key = ed25519_key(public_key)?;
         key.verify(signed_text(object)?.as_bytes(), &signature).ok()
     };
     verify().is_some()
+}
+
+/// A public key in unpadded Base64: nothing else, because clients compare keys as texts.
+///
+/// Not by `Ed25519PublicKey::from_base64`: that panics at texts of the right length which stand for another number of bytes.
+pub(crate) fn ed25519_key(text: &str) -> Option<Ed25519PublicKey> {
+    let bytes: Base64<Standard, [u8; 32]> = Base64::parse(text).ok()?;
+    Ed25519PublicKey::from_slice(bytes.as_inner()).ok().filter(|key| key.to_base64() == text)
 }
 
 /// The one key of a cross-signing key object, as `(ed25519:<public part>, public part)`.
@@ -39,4 +50,25 @@ pub(crate) fn only_key(object: &Map<String, Value>) -> Option<(String, String)> 
 /// An object of JSON text that we stored.
 pub(crate) fn stored(text: &str) -> Map<String, Value> {
     serde_json::from_str(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use vodozemac::Ed25519SecretKey;
+
+    use super::*;
+
+    /// They come from other servers: at some of them `Ed25519PublicKey::from_base64` panics.
+    #[test]
+    fn only_a_key_in_unpadded_base64_is_one() {
+        let good = Ed25519SecretKey::new().public_key().to_base64();
+        assert_eq!(ed25519_key(&good).map(|key| key.to_base64()), Some(good.clone()));
+        let (padded, short) = (format!("{good}="), format!("{}=", "A".repeat(42)));
+        let of_44 = format!("{}==", "A".repeat(42));
+        for bad in
+            ["", "A", &"A".repeat(42), &"A".repeat(44), &"A".repeat(45), &padded, &short, &of_44, &"*".repeat(43)]
+        {
+            assert!(ed25519_key(bad).is_none(), "{bad}");
+        }
+    }
 }

@@ -5,9 +5,10 @@ use std::{
     time::Duration,
 };
 
-use accounts::{CrossSigningKeys, Error, KeyUpload, Options, Requester, SessionRequest};
+use accounts::{CrossSigningKeys, Error, KeyUpload, NewDehydratedDevice, Options, Requester, SessionRequest};
 use ruma::{OwnedUserId, canonical_json::CanonicalJsonValue, user_id};
-use serde_json::{Value, json};
+use serde_json::{Value, json, value::RawValue};
+use storage::{DeviceKeyUpload, DeviceKeysOutcome, KeyRow};
 use vodozemac::{Curve25519PublicKey, Ed25519SecretKey};
 
 use crate::World;
@@ -269,19 +270,21 @@ async fn cross_signing_keys_hang_together_and_signatures_are_seen_by_whom_they_c
         let keys = make(&alice, &master, &own, &others);
 
         // 1. The first upload needs no password; changed keys do, the same ones do not.
-        assert!(!accounts.needs_confirmation(&alice, &keys).await.unwrap());
         let mut unsigned = keys.clone();
         unsigned.self_signing_key = Some(cross_signing_key(alice.user_id.as_str(), "self_signing", &own));
-        let refused = accounts.upload_cross_signing_keys(&alice, &unsigned).await;
+        let refused = accounts.upload_exempt_cross_signing_keys(&alice, &unsigned).await;
         assert!(matches!(refused, Err(Error::InvalidSignature(_))), "{refused:?}");
-        accounts.upload_cross_signing_keys(&alice, &keys).await.unwrap();
-        assert!(!accounts.needs_confirmation(&alice, &keys).await.unwrap());
+        for _ in 0..2 {
+            assert!(accounts.upload_exempt_cross_signing_keys(&alice, &keys).await.unwrap());
+        }
         let changed = make(&alice, &Ed25519SecretKey::new(), &own, &others);
-        assert!(accounts.needs_confirmation(&alice, &changed).await.unwrap());
+        assert!(!accounts.upload_exempt_cross_signing_keys(&alice, &changed).await.unwrap());
+        let shown = query(&world, &alice, &alice.user_id).await.master_keys[&alice.user_id].clone();
+        assert_eq!(Some(shown), keys.master_key);
 
         let mut without_signatures = keys.clone();
         without_signatures.master_key.as_mut().unwrap()["signatures"] = json!({"@eve:one.test": {"ed25519:X": "x"}});
-        accounts.upload_cross_signing_keys(&alice, &without_signatures).await.unwrap();
+        assert!(accounts.upload_exempt_cross_signing_keys(&alice, &without_signatures).await.unwrap());
         let shown = query(&world, &alice, &alice.user_id).await.master_keys[&alice.user_id].clone();
         assert_eq!(Some(shown), keys.master_key, "without a password nothing is changed");
 
@@ -306,6 +309,18 @@ async fn cross_signing_keys_hang_together_and_signatures_are_seen_by_whom_they_c
         let seen = query(&world, &bob, &alice.user_id).await;
         let shown = only_device(&seen, &alice.user_id);
         assert!(shown["signatures"]["@alice:one.test"][&own_id].is_string());
+        // What is signed stays so when the device says the same with another signature, and not when it says something else.
+        let mut again = device_keys(&alice, &device_key);
+        again["signatures"]["@alice:one.test"]["ed25519:OTHER"] = json!("A".repeat(86));
+        let mut other = again.clone();
+        other["algorithms"] = json!(["m.megolm.v1.aes-sha2"]);
+        sign(&mut other, alice.user_id.as_str(), &format!("ed25519:{}", alice.device()), &device_key);
+        for (keys, is_signed) in [(again, true), (other, false)] {
+            let upload = KeyUpload { device_keys: Some(keys), ..KeyUpload::default() };
+            accounts.upload_keys(&alice, upload).await.unwrap();
+            let shown = only_device(&query(&world, &bob, &alice.user_id).await, &alice.user_id);
+            assert_eq!(shown["signatures"]["@alice:one.test"][&own_id].is_string(), is_signed, "{shown}");
+        }
 
         // Her device signs her master key, as a device that is not there cannot.
         let master_id = master.public_key().to_base64();
@@ -388,5 +403,153 @@ async fn a_cross_signing_key_has_no_name_of_a_device() {
         let refused = world.accounts.upload_cross_signing_keys(&alice, &keys).await;
         assert!(matches!(refused, Err(Error::Forbidden(_))), "{refused:?}");
         assert!(query(&world, &alice, &alice.user_id).await.master_keys.is_empty());
+    }
+}
+
+/// Somebody with a stolen token must not replace the keys that the user uploads at the same time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_first_cross_signing_keys_at_once_one_needs_no_password() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let uploads: Vec<_> = (0..10)
+            .map(|number| {
+                let accounts = if number % 2 == 0 { world.accounts.clone() } else { world.other.clone() };
+                let master_key = Some(cross_signing_key(alice.user_id.as_str(), "master", &Ed25519SecretKey::new()));
+                let (alice, keys) = (alice.clone(), CrossSigningKeys { master_key, ..CrossSigningKeys::default() });
+                tokio::spawn(async move {
+                    let is_kept = accounts.upload_exempt_cross_signing_keys(&alice, &keys).await.unwrap();
+                    is_kept.then_some(keys.master_key).flatten()
+                })
+            })
+            .collect();
+        let mut kept = Vec::new();
+        for upload in uploads {
+            kept.extend(upload.await.unwrap());
+        }
+        assert_eq!(kept.len(), 1, "{kept:?}");
+        let shown = query(&world, &alice, &alice.user_id).await.master_keys[&alice.user_id].clone();
+        assert_eq!(shown, kept[0]);
+    }
+}
+
+/// Keys that are signed by an identity of before do not verify.
+#[tokio::test]
+async fn an_upload_is_written_only_beside_the_identity_that_it_was_checked_with() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let (first, second) = (Ed25519SecretKey::new(), Ed25519SecretKey::new());
+        for key in [&first, &second] {
+            let upload = KeyUpload { device_keys: Some(device_keys(&alice, key)), ..KeyUpload::default() };
+            world.accounts.upload_keys(&alice, upload).await.unwrap();
+        }
+        let row = KeyRow { algorithm: "signed_curve25519".to_owned(), key_id: "A".to_owned(), key: "{}".to_owned() };
+        let late = DeviceKeyUpload {
+            known: Some(device_keys(&alice, &first).to_string()),
+            one_time_keys: vec![row],
+            ..DeviceKeyUpload::default()
+        };
+        let storage = world.accounts.storage();
+        let outcome = storage.upload_device_keys(alice.user_nr, alice.device(), &late).await.unwrap();
+        assert_eq!(outcome, DeviceKeysOutcome::Changed);
+        assert!(claim(&world, &alice).await.is_empty());
+        let keys = device_keys(&alice, &first).to_string();
+        let late = [("master", keys)];
+        let before = [(alice.user_nr, "master".to_owned(), "{}".to_owned())];
+        assert!(!storage.upsert_cross_signing_keys(alice.user_nr, &before, &late, false).await.unwrap());
+        assert!(query(&world, &alice, &alice.user_id).await.master_keys.is_empty());
+    }
+}
+
+/// A device that got no answer uploads the same keys again.
+#[tokio::test]
+async fn a_device_has_a_bounded_number_of_keys_but_each_counts_once() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let key = Ed25519SecretKey::new();
+        let upload = async |keys: BTreeMap<String, Value>, more: &str| {
+            let keys = keys.into_iter().map(|(name, key)| (name + more, key)).collect();
+            let device_keys = Some(device_keys(&alice, &key));
+            let upload = KeyUpload { device_keys, one_time_keys: keys, ..KeyUpload::default() };
+            world.accounts.upload_keys(&alice, upload).await.map(|counts| counts["signed_curve25519"])
+        };
+        let full = one_time_keys(&alice, &key, 2_000);
+        let few = one_time_keys(&alice, &key, 50);
+        assert_eq!(upload(full, "").await.unwrap(), 2_000);
+        assert_eq!(upload(few.clone(), "").await.unwrap(), 2_000);
+        // With another signature it is the same key.
+        let mut resigned = few.clone();
+        let signer = format!("ed25519:{}", alice.device());
+        for object in resigned.values_mut() {
+            object["signatures"]["@eve:one.test"] = json!({ &signer: "A".repeat(86) });
+        }
+        assert_eq!(upload(resigned, "").await.unwrap(), 2_000);
+        let refused = upload(few, "more").await;
+        assert!(matches!(refused, Err(Error::InvalidParam(_))), "{refused:?}");
+        assert_eq!(world.accounts.one_time_key_counts(&alice).await.unwrap()["signed_curve25519"], 2_000);
+    }
+}
+
+/// Each session of a user signs the master key: with those that are gone it would grow for ever.
+#[tokio::test]
+async fn with_a_device_its_signature_of_the_master_key_goes() {
+    for world in World::each(Options::default()).await {
+        let (accounts, alice) = (&world.accounts, world.user(user_id!("@alice:one.test")).await);
+        let (id, device_key) = (alice.user_id.as_str(), Ed25519SecretKey::new());
+        let upload = KeyUpload { device_keys: Some(device_keys(&alice, &device_key)), ..KeyUpload::default() };
+        accounts.upload_keys(&alice, upload).await.unwrap();
+        let master = Ed25519SecretKey::new();
+        let mut master_key = cross_signing_key(id, "master", &master);
+        let keys = CrossSigningKeys { master_key: Some(master_key.clone()), ..CrossSigningKeys::default() };
+        accounts.upload_cross_signing_keys(&alice, &keys).await.unwrap();
+        let signer = format!("ed25519:{}", alice.device());
+        sign(&mut master_key, id, &signer, &device_key);
+        let of_master = BTreeMap::from([(master.public_key().to_base64(), master_key)]);
+        let signed = BTreeMap::from([(alice.user_id.clone(), of_master)]);
+        assert!(accounts.upload_signatures(&alice, &signed).await.unwrap().is_empty());
+        let is_signed = async || {
+            let shown = query(&world, &alice, &alice.user_id).await.master_keys[&alice.user_id].clone();
+            shown["signatures"][id][&signer].is_string()
+        };
+        assert!(is_signed().await);
+        accounts.log_out(&alice).await.unwrap();
+        assert!(!is_signed().await);
+    }
+}
+
+/// It is never heard of, and would be the first to go, with all the keys of rooms that wait for it.
+#[tokio::test]
+async fn a_dehydrated_device_stays_until_somebody_logs_in_with_it() {
+    for world in World::each(Options::default()).await {
+        let (accounts, alice) = (&world.accounts, world.user(user_id!("@alice:one.test")).await);
+        let put = async |device_id: &str| {
+            let mut device = alice.clone();
+            device.device_id = Some(device_id.into());
+            let device_keys = Some(device_keys(&device, &Ed25519SecretKey::new()));
+            let new = NewDehydratedDevice {
+                device_id: device_id.into(),
+                display_name: None,
+                device_data: RawValue::from_string(r#"{"algorithm":"org.example"}"#.to_owned()).unwrap(),
+                keys: KeyUpload { device_keys, ..KeyUpload::default() },
+            };
+            accounts.put_dehydrated_device(&alice, new).await.unwrap();
+        };
+        let storage = accounts.storage();
+        let ids = async || {
+            let ids = storage.list_device_ids(&[alice.user_nr]).await.unwrap();
+            ids.into_iter().map(|(_, device_id)| device_id).collect::<Vec<_>>()
+        };
+        put("ASLEEP").await;
+        for (device_id, count_max) in [("B", 10), ("C", 2)] {
+            world.clock.advance_ms(1_000);
+            storage.insert_device(alice.user_nr, device_id, None, count_max).await.unwrap();
+        }
+        assert_eq!(ids().await, ["ASLEEP", "C"]);
+        // Who logs in with it has it for good.
+        let user = accounts.check_password(Some(&alice.user_id), "secret").await.unwrap();
+        let device_id = Some("ASLEEP".into());
+        accounts.log_in(&user, SessionRequest { device_id, ..SessionRequest::default() }).await.unwrap();
+        assert!(matches!(accounts.dehydrated_device(&alice).await, Err(Error::NotFound(_))));
+        put("NEW").await;
+        assert_eq!(ids().await, ["ASLEEP", "C", "NEW"]);
     }
 }

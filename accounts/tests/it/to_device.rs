@@ -170,6 +170,14 @@ async fn of_another_server_only_good_messages_of_its_own_users_come() {
             let device = DeviceIdOrAllDevices::try_from(device).unwrap();
             BTreeMap::from([(alice.user_id.clone(), BTreeMap::from([(device, content)]))])
         };
+        // A message for one device that cannot be taken costs the other its own no less.
+        let mut half_good = from_elsewhere(sender, "half good", to(alice.device(), r#"{"good":3}"#));
+        let other_device = |ids: Vec<(_, String)>| ids.into_iter().find(|(_, id)| id != alice.device()).unwrap().1;
+        let other_device = other_device(world.accounts.storage().list_device_ids(&[alice.user_nr]).await.unwrap());
+        let large = json!({"x": "x".repeat(66_000)}).to_string();
+        for messages in to(&other_device, &large).into_values() {
+            half_good.messages.get_mut(&alice.user_id).unwrap().extend(messages);
+        }
         let mut odd_type = from_elsewhere(sender, "type", to("*", "{}"));
         odd_type.ev_type = "m\0".into();
         let sent = vec![
@@ -185,11 +193,12 @@ async fn of_another_server_only_good_messages_of_its_own_users_come() {
             from_elsewhere(sender, "other name", to_all_devices_of(&elsewhere, r#"{"bad":6}"#)),
             from_elsewhere(sender, "all", to("*", r#"{"good":1}"#)),
             from_elsewhere(sender, "one", to(alice.device(), r#"{"good":2}"#)),
+            half_good,
         ];
         world.accounts.receive_to_device(peer, one, sent).await.unwrap();
         let contents: Vec<String> = waiting(&world.accounts, &alice).await;
         let good = |n: u8| format!(r#"{{"content":{{"good":{n}}},"sender":"@bob:peer.test","type":"m.test"}}"#);
-        assert_eq!(contents, [good(1), good(2)]);
+        assert_eq!(contents, [good(1), good(2), good(3)]);
         let storage = world.accounts.storage();
         assert!(waiting(&world.accounts, &elsewhere).await.is_empty());
         let ids = storage.list_device_ids(&[alice.user_nr]).await.unwrap();

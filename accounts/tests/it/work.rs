@@ -4,7 +4,7 @@ use accounts::Options;
 use model::Position;
 use ruma::user_id;
 use serde_json::json;
-use storage::{Commit, DeviceKeyUpload, Item, NewToDevice};
+use storage::{ChangedKeys, Commit, DeviceKeyUpload, Item, NewToDevice, UserWork};
 
 use crate::World;
 
@@ -21,9 +21,10 @@ async fn a_change_is_told_though_its_process_ended_before_that() {
             // 1. All that such a process has done.
             match change {
                 "keys" => storage.upload_device_keys(user_nr, device, &keys).await.map(drop),
-                "cross-signing" => {
-                    storage.upsert_cross_signing_keys(user_nr, &[("master", "{}".to_owned())], false).await
-                }
+                "cross-signing" => storage
+                    .upsert_cross_signing_keys(user_nr, &[], &[("master", "{}".to_owned())], false)
+                    .await
+                    .map(drop),
                 "name" => storage.update_device_name(user_nr, device, Some("desk".to_owned())).await,
                 "field" => storage.upsert_profile_field(user_nr, "m.tz", "\"UTC\"", 1_000).await.map(drop),
                 "no field" => storage.delete_profile_field(user_nr, "m.tz").await,
@@ -51,6 +52,28 @@ async fn a_change_is_told_though_its_process_ended_before_that() {
             assert_eq!(told().await, (!is_profile, is_profile || change == "end"), "{change}");
             assert_eq!(told().await, (false, false), "{change} is told once");
         }
+    }
+}
+
+/// Other servers would take the next change to follow on the last that they were told, and never learn of the one between.
+#[tokio::test]
+async fn a_change_of_a_device_that_is_noted_while_other_work_is_done_stays_to_be_told() {
+    for world in World::each(Options::default()).await {
+        let alice = world.user(user_id!("@alice:one.test")).await;
+        let (user_nr, device) = (alice.user_nr, alice.device());
+        let storage = world.accounts.storage();
+        // As it is for a process that has read what is to be done just before the device was named.
+        storage.update_device_name(user_nr, device, Some("desk".to_owned())).await.unwrap();
+        for work in storage.list_user_work(user_nr).await.unwrap() {
+            assert_eq!(work.work, UserWork::TellDevices);
+            storage.delete_user_work(user_nr, work).await.unwrap();
+        }
+        world.accounts.set_profile_field(user_nr, "m.tz", &json!("UTC")).await.unwrap();
+        let noted = storage.list_changed_keys(user_nr).await.unwrap();
+        assert_eq!(noted.iter().map(|row| &row.what).collect::<Vec<_>>(), [&ChangedKeys::Device(device.to_owned())]);
+        // The next change of a device tells it with its own.
+        world.accounts.name_device(&alice, device, Some("sofa".to_owned())).await.unwrap();
+        assert!(storage.list_changed_keys(user_nr).await.unwrap().is_empty());
     }
 }
 

@@ -120,7 +120,7 @@ impl Client {
     pub(super) async fn back_up(&self) -> Result<(), Error> {
         let _turn = self.0.backing_up.lock().await;
         loop {
-            let Some(upload) = self.machine().await.to_upload(UPLOAD_MAX).await? else { return Ok(()) };
+            let Some(upload) = self.machine().await.next_upload(UPLOAD_MAX).await? else { return Ok(()) };
             let request = add_backup_keys::v3::Request::new(upload.version.clone(), upload.rooms.clone());
             match self.api().send(request).await {
                 Ok(_) => self.machine().await.uploaded(upload).await?,

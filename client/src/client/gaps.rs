@@ -10,10 +10,9 @@ use ruma::{
         client::{message::get_message_events, sync::sync_events::v3::Response},
     },
 };
-use serde_json::Value;
 
 use super::Client;
-use crate::{Error, Membership};
+use crate::{Error, Membership, machine::Gap};
 
 /// Most events of one gap that are fetched; what is older is in the room's history.
 const EVENTS_MAX: usize = 1_000;
@@ -30,7 +29,7 @@ impl Client {
         &self,
         since: Option<&str>,
         answer: &Response,
-    ) -> Result<BTreeMap<OwnedRoomId, Vec<Value>>, Error> {
+    ) -> Result<BTreeMap<OwnedRoomId, Gap>, Error> {
         let mut gaps = BTreeMap::new();
         let Some(since) = since else { return Ok(gaps) };
         for (room_id, joined) in &answer.rooms.join {
@@ -38,7 +37,7 @@ impl Client {
             // What was said before the user came is history.
             if self.room(room_id).await.is_ok_and(|room| room.membership == Membership::Join) {
                 match self.between(room_id, since, begin).await {
-                    Ok(events) => drop(gaps.insert(room_id.clone(), events)),
+                    Ok(gap) => drop(gaps.insert(room_id.clone(), gap)),
                     Err(error) if error.is_temporary() => return Err(error),
                     Err(error) => tracing::warn!(room.id = %room_id, %error, "a gap stays"),
                 }
@@ -47,8 +46,8 @@ impl Client {
         Ok(gaps)
     }
 
-    async fn between(&self, room_id: &RoomId, since: &str, before: &str) -> Result<Vec<Value>, Error> {
-        let mut events = Vec::new();
+    async fn between(&self, room_id: &RoomId, since: &str, before: &str) -> Result<Gap, Error> {
+        let (mut events, mut is_complete) = (Vec::new(), false);
         let mut from = Some(before.to_owned());
         while let Some(token) = from.take()
             && events.len() < EVENTS_MAX
@@ -59,10 +58,12 @@ impl Client {
             request.limit = PAGE_EVENTS.into();
             let page = self.0.api.send(request).await?;
             events.extend(page.chunk.iter().filter_map(|event| serde_json::from_str(event.json().get()).ok()));
+            is_complete = page.end.is_none();
             from = page.end.filter(|end| !page.chunk.is_empty() && *end != token);
         }
+        is_complete &= events.len() <= EVENTS_MAX;
         events.truncate(EVENTS_MAX);
         events.reverse();
-        Ok(events)
+        Ok(Gap { events, is_complete })
     }
 }

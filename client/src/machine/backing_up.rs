@@ -53,6 +53,12 @@ impl Machine {
         self.has_keys_to_back_up = true;
     }
 
+    /// Forgets a room key of no use.
+    pub(super) fn forget_room_key(&self, work: &mut Work, key: &str) {
+        work.batch.delete(INBOUND, key);
+        work.batch.delete(TO_BACK_UP, key);
+    }
+
     /// The backup that room keys go to, if any.
     pub(crate) async fn backup(&self) -> Result<Option<Backup>, Error> {
         self.store.get(BACKUP, OWN).await
@@ -84,7 +90,7 @@ impl Machine {
     }
 
     /// At most so many of the room keys that the backup lacks.
-    pub(crate) async fn to_upload(&mut self, keys_max: usize) -> Result<Option<ToUpload>, Error> {
+    pub(crate) async fn next_upload(&mut self, keys_max: usize) -> Result<Option<ToUpload>, Error> {
         if !self.has_keys_to_back_up {
             return Ok(None);
         }
@@ -106,14 +112,15 @@ impl Machine {
     }
 
     async fn backed_up(&self, public_key: Curve25519PublicKey, inbound: &Inbound) -> Result<KeyBackupData, Error> {
-        let is_verified = match &inbound.sender {
+        let sender = inbound.claims.first().and_then(|claim| claim.sender.as_ref());
+        let is_verified = match sender {
             None => false,
             Some(sender) => {
                 let devices = self.devices(&Work::default(), sender).await?;
                 matches!(self.trust(inbound, sender, &devices), Trust::Verified { .. })
             }
         };
-        let forwarded_count = u32::from(inbound.sender.is_none());
+        let forwarded_count = u32::from(sender.is_none());
         let standing = Standing { first_message_index: inbound.first_known_index(), forwarded_count, is_verified };
         backup::encrypt(public_key, &inbound.export(), standing)
     }

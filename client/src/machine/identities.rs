@@ -53,6 +53,12 @@ impl Identities {
         self.known.extend(changed);
     }
 
+    /// Whether the device's owner says that it is theirs, by an identity that did not change.
+    pub(super) fn vouch_for(&self, device: &Device) -> bool {
+        let owner = self.known.get(&device.user_id);
+        owner.is_some_and(|identity| identity.vouches_for(&device.keys, self.own()))
+    }
+
     /// Whether the device's owner is verified and says that it is theirs.
     pub(super) fn verify(&self, device: &Device) -> bool {
         self.known.get(&device.user_id).is_some_and(|identity| {
@@ -350,6 +356,12 @@ impl Machine {
             work.batch.put(DEVICES, user_id.as_str(), &list);
         }
         self.commit(work).await?;
+        if is_own {
+            // There is somebody now who may have the keys that are lacking.
+            let mut work = Work::default();
+            self.request_pending(&mut work).await?;
+            self.commit(work).await?;
+        }
         Ok(lacks_keys)
     }
 

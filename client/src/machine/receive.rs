@@ -23,9 +23,19 @@ use crate::{
 const SYNC: Kind = Kind("sync");
 const TOKEN: &str = "token";
 
+/// What happened in a room before its limited timeline.
+#[derive(Debug, Default)]
+pub(crate) struct Gap {
+    /// Oldest first.
+    pub events: Vec<Value>,
+    /// Whether that is all.
+    pub is_complete: bool,
+}
+
 impl Machine {
-    /// Where the next `/sync` begins; nothing before the first.
-    pub(crate) async fn sync_token(&self) -> Result<Option<String>, Error> {
+    /// Where the `/sync` begins that is asked for now; nothing at the first.
+    pub(crate) async fn begin_sync(&mut self) -> Result<Option<String>, Error> {
+        self.uploads.1 = self.uploads.0;
         self.store.get(SYNC, TOKEN).await
     }
 
@@ -38,9 +48,9 @@ impl Machine {
     pub(crate) async fn receive(
         &mut self,
         answer: Response,
-        mut gaps: BTreeMap<OwnedRoomId, Vec<Value>>,
+        mut gaps: BTreeMap<OwnedRoomId, Gap>,
     ) -> Result<Vec<Event>, Error> {
-        let is_first = self.sync_token().await?.is_none();
+        let is_first = self.store.get::<String>(SYNC, TOKEN).await?.is_none();
         let mut work = Work::default();
         self.devices_changed(&mut work, &answer.device_lists.changed, &answer.device_lists.left).await?;
         for message in &answer.to_device.events {
@@ -52,7 +62,12 @@ impl Machine {
             self.receive_invite(&mut work, room_id, &invited).await?;
         }
         for (room_id, joined) in answer.rooms.join {
-            self.receive_gap(&mut work, &room_id, gaps.remove(&room_id).unwrap_or_default()).await?;
+            let gap = gaps.remove(&room_id).unwrap_or_default();
+            // Whoever may have come and left in what was not seen may have been given the key.
+            if joined.timeline.limited && !gap.is_complete {
+                work.batch.delete(OUTBOUND, room_id.as_str());
+            }
+            self.receive_gap(&mut work, &room_id, gap.events).await?;
             self.receive_joined(&mut work, room_id, joined).await?;
         }
         for (room_id, left) in answer.rooms.leave {
@@ -62,12 +77,17 @@ impl Machine {
         work.batch.put(SYNC, TOKEN, &answer.next_batch);
         work.events.retain(|event| !is_first || !matches!(event, Event::Room(_)));
         let events = self.commit(work).await?;
+        // What was uploaded meanwhile is not in the counts of an answer that was asked for before.
+        if self.uploads.0 != self.uploads.1 {
+            return Ok(events);
+        }
         let one_time = answer.device_one_time_keys_count.get(&OneTimeKeyAlgorithm::SignedCurve25519);
         let unused = answer.device_unused_fallback_key_types;
         self.key_counts = Some(KeyCounts {
             // A server may leave out what is zero.
             one_time: one_time.copied().map(u64::from).unwrap_or_default(),
             is_fallback_unused: unused.map(|types| types.contains(&OneTimeKeyAlgorithm::SignedCurve25519)),
+            has_messages: !answer.to_device.events.is_empty(),
         });
         Ok(events)
     }
@@ -91,7 +111,7 @@ impl Machine {
 
     /// Reads what happened before a limited timeline. The state at its beginning comes with that, so here only counts who was seen to leave.
     async fn receive_gap(&mut self, work: &mut Work, room_id: &RoomId, events: Vec<Value>) -> Result<(), Error> {
-        let mut seen = Seen::default();
+        let mut seen = Seen::news();
         for event in events.iter().filter_map(Value::as_object) {
             let Some(event) = self.read_event(work, &mut seen, room_id, event).await? else { continue };
             let membership = event.content.get("membership").and_then(Value::as_str);
@@ -150,11 +170,13 @@ impl Machine {
         };
         let mut everybody = false;
         for event in state.iter().filter_map(object) {
+            note_who_left(work, room, &event, timeline.limited);
             let change = apply(room, &event);
             everybody |= self.receive_change(work, room, change, timeline.limited).await?;
         }
-        let mut seen = Seen::default();
+        let mut seen = Seen::news();
         for event in timeline.events.iter().filter_map(object) {
+            note_who_left(work, room, &event, timeline.limited);
             let change = apply(room, &event);
             everybody |= self.receive_change(work, room, change, timeline.limited).await?;
             if let Some(event) = self.read_event(work, &mut seen, &room.room_id, &event).await? {
@@ -201,6 +223,15 @@ impl Machine {
     async fn stored_room(&self, work: &Work, room_id: &RoomId) -> Result<Room, Error> {
         let room = self.store.get_with(&work.batch, ROOMS, room_id.as_str()).await?;
         Ok(room.unwrap_or_else(|| Room::new(room_id.to_owned())))
+    }
+}
+
+/// In a gap a membership that is the same as before may hide that somebody came, was given the key, and left again.
+/// Client-Server API, "m.megolm.v1.aes-sha2", on `limited` timelines.
+fn note_who_left(work: &mut Work, room: &Room, event: &Object, limited: bool) {
+    let membership = event.get("content").and_then(|content| content.get("membership")).and_then(Value::as_str);
+    if limited && text(event, "type") == Some("m.room.member") && membership != Some("join") {
+        work.batch.delete(OUTBOUND, room.room_id.as_str());
     }
 }
 

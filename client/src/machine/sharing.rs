@@ -6,16 +6,18 @@ use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedEventId, OwnedUserId, RoomId, UserId, api::client::keys::claim_keys,
     to_device::DeviceIdOrAllDevices,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{Machine, Work, now_ms};
 use crate::{
-    Batch, Error,
+    Batch, Error, Kind, Store,
     account::{Account, MEGOLM},
+    cross_signing::IdentityTrust,
     devices::{DEVICES, Device, DeviceList, LocalTrust},
-    megolm::{INBOUND, Inbound, OUTBOUND, Outbound, session_key},
-    olm::{OLM_SESSIONS, Sessions, check_one_time_key, encrypted, payload},
+    megolm::{Holder, INBOUND, Inbound, OUTBOUND, Outbound, session_key},
+    olm::{OLM_SESSIONS, RENEWALS, Sessions, check_one_time_key, encrypted, payload},
     outbox::{Messages, Outgoing},
     rooms::{Membership, Room},
     signatures::Object,
@@ -32,36 +34,79 @@ fn is_of_verification(event_type: &str, content: &Value) -> bool {
 /// Devices in one request: some 600 kB.
 const DEVICES_MAX: usize = 250;
 
+/// [`ShareWith`].
+const SHARE_WITH: Kind = Kind("share with");
+const OWN: &str = "own";
+
+/// Which devices get room keys. Blocked ones never do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub enum ShareWith {
+    /// All of a room's readers: their servers can add devices that read on.
+    #[default]
+    All,
+    /// Those that their owners' identities vouch for. Client-Server API, "Recommended client behaviour".
+    CrossSigned,
+    /// Those that were verified, or whose owners were.
+    Verified,
+}
+
+impl ShareWith {
+    pub(super) async fn load(store: &Store) -> Result<Self, Error> {
+        Ok(store.get(SHARE_WITH, OWN).await?.unwrap_or_default())
+    }
+}
+
 /// The devices of a room's readers: who gets its key, and who does not and why.
 #[derive(Debug, Default)]
 struct Readers {
     allowed: Vec<Device>,
     refused: Vec<(Device, &'static str, &'static str)>,
+    /// Whether there may be others, which can be asked for.
+    are_outdated: bool,
 }
 
 impl Machine {
     async fn readers(&self, room: &Room) -> Result<Readers, Error> {
         let users: Vec<&str> = room.readers().map(|user_id| user_id.as_str()).collect();
+        let mut lists = self.store.get_many::<DeviceList>(DEVICES, &users).await?;
         let mut readers = Readers::default();
-        for device in self
-            .store
-            .get_many::<DeviceList>(DEVICES, &users)
-            .await?
-            .into_values()
-            .flat_map(|list| list.devices.into_values())
-        {
-            if self.is_own(&device) {
-                continue;
-            }
-            if device.local_trust == LocalTrust::Blocked {
-                readers.refused.push((device, "m.blacklisted", "the sender has blocked this device"));
-            } else if self.only_verified && !self.is_verified(&device) {
-                readers.refused.push((device, "m.unverified", "the sender has not verified this device"));
-            } else {
-                readers.allowed.push(device);
+        for user_id in room.readers() {
+            let list = lists.remove(user_id.as_str()).unwrap_or_default();
+            readers.are_outdated |= (!list.is_tracked || list.is_outdated()) && !self.is_in_vain(user_id, None);
+            for device in list.devices.into_values().filter(|device| !self.is_own(device)) {
+                if device.local_trust == LocalTrust::Blocked {
+                    readers.refused.push((device, "m.blacklisted", "the sender has blocked this device"));
+                } else if !self.may_get_keys(&device) {
+                    readers.refused.push((device, "m.unverified", "the sender has not verified this device"));
+                } else {
+                    readers.allowed.push(device);
+                }
             }
         }
         Ok(readers)
+    }
+
+    fn may_get_keys(&self, device: &Device) -> bool {
+        match self.share_with {
+            ShareWith::All => true,
+            ShareWith::CrossSigned => self.identities.vouch_for(device) || self.is_verified(device),
+            ShareWith::Verified => self.is_verified(device),
+        }
+    }
+
+    /// Says which devices get room keys.
+    pub(crate) async fn set_share_with(&mut self, share_with: ShareWith) -> Result<(), Error> {
+        let mut batch = Batch::new();
+        batch.put(SHARE_WITH, OWN, &share_with);
+        self.store.commit(batch).await?;
+        self.share_with = share_with;
+        Ok(())
+    }
+
+    /// The room's readers whose identity was verified and is another one now.
+    fn changed_readers(&self, room: &Room) -> Vec<OwnedUserId> {
+        let changed = Some(IdentityTrust::Changed { was_verified: true });
+        room.readers().filter(|user_id| self.identity_trust(user_id) == changed).cloned().collect()
     }
 
     /// The users whose devices have to be known before anything is encrypted for the room; nothing if it is not encrypted.
@@ -79,16 +124,20 @@ impl Machine {
 
     /// Those of `devices` with which there is no session, and which it is worth asking for a key.
     pub(crate) async fn lacking(&mut self, devices: Vec<Device>) -> Result<Vec<Device>, Error> {
-        let keys: Vec<String> = devices.iter().map(|device| device.curve25519.to_base64()).collect();
-        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        let known = self.store.get_many::<Sessions>(OLM_SESSIONS, &keys).await?;
+        let known = self.sessions(&devices).await?;
         let now_ms = now_ms();
         self.in_vain_until_ms.retain(|_, until_ms| *until_ms > now_ms);
         let is_lacking = |device: &Device| {
-            known.get(&device.curve25519.to_base64()).is_none_or(Sessions::is_empty)
-                && !self.in_vain_until_ms.contains_key(&(device.user_id.clone(), Some(device.device_id.clone())))
+            known.get(&device.peer()).is_none_or(Sessions::is_empty)
+                && !self.is_in_vain(&device.user_id, Some(&device.device_id))
         };
         Ok(devices.into_iter().filter(is_lacking).collect())
+    }
+
+    async fn sessions(&self, devices: &[Device]) -> Result<BTreeMap<String, Sessions>, Error> {
+        let peers: Vec<String> = devices.iter().map(Device::peer).collect();
+        let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
+        self.store.get_many(OLM_SESSIONS, &peers).await
     }
 
     /// Begins a session with each of `devices` for which the server gave a key that its device signed.
@@ -101,7 +150,7 @@ impl Machine {
         let mut account = Account::load(&self.store, &work.batch).await?;
         for device in devices {
             match self.begin_session(&mut work.batch, &mut account, device, answer).await {
-                Ok(()) => {}
+                Ok(()) => self.repaired(&mut work, device).await?,
                 Err(error @ (Error::Store(_) | Error::StoreDamaged(_))) => return Err(error),
                 Err(error) => {
                     tracing::warn!(user.id = %device.user_id, device.id = %device.device_id, %error, "no session with a device");
@@ -109,7 +158,10 @@ impl Machine {
                 }
             }
         }
-        self.commit(work).await.map(drop)
+        let repaired = std::mem::take(&mut work.repaired);
+        self.commit(work).await?;
+        repaired.iter().for_each(|device| drop(self.broken.remove(device)));
+        Ok(())
     }
 
     async fn begin_session(
@@ -127,7 +179,7 @@ impl Machine {
             .ok_or(Error::Malformed("one-time key: there is none"))?;
         let key: Object = serde_json::from_str(key.json().get()).map_err(|_| Error::Malformed("one-time key"))?;
         let one_time_key = check_one_time_key(device, &key)?;
-        let peer = device.curve25519.to_base64();
+        let peer = device.peer();
         let mut sessions: Sessions = self.store.get_with(batch, OLM_SESSIONS, &peer).await?.unwrap_or_default();
         sessions.begin(account, device.curve25519, one_time_key)?;
         batch.put(OLM_SESSIONS, peer, &sessions);
@@ -136,25 +188,35 @@ impl Machine {
 
     /// Puts an event of a room into the outbox: encrypted if the room is, behind the messages that give its key to who lacks it.
     ///
-    /// The devices of the room's readers are known by now, and there are sessions with those that can be reached.
+    /// The devices of the room's readers are known by now, and there are sessions with those that can be reached. Does nothing and returns
+    /// nothing when that is not so any more, unless this is the last try.
     ///
     /// # Errors
     ///
-    /// [`Error::UnknownRoom`], [`Error::UnknownAlgorithm`].
+    /// [`Error::UnknownRoom`], [`Error::UnknownAlgorithm`], [`Error::IdentityChanged`].
     pub(crate) async fn post(
         &mut self,
         room_id: &RoomId,
         event_type: &str,
         content: &Value,
-    ) -> Result<oneshot::Receiver<Result<OwnedEventId, Error>>, Error> {
+        is_last: bool,
+    ) -> Result<Option<oneshot::Receiver<Result<OwnedEventId, Error>>>, Error> {
         let room = self.room(room_id).await?;
         if room.membership != Membership::Join {
             return Err(Error::UnknownRoom(room_id.to_owned()));
         }
         let mut work = Work::default();
+        let changed = self.changed_readers(&room);
+        let goes_clear =
+            is_of_verification(event_type, content) && (self.share_with != ShareWith::All || !changed.is_empty());
         let (event_type, content) = match room.encryption()? {
-            Some(_) if !(self.only_verified && is_of_verification(event_type, content)) => {
-                ("m.room.encrypted", self.encrypt(&mut work, &room, event_type, content).await?)
+            Some(_) if !goes_clear => {
+                if !changed.is_empty() {
+                    return Err(Error::IdentityChanged(changed));
+                }
+                let encrypted = self.encrypt(&mut work, &room, (event_type, content), is_last).await?;
+                let Some(encrypted) = encrypted else { return Ok(None) };
+                ("m.room.encrypted", encrypted)
             }
             _ => (event_type, content.clone()),
         };
@@ -162,16 +224,16 @@ impl Machine {
         let number = self.outbox.post(&mut work.batch, outgoing);
         let answer = self.outbox.answer_to(number);
         self.commit(work).await?;
-        Ok(answer)
+        Ok(Some(answer))
     }
 
     async fn encrypt(
         &mut self,
         work: &mut Work,
         room: &Room,
-        event_type: &str,
-        content: &Value,
-    ) -> Result<Value, Error> {
+        (event_type, content): (&str, &Value),
+        is_last: bool,
+    ) -> Result<Option<Value>, Error> {
         let encryption = room.encryption()?.expect("the room is encrypted");
         let readers = self.readers(room).await?;
         let mut allowed: BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>> = BTreeMap::new();
@@ -194,46 +256,61 @@ impl Machine {
                 outbound
             }
         };
-        self.share(work, room, &mut outbound, readers).await?;
+        if !self.share(work, room, &mut outbound, readers, is_last).await? {
+            return Ok(None);
+        }
         let sender_key = self.curve25519.to_base64();
         let encrypted = outbound.encrypt(&room.room_id, event_type, content, (&sender_key, &self.device_id));
         work.batch.put(OUTBOUND, room.room_id.as_str(), &outbound);
-        Ok(encrypted)
+        Ok(Some(encrypted))
     }
 
-    /// Gives the room's key to those readers that lack it, and tells the others why they do not get it.
+    /// Gives the room's key to those readers that lack it, and tells the others why they do not get it. Returns whether that was possible:
+    /// else some are not met yet.
     async fn share(
         &self,
         work: &mut Work,
         room: &Room,
         outbound: &mut Outbound,
         readers: Readers,
-    ) -> Result<(), Error> {
-        let has = |of: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, String>>, device: &Device| {
-            of.get(&device.user_id).is_some_and(|devices| devices.contains_key(&device.device_id))
+        is_last: bool,
+    ) -> Result<bool, Error> {
+        if readers.are_outdated && !is_last {
+            return Ok(false);
+        }
+        let peers: Vec<String> = readers.allowed.iter().map(Device::peer).collect();
+        let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
+        let renewals = self.store.get_many::<u32>(RENEWALS, &peers).await?;
+        let renewals = |device: &Device| renewals.get(&device.peer()).copied().unwrap_or_default();
+        // Who was given the key in a session that was replaced since may have lost it.
+        let has_key = |device: &Device| {
+            let holder = outbound.shared_with.get(&device.user_id).and_then(|devices| devices.get(&device.device_id));
+            holder.is_some_and(|holder| holder.renewals >= renewals(device))
         };
-        let newcomers: Vec<Device> =
-            readers.allowed.into_iter().filter(|device| !has(&outbound.shared_with, device)).collect();
+        let newcomers: Vec<Device> = readers.allowed.into_iter().filter(|device| !has_key(device)).collect();
         let mut keys = Vec::new();
         let mut withheld = Vec::new();
         if !newcomers.is_empty() {
             let account = Account::load(&self.store, &Batch::new()).await?;
             let own_keys = account.device_keys();
             let room_key = outbound.room_key(&room.room_id);
-            let peers: Vec<String> = newcomers.iter().map(|device| device.curve25519.to_base64()).collect();
-            let peers: Vec<&str> = peers.iter().map(String::as_str).collect();
-            let mut known = self.store.get_many::<Sessions>(OLM_SESSIONS, &peers).await?;
+            let mut known = self.sessions(&newcomers).await?;
             for device in newcomers {
-                let peer = device.curve25519.to_base64();
+                let peer = device.peer();
                 let mut sessions = known.remove(&peer).unwrap_or_default();
+                let is_in_vain = self.is_in_vain(&device.user_id, Some(&device.device_id));
+                if sessions.is_empty() && !is_in_vain && !is_last {
+                    return Ok(false);
+                }
                 match sessions.encrypt(&payload(&account, &own_keys, &device, "m.room_key", &room_key)) {
                     Some(message) => {
                         let devices = outbound.shared_with.entry(device.user_id.clone()).or_default();
-                        devices.insert(device.device_id.clone(), peer.clone());
+                        let holder = Holder { key: device.curve25519.to_base64(), renewals: renewals(&device) };
+                        devices.insert(device.device_id.clone(), holder);
                         keys.push((device.clone(), encrypted(&account, &device, &message)));
                     }
                     // It is told once, until there was a session; it may begin one by itself.
-                    None if !sessions.is_told_of_none => {
+                    None if is_in_vain && !sessions.is_told_of_none => {
                         sessions.is_told_of_none = true;
                         let content = self.withheld(None, "m.no_olm", "the sender has no session with this device");
                         withheld.push((device, content));
@@ -245,16 +322,15 @@ impl Machine {
         }
         let session_id = outbound.session_id();
         for (device, code, reason) in readers.refused {
-            if !has(&outbound.withheld_from, &device) {
-                let devices = outbound.withheld_from.entry(device.user_id.clone()).or_default();
-                devices.insert(device.device_id.clone(), code.to_owned());
+            let told = outbound.withheld_from.entry(device.user_id.clone()).or_default();
+            if told.insert(device.device_id.clone(), code.to_owned()).is_none() {
                 let content = self.withheld(Some((&room.room_id, &session_id)), code, reason);
                 withheld.push((device, content));
             }
         }
         self.post_to_devices(work, "m.room.encrypted", keys);
         self.post_to_devices(work, "m.room_key.withheld", withheld);
-        Ok(())
+        Ok(true)
     }
 
     /// The content of `m.room_key.withheld`. Client-Server API, "Reporting that decryption keys are withheld".
@@ -315,7 +391,7 @@ impl Machine {
         content: &Value,
     ) -> Result<bool, Error> {
         let account = Account::load(&self.store, &Batch::new()).await?;
-        let peer = device.curve25519.to_base64();
+        let peer = device.peer();
         let mut sessions: Sessions = self.store.get_with(&work.batch, OLM_SESSIONS, &peer).await?.unwrap_or_default();
         let Some(message) = sessions.encrypt(&payload(&account, &account.device_keys(), device, event_type, content))
         else {
@@ -355,171 +431,7 @@ impl Machine {
         self.post_to_devices(&mut work, event_type, messages);
         self.commit(work).await.map(drop)
     }
-
-    /// Devices whose session seems broken and may be replaced, which is noted.
-    pub(crate) async fn broken_devices(&mut self) -> Result<Vec<Device>, Error> {
-        let mut work = Work::default();
-        let mut devices = Vec::new();
-        for (user_id, device_id) in std::mem::take(&mut self.broken) {
-            let Some(device) = self.devices(&work, &user_id).await?.devices.remove(&device_id) else { continue };
-            let peer = device.curve25519.to_base64();
-            let mut sessions: Sessions = self.store.get(OLM_SESSIONS, &peer).await?.unwrap_or_default();
-            if sessions.may_replace(now_ms()) {
-                work.batch.put(OLM_SESSIONS, peer, &sessions);
-                devices.push(device);
-            }
-        }
-        self.commit(work).await?;
-        Ok(devices)
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use ruma::{UserId, room_id, serde::Raw, user_id};
-
-    use super::*;
-    use crate::{
-        Kind, Store, StoreKey,
-        account::KeyCounts,
-        olm::{read_encrypted, read_payload},
-        outbox::Outbox,
-        rooms::ROOMS,
-    };
-
-    const OUTBOX: Kind = Kind("outbox");
-
-    fn alice() -> &'static UserId {
-        user_id!("@alice:example.org")
-    }
-
-    fn bob() -> &'static UserId {
-        user_id!("@bob:example.org")
-    }
-
-    fn room() -> Room {
-        let mut room = Room::new(room_id!("!room:example.org").to_owned());
-        room.membership = Membership::Join;
-        for (event_type, state_key, content) in [
-            ("m.room.encryption", "", json!({ "algorithm": MEGOLM })),
-            ("m.room.member", alice().as_str(), json!({ "membership": "join" })),
-            ("m.room.member", bob().as_str(), json!({ "membership": "join" })),
-        ] {
-            room.apply(event_type, state_key, content.as_object().unwrap());
-        }
-        room
-    }
-
-    /// Alice's machine, which knows a room with Bob and his devices and has a session with each.
-    async fn machine(folder: &tempfile::TempDir, bobs: &mut [Account]) -> Machine {
-        let store = Store::open(&folder.path().join("store"), &StoreKey::raw([1; 32])).await.unwrap();
-        let mut batch = Batch::new();
-        Account::new(alice().to_owned(), "PHONE".into()).save(&mut batch);
-        batch.put(ROOMS, room().room_id.as_str(), &room());
-        let mut list = DeviceList::default();
-        let keys = bobs.iter().map(|account| (account.device_id().to_owned(), Value::Object(account.device_keys())));
-        assert!(list.update(bob(), keys.collect(), 0).is_empty());
-        batch.put(DEVICES, bob().as_str(), &list);
-        store.commit(batch).await.unwrap();
-        let outbox = Arc::new(Outbox::load(&store).await.unwrap());
-        let mut machine = Machine::load(store, outbox).await.unwrap();
-
-        let mut claimed = BTreeMap::new();
-        for account in bobs {
-            account.refill(KeyCounts { one_time: 49, is_fallback_unused: None }, 0);
-            let (id, key) = account.to_upload().one_time_keys.remove(0);
-            let key = Raw::new(&key).unwrap().cast_unchecked();
-            claimed.insert(account.device_id().to_owned(), BTreeMap::from([(id.as_str().try_into().unwrap(), key)]));
-        }
-        let answer = claim_keys::v3::Response::new(BTreeMap::from([(bob().to_owned(), claimed)]));
-        let devices = machine.without_session(&room().room_id).await.unwrap();
-        machine.begin_sessions(&devices, &answer).await.unwrap();
-        assert!(machine.without_session(&room().room_id).await.unwrap().is_empty());
-        machine
-    }
-
-    /// What was put into the outbox since this was asked last, in order: to-device messages, and events.
-    async fn posted(machine: &Machine) -> (Vec<Value>, usize) {
-        let mut entries: Vec<(u64, Value)> = machine
-            .store
-            .list::<Value>(OUTBOX)
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|(number, entry)| (number.parse().unwrap(), entry))
-            .collect();
-        entries.sort_by_key(|(number, _)| *number);
-        let mut batch = Batch::new();
-        entries.iter().for_each(|(number, _)| batch.delete(OUTBOX, number.to_string()));
-        machine.store.commit(batch).await.unwrap();
-        let is_event = |entry: &Value| entry["outgoing"].get("Room").is_some();
-        let events = entries.iter().filter(|(_, entry)| is_event(entry)).count();
-        assert!(entries.last().is_some_and(|(_, entry)| is_event(entry)), "keys leave before the message");
-        let messages =
-            entries.iter().map(|(_, entry)| entry["outgoing"]["ToDevice"]["messages"][bob().as_str()].clone());
-        (messages.filter(|messages| !messages.is_null()).collect(), events)
-    }
-
-    fn device_count(requests: &[Value]) -> Vec<usize> {
-        requests.iter().map(|devices| devices.as_object().unwrap().len()).collect()
-    }
-
-    /// Each device gets the key once, many in a request; whoever is gone ends it.
-    #[tokio::test]
-    async fn all_devices_of_a_room_get_its_key_once_until_one_of_them_is_gone() {
-        let mut bobs: Vec<Account> =
-            (0..520).map(|index| Account::new(bob().to_owned(), format!("D{index:03}").into())).collect();
-        let folder = tempfile::tempdir().unwrap();
-        let mut machine = machine(&folder, &mut bobs).await;
-        let (room_id, content) = (room().room_id, json!({ "body": "hello" }));
-        machine.post(&room_id, "m.room.message", &content).await.unwrap();
-        let (requests, events) = posted(&machine).await;
-        assert_eq!((device_count(&requests), events), (vec![250, 250, 20], 1));
-
-        let last = bobs.last_mut().unwrap();
-        let message = requests[2][last.device_id().as_str()].as_object().unwrap().clone();
-        let (sender_key, message) = read_encrypted(last, &message).unwrap();
-        let plaintext = Sessions::default().decrypt(last, sender_key, &message).unwrap();
-        let plaintext = read_payload(last, bob(), alice(), sender_key, &plaintext).unwrap();
-        assert_eq!((plaintext.event_type.as_str(), plaintext.sender_key), ("m.room_key", machine.curve25519));
-        let first_session = plaintext.content["session_id"].clone();
-        Inbound::from_room_key(&plaintext.content, alice(), "", "").unwrap();
-
-        machine.post(&room_id, "m.room.message", &content).await.unwrap();
-        let (requests, events) = posted(&machine).await;
-        assert_eq!((device_count(&requests), events), (vec![], 1), "they have it");
-
-        let mut list: DeviceList = machine.store.get(DEVICES, bob().as_str()).await.unwrap().unwrap();
-        list.devices.remove(bobs[0].device_id());
-        let mut batch = Batch::new();
-        batch.put(DEVICES, bob().as_str(), &list);
-        machine.store.commit(batch).await.unwrap();
-        machine.post(&room_id, "m.room.message", &content).await.unwrap();
-        let (requests, events) = posted(&machine).await;
-        assert_eq!((device_count(&requests), events), (vec![250, 250, 19], 1));
-        let outbound: Outbound = machine.store.get(OUTBOUND, room_id.as_str()).await.unwrap().unwrap();
-        assert_ne!(json!(outbound.session_id()), first_session);
-    }
-
-    /// A device without a session is told so once, and gets the key when there is one.
-    #[tokio::test]
-    async fn a_device_that_cannot_be_reached_is_told_once() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut machine = machine(&folder, &mut []).await;
-        let account = Account::new(bob().to_owned(), "LAPTOP".into());
-        let mut list = DeviceList::default();
-        list.update(bob(), BTreeMap::from([("LAPTOP".into(), Value::Object(account.device_keys()))]), 0);
-        let mut batch = Batch::new();
-        batch.put(DEVICES, bob().as_str(), &list);
-        machine.store.commit(batch).await.unwrap();
-        let (room_id, content) = (room().room_id, json!({ "body": "hello" }));
-        machine.post(&room_id, "m.room.message", &content).await.unwrap();
-        let (requests, events) = posted(&machine).await;
-        assert_eq!((requests[0]["LAPTOP"]["code"].as_str(), requests.len(), events), (Some("m.no_olm"), 1, 1));
-        assert_eq!(requests[0]["LAPTOP"].get("session_id"), None, "it is about all sessions");
-        machine.post(&room_id, "m.room.message", &content).await.unwrap();
-        assert_eq!(posted(&machine).await, (vec![], 1));
-    }
-}
+mod tests;

@@ -1,36 +1,48 @@
 //! Events of rooms, decrypted. Client-Server API, "m.megolm.v1.aes-sha2".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, UserId};
+use ruma::{EventId, OwnedEventId, OwnedUserId, RoomId, UserId};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use vodozemac::Curve25519PublicKey;
 
-use super::{Machine, Work, text};
+use super::{Machine, Work, pending::Pending, text};
 use crate::{
     Error,
-    devices::DeviceList,
+    devices::{DEVICES, DeviceList},
     events::{Event, RoomEvent, Secrecy, Trust},
-    megolm::{Decrypted, EncryptedContent, INBOUND, INDICES, Inbound, Origin, Undecryptable, index_key, session_key},
+    megolm::{
+        Claim, Decrypted, EncryptedContent, INBOUND, INDICES, Inbound, Origin, Undecryptable, index_key, session_key,
+    },
+    rooms::{ROOMS, Room},
     signatures::{Object, ed25519_key},
 };
 
-/// Events that wait for one key, and keys that are waited for: the rest is found again in the room's history.
-const PENDING_EVENTS_MAX: usize = 100;
-const PENDING_KEYS_MAX: usize = 1_000;
-
-/// An event whose key may come.
-#[derive(Debug)]
-pub(super) struct Pending {
-    room_id: OwnedRoomId,
-    event: Object,
-}
-
-/// What was read for several events.
+/// What was read for several events of one room.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
+    /// Whether the events are told as news: each once, whatever a server repeats.
+    are_news: bool,
     sessions: BTreeMap<String, Option<Inbound>>,
     devices: BTreeMap<OwnedUserId, DeviceList>,
+    /// Whose devices have an Olm key, among the room's members.
+    owners: Option<BTreeMap<String, BTreeSet<OwnedUserId>>>,
+}
+
+impl Seen {
+    /// For events that are told as news.
+    pub(super) fn news() -> Self {
+        Self { are_news: true, ..Self::default() }
+    }
+}
+
+/// What a message index of a session decrypted to.
+#[derive(Deserialize, Serialize)]
+struct Read {
+    event_id: OwnedEventId,
+    /// Whether it was told as news.
+    is_told: bool,
 }
 
 impl Machine {
@@ -84,12 +96,13 @@ impl Machine {
         read.secrecy = match EncryptedContent::read(content) {
             Err(reason) => Secrecy::Undecryptable(reason),
             Ok(encrypted) => match self.decrypt(work, seen, &read, &encrypted).await? {
-                Ok((decrypted, trust)) => {
+                Ok((_, None)) => return Ok(None),
+                Ok((decrypted, Some(trust))) => {
                     (read.event_type, read.content) = (decrypted.event_type, decrypted.content);
                     Secrecy::Encrypted(trust)
                 }
                 Err(reason) => {
-                    self.wait_for_key(work, room_id, &encrypted.session_id, event, &reason).await?;
+                    self.wait_for_key(work, &read, encrypted, event, &reason).await?;
                     Secrecy::Undecryptable(reason)
                 }
             },
@@ -97,18 +110,22 @@ impl Machine {
         Ok(Some(read))
     }
 
+    /// Decrypts an event. There is no trust in one that was told as news and is told again.
     async fn decrypt(
         &self,
         work: &mut Work,
         seen: &mut Seen,
         event: &RoomEvent,
         encrypted: &EncryptedContent,
-    ) -> Result<Result<(Decrypted, Trust), Undecryptable>, Error> {
+    ) -> Result<Result<(Decrypted, Option<Trust>), Undecryptable>, Error> {
         let (room_id, sender) = (&event.room_id, &event.sender);
         let key = session_key(room_id, &encrypted.session_id);
         if !seen.sessions.contains_key(&key) {
             let inbound = self.store.get_with(&work.batch, INBOUND, &key).await?;
             seen.sessions.insert(key.clone(), inbound);
+        }
+        if self.is_others(work, seen, &key, event).await? {
+            return Ok(Err(Undecryptable::Forged("its key is another user's")));
         }
         let Some(inbound) = seen.sessions.get_mut(&key).and_then(Option::as_mut) else {
             return Ok(Err(self.why_no_key(work, room_id, sender, &encrypted.session_id).await?));
@@ -119,25 +136,66 @@ impl Machine {
         };
         // A server may show one encrypted text as several events. The same event may well be seen again.
         let index = index_key(room_id, &encrypted.session_id, decrypted.index);
-        match self.store.get_with::<OwnedEventId>(&work.batch, INDICES, &index).await? {
-            Some(first) if first != event.event_id => return Ok(Err(Undecryptable::Replayed)),
-            Some(_) => {}
-            None => work.batch.put(INDICES, index, &event.event_id),
+        let first: Option<Read> = self.store.get_with(&work.batch, INDICES, &index).await?;
+        if first.as_ref().is_some_and(|first| first.event_id != event.event_id) {
+            return Ok(Err(Undecryptable::Replayed));
+        }
+        let is_told = first.as_ref().is_some_and(|first| first.is_told);
+        if is_told && seen.are_news {
+            return Ok(Ok((decrypted, None)));
+        }
+        if first.is_none() || seen.are_news {
+            work.batch.put(INDICES, index, &Read { event_id: event.event_id.clone(), is_told: seen.are_news });
         }
         if !seen.devices.contains_key(sender) {
             seen.devices.insert(sender.clone(), self.devices(work, sender).await?);
         }
         let trust = self.trust(inbound, sender, &seen.devices[sender]);
-        Ok(Ok((decrypted, trust)))
+        Ok(Ok((decrypted, Some(trust))))
     }
 
-    /// What is known of the device that made a session.
+    /// Whether all that is known of a session's maker is an Olm key, and that is another member's: a backup names no users.
+    async fn is_others(&self, work: &Work, seen: &mut Seen, key: &str, event: &RoomEvent) -> Result<bool, Error> {
+        let Some(inbound) = seen.sessions.get(key).and_then(Option::as_ref) else { return Ok(false) };
+        let mut claims = inbound.claims_of(&event.sender).peekable();
+        if claims.peek().is_none() || claims.any(|claim| claim.sender.is_some()) {
+            return Ok(false);
+        }
+        if seen.owners.is_none() {
+            let room: Option<Room> = self.store.get_with(&work.batch, ROOMS, event.room_id.as_str()).await?;
+            let members = room.map(|room| room.members).unwrap_or_default();
+            let members: Vec<&str> = members.keys().map(|user_id| user_id.as_str()).collect();
+            let mut owners: BTreeMap<String, BTreeSet<OwnedUserId>> = BTreeMap::new();
+            for list in self.store.get_many::<DeviceList>(DEVICES, &members).await?.into_values() {
+                for device in list.devices.into_values() {
+                    owners.entry(device.curve25519.to_base64()).or_default().insert(device.user_id);
+                }
+            }
+            seen.owners = Some(owners);
+        }
+        let owners = seen.owners.as_ref().expect("they were just read");
+        let is_others = |claim: &Claim| owners.get(&claim.sender_key).is_some_and(|of| !of.contains(&event.sender));
+        Ok(inbound.claims_of(&event.sender).all(is_others))
+    }
+
+    /// What is known of the device that made a session: the best that anybody's word is good for, since a device that is verified claims only
+    /// what it made.
     pub(super) fn trust(&self, inbound: &Inbound, sender: &UserId, devices: &DeviceList) -> Trust {
-        if inbound.origin != Origin::Direct {
+        let trusts = inbound.claims_of(sender).map(|claim| self.trust_in(claim, sender, devices));
+        let rank = |trust: &Trust| match trust {
+            Trust::Verified { .. } => 3,
+            Trust::Unverified { .. } => 2,
+            Trust::UnknownDevice => 1,
+            Trust::Imported => 0,
+        };
+        trusts.max_by_key(rank).unwrap_or(Trust::UnknownDevice)
+    }
+
+    fn trust_in(&self, claim: &Claim, sender: &UserId, devices: &DeviceList) -> Trust {
+        if claim.origin != Origin::Direct {
             return Trust::Imported;
         }
-        let keys =
-            (Curve25519PublicKey::from_base64(&inbound.sender_key), inbound.signing_key.as_deref().map(ed25519_key));
+        let keys = (Curve25519PublicKey::from_base64(&claim.sender_key), claim.signing_key.as_deref().map(ed25519_key));
         let (Ok(curve25519), Some(Ok(ed25519))) = keys else { return Trust::UnknownDevice };
         if *sender == self.user_id && (curve25519, ed25519) == (self.curve25519, self.ed25519) {
             return Trust::Verified { device_id: self.device_id.clone() };
@@ -153,30 +211,32 @@ impl Machine {
     async fn wait_for_key(
         &mut self,
         work: &mut Work,
-        room_id: &RoomId,
-        session_id: &str,
+        read: &RoomEvent,
+        encrypted: EncryptedContent,
         event: &Object,
         reason: &Undecryptable,
     ) -> Result<(), Error> {
         if !matches!(reason, Undecryptable::NoKey | Undecryptable::Withheld { .. } | Undecryptable::BeforeTheKey) {
             return Ok(());
         }
-        let key = session_key(room_id, session_id);
-        if self.pending.len() < PENDING_KEYS_MAX || self.pending.contains_key(&key) {
-            let events = self.pending.entry(key).or_default();
-            let is_known = events.iter().any(|known| known.event.get("event_id") == event.get("event_id"));
-            if events.len() < PENDING_EVENTS_MAX && !is_known {
-                events.push(Pending { room_id: room_id.to_owned(), event: event.clone() });
-            }
-        }
-        self.request_key(work, room_id, session_id).await
+        let EncryptedContent { session_id, sender_key, .. } = encrypted;
+        self.request_key(work, &read.room_id, &session_id, sender_key.as_deref()).await?;
+        self.pending.add(Pending {
+            key: session_key(&read.room_id, &session_id),
+            room_id: read.room_id.clone(),
+            sender: read.sender.clone(),
+            session_id,
+            sender_key,
+            event: event.clone(),
+        });
+        Ok(())
     }
 
     /// Decrypts the events whose key has come.
     pub(super) async fn read_late_events(&mut self, work: &mut Work) -> Result<(), Error> {
         for key in std::mem::take(&mut work.imported) {
-            let mut seen = Seen::default();
-            for Pending { room_id, event } in self.pending.remove(&key).unwrap_or_default() {
+            let mut seen = Seen::news();
+            for Pending { room_id, event, .. } in self.pending.take(&key) {
                 let read = self.read_event(work, &mut seen, &room_id, &event).await?;
                 if let Some(read) = read.filter(|read| matches!(read.secrecy, Secrecy::Encrypted(_))) {
                     work.events.push(Event::Late(read));
@@ -184,5 +244,126 @@ impl Machine {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ruma::{RoomId, room_id, user_id};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        Batch, Store, StoreKey,
+        account::Account,
+        megolm::Outbound,
+        outbox::Outbox,
+        rooms::Room,
+    };
+
+    fn room_id() -> &'static RoomId {
+        room_id!("!room:example.org")
+    }
+
+    fn alice() -> &'static UserId {
+        user_id!("@alice:example.org")
+    }
+
+    fn mallory() -> &'static UserId {
+        user_id!("@mallory:example.org")
+    }
+
+    /// Bob's machine, in a room with Alice and Mallory, and Alice's device.
+    async fn machine(folder: &tempfile::TempDir) -> (Machine, Account) {
+        let store = Store::open(&folder.path().join("store"), &StoreKey::raw([1; 32])).await.unwrap();
+        let mut batch = Batch::new();
+        Account::new(user_id!("@bob:example.org").to_owned(), "PHONE".into()).save(&mut batch);
+        let alices = Account::new(alice().to_owned(), "PHONE".into());
+        let mut list = DeviceList::default();
+        list.update(alice(), BTreeMap::from([("PHONE".into(), Value::Object(alices.device_keys()))]), 0);
+        batch.put(DEVICES, alice().as_str(), &list);
+        let mut room = Room::new(room_id().to_owned());
+        for user in [alice(), mallory()] {
+            room.apply("m.room.member", user.as_str(), json!({ "membership": "join" }).as_object().unwrap());
+        }
+        batch.put(ROOMS, room_id().as_str(), &room);
+        store.commit(batch).await.unwrap();
+        let outbox = Arc::new(Outbox::load(&store).await.unwrap());
+        (Machine::load(store, outbox).await.unwrap(), alices)
+    }
+
+    /// A session of Alice's device, and what she says by it.
+    fn said(alices: &Account) -> (Inbound, Value) {
+        let mut outbound = Outbound::new(&Room::new(room_id().to_owned()), 0);
+        let (curve25519, ed25519) = (alices.curve25519().to_base64(), alices.ed25519().to_base64());
+        let key = outbound.room_key(room_id());
+        let inbound = Inbound::from_room_key(key.as_object().unwrap(), alice(), &curve25519, &ed25519).unwrap();
+        let device = (curve25519.as_str(), alices.device_id());
+        let content = outbound.encrypt(room_id(), "m.room.message", &json!({ "body": "deploy now" }), device);
+        let event = json!({ "type": "m.room.encrypted", "event_id": "$1", "sender": alice(), "content": content });
+        (inbound, event)
+    }
+
+    async fn read(machine: &mut Machine, mut seen: Seen, event: &Value) -> Option<Secrecy> {
+        let mut work = Work::default();
+        let event = event.as_object().unwrap();
+        let read = machine.read_event(&mut work, &mut seen, room_id(), event).await.unwrap();
+        machine.commit(work).await.unwrap();
+        read.map(|read| read.secrecy)
+    }
+
+    /// Client-Server API, "m.megolm.v1.aes-sha2", on replay attacks: a bot must not do the same twice because a server says it twice.
+    #[tokio::test]
+    async fn an_event_is_told_as_news_once_and_read_in_the_history_however_often() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut machine, alices) = machine(&folder).await;
+        let (inbound, event) = said(&alices);
+        let mut work = Work::default();
+        machine.import(&mut work, inbound).await.unwrap();
+        machine.commit(work).await.unwrap();
+        let known = Some(Secrecy::Encrypted(Trust::Unverified { device_id: "PHONE".into() }));
+        assert_eq!(read(&mut machine, Seen::default(), &event).await, known);
+        assert_eq!(read(&mut machine, Seen::news(), &event).await, known, "it was only looked at before");
+        assert_eq!(read(&mut machine, Seen::news(), &event).await, None);
+        assert_eq!(read(&mut machine, Seen::default(), &event).await, known);
+    }
+
+    /// A backup does not say whose a session is, but by which device it was made.
+    #[tokio::test]
+    async fn with_a_restored_key_nobody_passes_anothers_message_off_as_theirs() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut machine, alices) = machine(&folder).await;
+        let (inbound, event) = said(&alices);
+        machine.import_backed_up(vec![inbound.export()]).await.unwrap();
+        let mut copy = event.clone();
+        (copy["sender"], copy["event_id"]) = (json!(mallory()), json!("$2"));
+        let forged = Some(Secrecy::Undecryptable(Undecryptable::Forged("its key is another user's")));
+        assert_eq!(read(&mut machine, Seen::default(), &copy).await, forged);
+        let imported = Some(Secrecy::Encrypted(Trust::Imported));
+        assert_eq!(read(&mut machine, Seen::default(), &event).await, imported, "the copy did not take its place");
+    }
+
+    /// Anybody can say that there are sessions: they must not fill the outbox in front of the user's next message.
+    #[tokio::test]
+    async fn made_up_sessions_are_asked_for_a_few_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut machine, alices) = machine(&folder).await;
+        let own = user_id!("@bob:example.org");
+        let laptop = Account::new(own.to_owned(), "LAPTOP".into());
+        let mut list = DeviceList::default();
+        list.update(own, BTreeMap::from([("LAPTOP".into(), Value::Object(laptop.device_keys()))]), 0);
+        let mut batch = Batch::new();
+        batch.put(DEVICES, own.as_str(), &list);
+        machine.store.commit(batch).await.unwrap();
+        let events: Vec<Value> = (0..100).map(|_| said(&alices).1).collect();
+        machine.read_history(room_id(), &events).await.unwrap();
+        let requests = async |machine: &Machine| machine.store.count(crate::Kind("outbox")).await.unwrap();
+        assert_eq!(requests(&machine).await, 0, "there is nobody to ask");
+        // Now there is: what was shown as undecryptable before is asked for.
+        let keys = BTreeMap::from([("ed25519:LAPTOP".to_owned(), laptop.ed25519().to_base64())]);
+        machine.verified(own, "LAPTOP".into(), &keys).await.unwrap();
+        assert_eq!(requests(&machine).await, 20);
     }
 }

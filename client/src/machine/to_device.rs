@@ -11,7 +11,8 @@ use crate::{
     devices::{DEVICES, Device},
     events::{Event, ToDeviceEvent},
     megolm::{INBOUND, Inbound, session_key},
-    olm::{OLM_SESSIONS, Plaintext, Sessions, read_encrypted, read_payload},
+    olm::{OLM_SESSIONS, Plaintext, Sessions, peer, read_encrypted, read_payload},
+    rooms::{Membership, ROOMS, Room},
     signatures::Object,
 };
 
@@ -57,6 +58,7 @@ impl Machine {
             "m.room_key" => {
                 let (curve25519, ed25519) = (plaintext.sender_key.to_base64(), plaintext.signing_key.to_base64());
                 let inbound = Inbound::from_room_key(&plaintext.content, &sender, &curve25519, &ed25519)?;
+                self.bound_room_keys(work, &sender, &inbound).await?;
                 self.import(work, inbound).await
             }
             "m.forwarded_room_key" => self.receive_forwarded_key(work, device.as_ref(), &plaintext.content).await,
@@ -80,18 +82,25 @@ impl Machine {
 
     async fn decrypt_olm(&mut self, work: &mut Work, sender: &UserId, content: &Object) -> Result<Plaintext, Error> {
         let (sender_key, message) = read_encrypted(work.account(&self.store).await?, content)?;
-        let peer = sender_key.to_base64();
+        let peer = peer(sender, &sender_key);
         let mut sessions: Sessions = self.store.get_with(&work.batch, OLM_SESSIONS, &peer).await?.unwrap_or_default();
+        let is_first = sessions.is_empty();
         let account = work.account(&self.store).await?;
-        let plaintext = match sessions.decrypt(account, sender_key, &message) {
-            Ok(plaintext) => zeroize::Zeroizing::new(plaintext),
+        let (plaintext, is_renewed) = match sessions.decrypt(account, sender_key, &message) {
+            Ok((plaintext, is_renewed)) => (zeroize::Zeroizing::new(plaintext), is_renewed),
             Err(error) => {
                 self.mark_broken(work, sender, &sender_key).await?;
                 return Err(error);
             }
         };
         // The ratchet has moved, whatever the message turns out to be.
-        work.batch.put(OLM_SESSIONS, peer, &sessions);
+        work.batch.put(OLM_SESSIONS, &peer, &sessions);
+        if is_renewed {
+            self.mark_renewed(work, &peer).await?;
+        }
+        if is_first {
+            self.bound_sessions(work, sender, &sender_key).await?;
+        }
         let account = work.account(&self.store).await?;
         read_payload(account, &self.user_id, sender, sender_key, &plaintext)
     }
@@ -123,14 +132,45 @@ impl Machine {
         Ok(None)
     }
 
-    /// A session that does not decrypt is replaced, if it is with a device that we know.
-    /// Client-Server API, "Recovering from undecryptable messages".
-    async fn mark_broken(&mut self, work: &Work, sender: &UserId, key: &Curve25519PublicKey) -> Result<(), Error> {
-        let list = self.devices(work, sender).await?;
-        if let Some(device) = list.with_key(key).filter(|device| !self.is_own(device)) {
-            self.broken.insert((sender.to_owned(), device.device_id.clone()));
+    /// Anybody can begin sessions, by any number of keys. Those with devices that nobody knows are bounded.
+    async fn bound_sessions(&self, work: &mut Work, sender: &UserId, key: &Curve25519PublicKey) -> Result<(), Error> {
+        if self.devices(work, sender).await?.with_key(key).is_some() {
+            return Ok(());
+        }
+        for gone in self.note_stray(work, OLM_SESSIONS, sender, &peer(sender, key)).await? {
+            let owner = gone.split_once(' ').and_then(|(owner, _)| UserId::parse(owner).ok());
+            let is_known = match owner {
+                Some(owner) => self.devices(work, &owner).await?.devices.values().any(|device| device.peer() == gone),
+                None => false,
+            };
+            if !is_known {
+                work.batch.delete(OLM_SESSIONS, gone);
+            }
         }
         Ok(())
+    }
+
+    /// Anybody can send room keys, of any room. Those of rooms that we are not in are bounded: one may come before its room.
+    async fn bound_room_keys(&self, work: &mut Work, sender: &UserId, inbound: &Inbound) -> Result<(), Error> {
+        if self.is_in(work, inbound.room_id.as_str()).await? {
+            return Ok(());
+        }
+        let key = session_key(&inbound.room_id, &inbound.session_id());
+        if self.store.get_with::<Inbound>(&work.batch, INBOUND, &key).await?.is_some() {
+            return Ok(());
+        }
+        for gone in self.note_stray(work, INBOUND, sender, &key).await? {
+            let room_id = gone.split_once(' ').map_or("", |(room_id, _)| room_id);
+            if !self.is_in(work, room_id).await? {
+                self.forget_room_key(work, &gone);
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_in(&self, work: &Work, room_id: &str) -> Result<bool, Error> {
+        let room: Option<Room> = self.store.get_with(&work.batch, ROOMS, room_id).await?;
+        Ok(room.is_some_and(|room| matches!(room.membership, Membership::Join | Membership::Invite)))
     }
 
     /// Keeps the key of a room's session, if it is better than what there is.
@@ -149,6 +189,7 @@ impl Machine {
             work.batch.put(INBOUND, &key, &better);
             self.mark_to_back_up(work, &better);
             self.cancel_key_request(work, &key).await?;
+            self.forget_withheld(work, &key);
             work.imported.insert(key);
         }
         Ok(())

@@ -125,12 +125,12 @@ impl Machine {
         let mut work = Work::default();
         for (user_id, wanted) in question.asked {
             self.learn_identity(&mut work, &user_id, &answer).await?;
-            let answered = answer.device_keys.remove(&user_id);
-            if answered.is_none() && answer.failures.contains_key(user_id.server_name().as_str()) {
+            // Who has no devices is answered with none; no answer at all says nothing.
+            let Some(answered) = answer.device_keys.remove(&user_id) else {
                 self.in_vain(&user_id, None);
                 continue;
-            }
-            let keys = answered.unwrap_or_default().into_iter().filter_map(|(device_id, keys)| {
+            };
+            let keys = answered.into_iter().filter_map(|(device_id, keys)| {
                 let keys: Option<Value> = serde_json::from_str(keys.json().get()).ok();
                 keys.map(|keys| (device_id, keys))
             });
@@ -144,6 +144,12 @@ impl Machine {
             work.batch.put(DEVICES, user_id.as_str(), &list);
         }
         self.commit(work).await
+    }
+
+    /// Whether it is no use to ask for a user's devices, or a device's keys, for now.
+    pub(super) fn is_in_vain(&self, user_id: &UserId, device_id: Option<&ruma::DeviceId>) -> bool {
+        let until_ms = self.in_vain_until_ms.get(&(user_id.to_owned(), device_id.map(ToOwned::to_owned)));
+        until_ms.is_some_and(|until_ms| *until_ms > now_ms())
     }
 
     /// Does not ask for these devices, or this device's one-time keys, for a while.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use client::{Error, Event, LocalTrust, NewRoom, Secrecy, Trust, Undecryptable};
+use client::{Error, Event, LocalTrust, NewRoom, Secrecy, ShareWith, Trust, Undecryptable};
 use serde_json::json;
 use test_kit::TestServer;
 
@@ -279,7 +279,8 @@ async fn devices_that_are_not_verified_get_no_key_if_so_wished() {
     let user = bob.client.user_id();
     alice.client.devices(user).await.unwrap();
     alice.client.set_local_trust(user, bob.client.device_id(), LocalTrust::Verified).await.unwrap();
-    alice.client.set_only_verified(true).await;
+    alice.client.share_with(ShareWith::Verified).await.unwrap();
+    let alice = alice.restarted().await;
     let sent = alice.client.send_text(&room, "for the phone").await.unwrap();
     assert_eq!(bob.hears(&sent).await.body(), Some("for the phone"));
     match laptop.hears(&sent).await.secrecy {

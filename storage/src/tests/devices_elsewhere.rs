@@ -64,9 +64,10 @@ async fn what_differs_is_told_and_what_is_the_same_is_not() {
         assert_eq!(list.stream_id, Some(2));
         assert!(storage.update_remote_devices(&list, 3, &devices(&["A"]), 10).await.unwrap());
         assert!(!is_told(&storage).await, "the same keys");
-        let list = begin().await;
-        assert!(!storage.update_remote_devices(&list, 4, &devices(&["D"]), 2).await.unwrap(), "too many");
-        assert_eq!(begin().await.stream_id, Some(3));
+        assert!(storage.update_remote_devices(&begin().await, 4, &devices(&["D"]), 2).await.unwrap());
+        assert_eq!(ids(&storage).await, ["A", "C"], "no more are kept, and the list is complete no less");
+        assert_eq!((begin().await.stream_id, begin().await.ask_at_ms), (Some(4), None));
+        is_told(&storage).await;
         storage.note_gaps_in_remote_devices(&[BOB], 0).await.unwrap();
         let list = begin().await;
         assert!(!storage.update_remote_devices(&list, 4, &devices(&["D"]), 10).await.unwrap(), "it lacks something");

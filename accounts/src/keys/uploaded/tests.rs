@@ -77,7 +77,11 @@ fn device_keys_are_the_devices_own_of_known_algorithms_and_signed() {
         ("/keys", json!({ format!("rot13:{DEVICE}"): "A".repeat(43) })),
         ("/keys", json!({})),
         (&*ed25519, json!("A".repeat(42))),
+        (&*ed25519, json!("A".repeat(44))),
+        (&*ed25519, json!("A".repeat(42) + "==")),
+        (&*ed25519, json!(device.0.identity_keys().ed25519.to_base64() + "=")),
         (&*curve25519, json!("A".repeat(42))),
+        (&*curve25519, json!("A".repeat(43) + "=")),
         (&*curve25519, json!("*".repeat(43))),
     ] {
         let refused = changed(path, value.clone());
@@ -102,6 +106,7 @@ fn a_one_time_key_is_a_key_and_signed_by_the_device() {
         ("signed_curve25519:A", json!("A".repeat(43))),
         ("signed_curve25519:A", device.sign(json!({ "key": "A".repeat(42) }))),
         ("signed_curve25519:A", device.sign(json!({ "key": "AAAA" }))),
+        ("signed_curve25519:A", device.sign(json!({ "key": "A".repeat(43) + "=" }))),
     ] {
         let refused = one_time_keys(name, key.clone(), Some(&known));
         assert!(matches!(refused, Err(Error::InvalidParam(_))), "{name} {key}: {refused:?}");

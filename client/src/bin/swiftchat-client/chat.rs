@@ -37,12 +37,15 @@ pub(crate) async fn chat(client: &Client, options: &Chat) -> Result<(), Failure>
     eprintln!("{HELP}");
     let known: Vec<OwnedEventId> = history.iter().map(|event| event.event_id.clone()).collect();
     let latest = known.first().cloned();
-    while_syncing(client, async {
-        tokio::select! {
-            outcome = follow(client, &room.room_id, &mut events, known, latest) => outcome,
-            outcome = talk(client, &room.room_id) => outcome,
-        }
-    })
+    while_syncing(
+        client,
+        Box::pin(async {
+            tokio::select! {
+                outcome = follow(client, &room.room_id, &mut events, known, latest) => outcome,
+                outcome = talk(client, &room.room_id) => outcome,
+            }
+        }),
+    )
     .await
 }
 

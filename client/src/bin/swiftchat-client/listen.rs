@@ -57,7 +57,7 @@ pub(crate) async fn listen(client: &Client, options: Listen) -> Result<(), Failu
         return print_kept(client, &options, &of).await;
     }
     let mut interrupts = Interrupts::new()?;
-    while_syncing(client, async {
+    let work = Box::pin(async {
         loop {
             print_kept(client, &options, &of).await?;
             tokio::select! {
@@ -65,8 +65,8 @@ pub(crate) async fn listen(client: &Client, options: Listen) -> Result<(), Failu
                 () = interrupts.next() => return Ok(()),
             }
         }
-    })
-    .await
+    });
+    while_syncing(client, work).await
 }
 
 /// Waits until there may be more, and passes on what no room tells.

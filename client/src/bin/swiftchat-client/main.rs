@@ -28,7 +28,7 @@ mod session;
 mod show;
 mod verify;
 
-use std::{io::stderr, process::ExitCode, time::Duration};
+use std::{io::stderr, pin::Pin, process::ExitCode, time::Duration};
 
 use clap::Parser as _;
 use client::Client;
@@ -78,7 +78,7 @@ async fn run(arguments: Arguments) -> Result<(), Failure> {
 async fn unless_interrupted(client: &Client, command: Command) -> Result<(), Failure> {
     let mut interrupts = Interrupts::new()?;
     let (is_chat, is_listening) = (matches!(command, Command::Chat(_)), matches!(command, Command::Listen(_)));
-    let mut work = std::pin::pin!(perform(client, command));
+    let mut work = Box::pin(perform(client, command));
     tokio::select! {
         outcome = &mut work => return outcome,
         () = interrupts.next() => {}
@@ -111,10 +111,13 @@ async fn perform(client: &Client, command: Command) -> Result<(), Failure> {
 }
 
 /// Follows what happens while `work` is done.
-async fn while_syncing<T>(client: &Client, work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+async fn while_syncing<T>(
+    client: &Client,
+    work: Pin<Box<impl Future<Output = Result<T, Failure>>>>,
+) -> Result<T, Failure> {
     tokio::select! {
         outcome = work => outcome,
-        stopped = client.sync() => match stopped { Err(error) => Err(error.into()) },
+        stopped = Box::pin(client.sync()) => match stopped { Err(error) => Err(error.into()) },
     }
 }
 

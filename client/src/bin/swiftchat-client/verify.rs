@@ -27,7 +27,7 @@ pub(crate) async fn verify(client: &Client, options: Verify) -> Result<(), Failu
     let mut events = client.events();
     let mut lines = Lines::of_stdin();
     let had_keys = client.has_identity_keys().await?;
-    let outcome = while_syncing(client, async {
+    let work = Box::pin(async {
         let (user_id, flow_id) = match options.user {
             Some(user_id) => {
                 let flow_id = match &options.device {
@@ -44,8 +44,8 @@ pub(crate) async fn verify(client: &Client, options: Verify) -> Result<(), Failu
             share_secrets(client, had_keys).await?;
         }
         Ok(())
-    })
-    .await;
+    });
+    let outcome = while_syncing(client, work).await;
     // Whatever it led to goes out: what was signed, or why it ended.
     client.sync_once(Duration::ZERO).await?;
     outcome

@@ -39,7 +39,7 @@ pub(crate) struct World {
 enum Servers {
     One(Box<TestServer>),
     Two(TestFederation),
-    WithSynapse { federation: TestFederation, ours: String, synapse: Synapse, first_is_ours: bool },
+    WithSynapse { federation: TestFederation, ours: String, synapse: Box<Synapse>, first_is_ours: bool },
 }
 
 impl World {
@@ -56,7 +56,7 @@ impl World {
             }
             Topology::ToSynapse | Topology::FromSynapse => {
                 let mut federation = TestFederation::empty();
-                let synapse = Synapse::start(federation.authority()).await;
+                let synapse = Box::new(Synapse::start(federation.authority()).await);
                 let ours = federation.add_by_address(TestDatabase::sqlite(), options()).await;
                 Servers::WithSynapse { federation, ours, synapse, first_is_ours: topology == Topology::ToSynapse }
             }
