@@ -92,8 +92,9 @@ async fn what_waits_for_deleted_devices_is_work_that_is_done_in_pieces() {
 /// Whoever only changes their name or picture is no newcomer: in a busy room each would have the devices of all members asked for again.
 #[tokio::test]
 async fn newcomers_are_those_who_joined_and_all_members_of_rooms_that_the_user_joined() {
-    // Who, the room, and from when they were what in it: 3 is joined, 2 invited, 1 left.
-    const LOG: [(i64, i64, &[(i64, i64)]); 9] = [
+    /// Who, the room, and from when they were what in it: 3 is joined, 2 invited, 1 left.
+    type Log = (i64, i64, &'static [(i64, i64)]);
+    const LOG: [Log; 9] = [
         (1, 1, &[(1, 3), (10, 3)]),
         (1, 2, &[(9, 3)]),
         (2, 1, &[(5, 3)]),
