@@ -245,3 +245,71 @@ fn apply(room: &mut Room, event: &Object) -> Change {
 fn object<T>(raw: &Raw<T>) -> Option<Object> {
     serde_json::from_str(raw.json().get()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use ruma::{room_id, user_id};
+    use serde_json::json;
+
+    use super::*;
+    use crate::{Batch, Store, StoreKey, account::Account, outbox::Outbox};
+
+    async fn machine(folder: &tempfile::TempDir) -> Machine {
+        let store = Store::open(&folder.path().join("store"), &StoreKey::raw([1; 32])).await.unwrap();
+        let mut batch = Batch::new();
+        Account::new(user_id!("@bob:example.org").to_owned(), "PHONE".into()).save(&mut batch);
+        store.commit(batch).await.unwrap();
+        let outbox = Arc::new(Outbox::load(&store).await.unwrap());
+        Machine::load(store, outbox).await.unwrap()
+    }
+
+    /// A `/sync` that began before an upload says how many keys there were before it.
+    #[tokio::test]
+    async fn counts_that_are_older_than_an_upload_are_not_believed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut machine = machine(&folder).await;
+        let answer = || {
+            let mut answer = Response::new("token".to_owned());
+            answer.device_unused_fallback_key_types = Some(Vec::new());
+            answer
+        };
+        machine.begin_sync().await.unwrap();
+        machine.keys_uploaded(50).await.unwrap();
+        machine.receive(answer(), BTreeMap::new()).await.unwrap();
+        assert_eq!(machine.key_counts.map(|counts| (counts.one_time, counts.is_fallback_unused)), Some((50, None)));
+        machine.begin_sync().await.unwrap();
+        machine.receive(answer(), BTreeMap::new()).await.unwrap();
+        let counts = machine.key_counts.map(|counts| (counts.one_time, counts.is_fallback_unused));
+        assert_eq!(counts, Some((0, Some(false))));
+    }
+
+    /// Client-Server API, "m.megolm.v1.aes-sha2": in a gap somebody may have come, been given the key, and left again.
+    #[tokio::test]
+    async fn after_a_gap_in_which_somebody_may_have_left_the_room_key_is_changed() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut machine = machine(&folder).await;
+        let room_id = room_id!("!room:example.org");
+        let left = json!({ "type": "m.room.member", "state_key": "@carol:example.org", "sender": "@carol:example.org",
+            "event_id": "$left", "content": { "membership": "leave" } });
+        let mut room = Room::new(room_id.to_owned());
+        apply(&mut room, left.as_object().unwrap());
+        for (is_complete, with_leave, kept) in [(true, false, 1), (false, false, 0), (true, true, 0)] {
+            let mut batch = Batch::new();
+            batch.put(ROOMS, room_id.as_str(), &room);
+            batch.put(OUTBOUND, room_id.as_str(), "a session");
+            machine.store.commit(batch).await.unwrap();
+            let mut joined = JoinedRoom::new();
+            joined.timeline.limited = true;
+            if with_leave {
+                joined.timeline.events.push(Raw::new(&left).unwrap().cast_unchecked());
+            }
+            let mut answer = Response::new("token".to_owned());
+            answer.rooms.join.insert(room_id.to_owned(), joined);
+            let gap = Gap { events: Vec::new(), is_complete };
+            machine.receive(answer, BTreeMap::from([(room_id.to_owned(), gap)])).await.unwrap();
+            assert_eq!(machine.store.count(OUTBOUND).await.unwrap(), kept, "{is_complete} {with_leave}");
+        }
+    }
+}
