@@ -65,9 +65,18 @@ impl Client {
             tokio::task::spawn_blocking(move || SecretStorageKey::generate(passphrase.as_deref().map(String::as_str)));
         let (key, description) = made.await.expect("making a key does not panic");
         self.set_account_data(&format!("m.secret_storage.key.{}", key.id()), &description).await?;
+        // Whoever is interrupted here has no other key than the former one, which therefore opens everything until the next call.
+        let former = self.account_data::<DefaultKey>(DEFAULT_KEY).await?;
         for (name, secret) in &secrets {
+            let mut encrypted = match self.account_data::<SecretEventContent>(name).await {
+                Ok(content) => content.map(|content| content.encrypted).unwrap_or_default(),
+                Err(Error::Malformed(_)) => Default::default(),
+                Err(error) => return Err(error),
+            };
+            encrypted.retain(|id, _| former.as_ref().is_some_and(|former| former.key == *id));
             let data = SecretEncryptedData::serialize(&key.encrypt(name, secret)).expect("a secret can be written");
-            self.set_account_data(name, &SecretEventContent::new([(key.id().to_owned(), data)].into())).await?;
+            encrypted.insert(key.id().to_owned(), data);
+            self.set_account_data(name, &SecretEventContent::new(encrypted)).await?;
         }
         // The last step: what it points at is there.
         self.set_account_data(DEFAULT_KEY, &DefaultKey { key: key.id().to_owned() }).await?;
