@@ -634,6 +634,7 @@ impl Client {
             self.repair_sessions().await,
             self.answer_key_requests().await,
             self.read_letters().await,
+            self.ask_again_for_secrets().await,
             self.upload_signatures().await,
             // What came of that.
             self.flush().await,

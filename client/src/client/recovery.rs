@@ -128,14 +128,11 @@ impl Client {
     /// Asks the user's verified devices for the private keys that are not here.
     pub(super) async fn ask_for_secrets(&self) -> Result<(), Error> {
         self.learn(self.user_id()).await?;
-        let (devices, mut requests, private, backup) = {
+        let present = self.present_secrets().await?;
+        let (devices, mut requests) = {
             let machine = self.machine().await;
-            let devices = machine.own_verified_devices().await?;
-            (devices, machine.secret_requests().await?, machine.private_keys().await?, machine.backup().await?)
+            (machine.own_verified_devices().await?, machine.secret_requests().await?)
         };
-        let has_backup = backup.is_some_and(|backup| backup.private_key.is_some());
-        let present: Vec<&str> =
-            private.secrets().map(|(name, _)| name).chain(has_backup.then_some(names::BACKUP)).collect();
         let ids: Vec<_> = devices.iter().map(|device| device.device_id.clone()).collect();
         let mut contents = Vec::new();
         for name in [names::MASTER, names::SELF_SIGNING, names::USER_SIGNING, names::BACKUP] {
@@ -148,6 +145,33 @@ impl Client {
             self.send_to_devices(&devices, "m.secret.request", content).await?;
         }
         Ok(())
+    }
+
+    /// Asks once more, when the client starts and then from time to time, for what was asked for and has not come: the server forgets an answer
+    /// as soon as it was heard, and who is killed before it is worked off has lost it.
+    pub(super) async fn ask_again_for_secrets(&self) -> Result<(), Error> {
+        if !self.0.letters.lock().await.is_time_to_ask_again() {
+            return Ok(());
+        }
+        let mut requests = self.machine().await.secret_requests().await?;
+        requests.forget(&self.present_secrets().await?);
+        let devices = self.machine().await.own_verified_devices().await?;
+        for (content, asked) in requests.again(self.device_id()) {
+            let asked: Vec<_> = devices.iter().filter(|device| asked.contains(&device.device_id)).cloned().collect();
+            self.send_to_devices(&asked, "m.secret.request", &content).await?;
+        }
+        self.0.letters.lock().await.asked_again();
+        Ok(())
+    }
+
+    /// The names of the secrets that are here.
+    async fn present_secrets(&self) -> Result<Vec<&'static str>, Error> {
+        let (private, backup) = {
+            let machine = self.machine().await;
+            (machine.private_keys().await?, machine.backup().await?)
+        };
+        let has_backup = backup.is_some_and(|backup| backup.private_key.is_some());
+        Ok(private.secrets().map(|(name, _)| name).chain(has_backup.then_some(names::BACKUP)).collect())
     }
 
     /// Gives a secret to a device of our own, if that is verified.
