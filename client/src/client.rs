@@ -487,9 +487,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Temporary ones; what is left is sent the next time.
+    /// Why something is left; it is sent the next time.
     pub(crate) async fn flush(&self) -> Result<(), Error> {
-        self.0.outbox.flush(&self.0.api, &self.0.store).await
+        self.0.outbox.flush(&self.0.api, &self.0.store, &self.0.machine).await
     }
 
     /// A piece of a room's history, newest first, from the newest event or from where [`History::older`] said. What can be decrypted is.
@@ -516,7 +516,7 @@ impl Client {
         let events = self.machine().await.read_history(room_id, events).await?;
         // Keys that are lacking were asked for; that can wait for a server that is away.
         match self.flush().await {
-            Err(error) if !error.is_temporary() => Err(error),
+            Err(error) if error.is_fatal() => Err(error),
             _ => Ok(events),
         }
     }
@@ -720,5 +720,5 @@ fn password_login(user: &str, password: &str) -> login::v3::Request {
 
 /// What is to be sent is kept.
 fn not_sent_yet(error: Error) -> Error {
-    if error.is_temporary() { Error::NotSentYet(Box::new(error)) } else { error }
+    if error.is_fatal() { error } else { Error::NotSentYet(Box::new(error)) }
 }

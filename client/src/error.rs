@@ -47,8 +47,8 @@ pub enum Error {
     #[error("`{0}` is not the address of a server")]
     NotAServer(String),
 
-    /// The message is kept and will be sent as soon as the server answers: it must not be sent again.
-    #[error("the server does not answer; the message is kept and will be sent later")]
+    /// The message is kept and will be sent as soon as the server takes it: it must not be sent again.
+    #[error("the server does not take the message now; it is kept and will be sent later")]
     NotSentYet(#[source] Box<Error>),
     /// The client is not in this room, or has not heard of it yet.
     #[error("this device knows no room {0} that its user is in")]
