@@ -141,8 +141,9 @@ impl Client {
             }
         }
         self.machine().await.keep_secret_requests(&requests).await?;
+        // What waits besides must not keep the others from being asked for: all are sent together, later.
         for content in &contents {
-            self.send_to_devices(&devices, "m.secret.request", content).await?;
+            self.machine().await.post_clear("m.secret.request", &devices, content).await?;
         }
         Ok(())
     }
@@ -158,7 +159,7 @@ impl Client {
         let devices = self.machine().await.own_verified_devices().await?;
         for (content, asked) in requests.again(self.device_id()) {
             let asked: Vec<_> = devices.iter().filter(|device| asked.contains(&device.device_id)).cloned().collect();
-            self.send_to_devices(&asked, "m.secret.request", &content).await?;
+            self.machine().await.post_clear("m.secret.request", &asked, &content).await?;
         }
         self.0.letters.lock().await.asked_again();
         Ok(())
