@@ -197,6 +197,8 @@ pub async fn save(
         output.write_all(&piece).await?;
     }
     decryptor.map_or(Ok(()), Decryptor::finish)?;
+    // Only this tells that the last piece could not be written.
+    output.flush().await?;
     output.sync_all().await?;
     unfinished.persist(path).map_err(|error| error.error)?;
     Ok(bytes)

@@ -98,8 +98,8 @@ struct Inner {
     mailing: tokio::sync::Mutex<()>,
     /// What belongs to verifications and secrets; before `machine`.
     letters: tokio::sync::Mutex<Letters>,
-    /// Held by whoever syncs.
-    syncing: tokio::sync::Mutex<()>,
+    /// Held by whoever syncs; how often in a row the gaps of an answer could not be filled.
+    syncing: tokio::sync::Mutex<u32>,
     events: Mutex<broadcast::Sender<Event>>,
 }
 
@@ -119,7 +119,7 @@ impl Drop for Session {
 }
 
 /// Who logs in.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Login<'a> {
     /// Where the server is, such as `https://matrix.example.org`.
     pub homeserver: &'a Url,
@@ -129,6 +129,12 @@ pub struct Login<'a> {
     pub password: &'a str,
     /// What the device is called among the user's devices.
     pub device_name: &'a str,
+}
+
+impl std::fmt::Debug for Login<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("homeserver", &self.homeserver.as_str()).finish_non_exhaustive()
+    }
 }
 
 /// A room to be made.
@@ -481,9 +487,9 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// Temporary ones; what is left is sent the next time.
+    /// Why something is left; it is sent the next time.
     pub(crate) async fn flush(&self) -> Result<(), Error> {
-        self.0.outbox.flush(&self.0.api, &self.0.store).await
+        self.0.outbox.flush(&self.0.api, &self.0.store, &self.0.machine).await
     }
 
     /// A piece of a room's history, newest first, from the newest event or from where [`History::older`] said. What can be decrypted is.
@@ -510,7 +516,7 @@ impl Client {
         let events = self.machine().await.read_history(room_id, events).await?;
         // Keys that are lacking were asked for; that can wait for a server that is away.
         match self.flush().await {
-            Err(error) if !error.is_temporary() => Err(error),
+            Err(error) if error.is_fatal() => Err(error),
             _ => Ok(events),
         }
     }
@@ -561,9 +567,12 @@ impl Client {
         loop {
             // What was heard is worked off while the server waits for more.
             let (synced, tended) = tokio::join!(self.poll(SYNC_WAIT), self.tend());
-            match synced.and(tended) {
+            let is_deaf = synced.is_err();
+            match Error::gravest([synced, tended]) {
                 Ok(()) => wait = RETRY_MIN,
-                Err(error @ (Error::LoggedOut | Error::Store(_) | Error::StoreDamaged(_))) => return Err(error),
+                Err(error) if error.is_fatal() => return Err(error),
+                // Waiting does not mend it, and what is said meanwhile need not wait for it.
+                Err(error) if !is_deaf && !error.is_temporary() => tracing::warn!(%error, "something cannot be done"),
                 Err(error) => {
                     tracing::debug!(%error, ?wait, "syncing again");
                     tokio::time::sleep(wait).await;
@@ -584,15 +593,23 @@ impl Client {
     }
 
     async fn poll(&self, wait: Duration) -> Result<(), Error> {
-        let _turn = self.0.syncing.lock().await;
+        let mut failures = self.0.syncing.lock().await;
         let mut request = sync_events::v3::Request::new();
         let since = self.machine().await.begin_sync().await?;
         request.since = since.clone();
         request.timeout = Some(wait);
         request.set_presence = PresenceState::Offline;
-        let patience = Patience { answer: wait + SYNC_SLACK, repeat: Duration::ZERO };
+        let patience = Patience { answer: wait.saturating_add(SYNC_SLACK), repeat: Duration::ZERO };
         let answer = self.0.api.send_with(request, patience).await?;
-        let gaps = self.fill_gaps(since.as_deref(), &answer).await?;
+        let is_last_try = *failures + 1 >= gaps::TRIES_MAX;
+        let gaps = match self.fill_gaps(since.as_deref(), &answer, is_last_try).await {
+            Ok(gaps) => gaps,
+            Err(error) => {
+                *failures += 1;
+                return Err(error);
+            }
+        };
+        *failures = 0;
         let events = self.machine().await.receive(answer, gaps).await?;
         let events = self.sort(events).await;
         self.tell(events);
@@ -607,25 +624,38 @@ impl Client {
         }
     }
 
-    /// Does what is to be done besides: uploads keys, asks for devices, replaces broken sessions, answers our own devices, sends what waits.
+    /// Does what is to be done besides: sends what waits, uploads keys, asks for devices, replaces broken sessions, answers our own devices.
+    /// One that fails does not keep the others from being done.
     async fn tend(&self) -> Result<(), Error> {
-        self.upload_keys().await?;
-        self.ask_for_devices(None).await?;
-        {
-            let _turn = self.0.claiming.lock().await;
-            let broken = self.machine().await.broken_devices().await?;
-            self.begin_sessions(&broken).await?;
-            let mut machine = self.machine().await;
-            let asking = machine.asking_devices().await?;
-            let lacking = machine.lacking(asking).await?;
-            drop(machine);
-            self.begin_sessions(&lacking).await?;
-        }
-        self.machine().await.answer_key_requests().await?;
-        self.read_letters().await?;
-        self.upload_signatures().await?;
-        self.flush().await?;
-        self.back_up().await
+        Error::gravest([
+            self.flush().await,
+            self.upload_keys().await,
+            self.ask_for_devices(None).await,
+            self.repair_sessions().await,
+            self.answer_key_requests().await,
+            self.read_letters().await,
+            self.ask_again_for_secrets().await,
+            self.upload_signatures().await,
+            // What came of that.
+            self.flush().await,
+            self.back_up().await,
+        ])
+    }
+
+    async fn repair_sessions(&self) -> Result<(), Error> {
+        let _turn = self.0.claiming.lock().await;
+        let broken = self.machine().await.broken_devices().await?;
+        self.begin_sessions(&broken).await
+    }
+
+    async fn answer_key_requests(&self) -> Result<(), Error> {
+        let _turn = self.0.claiming.lock().await;
+        let mut machine = self.machine().await;
+        let asking = machine.asking_devices().await?;
+        let lacking = machine.lacking(asking).await?;
+        drop(machine);
+        self.begin_sessions(&lacking).await?;
+        self.machine().await.answer_key_requests().await
     }
 
     async fn upload_keys(&self) -> Result<(), Error> {
@@ -690,5 +720,5 @@ fn password_login(user: &str, password: &str) -> login::v3::Request {
 
 /// What is to be sent is kept.
 fn not_sent_yet(error: Error) -> Error {
-    if error.is_temporary() { Error::NotSentYet(Box::new(error)) } else { error }
+    if error.is_fatal() { error } else { Error::NotSentYet(Box::new(error)) }
 }

@@ -10,6 +10,9 @@ use ruma::{
     },
 };
 
+/// Longest wait that a server may ask for: with what it says beyond that no sum of times overflows.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 3600);
+
 /// Why something could not be done.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -44,8 +47,8 @@ pub enum Error {
     #[error("`{0}` is not the address of a server")]
     NotAServer(String),
 
-    /// The message is kept and will be sent as soon as the server answers: it must not be sent again.
-    #[error("the server does not answer; the message is kept and will be sent later")]
+    /// The message is kept and will be sent as soon as the server takes it: it must not be sent again.
+    #[error("the server does not take the message now; it is kept and will be sent later")]
     NotSentYet(#[source] Box<Error>),
     /// The client is not in this room, or has not heard of it yet.
     #[error("this device knows no room {0} that its user is in")]
@@ -142,6 +145,17 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether nothing else can be done before somebody acts: logs in again, or makes room on the disk.
+    pub(crate) fn is_fatal(&self) -> bool {
+        matches!(self, Self::LoggedOut | Self::Store(_) | Self::StoreDamaged(_))
+    }
+
+    /// The gravest of what went wrong: what is fatal, else what may pass by itself, else the first.
+    pub(crate) fn gravest(results: impl IntoIterator<Item = Result<(), Self>>) -> Result<(), Self> {
+        let errors = results.into_iter().filter_map(Result::err);
+        errors.min_by_key(|error| (!error.is_fatal(), !error.is_temporary())).map_or(Ok(()), Err)
+    }
 }
 
 fn list(users: &[OwnedUserId]) -> String {
@@ -154,7 +168,7 @@ impl From<ruma::api::error::Error> for Error {
         let retry_after = match error.error_kind() {
             Some(ErrorKind::UnknownToken(_)) => return Self::LoggedOut,
             Some(ErrorKind::LimitExceeded(limit)) => match limit.retry_after {
-                Some(RetryAfter::Delay(delay)) => Some(delay),
+                Some(RetryAfter::Delay(delay)) => Some(delay.min(RETRY_AFTER_MAX)),
                 _ => None,
             },
             _ => None,
@@ -173,5 +187,35 @@ impl From<UiaaResponse> for Error {
             UiaaResponse::AuthResponse(info) => Self::NeedsAuthentication(Box::new(info)),
             UiaaResponse::MatrixError(error) => error.into(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::api::{IncomingResponseExt as _, client::account::whoami};
+
+    use super::*;
+
+    #[test]
+    fn a_wait_without_end_can_be_added_to() {
+        let answer = http::Response::builder()
+            .status(429)
+            .header(http::header::RETRY_AFTER, u64::MAX.to_string())
+            .body(br#"{"errcode":"M_LIMIT_EXCEEDED","error":"later"}"#.as_slice())
+            .unwrap();
+        let error = crate::api::failed(whoami::v3::Response::try_from_http_response(answer).unwrap_err());
+        let Error::Refused { status: 429, retry_after: Some(wait), .. } = error else { panic!("{error:?}") };
+        assert!(wait + Duration::from_secs(60) < Duration::from_secs(48 * 3600));
+    }
+
+    /// A full disk must not be hidden by a server that is away.
+    #[test]
+    fn what_is_fatal_is_told_before_what_passes_and_that_before_the_rest() {
+        let away = || Err(Error::Unreachable("away".into()));
+        let refused = || Err(Error::Malformed("answer"));
+        assert!(matches!(Error::gravest([refused(), away(), Err(Error::LoggedOut)]), Err(Error::LoggedOut)));
+        assert!(matches!(Error::gravest([Ok(()), refused(), away()]), Err(Error::Unreachable(_))));
+        assert!(matches!(Error::gravest([Ok(()), refused()]), Err(Error::Malformed(_))));
+        assert!(Error::gravest([Ok(()), Ok(())]).is_ok());
     }
 }

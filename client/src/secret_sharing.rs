@@ -50,9 +50,20 @@ impl Requests {
     #[must_use]
     pub fn ask(&mut self, name: &str, own_device: &DeviceId, devices: Vec<OwnedDeviceId>) -> Value {
         let request_id = format!("{:032x}", rand::random::<u128>());
-        self.0.retain(|_, asked| asked.name != name);
-        self.0.insert(request_id.clone(), Asked { name: name.to_owned(), devices });
-        json!({ "action": "request", "name": name, "requesting_device_id": own_device, "request_id": request_id })
+        let content = request(&request_id, name, own_device);
+        self.forget(&[name]);
+        self.0.insert(request_id, Asked { name: name.to_owned(), devices });
+        content
+    }
+
+    /// Forgets what was asked for under these names: it is here.
+    pub fn forget(&mut self, names: &[&str]) {
+        self.0.retain(|_, asked| !names.contains(&asked.name.as_str()));
+    }
+
+    /// What was asked for and has not come: the same contents again, and for whom.
+    pub fn again(&self, own_device: &DeviceId) -> impl Iterator<Item = (Value, &[OwnedDeviceId])> {
+        self.0.iter().map(move |(id, asked)| (request(id, &asked.name, own_device), asked.devices.as_slice()))
     }
 
     /// Takes an `m.secret.send` that came over Olm from `sender`, a device of our own; `None` when nobody asked it for that.
@@ -71,6 +82,10 @@ impl Requests {
             others: devices.into_iter().filter(|device| device != sender).collect(),
         })
     }
+}
+
+fn request(id: &str, name: &str, own_device: &DeviceId) -> Value {
+    json!({ "action": "request", "name": name, "requesting_device_id": own_device, "request_id": id })
 }
 
 /// What another device asks for.

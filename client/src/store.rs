@@ -93,8 +93,10 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::WrongPassphrase`]; [`Error::StoreInUse`] when another program has it open; [`Error::StoreTooNew`]; [`Error::Store`].
+    /// [`Error::WrongPassphrase`]; [`Error::StoreInUse`] when another program has it open; [`Error::StoreTooNew`]; [`Error::Store`];
+    /// [`Error::File`].
     pub async fn open(file: &Path, key: &StoreKey) -> Result<Self, Error> {
+        make_private(file).await?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)
@@ -302,6 +304,18 @@ fn read<T: DeserializeOwned>(json: &[u8]) -> Result<T, Error> {
     serde_json::from_slice(json).map_err(|_| Error::StoreDamaged("a value is of another form"))
 }
 
+/// Makes the file of a new store readable to this user only; SQLite gives the files beside it the same rights.
+async fn make_private(file: &Path) -> Result<(), Error> {
+    let mut options = tokio::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    options.mode(0o600);
+    match options.open(file).await {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
 fn in_use(error: sqlx::Error) -> Error {
     let is_busy =
         error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == "5" || code == "261");
@@ -323,6 +337,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open(&folder.path().join("store"), &key()).await.unwrap();
         (folder, store)
+    }
+
+    /// Whoever can copy it can try passphrases at leisure.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn nobody_else_on_the_machine_may_read_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let (folder, store) = store().await;
+        store.commit(put(NOTES, "key", "value")).await.unwrap();
+        let files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(Result::unwrap).collect();
+        assert!(files.len() > 1, "the store and its log");
+        for file in files {
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.file_name());
+        }
     }
 
     fn put(kind: Kind, key: &str, value: &str) -> Batch {

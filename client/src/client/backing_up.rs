@@ -17,6 +17,8 @@ use crate::{
 
 /// Room keys in one upload: some 100 kB.
 const UPLOAD_MAX: usize = 100;
+/// How a server refuses room keys for a version that is not the newest.
+const WRONG_VERSION: (u16, &str) = (403, "M_WRONG_ROOM_KEYS_VERSION");
 /// Room keys that are taken over at once.
 const IMPORT_MAX: usize = 200;
 
@@ -119,16 +121,20 @@ impl Client {
     /// Uploads what the backup lacks.
     pub(super) async fn back_up(&self) -> Result<(), Error> {
         let _turn = self.0.backing_up.lock().await;
+        let mut has_followed = false;
         loop {
             let Some(upload) = self.machine().await.next_upload(UPLOAD_MAX).await? else { return Ok(()) };
             let request = add_backup_keys::v3::Request::new(upload.version.clone(), upload.rooms.clone());
             match self.api().send(request).await {
                 Ok(_) => self.machine().await.uploaded(upload).await?,
                 // Somebody made another version, or deleted ours. Client-Server API, `PUT /room_keys/keys`.
-                Err(Error::Refused { status: 403, code, .. }) if code == "M_WRONG_ROOM_KEYS_VERSION" => {
-                    self.follow_backup().await?
+                // Once: a server that refuses what it says is the newest would be asked for ever.
+                Err(Error::Refused { status, code, .. })
+                    if !has_followed && (status == 404 || (status, code.as_str()) == WRONG_VERSION) =>
+                {
+                    has_followed = true;
+                    self.follow_backup().await?;
                 }
-                Err(Error::Refused { status: 404, .. }) => self.follow_backup().await?,
                 Err(error @ Error::Refused { .. }) if !error.is_temporary() => {
                     tracing::warn!(%error, "the server takes no room keys into the backup");
                     self.machine().await.pause_backup();
@@ -142,8 +148,18 @@ impl Client {
     /// The backup that room keys went to is gone: goes on with the one that took its place if one of our own keys signed it, else with none.
     async fn follow_backup(&self) -> Result<(), Error> {
         let former = self.machine().await.backup().await?;
-        if let Some((version, auth_data)) = self.backup_version().await? {
-            let public_key = backup::public_key(&auth_data)?;
+        let present = self.backup_version().await.and_then(|present| {
+            present.map(|(version, auth_data)| Ok((version, backup::public_key(&auth_data)?, auth_data))).transpose()
+        });
+        let present = match present {
+            Ok(present) => present,
+            Err(error @ (Error::UnknownAlgorithm(_) | Error::Malformed(_) | Error::Forged(_))) => {
+                tracing::warn!(%error, "the new backup is of no use to us");
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some((version, public_key, auth_data)) = present {
             let same = former.filter(|former| former.public_key == public_key);
             if same.is_some() || self.machine().await.is_signed_by_us(&auth_data).await? {
                 let private_key = same.and_then(|same| same.private_key);

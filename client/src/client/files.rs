@@ -5,6 +5,7 @@ use std::path::Path;
 use futures_util::StreamExt as _;
 use ruma::{OwnedEventId, OwnedMxcUri, RoomId, events::room::EncryptedFile};
 use serde_json::{Value, json};
+use tokio::io::AsyncReadExt as _;
 
 use super::Client;
 use crate::{
@@ -38,6 +39,8 @@ impl Client {
         let is_encrypted = self.room(room_id).await?.encryption.is_some();
         let opened = tokio::fs::File::open(file.path).await?;
         let bytes = opened.metadata().await?.len();
+        // What is written to it meanwhile is no part of what was announced.
+        let opened = opened.take(bytes);
         let mut content = json!({
             "msgtype": message_type(file.content_type),
             "body": file.name,

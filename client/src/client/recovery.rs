@@ -65,9 +65,18 @@ impl Client {
             tokio::task::spawn_blocking(move || SecretStorageKey::generate(passphrase.as_deref().map(String::as_str)));
         let (key, description) = made.await.expect("making a key does not panic");
         self.set_account_data(&format!("m.secret_storage.key.{}", key.id()), &description).await?;
+        // Whoever is interrupted here has no other key than the former one, which therefore opens everything until the next call.
+        let former = self.account_data::<DefaultKey>(DEFAULT_KEY).await?;
         for (name, secret) in &secrets {
+            let mut encrypted = match self.account_data::<SecretEventContent>(name).await {
+                Ok(content) => content.map(|content| content.encrypted).unwrap_or_default(),
+                Err(Error::Malformed(_)) => Default::default(),
+                Err(error) => return Err(error),
+            };
+            encrypted.retain(|id, _| former.as_ref().is_some_and(|former| former.key == *id));
             let data = SecretEncryptedData::serialize(&key.encrypt(name, secret)).expect("a secret can be written");
-            self.set_account_data(name, &SecretEventContent::new([(key.id().to_owned(), data)].into())).await?;
+            encrypted.insert(key.id().to_owned(), data);
+            self.set_account_data(name, &SecretEventContent::new(encrypted)).await?;
         }
         // The last step: what it points at is there.
         self.set_account_data(DEFAULT_KEY, &DefaultKey { key: key.id().to_owned() }).await?;
@@ -119,14 +128,11 @@ impl Client {
     /// Asks the user's verified devices for the private keys that are not here.
     pub(super) async fn ask_for_secrets(&self) -> Result<(), Error> {
         self.learn(self.user_id()).await?;
-        let (devices, mut requests, private, backup) = {
+        let present = self.present_secrets().await?;
+        let (devices, mut requests) = {
             let machine = self.machine().await;
-            let devices = machine.own_verified_devices().await?;
-            (devices, machine.secret_requests().await?, machine.private_keys().await?, machine.backup().await?)
+            (machine.own_verified_devices().await?, machine.secret_requests().await?)
         };
-        let has_backup = backup.is_some_and(|backup| backup.private_key.is_some());
-        let present: Vec<&str> =
-            private.secrets().map(|(name, _)| name).chain(has_backup.then_some(names::BACKUP)).collect();
         let ids: Vec<_> = devices.iter().map(|device| device.device_id.clone()).collect();
         let mut contents = Vec::new();
         for name in [names::MASTER, names::SELF_SIGNING, names::USER_SIGNING, names::BACKUP] {
@@ -135,10 +141,38 @@ impl Client {
             }
         }
         self.machine().await.keep_secret_requests(&requests).await?;
+        // What waits besides must not keep the others from being asked for: all are sent together, later.
         for content in &contents {
-            self.send_to_devices(&devices, "m.secret.request", content).await?;
+            self.machine().await.post_clear("m.secret.request", &devices, content).await?;
         }
         Ok(())
+    }
+
+    /// Asks once more, when the client starts and then from time to time, for what was asked for and has not come: the server forgets an answer
+    /// as soon as it was heard, and who is killed before it is worked off has lost it.
+    pub(super) async fn ask_again_for_secrets(&self) -> Result<(), Error> {
+        if !self.0.letters.lock().await.is_time_to_ask_again() {
+            return Ok(());
+        }
+        let mut requests = self.machine().await.secret_requests().await?;
+        requests.forget(&self.present_secrets().await?);
+        let devices = self.machine().await.own_verified_devices().await?;
+        for (content, asked) in requests.again(self.device_id()) {
+            let asked: Vec<_> = devices.iter().filter(|device| asked.contains(&device.device_id)).cloned().collect();
+            self.machine().await.post_clear("m.secret.request", &asked, &content).await?;
+        }
+        self.0.letters.lock().await.asked_again();
+        Ok(())
+    }
+
+    /// The names of the secrets that are here.
+    async fn present_secrets(&self) -> Result<Vec<&'static str>, Error> {
+        let (private, backup) = {
+            let machine = self.machine().await;
+            (machine.private_keys().await?, machine.backup().await?)
+        };
+        let has_backup = backup.is_some_and(|backup| backup.private_key.is_some());
+        Ok(private.secrets().map(|(name, _)| name).chain(has_backup.then_some(names::BACKUP)).collect())
     }
 
     /// Gives a secret to a device of our own, if that is verified.

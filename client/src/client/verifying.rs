@@ -3,10 +3,14 @@
 //! Messages of others wait in [`Letters`] until [`Client::sync`] has asked for the keys of whoever sent them; ours wait there until they are
 //! sent. A verification lives in memory: a program that ends in the middle of one does not go on with it.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use ruma::{DeviceId, OwnedDeviceId, OwnedRoomId, OwnedUserId, UserId};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use super::Client;
 use crate::{
@@ -20,6 +24,8 @@ use crate::{
 
 /// Messages that wait to be read. More come only from somebody who wants to keep us busy.
 const LETTERS_MAX: usize = 1_000;
+/// How often secrets are asked for that do not come.
+const ASKING_PERIOD: Duration = Duration::from_secs(3600);
 
 /// What waits to be read or sent.
 #[derive(Default)]
@@ -29,6 +35,18 @@ pub(super) struct Letters {
     ongoing: Ongoing,
     /// What was told of each verification.
     told: HashMap<(OwnedUserId, String), Stage>,
+    /// When secrets were asked for that had been asked for before.
+    asked_again_at: Option<Instant>,
+}
+
+impl Letters {
+    pub(super) fn is_time_to_ask_again(&self) -> bool {
+        self.asked_again_at.is_none_or(|at| at.elapsed() >= ASKING_PERIOD)
+    }
+
+    pub(super) fn asked_again(&mut self) {
+        self.asked_again_at = Some(Instant::now());
+    }
 }
 
 impl std::fmt::Debug for Letters {

@@ -64,3 +64,26 @@ async fn a_file_in_a_room_without_encryption_goes_as_it_is() {
     alice.client.download_file(&heard.content, &target, 1000).await.unwrap();
     assert_eq!(std::fs::read(&target).unwrap(), b"for everybody");
 }
+
+/// Such as a log. What is announced at the beginning is what is sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_grows_while_it_is_sent_arrives_as_it_was() {
+    let server = TestServer::start().await;
+    let alice = Person::new(&server, "alice").await;
+    let room = encrypted_room(&alice, &[]).await;
+    let folder = tempfile::tempdir().unwrap();
+    let (source, target) = (folder.path().join("source"), folder.path().join("target"));
+    std::fs::write(&source, vec![7; 300_001]).unwrap();
+    let grow = {
+        let source = source.clone();
+        move |_| {
+            let mut file = std::fs::OpenOptions::new().append(true).open(&source).unwrap();
+            std::io::Write::write_all(&mut file, &[8; 1000]).unwrap();
+        }
+    };
+    let file = NewFile { path: &source, name: "log", content_type: "text/plain" };
+    let sent = alice.client.send_file(&room, file, grow).await.unwrap();
+    let heard = alice.hears(&sent).await;
+    assert_eq!(alice.client.download_file(&heard.content, &target, 1 << 20).await.unwrap(), 300_001);
+    assert!(std::fs::read(&target).unwrap() == vec![7; 300_001]);
+}

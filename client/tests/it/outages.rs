@@ -198,3 +198,59 @@ async fn a_device_that_was_logged_out_elsewhere_stops() {
     alice.user.post("/logout/all", &serde_json::json!({})).await.ok();
     assert!(matches!(alice.client.sync().await, Err(Error::LoggedOut)));
 }
+
+/// What else an answer holds, room keys among it, must not wait for a room that the server cannot read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gap_that_cannot_be_filled_does_not_keep_the_rest_from_being_heard() {
+    let server = TestServer::start().await;
+    let relay = Relay::to(&server).await;
+    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
+    let bob = Person::new(&server, "bob").await;
+    let room = encrypted_room(&alice, &[&bob]).await;
+    let mut last = None;
+    for number in 0..30 {
+        last = Some(bob.client.send_text(&room, &format!("number {number}")).await.unwrap());
+    }
+    relay.refuse("/messages", 500, "M_UNKNOWN");
+    let mut events = alice.client.events();
+    for round in 0.. {
+        match alice.client.sync_once(Duration::ZERO).await {
+            Ok(()) => break,
+            Err(error) => assert!(error.is_temporary() && round < 3, "{round}: {error:?}"),
+        }
+    }
+    assert!(!relay.seen("/messages").is_empty(), "there was a gap");
+    let heard = async {
+        loop {
+            if let Event::Room(event) = events.next().await.unwrap()
+                && Some(&event.event_id) == last.as_ref()
+            {
+                return event;
+            }
+        }
+    };
+    let heard = tokio::time::timeout(Duration::from_secs(10), heard).await.unwrap();
+    assert_eq!(heard.body(), Some("number 29"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_thing_that_the_server_refuses_does_not_keep_the_others_from_being_done() {
+    let server = TestServer::start().await;
+    let relay = Relay::to(&server).await;
+    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
+    let bob = Person::new(&server, "bob").await;
+    let room = encrypted_room(&alice, &[&bob]).await;
+    alice.client.enable_backup(false).await.unwrap();
+    alice.sync().await;
+    relay.refuse("/keys/query", 403, "M_FORBIDDEN");
+    let laptop = bob.another_device().await;
+    laptop.sync().await;
+    bob.client.send_text(&room, "by a key that the backup lacks").await.unwrap();
+    let mut refused = false;
+    eventually!({
+        refused |= matches!(alice.client.sync_once(Duration::ZERO).await, Err(Error::Refused { status: 403, .. }));
+        refused && texts(&alice, &room).await.len() == 1
+    });
+    let _ = alice.client.sync_once(Duration::ZERO).await;
+    assert_eq!(alice.client.keys_to_back_up().await.unwrap(), Some(0));
+}

@@ -145,3 +145,42 @@ async fn a_backup_that_a_device_of_ours_made_anew_is_gone_on_with() {
     assert!(phone.client.restore_backup().await.is_ok());
     assert_eq!(texts(&phone, &room).await.len(), 3);
 }
+
+/// A server that refuses keys for the version that it shows was asked again at once, for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_takes_no_keys_is_left_alone() {
+    let server = TestServer::start().await;
+    let relay = Relay::to(&server).await;
+    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
+    let bob = Person::new(&server, "bob").await;
+    let room = encrypted_room(&alice, &[&bob]).await;
+    alice.client.enable_backup(false).await.unwrap();
+    alice.client.send_text(&room, "by a key that it does not get").await.unwrap();
+    relay.refuse("/room_keys/keys", 404, "M_NOT_FOUND");
+    tokio::time::timeout(std::time::Duration::from_secs(30), alice.sync()).await.expect("it ends");
+    assert_eq!(relay.seen("/room_keys/keys").len(), 2);
+    relay.heal();
+    bob.client.send_text(&room, "another key").await.unwrap();
+    backed_up(&alice).await;
+}
+
+/// Whoever is interrupted was not shown the new key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_former_recovery_key_opens_everything_when_making_another_is_interrupted() {
+    let server = TestServer::start().await;
+    let relay = Relay::to(&server).await;
+    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
+    alice.client.make_identity(None, false).await.unwrap();
+    alice.client.enable_backup(false).await.unwrap();
+    let former = alice.client.enable_recovery(None).await.unwrap();
+    relay.refuse("/account_data/m.cross_signing.user_signing", 403, "M_FORBIDDEN");
+    let interrupted = alice.client.enable_recovery(None).await;
+    assert!(matches!(interrupted, Err(Error::Refused { status: 403, .. })), "{interrupted:?}");
+    relay.heal();
+    let phone = alice.another_device().await;
+    assert_eq!(phone.client.recover(&former).await.unwrap(), Recovered { identity: true, backup: true });
+    let next = alice.client.enable_recovery(None).await.unwrap();
+    let tablet = alice.another_device().await;
+    assert!(matches!(tablet.client.recover(&former).await, Err(Error::WrongSecretStorageKey)));
+    assert_eq!(tablet.client.recover(&next).await.unwrap(), Recovered { identity: true, backup: true });
+}

@@ -25,6 +25,8 @@ struct State {
     lost: Option<&'static str>,
     /// Answers to requests whose path has this in it are lost on the way back.
     unanswered: Option<&'static str>,
+    /// Requests whose path has this in it are refused by this status and error code.
+    refused: Option<(&'static str, u16, &'static str)>,
     alter: Option<Alter>,
     seen: Vec<Seen>,
 }
@@ -41,8 +43,14 @@ impl Relay {
     pub(crate) async fn to(server: &TestServer) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let state =
-            State { server: server.http().clone(), lost: None, unanswered: None, alter: None, seen: Vec::new() };
+        let state = State {
+            server: server.http().clone(),
+            lost: None,
+            unanswered: None,
+            refused: None,
+            alter: None,
+            seen: Vec::new(),
+        };
         let state = Arc::new(Mutex::new(state));
         tokio::spawn({
             let state = state.clone();
@@ -78,6 +86,11 @@ impl Relay {
         self.state().unanswered = Some(part);
     }
 
+    /// Refuses requests whose path has `part` in it, until [`heal`](Self::heal).
+    pub(crate) fn refuse(&self, part: &'static str, status: u16, code: &'static str) {
+        self.state().refused = Some((part, status, code));
+    }
+
     /// Changes what the server answers: `alter` is given the path and the body.
     pub(crate) fn alter(&self, alter: impl FnMut(&str, &mut Value) + Send + 'static) {
         self.state().alter = Some(Box::new(alter));
@@ -86,7 +99,7 @@ impl Relay {
     /// Carries everything as it is.
     pub(crate) fn heal(&self) {
         let mut state = self.state();
-        (state.lost, state.unanswered, state.alter) = (None, None, None);
+        (state.lost, state.unanswered, state.refused, state.alter) = (None, None, None, None);
     }
 
     /// The requests so far whose path has `part` in it, the lost ones included.
@@ -121,6 +134,10 @@ async fn relay(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<R
         state.seen.push(seen);
         if state.lost.is_some_and(|part| path.contains(part)) {
             return Err(Lost);
+        }
+        if let Some((_, status, code)) = state.refused.filter(|(part, ..)| path.contains(part)) {
+            let body = serde_json::json!({ "errcode": code, "error": "refused on the way" }).to_string();
+            return Ok(Response::builder().status(status).body(Full::new(body.into())).expect("a response"));
         }
         state.server.clone()
     };

@@ -1,6 +1,12 @@
 //! People who make sure of each other, and servers that would like them to be sure of somebody else.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use client::{
     Error, Event,
@@ -136,6 +142,41 @@ async fn a_new_device_that_is_verified_gets_the_secrets_and_is_signed() {
     let phones = devices.iter().find(|device| device.device_id == phone.client.device_id()).expect("it is known");
     let signatures = phones.keys["signatures"][own.as_str()].as_object().expect("it is signed");
     assert_eq!(signatures.len(), 2, "by itself and by its owner's identity: {signatures:?}");
+}
+
+/// Who is killed before a secret is worked off has heard it, so the server does not give it again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_that_were_lost_on_their_way_are_asked_for_again() {
+    let server = TestServer::start().await;
+    let relay = Relay::to(&server).await;
+    let laptop = Person::new(&server, "alice").await;
+    laptop.client.make_identity(None, false).await.unwrap();
+    laptop.client.enable_backup(false).await.unwrap();
+    let phone = Person::by_way_of(relay.address(), laptop.user.clone()).await;
+    until(&[&laptop, &phone], async || is_known(&laptop, &phone).await.then_some(())).await;
+    let lost = Arc::new(AtomicUsize::new(0));
+    relay.alter({
+        let lost = lost.clone();
+        move |path, body| {
+            if let Some(events) = body.pointer_mut("/to_device/events").and_then(serde_json::Value::as_array_mut)
+                && path.contains("/sync")
+            {
+                let all = events.len();
+                events.retain(|event| event["type"] != "m.room.encrypted");
+                lost.fetch_add(all - events.len(), Ordering::Relaxed);
+            }
+        }
+    });
+    verify(&phone, &laptop).await;
+    until(&[&laptop, &phone], async || (lost.load(Ordering::Relaxed) >= 4).then_some(())).await;
+    assert!(phone.client.backup_key().await.unwrap().is_none());
+    relay.heal();
+    let phone = phone.killed().await;
+    until(&[&laptop, &phone], async || phone.client.backup_key().await.unwrap()).await;
+    until(&[&laptop, &phone], async || phone.client.has_identity_keys().await.unwrap().then_some(())).await;
+    let asked = relay.seen("/sendToDevice/m.secret.request/").len();
+    phone.sync().await;
+    assert_eq!(relay.seen("/sendToDevice/m.secret.request/").len(), asked, "everything is here");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
