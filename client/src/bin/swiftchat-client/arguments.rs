@@ -123,7 +123,7 @@ pub(crate) enum Command {
 pub(crate) struct Login {
     /// Who: `@alice:example.org`, or `alice` with --homeserver
     pub(crate) user: String,
-    /// Where the server is, such as https://matrix.example.org [default: what the server in the user's id says]
+    /// Where the server is, such as `https://matrix.example.org` [default: what the server in the user's id says]
     #[arg(long, value_name = "URL")]
     pub(crate) homeserver: Option<String>,
     /// Read the password from stdin
