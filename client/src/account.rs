@@ -228,6 +228,11 @@ impl Account {
         self.olm.mark_keys_as_published();
     }
 
+    /// The server may have forgotten the device: everything is to be uploaded again.
+    pub(crate) fn mark_forgotten(&mut self) {
+        self.is_published = false;
+    }
+
     fn signed(&self, value: Value) -> Object {
         let Value::Object(mut object) = value else { unreachable!("what we sign is an object") };
         self.sign(&mut object).expect("our own keys can be signed");

@@ -262,7 +262,8 @@ impl Client {
         batch.put(SESSION, OWN, &session);
         self.0.store.commit(batch).await?;
         self.0.api.set_token(Some(&session.access_token));
-        Ok(())
+        self.machine().await.publish_again().await?;
+        self.upload_keys().await
     }
 
     /// Logs out, and forgets everything, keys included: what only this device could decrypt nobody can any more.

@@ -243,6 +243,16 @@ impl Machine {
         self.commit(work).await.map(drop)
     }
 
+    /// The device logged in again: the server may have forgotten its keys together with its session, and our identity's signature with them.
+    pub(crate) async fn publish_again(&mut self) -> Result<(), Error> {
+        let mut work = Work::default();
+        work.account(&self.store).await?.mark_forgotten();
+        let private = self.private_keys().await?;
+        self.sign_own_device(&mut work, &private).await?;
+        self.key_counts = None;
+        self.commit(work).await.map(drop)
+    }
+
     /// Signs this device by our identity, if its key is here.
     async fn sign_own_device(&mut self, work: &mut Work, private: &PrivateKeys) -> Result<(), Error> {
         let account = Account::load(&self.store, &Batch::new()).await?;

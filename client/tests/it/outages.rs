@@ -190,6 +190,23 @@ async fn a_device_whose_session_ended_goes_on_after_it_logged_in_again() {
     assert_eq!(texts(&bob, &room).await, ["before", "after"]);
 }
 
+/// With a session the server forgets its device's keys, too, unless it says otherwise.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_device_that_the_server_forgot_is_given_keys_again_after_it_logged_in_again() {
+    let server = TestServer::start().await;
+    let (alice, bob) = (Person::new(&server, "alice").await, Person::new(&server, "bob").await);
+    let room = encrypted_room(&alice, &[&bob]).await;
+    let first = alice.client.send_text(&room, "before").await.unwrap();
+    bob.hears(&first).await;
+
+    bob.user.post("/logout/all", &serde_json::json!({})).await.ok();
+    assert!(matches!(bob.client.sync().await, Err(Error::LoggedOut)));
+    bob.client.login_again("bob's password").await.unwrap();
+    alice.client.sync_once(Duration::ZERO).await.unwrap();
+    let second = alice.client.send_text(&room, "after").await.unwrap();
+    assert_eq!(bob.hears(&second).await.body(), Some("after"));
+}
+
 /// Who was logged out elsewhere is told so, by everything that asks the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_device_that_was_logged_out_elsewhere_stops() {
