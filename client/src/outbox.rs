@@ -136,16 +136,18 @@ impl Outbox {
                 _ => {}
             }
             batch.delete(OUTBOX, key);
-            if answer.is_err() && entry.outgoing.is_encrypted_to_devices() {
+            let guard = match answer.is_err() && entry.outgoing.is_encrypted_to_devices() {
+                true => Some(machine.lock().await),
+                false => None,
+            };
+            if guard.is_some() {
                 // There may have been a room's key in it, which its devices seem to have.
-                let _guard = machine.lock().await;
                 for room_id in store.list::<serde::de::IgnoredAny>(OUTBOUND).await?.into_keys() {
                     batch.delete(OUTBOUND, room_id);
                 }
-                store.commit(batch).await?;
-            } else {
-                store.commit(batch).await?;
             }
+            store.commit(batch).await?;
+            drop(guard);
             let mut queue = self.queue();
             queue.waiting.remove(&number);
             match (queue.answers.remove(&number), answer) {

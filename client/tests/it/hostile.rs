@@ -13,7 +13,7 @@ use vodozemac::{
 
 use crate::{
     people::{Person, encrypted_room},
-    relay::Relay,
+    relay::{Relay, two_and_a_relay},
 };
 
 const OLM: &str = "m.olm.v1.curve25519-aes-sha2";
@@ -80,11 +80,7 @@ async fn a_device_that_did_not_sign_its_keys_gets_no_key() {
 /// A server that puts keys of its own in place of those of a device that we know reads nothing.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_of_a_device_that_is_known_are_not_replaced() {
-    let server = TestServer::start().await;
-    let relay = Relay::to(&server).await;
-    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
-    let bob = Person::new(&server, "bob").await;
-    let room = encrypted_room(&alice, &[&bob]).await;
+    let (_server, relay, alice, bob, room) = two_and_a_relay().await;
     let first = alice.client.send_text(&room, "first").await.unwrap();
     bob.hears(&first).await;
     let known = alice.client.devices(bob.client.user_id()).await.unwrap();
@@ -111,11 +107,7 @@ async fn the_keys_of_a_device_that_is_known_are_not_replaced() {
 /// A one-time key that its device did not sign is not used: whoever made it would read what is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_one_time_key_that_its_device_did_not_sign_is_not_used() {
-    let server = TestServer::start().await;
-    let relay = Relay::to(&server).await;
-    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
-    let bob = Person::new(&server, "bob").await;
-    let room = encrypted_room(&alice, &[&bob]).await;
+    let (_server, relay, alice, bob, room) = two_and_a_relay().await;
     let claims = Arc::new(Mutex::new(0));
     relay.alter({
         let (claims, user) = (claims.clone(), bob.client.user_id().to_owned());

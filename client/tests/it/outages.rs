@@ -7,7 +7,7 @@ use test_kit::{TestServer, eventually};
 
 use crate::{
     people::{Person, encrypted_room, texts},
-    relay::Relay,
+    relay::{Relay, two_and_a_relay},
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -36,11 +36,7 @@ async fn a_server_that_restarts_between_claim_and_delivery_loses_no_key() {
 /// The message, the key that it needs and the state of the ratchets are durable before anything is sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_is_killed_before_it_sends_sends_afterwards() {
-    let server = TestServer::start().await;
-    let relay = Relay::to(&server).await;
-    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
-    let bob = Person::new(&server, "bob").await;
-    let room = encrypted_room(&alice, &[&bob]).await;
+    let (_server, relay, alice, bob, room) = two_and_a_relay().await;
 
     // The first of what has to leave is the room's key, and even that does not get through.
     relay.lose("/sendToDevice/");
@@ -69,11 +65,7 @@ async fn a_client_that_is_killed_before_it_sends_sends_afterwards() {
 /// What is sent again has the transaction id of the first time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_whose_answer_was_lost_is_said_once() {
-    let server = TestServer::start().await;
-    let relay = Relay::to(&server).await;
-    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
-    let bob = Person::new(&server, "bob").await;
-    let room = encrypted_room(&alice, &[&bob]).await;
+    let (_server, relay, alice, bob, room) = two_and_a_relay().await;
 
     relay.lose_answers_to("/send/m.room.encrypted/");
     let sending = tokio::spawn({
@@ -113,11 +105,7 @@ async fn a_client_that_is_killed_while_it_syncs_misses_no_key() {
 /// That somebody has a new device is durable with the token after which the server does not say it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_is_killed_before_it_asks_for_a_new_device_does_not_miss_it() {
-    let server = TestServer::start().await;
-    let relay = Relay::to(&server).await;
-    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
-    let bob = Person::new(&server, "bob").await;
-    let room = encrypted_room(&alice, &[&bob]).await;
+    let (_server, relay, alice, bob, room) = two_and_a_relay().await;
     let first = alice.client.send_text(&room, "first").await.unwrap();
     bob.hears(&first).await;
     let known = alice.client.devices(bob.client.user_id()).await.unwrap().len();
@@ -219,11 +207,7 @@ async fn a_device_that_was_logged_out_elsewhere_stops() {
 /// What else an answer holds, room keys among it, must not wait for a room that the server cannot read.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gap_that_cannot_be_filled_does_not_keep_the_rest_from_being_heard() {
-    let server = TestServer::start().await;
-    let relay = Relay::to(&server).await;
-    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
-    let bob = Person::new(&server, "bob").await;
-    let room = encrypted_room(&alice, &[&bob]).await;
+    let (_server, relay, alice, bob, room) = two_and_a_relay().await;
     let mut last = None;
     for number in 0..30 {
         last = Some(bob.client.send_text(&room, &format!("number {number}")).await.unwrap());
@@ -252,11 +236,7 @@ async fn a_gap_that_cannot_be_filled_does_not_keep_the_rest_from_being_heard() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_thing_that_the_server_refuses_does_not_keep_the_others_from_being_done() {
-    let server = TestServer::start().await;
-    let relay = Relay::to(&server).await;
-    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
-    let bob = Person::new(&server, "bob").await;
-    let room = encrypted_room(&alice, &[&bob]).await;
+    let (_server, relay, alice, bob, room) = two_and_a_relay().await;
     alice.client.enable_backup(false).await.unwrap();
     alice.sync().await;
     relay.refuse("/keys/query", 403, "M_FORBIDDEN");

@@ -6,7 +6,7 @@ use test_kit::TestServer;
 
 use crate::{
     people::{Person, encrypted_room, texts},
-    relay::Relay,
+    relay::{Relay, two_and_a_relay},
     trust::until,
 };
 
@@ -149,11 +149,7 @@ async fn a_backup_that_a_device_of_ours_made_anew_is_gone_on_with() {
 /// A server that refuses keys for the version that it shows was asked again at once, for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backup_that_takes_no_keys_is_left_alone() {
-    let server = TestServer::start().await;
-    let relay = Relay::to(&server).await;
-    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
-    let bob = Person::new(&server, "bob").await;
-    let room = encrypted_room(&alice, &[&bob]).await;
+    let (_server, relay, alice, bob, room) = two_and_a_relay().await;
     alice.client.enable_backup(false).await.unwrap();
     alice.client.send_text(&room, "by a key that it does not get").await.unwrap();
     relay.refuse("/room_keys/keys", 404, "M_NOT_FOUND");

@@ -7,9 +7,12 @@ use http::{Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
+use ruma::OwnedRoomId;
 use serde_json::Value;
 use test_kit::{Http, TestServer};
 use tokio::net::TcpListener;
+
+use crate::people::{Person, encrypted_room};
 
 type Alter = Box<dyn FnMut(&str, &mut Value) + Send>;
 
@@ -159,4 +162,14 @@ async fn relay(state: Arc<Mutex<State>>, request: Request<Incoming>) -> Result<R
     }
     let response = Response::builder().status(answer.status).header(header::CONTENT_TYPE, answer.content_type);
     Ok(response.body(Full::new(bytes)).expect("a response"))
+}
+
+/// Alice, whose traffic goes through a relay, and bob, whose does not, in an encrypted room.
+pub(crate) async fn two_and_a_relay() -> (TestServer, Relay, Person, Person, OwnedRoomId) {
+    let server = TestServer::start().await;
+    let relay = Relay::to(&server).await;
+    let alice = Person::by_way_of(relay.address(), server.user("alice").await).await;
+    let bob = Person::new(&server, "bob").await;
+    let room = encrypted_room(&alice, &[&bob]).await;
+    (server, relay, alice, bob, room)
 }
